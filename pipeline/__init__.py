@@ -1,0 +1,37 @@
+"""Streaming metrics pipeline: from a Redis list into ClickHouse, exactly once.
+
+::
+
+    producers ──LPUSH──▶ metrics:buffer ──seal──▶ segment ──claim──▶ drainer ──▶ ClickHouse metrics
+    (client, pytest plugin,   Redis db 3          immutable, named     decode, write,      │ raw rows, each with
+     importers, collectors)                                            verify, ack         │ (segment, position)
+                                                       bad item ─▶ dead letters            ▼
+         Redis hashes, lists, channels ◀── publish ── alerts ◀── baselines ◀── rollups 1min, 5min, web vitals
+
+One stop, one module, named as the stop is named. Imports point downstream; only
+``service`` and ``cli`` know everybody:
+
+- ``ingest``   producer, buffer (seal, claim, ack), drainer, dead letters
+- ``store``    the only place that talks to ClickHouse
+- ``analyse``  windows, quantiles, vitals, baselines, change points: pure, numpy in and out
+- ``alerts``   rules, states, evaluator, notify
+- ``collect``  parts of the platform's Redis schema that are read
+- ``serve``    the HTTP interfaces
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["MetricsClient", "__version__"]
+
+if TYPE_CHECKING:
+    from pipeline.ingest.producer import MetricsClient
+
+
+def __getattr__(name: str) -> Any:
+    """Import the client on first use, so that ``import pipeline`` stays light for the pytest plugin."""
+    if name == "MetricsClient":
+        from pipeline.ingest.producer import MetricsClient
+
+        return MetricsClient
+    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

@@ -1,0 +1,62 @@
+"""What can go wrong, in the words the operator reads.
+
+Three kinds, and nothing in between: an *outage* is retried for ever and costs no
+item anything; *bad data* goes to the dead letters with its reason; *wrong use*
+(configuration, arguments) stops the command with exit code 2 and one sentence.
+Anything else is a bug and is meant to be loud.
+"""
+
+
+class PipelineError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class UsageError(PipelineError):
+    """Wrong use: the sentence names the argument and what would be right. Exit code 2."""
+
+
+class ConfigError(UsageError):
+    """A setting is wrong: the sentence names the key, the value and the nearest valid name. Exit code 2."""
+
+
+class RuleError(UsageError):
+    """An alert rule is wrong: the sentence names file, line and the nearest valid name. Exit code 2."""
+
+
+class Outage(PipelineError):
+    """A neighbour (Redis or ClickHouse) does not answer or asks to come back later. Retried for ever."""
+
+
+class RedisOutage(Outage):
+    """Redis cannot be reached, is loading, or refuses writes for the moment."""
+
+
+class StoreOutage(Outage):
+    """ClickHouse cannot be reached, timed out, or answered with a code that is worth a retry."""
+
+
+class StoreRefused(PipelineError):
+    """ClickHouse refused these rows or this statement; the same again would be refused again.
+
+    ``code`` is ClickHouse's error number, 0 when it gave none.
+    """
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class LeaseLost(PipelineError):
+    """A chunk's lease ran out and somebody else holds it now; what we wrote is verified by them."""
+
+
+class SchemaMismatch(PipelineError):
+    """More than half of what arrives is refused: this looks like the schema, not the data. Draining stops."""
+
+
+class MigrationError(PipelineError):
+    """An applied migration no longer matches its file, or one failed half-way."""
+
+
+class EngineBusy(PipelineError):
+    """The embedded store's directory is held by another process; the sentence names it."""

@@ -1,0 +1,114 @@
+"""Every Redis key and channel this product touches, by the name the schema document gives it.
+
+The document's keys stand as functions or constants under the database they belong to;
+the keys that are ours alone hang on the buffer's name inside a hash tag, so that a
+script over the buffer and them also runs on Redis Cluster.
+"""
+
+from dataclasses import dataclass
+
+# Results (database 2 in the schema document)
+
+
+def baseline(test_suite: str) -> str:
+    """Hash: what is normal for a suite."""
+    return f"baseline:{test_suite}"
+
+
+def test_stats(test_name: str) -> str:
+    """Hash: runs, passes and mean duration of one test."""
+    return f"test:stats:{test_name}"
+
+
+# Metrics (database 3)
+
+
+def window_1min(window_start_s: int) -> str:
+    """Hash with a TTL of an hour: the executions of one minute."""
+    return f"metrics:1min:{window_start_s}"
+
+
+def window_5min(window_start_s: int) -> str:
+    """Hash with a TTL of six hours: the executions of five minutes."""
+    return f"metrics:5min:{window_start_s}"
+
+
+def cwv(browser: str, vital: str) -> str:
+    """Hash: one Core Web Vital of one browser over the last hour."""
+    return f"cwv:{browser}:{vital}"
+
+
+COMPAT_SCORES = "compat:scores"
+ALERTS_PERFORMANCE = "alerts:performance"
+RESOURCE_CPU = "resource:cpu:usage"
+RESOURCE_MEMORY = "resource:memory:usage"
+RESOURCE_NETWORK = "resource:network:bandwidth"
+
+# Notifications (database 5): channels, which know no database number
+
+CHANNEL_ALERTS_CRITICAL = "alerts:critical"
+CHANNEL_DASHBOARD_UPDATE = "dashboard:update"
+
+# Environment state (database 6)
+
+CLEANUP_STATUS = "cleanup:status"
+RETENTION_PERFORMANCE_METRICS = "retention:performance_metrics"
+
+
+@dataclass(frozen=True)
+class BufferKeys:
+    """The buffer and its siblings, all in one hash slot (``{metrics:buffer}`` hashes as ``metrics:buffer``)."""
+
+    buffer: str
+
+    @property
+    def _tag(self) -> str:
+        # A key that already carries a hash tag keeps its slot: "{a}:b" hashes as "a".
+        return self.buffer if "{" in self.buffer else "{" + self.buffer + "}"
+
+    @property
+    def segments(self) -> str:
+        """Sorted set: sealed segments that are not wholly acknowledged, by sealing time."""
+        return f"{self._tag}:segments"
+
+    @property
+    def dirty(self) -> str:
+        """Hash: minute (epoch seconds) to a counter that grows with every acknowledged touch."""
+        return f"{self._tag}:dirty"
+
+    @property
+    def ledger(self) -> str:
+        """Hash: sealed, stored, dead_lettered, spilled, dropped; counted since the beginning."""
+        return f"{self._tag}:ledger"
+
+    @property
+    def acked(self) -> str:
+        """List: acknowledged chunks on their way to the ``ledger`` table."""
+        return f"{self._tag}:acked"
+
+    @property
+    def scratch(self) -> str:
+        """Never exists; deleting it first lets a script run when memory is full."""
+        return f"{self._tag}:scratch"
+
+    @property
+    def scheduler(self) -> str:
+        """String with a TTL: who runs the schedule."""
+        return f"{self._tag}:scheduler"
+
+    @property
+    def checkpoints(self) -> str:
+        """Hash: how far each job has come."""
+        return f"{self._tag}:checkpoints"
+
+    def segment(self, name: str) -> str:
+        """List: the items of one sealed segment, newest first; never appended to."""
+        return f"{self._tag}:segment:{name}"
+
+    def meta(self, name: str) -> str:
+        """Hash: rows, chunk boundaries and sealing time of one segment."""
+        return f"{self._tag}:segment:{name}:meta"
+
+    def leases(self, name: str) -> str:
+        """Hash: chunk number to who holds it, until when, and how often it was tried."""
+        return f"{self._tag}:segment:{name}:leases"
