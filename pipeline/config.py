@@ -153,10 +153,14 @@ class VitalsSettings(Section):
     rolling_s: PositiveInt = Field(3600, description="span of cwv:* and compat:scores in Redis")
     browser_aliases: dict[str, str] = Field(
         default_factory=lambda: {
-            "chromium": "chrome", "google-chrome": "chrome", "webkit": "safari", "msedge": "edge", "microsoft-edge": "edge",
+            "chromium": "chrome",
+            "google-chrome": "chrome",
+            "webkit": "safari",
+            "msedge": "edge",
+            "microsoft-edge": "edge",
         },
         description="browser as sent to browser as reported",
-    )  # fmt: skip
+    )
 
 
 class BaselineSettings(Section):
@@ -211,8 +215,11 @@ class Settings(BaseSettings):
     """All settings of the pipeline."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
-    )  # fmt: skip
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+    )
 
     redis: RedisSettings = Field(default_factory=RedisSettings)
     clickhouse: ClickHouseSettings = Field(default_factory=ClickHouseSettings)
