@@ -1,0 +1,320 @@
+"""The store: everything that is said to ClickHouse goes through here, and through clickhouse-connect.
+
+The same code serves a server, a cluster and the engine inside this process. An insert is one
+Arrow body and lands as one block per partition, so that it appears whole or not at all. When
+ClickHouse is away or asks to come back later, ``StoreOutage`` is raised and the outcome of what
+was asked is in doubt; when it refuses, ``StoreRefused`` carries its error number. Nothing is
+retried here: whoever asked knows what a second attempt would do.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import clickhouse_connect
+import pyarrow as pa
+from clickhouse_connect.driver import httputil
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import Error as DriverError
+
+from pipeline.config import Settings, WebSettings
+from pipeline.errors import ConfigError, EngineBusy, StoreOutage, StoreRefused
+from pipeline.store import engine
+
+# Worth a retry: ClickHouse's own Kafka connector retries these (unexpected end, time-outs, read-only,
+# too many queries or parts, network, memory, too few replicas, unknown status, keeper) …
+_RETRY_CODES = {3, 107, 159, 164, 202, 203, 209, 210, 241, 242, 252, 285, 319, 425, 999}
+# … and these say that the machine, not the rows, is at fault: cannot read, write or open a file,
+# DNS, aborted, disk full, all connections failed, cannot start a thread, object storage.
+_RETRY_CODES |= {74, 75, 76, 198, 236, 243, 279, 439, 499}
+_READONLY = 164
+# "Too many partitions for single INSERT block" shares its number with "too many parts": the first
+# would be refused for ever.
+_TOO_MANY_PARTS = 252
+_TOO_MANY_PARTITIONS = "Too many partitions"
+
+# The numbers that blame the rows themselves: cannot parse, out of bound, type mismatch, cannot convert,
+# too large a string, incorrect data, null into not-null, violated constraint, too many partitions …
+_ROW_CODES = {6, 26, 27, 32, 33, 38, 41, 43, 49, 53, 69, 70, 72, 117, 131, 252, 321, 349, 395, 407, 469, 636}
+
+_CODE_IN_TEXT = re.compile(r"\bCode:\s*(\d+)")
+_STATUS_IN_TEXT = re.compile(r"HTTP status (\d{3})")
+_MAX_SENTENCE = 600
+
+_ROWS_UNLIMITED = 1 << 30
+
+
+def analyst_settings(web: WebSettings) -> dict[str, int | str]:
+    """Limits of a handle for people, in the order to SET them; ``readonly`` comes last and forbids any change."""
+    return {
+        "final": 1,
+        "max_execution_time": int(web.query_max_s),
+        "max_memory_usage": web.query_max_memory_bytes,
+        "max_result_rows": web.query_max_result_rows,
+        "result_overflow_mode": "throw",
+        "readonly": 1,
+    }
+
+
+def rows_at_fault(refusal: StoreRefused) -> bool:
+    """Whether ClickHouse blames the rows of an insert, rather than the statement, the schema or our rights."""
+    return refusal.code in _ROW_CODES
+
+
+class Store:
+    """One handle on ClickHouse. Thread-safe: calls are serialised, so a thread that works long takes ``clone()``.
+
+    Rows come and go as Arrow. Of what ``query`` returns, LowCardinality and String columns are plain
+    strings, DateTime64 is timestamp[ms, UTC], DateTime is uint32 (epoch seconds), Map is map, Bool is bool.
+    Tables whose rows replace each other are read as if ``FINAL`` were written everywhere.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Client], database: str, role: engine.Role, hold: engine.Hold | None
+    ) -> None:
+        self.database = database
+        self.role = role
+        self.hold = hold
+        self._connect = connect
+        self._lock = threading.Lock()
+        with _translated(role):
+            self._client = connect()
+        self._client.database = database
+
+    @classmethod
+    def open(cls, settings: Settings, *, role: Literal["writer", "reader"] = "writer") -> "Store":
+        """Connect to ``settings.clickhouse.dsn``.
+
+        Raises ``StoreOutage`` when ClickHouse does not answer, ``EngineBusy`` when another process
+        holds the embedded engine. A reader goes to that process over HTTP instead, if it serves;
+        if nobody holds the engine, it opens it and can only read.
+        """
+        path = engine_path(settings)
+        database = settings.clickhouse.database
+        if path is None:
+            return cls(lambda: _connect_http(settings, settings.clickhouse.dsn, role), database, role, None)
+        try:
+            hold = engine.hold(path, role)
+        except EngineBusy:
+            first = engine.owner(path)
+            if role == "writer" or first is None or not first.http_port:
+                raise
+            dsn = f"http://{_reachable(first.http_host)}:{first.http_port}"
+            return cls(lambda: _connect_http(settings, dsn, role), database, role, None)
+        try:
+            return cls(lambda: _connect_engine(settings, path, role), database, role, hold)
+        except BaseException:
+            hold.release()
+            raise
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the engine runs inside this process."""
+        return self.hold is not None
+
+    @property
+    def may_resend(self) -> bool:
+        """Whether an insert may reach ClickHouse twice although ``insert`` was called once: never.
+
+        clickhouse-connect repeats a request whose connection broke if it can send the body again;
+        ``insert`` therefore gives it a body that can be read once.
+        """
+        return False
+
+    def insert(self, table: str, rows: pa.Table) -> None:
+        """Insert ``rows`` (any number; columns by name) into ``table`` as one block per partition.
+
+        Raises ``StoreOutage`` if the outcome is in doubt, ``StoreRefused`` if nothing was written and
+        the same rows would be refused again. Dictionary-encoded columns are fastest.
+        """
+        if not rows.num_rows:
+            return
+        body = _arrow_stream(rows)
+        with self._lock, _translated(self.role):
+            self._client.raw_insert(
+                table,
+                rows.column_names,
+                body if self.is_embedded else _read_once(body),  # see may_resend
+                fmt="ArrowStream",
+                settings=_INSERT_SETTINGS if self.is_embedded else None,
+            )
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """The result of ``sql``, whole; ClickHouse fills ``{name:Type}`` in it from ``parameters``."""
+        with self._lock, _translated(self.role):
+            body = self._client.raw_query(sql, dict(parameters or {}), fmt="ArrowStream")
+        return pa.ipc.open_stream(body).read_all()
+
+    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """The same as ``query``, as Python rows; for small results."""
+        table = self.query(sql, parameters)
+        return list(zip(*(column.to_pylist(maps_as_pydicts="strict") for column in table.columns), strict=True))
+
+    def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """Run a statement whose result does not matter (DDL, ALTER, SYSTEM)."""
+        with self._lock, _translated(self.role):
+            self._client.command(sql, dict(parameters or {}), use_database=not _creates_database(sql))
+
+    def clone(self) -> "Store":
+        """Another handle on the same ClickHouse, for another thread. Raises ``StoreOutage`` as ``open`` does."""
+        hold = self.hold.share() if self.hold else None
+        try:
+            return Store(self._connect, self.database, self.role, hold)
+        except BaseException:
+            if hold:
+                hold.release()
+            raise
+
+    def close(self) -> None:
+        """Give the handle back; safe to repeat. The engine of this process ends with its last handle."""
+        with self._lock:
+            self._client.close()
+            hold, self.hold = self.hold, None
+        if hold:
+            hold.release()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def engine_path(settings: Settings) -> Path | None:
+    """Where the embedded engine keeps its files; None when the DSN names a server."""
+    dsn = settings.clickhouse.dsn
+    if dsn == "embedded":
+        return (settings.data_dir / "clickhouse").resolve()
+    if dsn.startswith("chdb://"):
+        path = dsn.removeprefix("chdb://")
+        if not path.startswith("/"):
+            raise ConfigError(f"setting 'clickhouse.dsn' has the value {dsn!r}: chdb:// needs an absolute path")
+        return Path(path).resolve()
+    return None
+
+
+# Every setting that decides what an insert does is said, never left to a default: defaults differ
+# between versions (async_insert is on since 26.2) and between users of one server.
+_INSERT_SETTINGS: dict[str, Any] = {
+    "async_insert": 0,
+    # One insert, one block: nothing below this many rows or bytes is cut, everything is gathered first.
+    "max_insert_block_size": _ROWS_UNLIMITED,
+    "min_insert_block_size_rows": _ROWS_UNLIMITED,
+    "min_insert_block_size_bytes": 1 << 40,
+    "max_insert_threads": 1,
+    "input_format_parallel_parsing": 0,
+    "max_partitions_per_insert_block": 100,
+    "throw_on_max_partitions_per_insert_block": 1,
+    # Two chunks with equal rows are two chunks; identity and reading back are what protects us.
+    "insert_deduplicate": 0,
+    "optimize_on_insert": 1,
+    # A missing or null field is our bug and must not become a zero.
+    "input_format_null_as_default": 0,
+    "input_format_arrow_allow_missing_columns": 0,
+    # On a cluster: answer only when the shard has the rows.
+    "distributed_foreground_insert": 1,
+}
+
+_READ_SETTINGS: dict[str, Any] = {
+    "session_timezone": "UTC",
+    "final": 1,
+    "do_not_merge_across_partitions_select_final": 0,
+    "output_format_arrow_compression_method": "none",
+    "output_format_arrow_string_as_string": 1,
+    "output_format_arrow_low_cardinality_as_dictionary": 0,
+}
+
+
+def _connect_engine(settings: Settings, path: Path, role: engine.Role) -> Client:
+    try:
+        client = clickhouse_connect.get_client(interface="chdb", path=str(path))
+    except ImportError as error:
+        raise ConfigError(
+            "setting 'clickhouse.dsn' asks for the embedded engine, which is not installed: "
+            "pip install 'metrics-pipeline[embedded]'"
+        ) from error
+    profile = _READ_SETTINGS | (analyst_settings(settings.web) if role == "reader" else {})
+    for name, value in profile.items():
+        client.set_client_setting(name, value)
+    return client
+
+
+def _connect_http(settings: Settings, dsn: str, role: engine.Role) -> Client:
+    """A reader's settings are fixed by who serves it; a writer sends its own with every request."""
+    profile = {} if role == "reader" else _READ_SETTINGS | _INSERT_SETTINGS
+    return clickhouse_connect.get_client(
+        dsn=dsn,
+        # A handle per thread is what clone() is for; a session would refuse the second one.
+        autogenerate_session_id=False,
+        settings=profile,
+        connect_timeout=settings.clickhouse.connect_timeout_s,
+        send_receive_timeout=settings.clickhouse.request_timeout_s,
+        compress=False,
+        query_retries=0,
+        pool_mgr=httputil.get_pool_manager(maxsize=2, num_pools=1),
+        show_clickhouse_errors="scrub",  # the whole text repeats the URL, password included
+    )
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}.get(host, host)
+
+
+def _arrow_stream(rows: pa.Table) -> pa.Buffer:
+    """One record batch is one block: chunks are joined first, which also leaves one dictionary per column."""
+    if any(column.num_chunks > 1 for column in rows.columns):
+        rows = rows.combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return sink.getvalue()
+
+
+def _read_once(body: pa.Buffer) -> Generator[Any, None, None]:
+    yield body
+
+
+def _creates_database(sql: str) -> bool:
+    """Such a statement must not name the database as the one to work in: it may not exist."""
+    return re.match(r"\s*(CREATE|DROP)\s+DATABASE\b", sql, re.IGNORECASE) is not None
+
+
+@contextmanager
+def _translated(role: engine.Role) -> Iterator[None]:
+    """Errors of the driver become ours: an outage, or a refusal with its number."""
+    try:
+        yield
+    except DriverError as error:
+        raise _classified(error, role) from error
+    except OSError as error:
+        raise StoreOutage(f"ClickHouse: {error}") from error
+
+
+def _classified(error: DriverError, role: engine.Role) -> StoreOutage | StoreRefused | EngineBusy:
+    text = " ".join(str(error).split())
+    code = error.code or _number(_CODE_IN_TEXT, text)
+    sentence = (text.partition("DB::Exception: ")[2] or text)[:_MAX_SENTENCE]
+    if "EmbeddedServer" in text:
+        return EngineBusy(
+            f"the embedded ClickHouse cannot be opened, perhaps a program that is not ours holds it: {sentence}"
+        )
+    if code:
+        refused_for_ever = (role == "reader" and code == _READONLY) or (
+            code == _TOO_MANY_PARTS and _TOO_MANY_PARTITIONS in text
+        )
+        if code in _RETRY_CODES and not refused_for_ever:
+            return StoreOutage(f"ClickHouse, code {code}: {sentence}")
+        return StoreRefused(f"ClickHouse, code {code}: {sentence}", code)
+    status = _number(_STATUS_IN_TEXT, text)
+    # No number of ClickHouse's own: a proxy spoke, or nobody. 408 and 429 ask to come back.
+    if status and status < 500 and status not in (408, 429):
+        return StoreRefused(f"HTTP status {status} before ClickHouse: {sentence}")
+    return StoreOutage(f"ClickHouse: {sentence}")
+
+
+def _number(pattern: re.Pattern[str], text: str) -> int:
+    found = pattern.search(text)
+    return int(found.group(1)) if found else 0

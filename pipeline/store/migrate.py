@@ -1,0 +1,206 @@
+"""Brings the database to the schema this version expects; safe to run again, at once, and after a crash.
+
+Numbered files in ``sql/migrations`` are applied once, in order, and recorded with the checksum of
+their text: a file that changed after it was applied, or a record of a file we do not have, stops
+everything. Every statement can be run twice (``IF NOT EXISTS``), so a crash between two of them
+needs no repair, and two migrators at once do no harm. Functions and views carry no data and are
+created anew each time; so is what follows from settings (TTL). When ClickHouse is away,
+``StoreOutage`` comes through; the caller tries again.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import resources
+from pipeline.config import Settings
+from pipeline.errors import MigrationError, StoreRefused
+from pipeline.store.clickhouse import Store
+
+# Nothing may expire while it can still be verified or rolled up: two days more than the oldest
+# timestamp accepted, and an hour because TTLs count whole hours.
+RAW_TTL_MARGIN_HOURS = 49
+
+_FILE_NAME = re.compile(r"(\d{4})_\w+\.sql")
+_PLACEHOLDER = re.compile(
+    r"\{(database|on_cluster|cluster|dedup_window|raw_ttl_hours|rollup_ttl_days|(?:engine|local):[^{}]*)\}"
+)
+_ONLY_ON_CLUSTER = "-- cluster"
+_TTL = re.compile(r"CREATE TABLE IF NOT EXISTS \w+\.(\w+).*\nTTL ([^\n]+)", re.DOTALL)
+_TTL_LENGTH = re.compile(r"\bTTL\b.*?\btoInterval(\w+)\((\d+)\)")
+_TTL_LENGTH_WRITTEN = re.compile(r"INTERVAL (\d+) (\w+)")
+
+_RECORDS = """
+CREATE TABLE IF NOT EXISTS {database}.schema_migrations {on_cluster}
+(
+    version    UInt32,
+    name       String,
+    checksum   FixedString(64),
+    applied_at DateTime64(3, 'UTC') DEFAULT now64(3)
+)
+ENGINE = {engine:ReplacingMergeTree:schema_migrations:applied_at}
+ORDER BY version
+"""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One numbered file."""
+
+    version: int
+    name: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the file's text, in hexadecimal."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+class Dialect:
+    """Fills the placeholders of our SQL files for one set of settings."""
+
+    def __init__(self, settings: Settings, raw_hours: int | None = None) -> None:
+        self._database = settings.clickhouse.database
+        self._cluster = settings.clickhouse.cluster
+        self._values = {
+            "database": self._database,
+            "cluster": self._cluster,
+            "on_cluster": f"ON CLUSTER '{self._cluster}'" if self._cluster else "",
+            # Windows are counted in blocks and seconds; a chunk is retried for as long as an outage lasts.
+            "dedup_window": (
+                "replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800"
+                if self._cluster
+                else "non_replicated_deduplication_window = 0"
+            ),
+            "raw_ttl_hours": str((raw_hours or settings.retention.raw_hours) + RAW_TTL_MARGIN_HOURS),
+            "rollup_ttl_days": str(settings.retention.rollup_days),
+        }
+
+    def statements(self, text: str) -> Iterator[str]:
+        """The statements of a file, ready to run: each ends with a semicolon at the end of a line."""
+        comments: list[str] = []
+        lines: list[str] = []
+        for line in text.splitlines():
+            if line.lstrip().startswith("--"):
+                comments.append(line.strip())
+                continue
+            if line.strip() or lines:
+                lines.append(line)
+            if line.rstrip().endswith(";"):
+                if self._cluster or _ONLY_ON_CLUSTER not in comments:
+                    yield self.fill("\n".join(lines).strip().removesuffix(";"))
+                comments, lines = [], []
+        if lines:
+            raise MigrationError(f"a statement has no semicolon at its end: {lines[0]}")
+
+    def fill(self, text: str) -> str:
+        """``text`` with every placeholder replaced."""
+        return _PLACEHOLDER.sub(self._replacement, text)
+
+    def _replacement(self, found: re.Match[str]) -> str:
+        kind, *arguments = found.group(1).split(":")
+        if kind == "local":
+            return f"{arguments[0]}_local" if self._cluster else arguments[0]
+        if kind == "engine":
+            return self._engine(*arguments)
+        return self._values[kind]
+
+    def _engine(self, name: str, table: str, *arguments: str) -> str:
+        if not self._cluster:
+            return f"{name}({', '.join(arguments)})"
+        # {shard} and {replica} are the server's own macros.
+        path, replica = f"/clickhouse/tables/{{shard}}/{self._database}/{table}", "{replica}"
+        if table == "schema_migrations":  # the same on every node, so one table without shards
+            path, replica = f"/clickhouse/tables/{self._database}/{table}", "{shard}-{replica}"
+        return f"Replicated{name}({', '.join((repr(path), repr(replica), *arguments))})"
+
+
+def migrate(store: Store, settings: Settings, *, raw_hours: int | None = None) -> list[str]:
+    """Apply what is missing; returns the names of the migrations applied now.
+
+    ``raw_hours`` overrides ``retention.raw_hours`` (Redis may, see the platform's schema).
+    Raises ``MigrationError`` naming the file when an applied one has changed, is unknown here, or fails.
+    """
+    dialect = Dialect(settings, raw_hours)
+    store.command(dialect.fill("CREATE DATABASE IF NOT EXISTS {database} {on_cluster}"))
+    store.command(dialect.fill(_RECORDS))
+    available = migrations()
+    applied = _applied(store)
+    _check(available, applied)
+    missing = [migration for migration in available if migration.version not in applied]
+    for migration in missing:
+        _apply(store, dialect, migration)
+    _apply_ttl(store, dialect, available)
+    _create_views(store, dialect)
+    return [migration.name for migration in missing]
+
+
+def migrations() -> list[Migration]:
+    """The files we have, in order."""
+    found = []
+    for file in sorted(resources.path("sql/migrations").glob("*.sql")):
+        name = _FILE_NAME.fullmatch(file.name)
+        if name is None:
+            raise MigrationError(f"{file.name}: a migration is named 0001_what_it_does.sql")
+        found.append(Migration(int(name[1]), file.stem, file.read_text(encoding="utf-8")))
+    return found
+
+
+def _applied(store: Store) -> dict[int, tuple[str, str]]:
+    rows = store.rows("SELECT version, name, toString(checksum) FROM schema_migrations ORDER BY version")
+    return {version: (name, checksum) for version, name, checksum in rows}
+
+
+def _check(available: list[Migration], applied: dict[int, tuple[str, str]]) -> None:
+    known = {migration.version: migration for migration in available}
+    for version, (name, checksum) in applied.items():
+        if version not in known:
+            raise MigrationError(f"the database was migrated by a newer version: it has {name}, which is unknown here")
+        if known[version].checksum != checksum:
+            raise MigrationError(
+                f"{known[version].name}.sql was changed after it was applied; put it back and write a new migration"
+            )
+
+
+def _apply(store: Store, dialect: Dialect, migration: Migration) -> None:
+    try:
+        for statement in dialect.statements(migration.text):
+            store.command(statement)
+    except StoreRefused as refusal:
+        raise MigrationError(f"{migration.name}.sql failed: {refusal}") from refusal
+    store.command(
+        "INSERT INTO schema_migrations (version, name, checksum) "
+        f"VALUES ({migration.version}, '{migration.name}', '{migration.checksum}')"
+    )
+
+
+def _apply_ttl(store: Store, dialect: Dialect, available: list[Migration]) -> None:
+    """Retention is a setting: where a table's TTL differs from it, the table follows."""
+    wanted = {
+        found[1]: found[2]
+        for migration in available
+        for statement in dialect.statements(migration.text)
+        if (found := _TTL.match(statement))
+    }
+    present = dict(store.rows("SELECT name, engine_full FROM system.tables WHERE database = currentDatabase()"))
+    for table, ttl in wanted.items():
+        length, unit = _TTL_LENGTH_WRITTEN.findall(ttl)[0]
+        is_now = _TTL_LENGTH.search(present.get(table, ""))
+        if is_now and (is_now[1].lower(), is_now[2]) != (unit.lower(), length):
+            store.command(dialect.fill(f"ALTER TABLE {{database}}.{table} {{on_cluster}} MODIFY TTL {ttl}"))
+
+
+def _create_views(store: Store, dialect: Dialect) -> None:
+    for file in sorted(resources.path("sql/views").glob("*.sql")):
+        for statement in dialect.statements(file.read_text(encoding="utf-8")):
+            _run(store, statement, file)
+
+
+def _run(store: Store, statement: str, file: Path) -> None:
+    try:
+        store.command(statement)
+    except StoreRefused as refusal:
+        raise MigrationError(f"{file.name} failed: {refusal}") from refusal
