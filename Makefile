@@ -9,7 +9,6 @@
 #   make demo PYTHON=/opt/python3.12        the Python to build .venv with
 
 SHELL := /bin/sh
-MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint clean
