@@ -10,11 +10,11 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import redis
@@ -57,18 +57,36 @@ def engine_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(engine_path: Path, tmp_path: Path) -> config.Settings:
-    """Settings of an embedded store with a fresh database, and a data directory of the test's own."""
-    return config.Settings(
-        data_dir=tmp_path / "data",
-        clickhouse=config.ClickHouseSettings(
-            dsn=f"chdb://{engine_path}", database=f"test_{os.getpid()}_{next(_database_numbers)}"
-        ),
-    )
+def make_settings(engine_path: Path, tmp_path: Path) -> Callable[..., config.Settings]:
+    """``make_settings(drainer={"batch_rows": 10})``: an embedded store with a fresh database, and a data directory
+    of the test's own, but for what the test says otherwise."""
+
+    def make(**overrides: Any) -> config.Settings:
+        values: dict[str, Any] = {"data_dir": tmp_path / "data", "clickhouse": {}, **overrides}
+        own = {"dsn": f"chdb://{engine_path}", "database": f"test_{os.getpid()}_{next(_database_numbers)}"}
+        values["clickhouse"] = own | values["clickhouse"]
+        return config.Settings(**values)
+
+    return make
 
 
 @pytest.fixture
-def store(settings: config.Settings) -> Iterator["Store"]:
+def settings(make_settings: Callable[..., config.Settings]) -> config.Settings:
+    """Settings of an embedded store with a fresh database, and a data directory of the test's own."""
+    return make_settings()
+
+
+@pytest.fixture(scope="session")
+def _open_engine(engine_path: Path) -> Iterator[None]:
+    """Keeps the engine open between tests: the last handle to close would end it, and starting costs 0.3 s."""
+    from pipeline.store.clickhouse import Store
+
+    with Store.open(config.Settings(clickhouse=config.ClickHouseSettings(dsn=f"chdb://{engine_path}"))):
+        yield
+
+
+@pytest.fixture
+def store(settings: config.Settings, _open_engine: None) -> Iterator["Store"]:
     """A migrated ``Store`` on a database of this test's own, dropped afterwards."""
     from pipeline.store.clickhouse import Store
     from pipeline.store.migrate import migrate
@@ -80,6 +98,13 @@ def store(settings: config.Settings) -> Iterator["Store"]:
     finally:
         store.command(f"DROP DATABASE IF EXISTS {settings.clickhouse.database} SYNC")
         store.close()
+
+
+def missing(what: str) -> NoReturn:
+    """A part that a test needs is not here: at a desk the test is skipped, in CI it fails."""
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(f"{what}, and CI must not skip")
+    pytest.skip(what)
 
 
 def free_port() -> int:
@@ -104,6 +129,40 @@ def redis_executables() -> dict[str, str]:
             version = shown.split("v=")[1].split()[0]
             found.setdefault(".".join(version.split(".")[:2]), path)
     return found
+
+
+class RedisServer:
+    """A real redis-server of a test's own, which it may kill and start again on the same files and port."""
+
+    def __init__(
+        self, executable: str, directory: Path, *, appendonly: bool = False, options: Sequence[str] = ()
+    ) -> None:
+        self.dir = directory
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._command = [
+            *(executable, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""),
+            *("--appendonly", "yes" if appendonly else "no", *options),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "RedisServer":
+        """Start it and wait until it answers, its data loaded."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with self.client() as client:
+            _wait_until_it_answers(client, self._process)
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL: what was not written is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def client(self, db: int = 0) -> redis.Redis:
+        """A client of database ``db``: bytes in, bytes out."""
+        return redis.Redis(port=self.port, db=db)
 
 
 @contextmanager
@@ -134,6 +193,25 @@ def _wait_until_it_answers(client: redis.Redis, process: "subprocess.Popen[bytes
             if process.poll() is not None:
                 raise RuntimeError(f"redis-server ended with code {process.returncode}") from None
             time.sleep(0.01)
+
+
+@pytest.fixture(params=["redis-6.2", "redis-7.0"])
+def redis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """``redis_server(appendonly=True, options=["--maxmemory", "50mb"])`` starts one, on each version found."""
+    executable = redis_executables().get(request.param.removeprefix("redis-"))
+    if executable is None:
+        missing(f"{request.param} is not installed")
+    servers: list[RedisServer] = []
+
+    def start(*, appendonly: bool = False, options: Sequence[str] = ()) -> RedisServer:
+        directory = tmp_path / f"redis-{len(servers)}"
+        directory.mkdir()
+        servers.append(RedisServer(executable, directory, appendonly=appendonly, options=options))
+        return servers[-1].start()
+
+    yield start
+    for server in servers:
+        server.kill()
 
 
 @pytest.fixture(scope="session")
