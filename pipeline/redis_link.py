@@ -16,6 +16,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -66,7 +67,11 @@ _READ_ONLY = frozenset(
 )
 
 # Error replies by which a server says "not now"; a later attempt may succeed and nothing was executed.
-_NOT_NOW = ("LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "NOREPLICAS")
+# Inside a script Redis 6.2 puts them at the end: "ERR Error running script (…): -OOM command not allowed".
+_NOT_NOW = re.compile(r"(?:^|[ -])(LOADING|BUSY|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS|OOM) ")
+
+# redis-py takes the code off the text of those it knows.
+_REFUSALS = (redis.exceptions.ReadOnlyError, redis.exceptions.ClusterDownError, redis.exceptions.TryAgainError)
 
 
 class RedisFull(RedisOutage):
@@ -84,17 +89,14 @@ def classify(error: Exception) -> PipelineError | None:
         return UsageError(f"Redis refuses the user or password in redis.url: {text}")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return RedisOutage(text)
-    if isinstance(error, redis.exceptions.OutOfMemoryError) or text.startswith("OOM"):
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
         return RedisFull(text)
-    if isinstance(error, redis.RedisError):
-        refusals = (
-            redis.exceptions.ReadOnlyError,
-            redis.exceptions.ClusterDownError,
-            redis.exceptions.TryAgainError,
-        )
-        if isinstance(error, refusals) or text.startswith(_NOT_NOW):
-            return RedisOutage(text)
-    return None
+    if isinstance(error, _REFUSALS):
+        return RedisOutage(text)
+    reply = _NOT_NOW.search(text) if isinstance(error, redis.ResponseError) else None
+    if reply is None:
+        return None
+    return RedisFull(text) if reply[1] == "OOM" else RedisOutage(text)
 
 
 @contextlib.contextmanager
@@ -155,6 +157,12 @@ class RedisLink:
                 pool = self._pool(number)
                 self._clients[number] = _Client(pool, self._settings.pool.retry_attempts)
             return self._clients[number]
+
+    def pool(self, name: str) -> redis.BlockingConnectionPool:
+        """The connections behind ``database(name)``."""
+        pool = self.database(name).connection_pool
+        assert isinstance(pool, redis.BlockingConnectionPool)
+        return pool
 
     def url(self, name: str = "metrics") -> str:
         """Address of one database for other processes (with the password, when there is one)."""
@@ -300,7 +308,7 @@ class EmbeddedRedis:
         with self._lock:
             if self._stopped:
                 raise RedisOutage("the embedded Redis was stopped")
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self._make_directory()
             starts = 0
             deadline = time.monotonic() + _ANSWER_WITHIN_S
             while (answer := self._ask()) != "ready":
@@ -326,6 +334,12 @@ class EmbeddedRedis:
                 if time.monotonic() > deadline:
                     raise RedisOutage(f"the embedded Redis in {self.directory} does not end")
                 time.sleep(_POLL_S)
+
+    def _make_directory(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"data_dir: {self.directory} cannot be created: {error.strerror}") from None
 
     def _ask(self) -> str:
         """Look for the server where ``server.json`` says: "ready", "loading" or "absent"."""

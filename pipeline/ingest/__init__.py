@@ -1,0 +1,1 @@
+"""From the producers to ClickHouse: push, seal, claim, write, verify, ack."""
