@@ -33,7 +33,7 @@ ENGINE = {engine:MergeTree:metrics}
 PARTITION BY toDate(timestamp)
 ORDER BY (metric_type, environment, browser, test_suite, test_id, timestamp)
 TTL toDateTime(timestamp) + INTERVAL {raw_ttl_hours} HOUR
-SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 0;
+SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000;
 
 -- cluster
 CREATE TABLE IF NOT EXISTS {database}.metrics {on_cluster} AS {database}.metrics_local
@@ -50,14 +50,13 @@ CREATE TABLE IF NOT EXISTS {database}.{local:dead_letters} {on_cluster}
     buffer        LowCardinality(String),
     segment       LowCardinality(String),
     position      UInt32,
-    attempts      UInt16,
     ingested_at   DateTime64(3, 'UTC')
 )
 ENGINE = {engine:MergeTree:dead_letters}
 PARTITION BY toDate(refused_at)
 ORDER BY (segment, position)
 TTL toDateTime(refused_at) + INTERVAL {raw_ttl_hours} HOUR
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 0;
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000;
 
 -- cluster
 CREATE TABLE IF NOT EXISTS {database}.dead_letters {on_cluster} AS {database}.dead_letters_local
@@ -87,7 +86,7 @@ CREATE TABLE IF NOT EXISTS {database}.{local:ledger} {on_cluster}
     buffer        LowCardinality(String),
     segment       LowCardinality(String),
     chunk         UInt32,
-    first_position UInt32,
+    chunk_rows    UInt32,
     rows          UInt32,
     stored        UInt32,
     dead_lettered UInt32,

@@ -1,0 +1,409 @@
+"""The buffer: seal, claim, read, ack; everything that moves items inside Redis.
+
+Promises. Sealing renames the whole list to an immutable segment under a name that was
+never used before; producers are not held up. A segment is cut into chunks whose
+boundaries never change; a chunk is leased, read as often as needed, and removed only by
+an ack whose lease still holds. What a lease protects is efficiency; safety comes from
+the rows' identity (segment, position) and from reading back what is in doubt.
+
+When Redis is away every method raises ``RedisOutage`` and has changed nothing, or has
+changed it as a whole: a seal or a claim whose reply was lost is found again (an open
+segment, an expired lease), an ack whose reply was lost is answered ``LeaseLost``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from pipeline.errors import LeaseLost
+from pipeline.ingest import scripts
+from pipeline.keys import BufferKeys
+from pipeline.redis_link import outages
+
+MINUTES_PER_ACK = 250
+"""More touched minutes than this are noted in calls of their own, so that no ack holds Redis up."""
+
+FSYNC_WAIT_S = 1.2
+"""``appendfsync everysec`` starts its fsync within a second of the write; the rest is for the disk."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A sealed piece of the buffer."""
+
+    name: str
+    rows: int
+    sealed_at_ms: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A leased part of a segment: positions ``first`` to ``last - 1``, the oldest item at position 0."""
+
+    segment: str
+    number: int
+    first: int
+    last: int
+    segment_rows: int
+    chunk_rows: int
+    sealed_at_ms: int
+    attempts: int
+    doubtful: bool
+    """Whether some of its rows may be stored already: it was tried before, or Redis restarted since sealing."""
+
+    @property
+    def rows(self) -> int:
+        """Items in the chunk."""
+        return self.last - self.first
+
+
+@dataclass(frozen=True)
+class Books:
+    """The ledger of a buffer at one instant: sealed = stored + dead_lettered + in_flight + spilled + dropped."""
+
+    waiting: int = 0
+    sealed: int = 0
+    in_flight: int = 0
+    stored: int = 0
+    dead_lettered: int = 0
+    spilled: int = 0
+    dropped: int = 0
+    segments: int = 0
+    oldest_sealed_at_ms: int = 0
+
+    @property
+    def unaccounted(self) -> int:
+        """What the books cannot explain; 0 unless something is wrong."""
+        return self.sealed - self.stored - self.dead_lettered - self.in_flight - self.spilled - self.dropped
+
+    def __add__(self, other: Books) -> Books:
+        sums = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in ("waiting", "sealed", "in_flight", "stored", "dead_lettered", "spilled", "dropped", "segments")
+        }
+        oldest = min(filter(None, (self.oldest_sealed_at_ms, other.oldest_sealed_at_ms)), default=0)
+        return Books(**sums, oldest_sealed_at_ms=oldest)
+
+    def as_dict(self) -> dict[str, int]:
+        """The keys that ``status``, ``audit`` and ``demo`` print."""
+        return {
+            "waiting": self.waiting,
+            "sealed": self.sealed,
+            "in_flight": self.in_flight,
+            "stored": self.stored,
+            "dead_lettered": self.dead_lettered,
+            "spilled": self.spilled,
+            "dropped": self.dropped,
+            "unaccounted": self.unaccounted,
+        }
+
+
+@dataclass
+class Buffer:
+    """One buffer list and its siblings. Any number of processes may hold one over the same key."""
+
+    client: Any
+    """A ``redis.Redis`` that answers in bytes and never resends (its stubs describe text and bytes at once)."""
+
+    key: str = "metrics:buffer"
+    page_rows: int = 5_000
+    lease_s: float = 60.0
+    aof_dir: Path | None = None
+    """Where the Redis server keeps its append-only file, when that is a directory of ours."""
+
+    keys: BufferKeys = field(init=False)
+    token: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = BufferKeys(self.key)
+        self.token = f"{_process_name(os.getpid())}/{secrets.token_hex(8)}"
+        self._scripts = {
+            name: self.client.register_script(getattr(scripts, name))
+            for name in ("SEAL", "CLAIM", "RENEW", "ACK", "FORGET", "BOOKS")
+        }
+        self._durable: dict[str, bool] = {}
+        self._fsync_policy: str | None = None
+
+    # Seal
+
+    def waiting(self) -> int:
+        """Items in the buffer that are not sealed yet."""
+        with outages():
+            return int(self.client.llen(self.key))
+
+    def seal(self, chunk_rows: int) -> Segment | None:
+        """Turn all that waits into one segment, cut into chunks of ``chunk_rows``; None when nothing waits."""
+        # Time-ordered for people, random for safety: a counter could be rewound by a power cut and
+        # give the same name to other rows.
+        name = f"{int(time.time()):x}-{secrets.token_hex(8)}"
+        keys = self.keys
+        rows, sealed_at = self._run(
+            "SEAL",
+            [keys.buffer, keys.segment(name), keys.meta(name), keys.segments, keys.ledger, keys.scratch],
+            [name, chunk_rows],
+        )
+        return Segment(name, int(rows), int(sealed_at)) if rows else None
+
+    def make_durable(self, chunk: Chunk) -> None:
+        """Return once the seal of the chunk's segment is on Redis's disk, as far as its configuration allows.
+
+        Without this a power cut could undo the seal after its rows were inserted; the items would
+        be sealed again under another name and stored twice.
+        """
+        if self._durable.get(chunk.segment):
+            return
+        with outages():
+            self._wait_for_disk(chunk.sealed_at_ms)
+        if len(self._durable) > 10_000:
+            self._durable.clear()
+        self._durable[chunk.segment] = True
+
+    # Claim
+
+    def claim(self) -> Chunk | None:
+        """Lease the next chunk, or one whose lease ran out; None when there is none."""
+        found = self._run(
+            "CLAIM",
+            [self.keys.segments, self.keys.scratch],
+            [self.keys.segment(""), self.token, int(self.lease_s * 1000)],
+        )
+        if not found:
+            return None
+        name, number, rows, chunk_rows, sealed_at, attempts, same_run = found
+        first = int(number) * int(chunk_rows)
+        return Chunk(
+            segment=name.decode(),
+            number=int(number),
+            first=first,
+            last=min(first + int(chunk_rows), int(rows)),
+            segment_rows=int(rows),
+            chunk_rows=int(chunk_rows),
+            sealed_at_ms=int(sealed_at),
+            attempts=int(attempts),
+            doubtful=int(attempts) > 1 or not int(same_run),
+        )
+
+    def renew(self, chunk: Chunk) -> None:
+        """Prolong the lease; raises ``LeaseLost`` when somebody else has the chunk by now."""
+        self._set_lease(chunk, int(self.lease_s * 1000))
+
+    def release(self, chunk: Chunk) -> None:
+        """Give a chunk back at once; what was stored of it is verified by whoever claims it next."""
+        self._set_lease(chunk, 0)
+
+    def release_orphans(self) -> int:
+        """Give back the chunks of processes of this machine that died; the number of them.
+
+        Saves the restart after a crash from waiting until the leases run out.
+        """
+        released = 0
+        with outages():
+            names: list[bytes] = self.client.zrange(self.keys.segments, 0, 99)
+            for name in names:
+                key = self.keys.leases(name.decode())
+                leases: dict[bytes, bytes] = self.client.hgetall(key)
+                for number, lease in leases.items():
+                    token = lease.decode().split(" ")[0]
+                    if _is_orphan(token):
+                        released += int(self._run("RENEW", [key, self.keys.scratch], [number, token, 0]))
+        return released
+
+    def read(self, chunk: Chunk) -> list[bytes]:
+        """The chunk's items from the newest to the oldest: positions ``last - 1`` down to ``first``.
+
+        Positions count from the list's tail, which acks trim; indexes from the head never move.
+        Pages are read one by one: a pipeline of them would hold Redis up for its whole length.
+        """
+        key = self.keys.segment(chunk.segment)
+        head = chunk.segment_rows - chunk.last
+        tail = chunk.segment_rows - chunk.first
+        items: list[bytes] = []
+        with outages():
+            for start in range(head, tail, self.page_rows):
+                items += self.client.lrange(key, start, min(start + self.page_rows, tail) - 1)
+        if len(items) != chunk.rows:
+            raise LeaseLost(f"segment {chunk.segment} is no longer whole: {len(items)} of {chunk.rows} items read")
+        return items
+
+    def read_at(self, chunk: Chunk, index: int) -> bytes:
+        """One item of the chunk by its index from the head of the segment."""
+        with outages():
+            item: bytes | None = self.client.lindex(self.keys.segment(chunk.segment), index)
+        if item is None:
+            raise LeaseLost(f"segment {chunk.segment} is no longer whole")
+        return item
+
+    # Ack
+
+    def ack(self, chunk: Chunk, *, stored: int, dead_lettered: int, minutes: list[int], record: str = "") -> None:
+        """Acknowledge a chunk whose rows all stand in ClickHouse.
+
+        ``minutes`` are the minutes (epoch seconds) its rows touched; ``record`` goes to the ledger table.
+        Raises ``LeaseLost`` when somebody else has the chunk by now, or has finished it.
+        """
+        keys = self.keys
+        for start in range(MINUTES_PER_ACK, len(minutes), MINUTES_PER_ACK):
+            with outages(), self.client.pipeline(transaction=False) as pipe:
+                for minute in minutes[start : start + MINUTES_PER_ACK]:
+                    pipe.hincrby(keys.dirty, str(minute), 1)
+                pipe.execute()
+        done = self._run(
+            "ACK",
+            [
+                keys.segments,
+                keys.segment(chunk.segment),
+                keys.meta(chunk.segment),
+                keys.leases(chunk.segment),
+                keys.dirty,
+                keys.ledger,
+                keys.acked,
+                keys.scratch,
+            ],
+            [chunk.segment, chunk.number, self.token, stored, dead_lettered, record, *minutes[:MINUTES_PER_ACK]],
+        )
+        if not done:
+            raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")
+
+    # What others ask
+
+    def books(self) -> Books:
+        """The ledger, all figures of one instant."""
+        waiting, in_flight, segments, oldest, counted = self._run(
+            "BOOKS", [self.keys.buffer, self.keys.segments, self.keys.ledger], [self.keys.segment("")]
+        )
+        sealed, stored, dead_lettered, spilled, dropped = (int(value or 0) for value in counted)
+        return Books(
+            waiting=int(waiting),
+            sealed=sealed,
+            in_flight=int(in_flight),
+            stored=stored,
+            dead_lettered=dead_lettered,
+            spilled=spilled,
+            dropped=dropped,
+            segments=int(segments),
+            oldest_sealed_at_ms=int(oldest),
+        )
+
+    def dirty_minutes(self) -> dict[int, int]:
+        """Minutes (epoch seconds) touched by acknowledged chunks, each with a counter that grows at every touch."""
+        with outages():
+            found: dict[bytes, bytes] = self.client.hgetall(self.keys.dirty)
+        return {int(minute): int(counter) for minute, counter in found.items()}
+
+    def forget_minutes(self, seen: Mapping[int, int]) -> None:
+        """Forget minutes whose counter is still as seen; one touched meanwhile stays."""
+        pairs = [(minute, counter) for minute, counter in seen.items()]
+        for start in range(0, len(pairs), MINUTES_PER_ACK):
+            flat = [value for pair in pairs[start : start + MINUTES_PER_ACK] for value in pair]
+            self._run("FORGET", [self.keys.dirty, self.keys.scratch], flat)
+
+    def open_segments(self) -> int:
+        """Sealed segments that are not wholly acknowledged."""
+        with outages():
+            return int(self.client.zcard(self.keys.segments))
+
+    # Inside
+
+    def _set_lease(self, chunk: Chunk, lease_ms: int) -> None:
+        held = self._run(
+            "RENEW",
+            [self.keys.leases(chunk.segment), self.keys.scratch],
+            [chunk.number, self.token, lease_ms],
+        )
+        if not held:
+            raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")
+
+    def _run(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
+        with outages():
+            return self._scripts[name](keys=keys, args=arguments)
+
+    def _wait_for_disk(self, sealed_at_ms: int) -> None:
+        policy = self._policy()
+        if policy == "local":
+            self._fsync_files()
+        elif policy == "waitaof":
+            self._wait_for_aof()
+        elif policy == "everysec":
+            while (remaining_s := FSYNC_WAIT_S - (self._redis_now_ms() - sealed_at_ms) / 1000) > 0:
+                time.sleep(remaining_s)
+            while self.client.info("persistence").get("aof_pending_bio_fsync", 0):
+                time.sleep(0.02)
+
+    def _wait_for_aof(self) -> None:
+        """WAITAOF speaks for what its own connection has seen, so a PING goes first on the same one."""
+        while True:
+            with self.client.pipeline(transaction=False) as pipe:
+                pipe.ping()
+                pipe.execute_command("WAITAOF", 1, 0, 2000)
+                if pipe.execute()[1][0] >= 1:
+                    return
+
+    def _policy(self) -> str:
+        """How this server makes a write durable: ``none``, ``always``, ``local``, ``waitaof`` or ``everysec``."""
+        if self._fsync_policy is None:
+            persistence: dict[str, Any] = self.client.info("persistence")
+            server: dict[str, Any] = self.client.info("server")
+            version = tuple(int(part) for part in str(server["redis_version"]).split(".")[:2])
+            if not persistence.get("aof_enabled"):
+                self._fsync_policy = "none"
+            elif self.aof_dir is not None:
+                self._fsync_policy = "local"
+            elif version >= (7, 2):
+                self._fsync_policy = "waitaof"
+            else:
+                self._fsync_policy = self._configured_policy()
+        return self._fsync_policy
+
+    def _configured_policy(self) -> str:
+        try:
+            policy = self.client.config_get("appendfsync").get("appendfsync", "everysec")
+        except redis.ResponseError:
+            return "everysec"  # CONFIG is forbidden here: assume the usual
+        return {"always": "always", "no": "none"}.get(str(policy), "everysec")
+
+    def _fsync_files(self) -> None:
+        """The server answers only after its write to the file, so an fsync of the file covers the seal.
+
+        The one exception, a write put off while a background fsync runs, shows as a filled buffer.
+        """
+        while self.client.info("persistence").get("aof_buffer_length", 0):
+            time.sleep(0.002)
+        assert self.aof_dir is not None
+        for path in [*self.aof_dir.glob("*.aof"), *self.aof_dir.glob("appendonlydir/*"), self.aof_dir]:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _redis_now_ms(self) -> int:
+        seconds, microseconds = self.client.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def _process_name(pid: int) -> str:
+    """Host, process number and start time: unlike the number alone never given to another process."""
+    try:
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        started = "-"
+    return f"{socket.gethostname().replace(' ', '')}/{pid}/{started}"
+
+
+def _is_orphan(token: str) -> bool:
+    """Whether the process that holds a lease ran on this machine and is gone."""
+    process, _, _ = token.rpartition("/")
+    host, _, rest = process.partition("/")
+    pid, _, started = rest.partition("/")
+    if host != socket.gethostname().replace(" ", "") or not pid.isdigit() or started == "-":
+        return False
+    return _process_name(int(pid)) != process

@@ -1,0 +1,602 @@
+"""Reads a chunk of items into Arrow columns without touching single rows in Python.
+
+Producers repeat themselves: most items of a chunk share one *shape* (the same keys in
+the same order, the same punctuation) and differ only in the values between. One item
+of a shape is read by the careful ``metric.decode``; it yields a template: constant
+stretches of bytes and the slots between them. Then, for all rows at once: find the
+quotes, derive each slot's bounds from them, compare every constant stretch byte for
+byte, check what lies in the slots. A row that passes all of it is the template's item
+with other values, so it means what ``decode`` would say it means; every other row is
+tried against the next template, and at last goes to ``decode`` itself. Nothing is
+refused here: refusing is ``decode``'s alone.
+
+The work is done by numpy and Arrow, which let other threads run meanwhile.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.ingest.metric import DIMENSIONS, OPTIONAL, SECONDS_BELOW, Limits, Metric, Refusal, decode
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Bytes = npt.NDArray[np.uint8]
+
+MAX_TEMPLATES = 32
+"""Shapes tried in one chunk; a chunk with more of them is read by the careful path."""
+
+MIN_SHAPE_ROWS = 16
+"""A template that matched fewer rows than this did not pay for itself; a few such misses end the trying."""
+
+MAX_MISSES = 8
+
+TEXT = pa.dictionary(pa.int32(), pa.string())
+TAGS = pa.map_(pa.string(), pa.string())
+COLUMNS = pa.schema(
+    [
+        pa.field("timestamp", pa.timestamp("ms", tz="UTC")),
+        *(pa.field(name, TEXT) for name in DIMENSIONS),
+        pa.field("value", pa.float64()),
+        pa.field("tags", TAGS),
+        pa.field("position", pa.uint32()),
+    ]
+)
+"""What ``decode_chunk`` returns: the columns of ``metrics`` that the item and its place determine."""
+
+_TOKEN = re.compile(rb'"([^"]*)"|(-?[0-9][0-9.eE+-]*)|(true|false|null)|([{}\[\],:])|[ \t\r\n]+')
+_STRING = msgspec.json.Decoder(str)
+_QUOTE, _BACKSLASH, _DOT, _MINUS, _ZERO = b'"\\.-0'
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A chunk, read: the accepted rows (schema ``COLUMNS``) and the refused positions with their reasons."""
+
+    rows: pa.Table
+    refusals: list[tuple[int, Refusal]]
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A place in the template where rows differ."""
+
+    name: str
+    in_tags: bool
+    is_text: bool
+    quotes_before: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class _Template:
+    item: bytes
+    quotes: int
+    controls: int
+    slots: list[_Slot]
+    stretches: list[bytes]
+    constant_tags: dict[str, str]
+    tag_names: list[str]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """The joined bytes of all items, and what was found in them."""
+
+    buffer: bytes
+    octets: Bytes
+    words: npt.NDArray[np.uint64]
+    starts: Ints
+    ends: Ints
+    quote_at: Ints
+    first_quote: Ints
+    quotes: Ints
+    controls: Ints | None
+    regular: Bools
+
+
+def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, limits: Limits) -> Decoded:
+    """Read ``items`` (all of one segment); ``positions[i]`` is the place of ``items[i]`` in it.
+
+    Same rows, same refusals and same reasons as ``metric.decode`` item by item.
+    """
+    if not items:
+        return Decoded(COLUMNS.empty_table(), [])
+    chunk = _scan(items, limits)
+    tables: list[pa.Table] = []
+    pending = np.flatnonzero(chunk.regular)
+    careful = [np.flatnonzero(~chunk.regular)]
+    misses = 0
+    for _ in range(MAX_TEMPLATES):
+        if not len(pending) or misses >= MAX_MISSES:
+            break
+        template = _template(items[pending[0]], sealed_at_ms, limits)
+        if template is None:
+            careful.append(pending[:1])
+            pending = pending[1:]
+            misses += 1
+            continue
+        taken, table = _read_shape(chunk, template, pending, positions, sealed_at_ms, limits)
+        misses += len(taken) < MIN_SHAPE_ROWS
+        if not len(taken):
+            # The template's own values are out of the fast path's range; it would match nothing else either.
+            careful.append(pending[:1])
+            pending = pending[1:]
+            continue
+        tables.append(table)
+        pending = pending[~np.isin(pending, taken, assume_unique=True)]
+    careful.append(pending)
+    table, refusals = _read_carefully(items, np.sort(np.concatenate(careful)), positions, sealed_at_ms, limits)
+    if table.num_rows:
+        tables.append(table)
+    return Decoded(_one_table(tables), refusals)
+
+
+def _scan(items: Sequence[bytes], limits: Limits) -> _Chunk:
+    count = len(items)
+    lengths = np.fromiter(map(len, items), np.int64, count)
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    # Eight bytes of padding let the last stretch be compared in whole words.
+    buffer = b"".join([*items, b"\0" * 8])
+    octets = np.frombuffer(buffer, np.uint8)
+    body = octets[: ends[-1]]
+    quote_at = np.flatnonzero(body == _QUOTE)
+    edge = np.searchsorted(quote_at, np.append(starts, ends[-1]))
+    regular = (lengths > 0) & (lengths <= limits.max_item_bytes)
+    regular &= ~_has_escaped_quote(body, quote_at, edge, count)
+    if not buffer.isascii():
+        try:
+            buffer.decode("utf-8")
+        except UnicodeDecodeError:
+            regular &= _count(body >= 0x80, starts, ends) == 0
+    control = body < 0x20
+    return _Chunk(
+        buffer=buffer,
+        octets=octets,
+        words=np.ndarray((len(buffer) - 7,), "<u8", buffer, strides=(1,)),
+        starts=starts,
+        ends=ends,
+        quote_at=quote_at,
+        first_quote=edge[:-1],
+        quotes=np.diff(edge),
+        controls=_count(control, starts, ends) if control.any() else None,
+        regular=regular,
+    )
+
+
+def _has_escaped_quote(body: Bytes, quote_at: Ints, edge: Ints, count: int) -> Bools:
+    """Rows where a quote follows a backslash: there, quotes do not delimit strings by themselves."""
+    escaped = np.zeros(count, np.bool_)
+    after = quote_at[quote_at > 0]
+    suspects = np.flatnonzero(body[after - 1] == _BACKSLASH)
+    if len(suspects):
+        suspects += len(quote_at) - len(after)
+        escaped[np.searchsorted(edge, suspects, side="right") - 1] = True
+    return escaped
+
+
+def _count(mask: Bools, starts: Ints, ends: Ints) -> Ints:
+    running = np.concatenate([[0], np.cumsum(mask, dtype=np.int64)])
+    counts: Ints = running[ends] - running[starts]
+    return counts
+
+
+def _template(item: bytes, sealed_at_ms: int, limits: Limits) -> _Template | None:
+    """The shape of one item, or None when it is refused or not of the simple kind."""
+    metric = decode(item, sealed_at_ms, limits)
+    if isinstance(metric, Refusal):
+        return None
+    slots: list[_Slot] = []
+    constants: dict[str, str] = {}
+    names: list[tuple[bool, str]] = []
+    in_tags = False
+    name: str | None = None
+    quotes = 0
+    at = 0
+    while at < len(item):
+        token = _TOKEN.match(item, at)
+        if token is None:
+            return None
+        text, number, literal, mark = token.groups()
+        if text is not None:
+            if name is None:
+                name = _unescape(token.group())
+                names.append((in_tags, name))
+            else:
+                slots.append(_Slot(name, in_tags, True, quotes, token.start() + 1, token.end() - 1))
+                name = None
+            quotes += 2
+        elif number is not None or literal is not None:
+            if name is None:
+                return None
+            if number is not None:
+                slots.append(_Slot(name, in_tags, False, quotes, token.start(), token.end()))
+            elif in_tags or (name not in OPTIONAL and name != "tags"):
+                constants[name] = literal.decode()
+            elif literal != b"null":
+                return None  # true or false where text belongs: rare, and not worth a rule here
+            name = None
+        elif mark == b"{":
+            if at and (in_tags or name != "tags"):
+                return None
+            in_tags = name == "tags"
+            name = None
+        elif mark == b"[":
+            return None
+        elif mark == b"}":
+            in_tags = False
+        at = token.end()
+    tag_names = [tag for inside, tag in names if inside] + [
+        field for inside, field in names if not inside and field not in {"timestamp", "value", "tags", *DIMENSIONS}
+    ]
+    if len(set(names)) != len(names) or len(set(tag_names)) != len(tag_names):
+        return None  # duplicate keys
+    if metric.tags.keys() != set(tag_names):
+        return None
+    if [slot.name for slot in slots if slot.name in ("timestamp", "value", "metric_type")] == []:
+        return None
+    bounds = [0, *(edge for slot in slots for edge in (slot.start, slot.end)), len(item)]
+    stretches = [item[left:right] for left, right in zip(bounds[::2], bounds[1::2], strict=True)]
+    controls = sum(octet < 0x20 for stretch in stretches for octet in stretch)
+    return _Template(item, quotes, controls, slots, stretches, constants, tag_names)
+
+
+def _unescape(quoted: bytes) -> str:
+    return _STRING.decode(quoted)
+
+
+def _read_shape(
+    chunk: _Chunk, template: _Template, pending: Ints, positions: Ints, sealed_at_ms: int, limits: Limits
+) -> tuple[Ints, pa.Table]:
+    """The rows among ``pending`` that have the template's shape, and their columns."""
+    fits = chunk.quotes[pending] == template.quotes
+    if chunk.controls is not None:
+        fits &= chunk.controls[pending] == template.controls
+    rows = pending[fits]
+    bounds, same = _bounds(chunk, template, rows)
+    if not same.all():
+        rows, bounds = rows[same], bounds[same]
+    while True:
+        columns, good = _columns(chunk, template, bounds, positions[rows], sealed_at_ms, limits)
+        if good.all():
+            return rows, pa.Table.from_arrays(columns, schema=COLUMNS) if len(rows) else COLUMNS.empty_table()
+        rows, bounds = rows[good], bounds[good]
+
+
+def _bounds(chunk: _Chunk, template: _Template, rows: Ints) -> tuple[npt.NDArray[np.int32], Bools]:
+    """Start and end of every slot in every row, shape (rows, 2 × slots); and whether all stretches are as expected."""
+    count = len(rows)
+    starts, ends = chunk.starts[rows], chunk.ends[rows]
+    first = chunk.first_quote[rows]
+    bounds = np.empty((count, 2 * len(template.slots)), np.int32)
+    same = np.ones(count, np.bool_)
+    left = starts
+    for k, slot in enumerate(template.slots):
+        if slot.is_text:
+            start = chunk.quote_at[first + slot.quotes_before] + 1
+            end = chunk.quote_at[first + slot.quotes_before + 1]
+        else:
+            start = left + len(template.stretches[k])
+            after = template.stretches[k + 1]
+            quote = after.find(b'"')
+            end = chunk.quote_at[first + slot.quotes_before] - quote if quote >= 0 else ends - len(after)
+            np.minimum(start, end, out=start)
+        same &= (start - left == len(template.stretches[k])) & (end >= start)
+        bounds[:, 2 * k] = start
+        bounds[:, 2 * k + 1] = end
+        _compare(chunk, template.stretches[k], left, same)
+        left = end
+    same &= ends - left == len(template.stretches[-1])
+    _compare(chunk, template.stretches[-1], left, same)
+    return bounds, same
+
+
+def _compare(chunk: _Chunk, stretch: bytes, at: Ints, same: Bools) -> None:
+    """Clear ``same`` where the bytes at ``at`` differ from ``stretch``; eight bytes at a time."""
+    last = len(chunk.words) - 1
+    for offset in range(0, len(stretch), 8):
+        piece = stretch[offset : offset + 8]
+        word = chunk.words[np.minimum(at + offset, last)]
+        if len(piece) < 8:
+            word = word & np.uint64((1 << 8 * len(piece)) - 1)
+        same &= word == np.uint64(int.from_bytes(piece, "little"))
+
+
+def _columns(
+    chunk: _Chunk,
+    template: _Template,
+    bounds: npt.NDArray[np.int32],
+    positions: Ints,
+    sealed_at_ms: int,
+    limits: Limits,
+) -> tuple[list[Any], Bools]:
+    count = len(bounds)
+    good = np.ones(count, np.bool_)
+    width = 2 * len(template.slots)
+    # One text array whose elements are, in turn, each slot and the stretch after it: no byte is copied.
+    edges = np.empty(count * width + 1, np.int32)
+    edges[:-1] = bounds.reshape(-1)
+    edges[-1] = edges[-2] if count else 0
+    flat = pa.StringArray.from_buffers(count * width, pa.py_buffer(edges), pa.py_buffer(chunk.buffer))
+    at_row = np.arange(0, count * width, width, dtype=np.int32)
+
+    by_name: dict[str, Any] = {}
+    tags: dict[str, Any] = {}
+    for k, slot in enumerate(template.slots):
+        texts = flat.take(pa.array(at_row + 2 * k))
+        if not slot.is_text:
+            good &= _are_numbers(texts)
+        elif b"\\" in chunk.buffer:
+            texts = _unescaped(texts, good)
+        is_column = not slot.in_tags and (slot.name in DIMENSIONS or slot.name in ("timestamp", "value"))
+        (by_name if is_column else tags)[slot.name] = (slot, texts)
+    if not good.all():
+        return [], good
+
+    slot, texts = by_name["timestamp"]
+    timestamps = _times_ms(texts, good) if slot.is_text else _epochs_ms(texts, good)
+    good &= (timestamps >= sealed_at_ms - limits.retention_ms) & (timestamps <= sealed_at_ms + limits.future_ms)
+    slot, texts = by_name["value"]
+    values = texts.cast(pa.float64())
+    good &= np.isfinite(values.to_numpy(zero_copy_only=False))
+    good &= pc.binary_length(by_name["metric_type"][1]).to_numpy(zero_copy_only=False) > 0
+    if not by_name["metric_type"][0].is_text or not good.all():
+        return [], good & by_name["metric_type"][0].is_text
+
+    dimensions = [
+        by_name[name][1].dictionary_encode() if name in by_name else _constant("", count) for name in DIMENSIONS
+    ]
+    return [
+        pa.array(timestamps).cast(pa.timestamp("ms", tz="UTC")),
+        *dimensions,
+        values,
+        _tag_maps(template, tags, count),
+        pa.array(positions.astype(np.uint32)),
+    ], good
+
+
+def _tag_maps(template: _Template, tags: dict[str, Any], count: int) -> pa.MapArray:
+    """Every row has the same tag names; the values alternate row by row."""
+    names = template.tag_names
+    if not names:
+        return pa.MapArray.from_arrays(
+            pa.array(np.zeros(count + 1, np.int32)), pa.array([], pa.string()), pa.array([], pa.string())
+        )
+    offsets = np.arange(0, (count + 1) * len(names), len(names), dtype=np.int32)
+    order = np.arange(count * len(names), dtype=np.int64).reshape(len(names), count).T.reshape(-1)
+    texts = [
+        tags[name][1] if name in tags else pa.array([template.constant_tags[name]], pa.string()).take(_zeros(count))
+        for name in names
+    ]
+    values = pa.concat_arrays(texts).take(pa.array(order))
+    keys = pa.array(names, pa.string()).take(pa.array(np.tile(np.arange(len(names), dtype=np.int32), count)))
+    return pa.MapArray.from_arrays(pa.array(offsets), keys, values)
+
+
+def _constant(text: str, count: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(_zeros(count), pa.array([text], pa.string()))
+
+
+def _zeros(count: int) -> pa.Array:
+    return pa.array(np.zeros(count, np.int32))
+
+
+def _unescaped(texts: pa.StringArray, good: Bools) -> pa.StringArray:
+    """Texts with their JSON escapes resolved; where they are wrong, ``good`` is cleared."""
+    encoded = texts.dictionary_encode()
+    plain: list[str] = []
+    broken: list[int] = []
+    for index, text in enumerate(encoded.dictionary.to_pylist()):
+        if "\\" in text:
+            try:
+                text = _unescape(b'"' + text.encode() + b'"')  # noqa: PLW2901
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                broken.append(index)
+        plain.append(text)
+    if broken:
+        good &= ~np.isin(encoded.indices.to_numpy(), broken)
+    return pa.array(plain, pa.string()).take(encoded.indices)
+
+
+def _layout(texts: pa.StringArray) -> tuple[Bytes, Ints, Ints]:
+    """The bytes of a text array, and where each text starts and ends in them."""
+    _, offsets_buffer, data = texts.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int32)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    octets = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    return octets, offsets[:-1], offsets[1:]
+
+
+def _are_numbers(texts: pa.StringArray) -> Bools:
+    """Which texts are plain JSON numbers: an optional minus, digits without a leading zero, optional decimals.
+
+    A number with an exponent is legal JSON too; the careful path reads it.
+    """
+    octets, starts, ends = _layout(texts)
+    if not len(starts):
+        return np.ones(0, np.bool_)
+    good = ends > starts
+    octets = octets[: ends[-1]]
+    safe_start = np.minimum(starts, max(len(octets) - 1, 0))
+    if not len(octets):
+        return good
+    digit = (octets - _ZERO) < 10  # uint8 wraps: everything below "0" becomes large
+    other = np.flatnonzero(~digit)
+    if len(other):
+        row = np.searchsorted(starts, other, side="right") - 1
+        mark = octets[other]
+        at_start = other == starts[row]
+        is_minus = (mark == _MINUS) & at_start & (ends[row] - starts[row] > 1)
+        before = np.where(at_start, False, digit[np.maximum(other - 1, 0)])
+        after = np.where(other + 1 < ends[row], digit[np.minimum(other + 1, len(octets) - 1)], False)
+        is_dot = (mark == _DOT) & before & after
+        good[row[~(is_minus | is_dot)]] = False
+        dots = np.bincount(row[mark == _DOT], minlength=len(starts))
+        good &= dots <= 1
+    lead = safe_start + (octets[safe_start] == _MINUS)
+    lead = np.minimum(lead, len(octets) - 1)
+    follows = np.minimum(lead + 1, len(octets) - 1)
+    good &= ~((octets[lead] == _ZERO) & (lead + 1 < ends) & digit[follows])
+    numbers: Bools = good & digit[lead]
+    return numbers
+
+
+def _epochs_ms(texts: pa.StringArray, good: Bools) -> Ints:
+    """Epoch milliseconds of plain JSON numbers; ``good`` is cleared for those left to the careful path."""
+    octets, starts, ends = _layout(texts)
+    dots = np.flatnonzero(octets[: ends[-1] if len(ends) else 0] == _DOT)
+    stop = ends.copy()
+    if len(dots):
+        stop[np.searchsorted(starts, dots, side="right") - 1] = dots
+    whole_digits = stop - starts
+    # Up to 15 digits everything below is exact in 64 bits; negative times are long out of range.
+    fits = (whole_digits >= 1) & (whole_digits <= 15) & (octets[np.minimum(starts, len(octets) - 1)] != _MINUS)
+    good &= fits
+    whole = _digits(octets, starts, np.where(fits, whole_digits, 0), 15)
+    # floor(whole.fraction × 1000): the first three decimals, missing ones as zeros; only seconds need them.
+    thousandths = np.zeros(len(starts), np.int64)
+    for place, weight in ((1, 100), (2, 10), (3, 1)):
+        at = stop + place
+        there = at < ends
+        digit = octets[np.minimum(at, len(octets) - 1)].astype(np.int64) - _ZERO
+        thousandths += np.where(there, digit, 0) * weight
+    return np.where(whole < SECONDS_BELOW, whole * 1000 + thousandths, whole)
+
+
+def _digits(octets: Bytes, starts: Ints, lengths: Ints, most: int) -> Ints:
+    total = np.zeros(len(starts), np.int64)
+    for place in range(min(most, int(lengths.max(initial=0)))):
+        inside = place < lengths
+        digit = octets[np.minimum(starts + place, len(octets) - 1)].astype(np.int64) - _ZERO
+        total = np.where(inside, total * 10 + digit, total)
+    return total
+
+
+def _times_ms(texts: pa.StringArray, good: Bools) -> Ints:
+    """Epoch milliseconds of ISO-8601 texts of the commonest length with ``T`` and ``Z`` or ``±hh:mm``.
+
+    ``good`` is cleared for every other text: the careful path reads those.
+    """
+    octets, starts, ends = _layout(texts)
+    count = len(starts)
+    if not count:
+        return np.zeros(0, np.int64)
+    lengths = ends - starts
+    width = int(lengths[0])
+    if width < 20 or width > 35:
+        good[:] = False
+        return np.zeros(count, np.int64)
+    if (lengths == width).all():
+        text = octets[starts[0] : ends[-1]].reshape(count, width)
+    else:
+        good &= lengths == width
+        safe = np.minimum(starts, len(octets) - width) if len(octets) >= width else np.zeros(count, np.int64)
+        text = np.lib.stride_tricks.sliding_window_view(octets, width)[safe]
+    columns = np.ascontiguousarray(text.T)
+    if columns[-1, 0] == ord("Z"):
+        zone = 1
+    elif width >= 25 and columns[-6, 0] in b"+-":
+        zone = 6
+    else:
+        good[:] = False
+        return np.zeros(count, np.int64)
+
+    def digits(first: int, last: int) -> npt.NDArray[np.int32]:
+        total = np.zeros(count, np.int32)
+        for place in range(first, last):
+            digit = columns[place] - np.uint8(_ZERO)
+            np.logical_and(good, digit < 10, out=good)
+            total = total * 10 + digit
+        return total
+
+    def literal(place: int, allowed: bytes) -> None:
+        np.logical_and(good, np.isin(columns[place], np.frombuffer(allowed, np.uint8)), out=good)
+
+    year, month, day = digits(0, 4), digits(5, 7), digits(8, 10)
+    hour, minute, second = digits(11, 13), digits(14, 16), digits(17, 19)
+    for place, allowed in ((4, b"-"), (7, b"-"), (10, b"T"), (13, b":"), (16, b":")):
+        literal(place, allowed)
+    millisecond = np.zeros(count, np.int32)
+    fraction_end = width - zone
+    if fraction_end > 19:
+        if fraction_end == 20:
+            good[:] = False
+        literal(19, b".")
+        shown = min(3, fraction_end - 20)
+        millisecond = digits(20, 20 + shown) * 10 ** (3 - shown)
+        digits(20 + shown, fraction_end)
+    offset_min = np.zeros(count, np.int32)
+    if zone == 1:
+        literal(width - 1, b"Z")
+    else:
+        literal(width - 6, b"+-")
+        literal(width - 3, b":")
+        zone_hours, zone_minutes = digits(width - 5, width - 3), digits(width - 2, width)
+        np.logical_and(good, (zone_hours <= 23) & (zone_minutes <= 59), out=good)
+        offset_min = (zone_hours * 60 + zone_minutes) * np.where(columns[width - 6] == _MINUS, -1, 1)
+    leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
+    month_ok = (month >= 1) & (month <= 12)
+    days_in_month = _DAYS_IN_MONTH[np.where(month_ok, month, 1)] + (leap & (month == 2))
+    np.logical_and(good, (year >= 1) & month_ok & (day >= 1) & (day <= days_in_month), out=good)
+    np.logical_and(good, (hour <= 23) & (minute <= 59) & (second <= 59), out=good)
+    seconds = ((hour * 60 + minute - offset_min) * 60 + second).astype(np.int64)
+    return (_days(year, month, day) * 86_400 + seconds) * 1000 + millisecond
+
+
+_DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], np.int32)
+
+
+def _days(year: npt.NDArray[np.int32], month: npt.NDArray[np.int32], day: npt.NDArray[np.int32]) -> Ints:
+    """Days since 1970-01-01 in the Gregorian calendar, counting years from March so that leap days come last."""
+    march_year = year - (month <= 2)
+    month_of_year = (month + 9) % 12
+    days = march_year.astype(np.int64) * 365 + march_year // 4 - march_year // 100 + march_year // 400
+    return days + (month_of_year * 306 + 5) // 10 + day - 1 - 719_468
+
+
+def _read_carefully(
+    items: Sequence[bytes], rows: Ints, positions: Ints, sealed_at_ms: int, limits: Limits
+) -> tuple[pa.Table, list[tuple[int, Refusal]]]:
+    metrics: list[Metric] = []
+    kept: list[int] = []
+    refusals: list[tuple[int, Refusal]] = []
+    for row in rows.tolist():
+        position = int(positions[row])
+        metric = decode(items[row], sealed_at_ms, limits)
+        if isinstance(metric, Refusal):
+            refusals.append((position, metric))
+        else:
+            metrics.append(metric)
+            kept.append(position)
+    if not metrics:
+        return COLUMNS.empty_table(), refusals
+    columns = [
+        pa.array([metric.timestamp_ms for metric in metrics], pa.int64()).cast(pa.timestamp("ms", tz="UTC")),
+        *(
+            pa.array([getattr(metric, name) for metric in metrics], pa.string()).dictionary_encode()
+            for name in DIMENSIONS
+        ),
+        pa.array([metric.value for metric in metrics], pa.float64()),
+        pa.array([list(metric.tags.items()) for metric in metrics], TAGS),
+        pa.array(kept, pa.uint32()),
+    ]
+    return pa.Table.from_arrays(columns, schema=COLUMNS), refusals
+
+
+def _one_table(tables: list[pa.Table]) -> pa.Table:
+    """One table of one chunk per column, so that an insert is one block."""
+    if not tables:
+        return COLUMNS.empty_table()
+    if len(tables) == 1:
+        return tables[0]
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()

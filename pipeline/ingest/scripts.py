@@ -1,0 +1,130 @@
+"""The scripts that change the buffer's keys, each atomic and each short enough not to hold Redis up.
+
+Every script begins by deleting a key that never exists: a write that Redis allows when
+memory is full, after which it lets the rest of the script write too. Without it a full
+Redis could not be drained, and so would stay full.
+"""
+
+SEAL = """
+-- KEYS: buffer, segment, meta, segments, ledger, scratch   ARGV: name, chunk_rows
+redis.call('DEL', KEYS[6])
+local rows = redis.call('LLEN', KEYS[1])
+if rows == 0 then return {0, 0} end
+if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then
+  return redis.error_reply('segment name is taken')
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('RENAME', KEYS[1], KEYS[2])
+redis.call('HSET', KEYS[3], 'rows', rows, 'chunk_rows', ARGV[2], 'sealed_at', string.format('%.0f', now),
+  'run', string.match(redis.call('INFO', 'server'), 'run_id:(%w+)'))
+redis.call('ZADD', KEYS[4], now, ARGV[1])
+redis.call('HINCRBY', KEYS[5], 'sealed', rows)
+return {rows, string.format('%.0f', now)}
+"""
+"""Turn the whole buffer into one segment. O(1); returns {rows, sealed_at_ms}, rows 0 when there was nothing."""
+
+CLAIM = """
+-- KEYS: segments, scratch   ARGV: prefix of segment keys, token, lease_ms
+redis.call('DEL', KEYS[2])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function take(name, chunk, attempts)
+  local key = ARGV[1] .. name
+  local meta = redis.call('HMGET', key .. ':meta', 'rows', 'chunk_rows', 'sealed_at', 'run')
+  redis.call('HSET', key .. ':leases', chunk, ARGV[2] .. ' ' .. string.format('%.0f', now + ARGV[3]) .. ' ' .. attempts)
+  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+  local first_run = 0
+  if meta[4] == run then first_run = 1 end
+  return {name, chunk, meta[1], meta[2], meta[3], attempts, first_run}
+end
+for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, 99)) do
+  local key = ARGV[1] .. name
+  local leases = redis.call('HGETALL', key .. ':leases')
+  for i = 1, #leases, 2 do
+    local expires, attempts = string.match(leases[i + 1], '^%S+ (%d+) (%d+)$')
+    if expires and tonumber(expires) <= now then
+      return take(name, tonumber(leases[i]), attempts + 1)
+    end
+  end
+  local meta = redis.call('HMGET', key .. ':meta', 'rows', 'chunk_rows', 'next')
+  local next_chunk = tonumber(meta[3] or 0)
+  if meta[1] and next_chunk * meta[2] < tonumber(meta[1]) then
+    redis.call('HSET', key .. ':meta', 'next', next_chunk + 1)
+    return take(name, next_chunk, 1)
+  end
+end
+return false
+"""
+"""Lease one chunk: one whose lease ran out, else the next that nobody had; nil when there is none."""
+
+RENEW = """
+-- KEYS: leases, scratch   ARGV: chunk, token, lease_ms (0 gives the chunk back)
+redis.call('DEL', KEYS[2])
+local lease = redis.call('HGET', KEYS[1], ARGV[1])
+local token, attempts = string.match(lease or '', '^(%S+) %d+ (%d+)$')
+if token ~= ARGV[2] then return 0 end
+local time = redis.call('TIME')
+local expires = 0
+if ARGV[3] ~= '0' then expires = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[3] end
+redis.call('HSET', KEYS[1], ARGV[1], token .. ' ' .. string.format('%.0f', expires) .. ' ' .. attempts)
+return 1
+"""
+"""Prolong a lease, or end it at once; 0 when it is no longer ours."""
+
+ACK = """
+-- KEYS: segments, segment, meta, leases, dirty, ledger, acked, scratch
+-- ARGV: name, chunk, token, stored, dead_lettered, record, minute ...
+redis.call('DEL', KEYS[8])
+local lease = redis.call('HGET', KEYS[4], ARGV[2])
+if string.match(lease or '', '^(%S+) %d+ %d+$') ~= ARGV[3] then return 0 end
+redis.call('HSET', KEYS[4], ARGV[2], 'done')
+for i = 7, #ARGV do redis.call('HINCRBY', KEYS[5], ARGV[i], 1) end
+redis.call('HINCRBY', KEYS[6], 'stored', ARGV[4])
+redis.call('HINCRBY', KEYS[6], 'dead_lettered', ARGV[5])
+local time = redis.call('TIME')
+redis.call('LPUSH', KEYS[7], ARGV[6] .. ' ' .. string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
+local meta = redis.call('HMGET', KEYS[3], 'rows', 'chunk_rows', 'trimmed')
+local rows, chunk_rows, trimmed = tonumber(meta[1]), tonumber(meta[2]), tonumber(meta[3] or 0)
+redis.call('HINCRBY', KEYS[3], 'acked_rows', ARGV[4] + ARGV[5])
+local before = trimmed
+while redis.call('HGET', KEYS[4], trimmed) == 'done' do
+  redis.call('HDEL', KEYS[4], trimmed)
+  trimmed = trimmed + 1
+end
+if trimmed * chunk_rows >= rows then
+  redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4])
+  redis.call('ZREM', KEYS[1], ARGV[1])
+elseif trimmed > before then
+  redis.call('LTRIM', KEYS[2], 0, rows - trimmed * chunk_rows - 1)
+  redis.call('HSET', KEYS[3], 'trimmed', trimmed)
+end
+return 1
+"""
+"""Acknowledge a chunk if its lease is still ours: count it, note the minutes it touched, trim the finished prefix."""
+
+FORGET = """
+-- KEYS: dirty, scratch   ARGV: minute, counter, ...
+redis.call('DEL', KEYS[2])
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) end
+end
+return 1
+"""
+"""Forget minutes that were not touched again since their counters were read."""
+
+BOOKS = """
+-- KEYS: buffer, segments, ledger   ARGV: prefix of segment keys
+local rows, acked, count = 0, 0, 0
+local oldest = 0
+for _, name in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+  local meta = redis.call('HMGET', ARGV[1] .. name .. ':meta', 'rows', 'acked_rows', 'sealed_at')
+  rows = rows + (meta[1] or 0)
+  acked = acked + (meta[2] or 0)
+  count = count + 1
+  if oldest == 0 then oldest = meta[3] or 0 end
+end
+return {redis.call('LLEN', KEYS[1]), rows - acked, count, oldest,
+  redis.call('HMGET', KEYS[3], 'sealed', 'stored', 'dead_lettered', 'spilled', 'dropped')}
+"""
+"""One consistent look at the books of a buffer; read-only."""
