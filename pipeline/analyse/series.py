@@ -1,0 +1,122 @@
+"""What a series is, and which rows belong to one.
+
+A series is keyed by exactly these dimensions; tags never split one. An absent dimension is the empty
+string. ``factorise`` turns the dimension columns of a table into small integers, one per series, in an order that
+depends on the names alone, so that equal rows give equal results whatever order they came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.analyse.quantiles import IndexArray
+
+SERIES = (
+    "metric_type",
+    "environment",
+    "browser",
+    "test_suite",
+    "test_id",
+    "test_name",
+    "page",
+    "endpoint",
+    "node",
+)
+
+# Codes of several columns are packed into one integer up to this size, and made dense when it is reached.
+_LARGEST_CODE = 2**62
+
+
+@dataclass(frozen=True)
+class Factorised:
+    """Rows told apart by their dimensions.
+
+    ``ids`` (rows,) lie in [0, number of groups); ``keys`` has one row per group, the dimensions as
+    dictionary-encoded strings (and, if asked for, ``window_start``), sorted by column from left to right.
+    """
+
+    ids: IndexArray
+    keys: pa.Table
+
+    @property
+    def groups(self) -> int:
+        """How many different keys there are."""
+        return int(self.keys.num_rows)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A column as ranks (rows,) into its distinct values, which ascend."""
+
+    ranks: NDArray[np.integer]
+    values: pa.Array
+
+
+def factorise(table: pa.Table, names: Sequence[str] = SERIES) -> Factorised:
+    """Number the distinct combinations of the columns ``names`` in ascending order of their values.
+
+    Columns are strings, plain or dictionary-encoded (much faster), or integers; null means the empty
+    string or 0. Strings order as their UTF-8 bytes, as ClickHouse orders them.
+    """
+    columns = {name: ranked(table.column(name)) for name in names}
+    codes = np.zeros(table.num_rows, dtype=np.int64)
+    combinations = 1
+    for column in columns.values():
+        cardinality = len(column.values)
+        if combinations * cardinality > _LARGEST_CODE:
+            distinct, codes = densify(codes)
+            combinations = len(distinct)
+        codes *= cardinality
+        codes += column.ranks
+        combinations *= cardinality
+    distinct, ids = densify(codes)
+    # Any row of a group stands for its key; which one is all the same.
+    representative = np.empty(len(distinct), dtype=np.int64)
+    representative[ids] = np.arange(table.num_rows)
+    return Factorised(
+        ids, pa.table({name: _take(column, column.ranks[representative]) for name, column in columns.items()})
+    )
+
+
+def ranked(column: pa.ChunkedArray) -> Ranked:
+    """Distinct values of a column and which of them each row has; null becomes the empty string or 0."""
+    absent = "" if _is_text(column.type) else 0
+    encoded = column if pa.types.is_dictionary(column.type) else pc.fill_null(column, absent).dictionary_encode()
+    joined = encoded.unify_dictionaries().combine_chunks()
+    values, codes = joined.dictionary, joined.indices
+    if codes.null_count:
+        values = pa.concat_arrays([values, pa.array([absent], values.type)])
+        codes = pc.fill_null(codes, len(values) - 1)
+    # A dictionary may repeat a value or hold one that no row uses; neither changes the order of the groups.
+    distinct = pc.unique(values)
+    in_order = distinct.take(pc.sort_indices(distinct))
+    rank_of_code = pc.index_in(values, in_order).to_numpy(zero_copy_only=False)
+    return Ranked(rank_of_code[codes.to_numpy(zero_copy_only=False)], in_order)
+
+
+def _take(column: Ranked, ranks: NDArray[np.integer]) -> pa.Array:
+    if not _is_text(column.values.type):
+        return column.values.take(pa.array(ranks))
+    return pa.DictionaryArray.from_arrays(pa.array(ranks.astype(np.int32)), column.values)
+
+
+def densify(codes: IndexArray) -> tuple[IndexArray, IndexArray]:
+    """Distinct codes, ascending, and each row's place among them; Arrow's hash table beats sorting a million rows."""
+    encoded = pa.array(codes).dictionary_encode()
+    seen = encoded.dictionary.to_numpy()
+    order = np.argsort(seen)
+    place = np.empty(len(seen), dtype=np.int64)
+    place[order] = np.arange(len(seen))
+    return seen[order], place[encoded.indices.to_numpy()]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
