@@ -106,6 +106,7 @@ class MetricsClient:
         max_queued_bytes: int = 64 * 2**20,
         room_timeout_s: float = 0.0,
         close_timeout_s: float = 5.0,
+        quiet: bool = False,
     ) -> None:
         """Open a client; Redis need not be there yet.
 
@@ -113,7 +114,8 @@ class MetricsClient:
         where (and the embedded server is started if it is not running). ``key``: the list, by default
         the settings' buffer, one at random where there are several. ``defaults``: fields of every
         metric that does not carry them. ``room_timeout_s``: how long a push waits for room in a full queue
-        before it drops; 0 suits tests and services, an importer waits.
+        before it drops; 0 suits tests and services, an importer waits. ``quiet``: no log lines, only ``stats``
+        and ``trouble``.
         """
         if url is None:
             settings = settings or config.load()
@@ -124,6 +126,7 @@ class MetricsClient:
         self._max_queued_bytes = max_queued_bytes
         self._room_timeout_s = room_timeout_s
         self._close_timeout_s = close_timeout_s
+        self._quiet = quiet
         self._deadline: float | None = None
         self._begin()
         self._pool: redis.BlockingConnectionPool | None = self._connect()
@@ -194,6 +197,11 @@ class MetricsClient:
                 refused=self._refused,
             )
 
+    @property
+    def trouble(self) -> str:
+        """Why Redis did not take the batch under way, in its own words; empty when nothing is wrong."""
+        return self._trouble
+
     def close(self, timeout_s: float | None = None) -> None:
         """Flush for at most ``timeout_s`` (default ``close_timeout_s``), then give up on the rest and say so."""
         timeout_s = self._close_timeout_s if timeout_s is None else timeout_s
@@ -210,7 +218,7 @@ class MetricsClient:
             self._give_up()
         stats = self.stats()
         if stats.dropped or stats.in_doubt:
-            _log.warning("metrics lost", dropped=stats.dropped, in_doubt=stats.in_doubt, buffer=self._key)
+            self._say("metrics lost", dropped=stats.dropped, in_doubt=stats.in_doubt)
         if self._pool is not None:
             if stats.pushed and not stats.in_doubt and not stats.retried:
                 # No attempt of ours can still be on its way, so the marker has nothing left to prevent.
@@ -234,6 +242,7 @@ class MetricsClient:
         self._under_way = 0
         self._may_be_executed = False
         self._hurry = 0
+        self._trouble = ""
         self._abandoned = False
         self._pushed = self._dropped = self._in_doubt = self._retried = self._refused = 0
         self._batch_number = 0
@@ -274,7 +283,7 @@ class MetricsClient:
     def _drop_one(self) -> None:
         if not self._dropped:
             reason = "queue full" if self._deadline is None else "client closed"
-            _log.warning("metrics dropped", reason=reason, buffer=self._key, max_queued_bytes=self._max_queued_bytes)
+            self._say("metrics dropped", reason=reason, max_queued_bytes=self._max_queued_bytes)
         self._dropped += 1
 
     def _start_thread(self) -> None:
@@ -310,23 +319,21 @@ class MetricsClient:
         """Offer one batch to Redis until it takes it, or until the client's closing runs out of time."""
         self._batch_number += 1
         pause_s = _FIRST_PAUSE_S
-        failure = ""
         while True:
             try:
                 self._attempt(batch)
             except (redis.RedisError, RedisOutage) as error:
                 meaning = error if isinstance(error, PipelineError) else classify(error) or error
-                if str(meaning) != failure:
-                    failure = str(meaning)
-                    _log.warning("metrics wait for redis", reason=failure, buffer=self._key)
+                if str(meaning) != self._trouble:
+                    self._trouble = str(meaning)
+                    self._say("metrics wait for redis", reason=self._trouble)
             else:
                 with self._changed:
                     if not self._abandoned:
                         self._pushed += self._under_way
                         self._under_way = 0
                     self._changed.notify_all()
-                if failure:
-                    _log.info("redis takes metrics again", buffer=self._key)
+                self._trouble = ""
                 return
             with self._changed:
                 self._retried += 1
@@ -353,6 +360,10 @@ class MetricsClient:
                 raise
         finally:
             self._pool.release(connection)  # type: ignore[no-untyped-call]
+
+    def _say(self, event: str, **facts: Any) -> None:
+        if not self._quiet:
+            _log.warning(event, buffer=self._key, **facts)
 
     def _pause_s(self, pause_s: float) -> float:
         # Jittered, so that a fleet of producers does not return in step.
