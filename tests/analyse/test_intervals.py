@@ -1,6 +1,7 @@
 """Intervals against published tables and against exact rational arithmetic."""
 
 from fractions import Fraction
+from itertools import accumulate
 from math import comb
 
 import numpy as np
@@ -49,11 +50,13 @@ def test_wilson_of_nothing_is_nan() -> None:
 
 
 def exact_ranks(samples: int, quantile: Fraction) -> tuple[int, int]:
-    """The definition, word for word, in rational numbers."""
-    tail = Fraction(1, 40)
-    mass = [comb(samples, k) * quantile**k * (1 - quantile) ** (samples - k) for k in range(samples + 1)]
-    low = max(rank for rank in range(samples + 1) if sum(mass[:rank], Fraction(0)) <= tail)
-    high = min(rank for rank in range(1, samples + 2) if sum(mass[rank:], Fraction(0)) <= tail)
+    """The definition, word for word, in integers: all masses times the common denominator."""
+    below, denominator = quantile.numerator, quantile.denominator
+    mass = [comb(samples, k) * below**k * (denominator - below) ** (samples - k) for k in range(samples + 1)]
+    tail = Fraction(denominator**samples, 40)
+    less = list(accumulate(mass, initial=0))  # less[r] is P(B < r)
+    low = max(rank for rank in range(samples + 1) if less[rank] <= tail)
+    high = min(rank for rank in range(1, samples + 2) if less[-1] - less[rank] <= tail)
     return low, high
 
 
