@@ -179,11 +179,7 @@ class MetricsClient:
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until everything queued is in Redis; False when that took longer than ``timeout_s``."""
         with self._changed:
-            self._hurry += 1
-            self._changed.notify_all()
-            done = self._changed.wait_for(lambda: not self._queue and not self._under_way, timeout_s)
-            self._hurry -= 1
-            return done
+            return self._wait_in_a_hurry(lambda: not self._queue and not self._under_way, timeout_s)
 
     def stats(self) -> ClientStats:
         """The counts so far; they add up at any moment."""
@@ -273,12 +269,21 @@ class MetricsClient:
 
     def _has_room(self, size: int) -> bool:
         """Whether the queue takes ``size`` more bytes, perhaps after a wait; a closed client takes nothing."""
-        if self._deadline is None and self._queued_bytes + size > self._max_queued_bytes and self._room_timeout_s:
-            self._changed.wait_for(
-                lambda: self._queued_bytes + size <= self._max_queued_bytes or self._deadline is not None,
-                self._room_timeout_s,
+        most = self._max_queued_bytes - size
+        if self._queued_bytes > most and self._room_timeout_s:
+            self._wait_in_a_hurry(
+                lambda: self._queued_bytes <= most or self._deadline is not None, self._room_timeout_s
             )
-        return self._deadline is None and self._queued_bytes + size <= self._max_queued_bytes
+        return self._deadline is None and self._queued_bytes <= most
+
+    def _wait_in_a_hurry(self, until: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Wait while batches leave at once, full or not."""
+        self._hurry += 1
+        self._changed.notify_all()
+        try:
+            return self._changed.wait_for(until, timeout_s)
+        finally:
+            self._hurry -= 1
 
     def _drop_one(self) -> None:
         if not self._dropped:
