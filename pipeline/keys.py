@@ -87,6 +87,11 @@ class BufferKeys:
         return f"{self._tag}:acked"
 
     @property
+    def marks(self) -> str:
+        """Hash: "segment:position" of a dead letter to what was done with it, on its way to ClickHouse."""
+        return f"{self._tag}:marks"
+
+    @property
     def scratch(self) -> str:
         """Never exists; deleting it first lets a script run when memory is full."""
         return f"{self._tag}:scratch"

@@ -128,7 +128,7 @@ class Buffer:
         self.token = f"{_process_name(os.getpid())}/{secrets.token_hex(8)}"
         self._scripts = {
             name: self.client.register_script(getattr(scripts, name))
-            for name in ("SEAL", "CLAIM", "RENEW", "ACK", "FORGET", "BOOKS")
+            for name in ("SEAL", "CLAIM", "RENEW", "ACK", "FORGET", "DROP_ACKED", "BOOKS")
         }
         self._durable: dict[str, bool] = {}
         self._fsync_policy: str | None = None
@@ -305,6 +305,10 @@ class Buffer:
         for start in range(0, len(pairs), MINUTES_PER_ACK):
             flat = [value for pair in pairs[start : start + MINUTES_PER_ACK] for value in pair]
             self._run("FORGET", [self.keys.dirty, self.keys.scratch], flat)
+
+    def drop_acked(self, records: list[bytes]) -> None:
+        """Remove ``records``, the oldest of the acknowledged chunks, unless somebody else did so before."""
+        self._run("DROP_ACKED", [self.keys.acked, self.keys.scratch], [records[-1], len(records)])
 
     def open_segments(self) -> int:
         """Sealed segments that are not wholly acknowledged."""

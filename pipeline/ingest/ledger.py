@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.ingest.buffer import Chunk
+from pipeline import failpoints
+from pipeline.ingest.buffer import Buffer, Chunk
 from pipeline.ingest.metric import DIMENSIONS
+from pipeline.redis_link import outages
+from pipeline.store.clickhouse import Store
 
 Words = npt.NDArray[np.uint64]
 
@@ -43,6 +47,23 @@ DIGEST_SQL = (
 """ClickHouse's side of ``digest``: an aggregate over rows of ``metrics``."""
 
 
+FLUSH_RECORDS = 1_000
+
+_LEDGER = {
+    "segment": pa.string(),
+    "chunk": pa.uint32(),
+    "chunk_rows": pa.uint32(),
+    "rows": pa.uint32(),
+    "stored": pa.uint32(),
+    "dead_lettered": pa.uint32(),
+    "digest": pa.uint64(),
+    "sealed_at": pa.int64(),
+    "acked_at": pa.int64(),
+    "min_timestamp": pa.int64(),
+    "max_timestamp": pa.int64(),
+}
+
+
 def digest(rows: pa.Table) -> int:
     """The digest of decoded rows (schema ``columns.COLUMNS``), an unsigned 64-bit number; 0 for no rows."""
     if not rows.num_rows:
@@ -58,24 +79,78 @@ def digest(rows: pa.Table) -> int:
     return int(total.sum(dtype=np.uint64))
 
 
+@dataclass(frozen=True)
+class Record:
+    """One acknowledged chunk: what went where. Times in epoch milliseconds."""
+
+    segment: str
+    chunk: int
+    chunk_rows: int
+    rows: int
+    stored: int
+    dead_lettered: int
+    digest: int
+    sealed_at: int
+    min_timestamp: int
+    max_timestamp: int
+    acked_at: int = 0
+
+
 def record(chunk: Chunk, rows: pa.Table, dead_lettered: int) -> str:
-    """A chunk's line for the ``ledger`` table, as JSON; the ack appends its own time to it."""
+    """A chunk's record as JSON; the ack appends its own time to it."""
     stamps = rows["timestamp"].cast(pa.int64()).to_numpy() if rows.num_rows else np.zeros(1, np.int64)
-    return json.dumps(
-        {
-            "segment": chunk.segment,
-            "chunk": chunk.number,
-            "chunk_rows": chunk.chunk_rows,
-            "rows": chunk.rows,
-            "stored": rows.num_rows,
-            "dead_lettered": dead_lettered,
-            "digest": digest(rows),
-            "sealed_at": chunk.sealed_at_ms,
-            "min_timestamp": int(stamps.min()),
-            "max_timestamp": int(stamps.max()),
-        },
-        separators=(",", ":"),
+    fields = asdict(
+        Record(
+            segment=chunk.segment,
+            chunk=chunk.number,
+            chunk_rows=chunk.chunk_rows,
+            rows=chunk.rows,
+            stored=rows.num_rows,
+            dead_lettered=dead_lettered,
+            digest=digest(rows),
+            sealed_at=chunk.sealed_at_ms,
+            min_timestamp=int(stamps.min()),
+            max_timestamp=int(stamps.max()),
+        )
     )
+    del fields["acked_at"]
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def pending_records(buffer: Buffer, most: int = 100_000) -> list[Record]:
+    """Records of acknowledged chunks that are not in the ``ledger`` table yet, the oldest first."""
+    with outages():
+        texts = buffer.client.lrange(buffer.keys.acked, -most, -1)
+    return [_parse(text) for text in reversed(texts)]
+
+
+def flush(buffer: Buffer, store: Store) -> int:
+    """Move the records of acknowledged chunks from Redis to the ``ledger`` table; the number of them.
+
+    A record is removed from Redis only after its row stands; a crash in between writes the row again,
+    and the table keeps one of both.
+    """
+    moved = 0
+    while True:
+        with outages():
+            texts = buffer.client.lrange(buffer.keys.acked, -FLUSH_RECORDS, -1)
+        if not texts:
+            return moved
+        records = [asdict(_parse(text)) for text in texts]
+        columns = {name: pa.array([fields[name] for fields in records], kind) for name, kind in _LEDGER.items()}
+        for name in ("sealed_at", "acked_at", "min_timestamp", "max_timestamp"):
+            columns[name] = columns[name].cast(pa.timestamp("ms", tz="UTC"))
+        columns["buffer"] = pa.array([buffer.key] * len(records), pa.string())
+        # Sealed days apart, the records fall into many partitions; one insert may touch only so many.
+        store.insert("ledger", pa.table(columns))
+        failpoints.hit("ledger.after_insert")
+        buffer.drop_acked(texts)
+        moved += len(texts)
+
+
+def _parse(text: bytes) -> Record:
+    fields, _, acked_at = text.rpartition(b" ")
+    return Record(**json.loads(fields), acked_at=int(acked_at))
 
 
 def _one(column: pa.ChunkedArray) -> Any:

@@ -113,6 +113,15 @@ return 1
 """
 """Forget minutes that were not touched again since their counters were read."""
 
+DROP_ACKED = """
+-- KEYS: acked, scratch   ARGV: oldest record, count
+redis.call('DEL', KEYS[2])
+if redis.call('LINDEX', KEYS[1], -1) ~= ARGV[1] then return 0 end
+redis.call('LTRIM', KEYS[1], 0, -1 - ARGV[2])
+return 1
+"""
+"""Remove the oldest records of acknowledged chunks, if the oldest is still the one that was read."""
+
 BOOKS = """
 -- KEYS: buffer, segments, ledger   ARGV: prefix of segment keys
 local rows, acked, count = 0, 0, 0
