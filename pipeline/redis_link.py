@@ -208,11 +208,13 @@ def connection_pool(url: str, number: int, pool: RedisPool) -> redis.BlockingCon
 
 def url_of_database(url: str, number: int) -> str:
     """The same address with another database number, whichever it named before."""
-    parts = urlsplit(url)
-    query = [pair for pair in parts.query.split("&") if pair and not pair.startswith("db=")]
-    if parts.scheme == "unix":
-        return urlunsplit(parts._replace(query="&".join([*query, f"db={number}"])))
-    return urlunsplit(parts._replace(path=f"/{number}", query="&".join(query)))
+    address, _, query = url.partition("?")
+    options = [option for option in query.split("&") if option and not option.startswith("db=")]
+    if url.startswith("unix:"):
+        options.append(f"db={number}")
+    else:
+        address = urlunsplit(urlsplit(address)._replace(path=f"/{number}"))
+    return "?".join([address, "&".join(options)]) if options else address
 
 
 def _pool_options(pool: RedisPool) -> dict[str, Any]:
@@ -414,9 +416,10 @@ class EmbeddedRedis:
 
     def _log_tail(self) -> str:
         try:
-            return (self.directory / "redis.log").read_text(errors="replace")[-600:].strip()
+            lines = (self.directory / "redis.log").read_text(errors="replace").splitlines()
         except OSError:
             return "it left no log"
+        return f"{self.directory / 'redis.log'} ends with: {' '.join(lines[-2:])}"
 
 
 def find_server() -> str:

