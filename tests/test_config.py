@@ -1,0 +1,228 @@
+"""Settings: where a value comes from, which one wins, and what a mistake sounds like."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pipeline import config, resources
+from pipeline.errors import ConfigError
+
+PATHS = {path: (default, meaning) for path, default, meaning in config.setting_paths()}
+
+# A valid value other than the default, where "one more" or "half" will not do.
+OTHER_VALUES: dict[str, Any] = {
+    "redis.url": "redis://elsewhere:6379",
+    "clickhouse.dsn": "https://elsewhere:8443",
+    "clickhouse.database": "other",
+    "clickhouse.cluster": "main",
+    "data_dir": "/elsewhere",
+    "buffer.key": ["a:{buffer}", "b:{buffer}"],
+    "buffer.overflow": "spill",
+    "vitals.browser_aliases": {"konqueror": "safari"},
+    "alerts.rules_file": "rules.yaml",
+    "alerts.channels": [{"url": "json://elsewhere"}],
+    "alerts.page_url": "https://elsewhere",
+    "web.host": "::1",
+    "log.level": "error",
+    "log.format": "pretty",
+}
+
+
+def other_value(path: str) -> Any:
+    default = PATHS[path][0]
+    if path in OTHER_VALUES:
+        return OTHER_VALUES[path]
+    if isinstance(default, bool):
+        return not default
+    return default + 1 if isinstance(default, int) and default != 80 else default / 2
+
+
+def variable_of(path: str) -> str:
+    return config.ENV_PREFIX + path.upper().replace(".", "__")
+
+
+def as_text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, list | dict | bool) else str(value)
+
+
+def as_mapping(path: str, value: Any) -> dict[str, Any]:
+    *sections, name = path.split(".")
+    mapping = {name: value}
+    for section in reversed(sections):
+        mapping = {section: mapping}
+    return mapping
+
+
+def read(loaded: config.Settings, path: str) -> Any:
+    value: Any = loaded
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def sentence(path: Path | None = None, environment: dict[str, str] | None = None) -> str:
+    """What the operator reads when these settings stop the start."""
+    with pytest.raises(ConfigError) as stopped:
+        config.load(path, environment or {})
+    text = str(stopped.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "pipeline.yaml"
+
+
+def test_shipped_file_is_the_defaults() -> None:
+    """config/pipeline.yaml, read as it is shipped, changes nothing."""
+    assert config.load(resources.path("config/pipeline.yaml"), {}) == config.load(None, {})
+
+
+def test_shipped_file_explains_every_setting() -> None:
+    """config/pipeline.yaml names every setting and says of each what the code says, and names no other."""
+    text = resources.text("config/pipeline.yaml")
+    assert set(_flat(yaml.safe_load(text))) == set(PATHS)
+    for path, (_, meaning) in PATHS.items():
+        name = path.rsplit(".", 1)[-1]
+        assert re.search(rf"^ *{name}:.*  # {re.escape(meaning)}$", text, re.MULTILINE), f"{path}: {meaning}"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[str]:
+    paths = []
+    for name, value in values.items():
+        path = prefix + name
+        paths += [path] if path in PATHS or not isinstance(value, dict) else _flat(value, path + ".")
+    return paths
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_setting_is_overridable(path: str, file: Path) -> None:
+    """Environment and file mean the same by a value, each beats the default, and the environment beats the file."""
+    default, value = PATHS[path][0], other_value(path)
+    by_environment = config.load(None, {variable_of(path): as_text(value)})
+    assert read(config.load(None, {}), path) == default != read(by_environment, path)
+
+    file.write_text(yaml.safe_dump(as_mapping(path, value)))
+    assert config.load(file, {}) == by_environment
+
+    if not isinstance(default, dict):  # the entries of a mapping are merged
+        file.write_text(yaml.safe_dump(as_mapping(path, json.loads(json.dumps(default, default=str)))))
+        assert config.load(file, {variable_of(path): as_text(value)}) == by_environment
+
+
+@pytest.mark.parametrize("path", [path for path, (default, _) in PATHS.items() if isinstance(default, str)])
+def test_every_text_may_stand_in_a_file(path: str, tmp_path: Path) -> None:
+    """VARIABLE_FILE names a file with the value, as secrets are mounted; a trailing newline does not count."""
+    secret = tmp_path / "secret"
+    secret.write_text(as_text(other_value(path)) + "\n")
+    by_value = config.load(None, {variable_of(path): as_text(other_value(path))})
+    assert config.load(None, {variable_of(path) + "_FILE": str(secret)}) == by_value
+
+
+def test_missing_secret_stops_the_start() -> None:
+    """A secret's file that is not there is named, with its variable."""
+    text = sentence(environment={"PIPELINE_REDIS__URL_FILE": "/nowhere/redis_url"})
+    assert "PIPELINE_REDIS__URL_FILE" in text
+    assert "/nowhere/redis_url" in text
+
+
+def test_file_named_by_the_environment(file: Path) -> None:
+    """PIPELINE_CONFIG names the file; a path given on the command line beats it."""
+    file.write_text("drainer: {batch_rows: 7}")
+    other = file.with_name("other.yaml")
+    other.write_text("drainer: {batch_rows: 8}")
+    environment = {"PIPELINE_CONFIG": str(file)}
+    assert config.load(None, environment).drainer.batch_rows == 7
+    assert config.load(other, environment).drainer.batch_rows == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("drainer: {batch_row: 7}", ("drainer.batch_row'", "did you mean 'drainer.batch_rows'")),
+        ("drianer: {batch_rows: 7}", ("drianer'", "did you mean 'drainer'")),
+        ("redis: {pool: {max_conections: 7}}", ("redis.pool.max_conections'", "'redis.pool.max_connections'")),
+        ("drainer: {batch_rows: many}", ("drainer.batch_rows", "many", "integer")),
+        ("drainer: {batch_rows: 0}", ("drainer.batch_rows", "0", "greater than 0")),
+        ("drainer: {batch_rows: 2.5}", ("drainer.batch_rows", "2.5")),
+        ("drainer: 7", ("drainer", "7")),
+        ("log: {level: loud}", ("log.level", "loud", "'debug'")),
+        ("redis: {url: 'http://localhost'}", ("redis.url", "http://localhost", "redis://")),
+        ("clickhouse: {dsn: localhost}", ("clickhouse.dsn", "localhost", "https://")),
+        ("clickhouse: {database: 'a; DROP'}", ("clickhouse.database", "a; DROP")),
+        ("- drainer", ("mapping", "list")),
+        ("drainer: [", ("not YAML",)),
+    ],
+)
+def test_mistake_is_one_sentence(text: str, named: tuple[str, ...], file: Path) -> None:
+    """A mistake in the file names the key, the value and the nearest valid name."""
+    file.write_text(text)
+    found = sentence(file)
+    assert all(name in found for name in named), found
+
+
+@pytest.mark.parametrize(
+    ("variable", "named"),
+    [
+        ("PIPELINE_DRAINER__BATCH_ROW", "drainer.batch_rows"),
+        ("PIPELINE_DRAINR__BATCH_ROWS", "drainer"),
+        ("PIPELINE_REDIS__DATABASES__METRIC", "redis.databases.metrics"),
+    ],
+)
+def test_misspelt_variable_is_not_ignored(variable: str, named: str) -> None:
+    """A misspelt variable stops the start instead of leaving the default in force."""
+    assert f"did you mean '{named}'" in sentence(environment={variable: "7"})
+
+
+def test_missing_file_is_named() -> None:
+    """A configuration file that is not there is named."""
+    assert "/nowhere/pipeline.yaml" in sentence(Path("/nowhere/pipeline.yaml"))
+
+
+names = st.from_regex(r"[A-Z]+(_[A-Z]+)*", fullmatch=True)
+
+
+@given(st.lists(names, min_size=2, max_size=4).map("__".join), st.text(min_size=1, max_size=20))
+def test_no_variable_is_silently_ignored(name: str, value: str) -> None:
+    """Whatever PIPELINE_<SECTION>__<NAME> says is either a setting's new value or a reason to stop."""
+    path = name.lower().replace("__", ".")
+    if path in PATHS:
+        return
+    with pytest.raises(ConfigError):
+        config.load(None, {config.ENV_PREFIX + name: value})
+
+
+@settings(max_examples=25)
+@given(st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=50))
+def test_any_text_is_read_or_refused_with_a_sentence(value: str) -> None:
+    """No text in a variable ends in anything but settings or a ConfigError."""
+    for path in PATHS:
+        try:
+            config.load(None, {variable_of(path): value})
+        except ConfigError as error:
+            assert path in str(error)
+
+
+def test_other_programs_variables_are_left_alone() -> None:
+    """PIPELINE_ is a common prefix in CI: what names no section of ours is not ours."""
+    assert config.load(None, {"PIPELINE_ID": "7", "PIPELINE_SOURCE": "push"}) == config.load(None, {})
+
+
+def test_settings_do_not_change_after_the_start() -> None:
+    """A value once read cannot be replaced, at any depth."""
+    loaded = config.load(None, {})
+    for owner, name in (
+        (loaded, "data_dir"),
+        (loaded.drainer, "batch_rows"),
+        (loaded.redis.pool, "retry_attempts"),
+    ):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(owner, name, getattr(owner, name))
