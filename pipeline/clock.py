@@ -1,10 +1,11 @@
 """The one place that reads the wall clock.
 
-Decisions take ``now`` as an argument; the jobs get it from a ``Clock``. ``demo``
-runs an hour of simulated platform in seconds through ``ScaledClock``.
+Decisions take ``now`` as an argument; the jobs get it from a ``Clock``. ``demo`` walks through
+half an hour of simulated platform with a ``ManualClock`` before it goes on live.
 """
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -16,6 +17,12 @@ class Clock(Protocol):
         ...
 
 
+def iso(moment_ms: int) -> str:
+    """A moment as people write it: ISO-8601 in UTC with milliseconds and ``Z``."""
+    moment = datetime.fromtimestamp(moment_ms / 1000, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment_ms % 1000:03d}Z"
+
+
 class WallClock:
     """The machine's own clock."""
 
@@ -24,37 +31,20 @@ class WallClock:
         return time.time_ns() // 1_000_000
 
 
-class ScaledClock:
-    """A clock that starts ``behind_s`` in the past and runs ``speed`` times faster until it has caught up."""
-
-    def __init__(self, behind_s: float, speed: float) -> None:
-        if speed <= 1:
-            raise ValueError("a clock that is behind must run faster than the wall clock")
-        self._start_s = time.time()
-        self._behind_s = behind_s
-        self._speed = speed
-
-    def now_ms(self) -> int:
-        """Milliseconds since the epoch, UTC; never ahead of the wall clock."""
-        now_s = time.time()
-        elapsed_s = now_s - self._start_s
-        simulated_s = self._start_s - self._behind_s + elapsed_s * self._speed
-        return int(min(simulated_s, now_s) * 1000)
-
-    def caught_up(self) -> bool:
-        """Whether simulated time has reached the wall clock."""
-        return (time.time() - self._start_s) * (self._speed - 1) >= self._behind_s
-
-
 class ManualClock:
-    """A clock that stands still until told otherwise; for tests and replays."""
+    """A clock that stands still until told otherwise, or released; for tests, replays and ``demo``."""
 
     def __init__(self, now_ms: int) -> None:
         self._now_ms = now_ms
+        self._released = False
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch, UTC."""
-        return self._now_ms
+        return WallClock().now_ms() if self._released else self._now_ms
+
+    def release(self) -> None:
+        """Follow the machine's clock from here on."""
+        self._released = True
 
     def set_ms(self, now_ms: int) -> None:
         """Move the clock to ``now_ms``."""

@@ -128,7 +128,7 @@ class Buffer:
         self.token = f"{_process_name(os.getpid())}/{secrets.token_hex(8)}"
         self._scripts = {
             name: self.client.register_script(getattr(scripts, name))
-            for name in ("SEAL", "CLAIM", "RENEW", "ACK", "FORGET", "DROP_ACKED", "BOOKS")
+            for name in ("SEAL", "CLAIM", "RENEW", "ACK", "FORGET", "DROP_ACKED", "MARK", "BOOKS")
         }
         self._durable: dict[str, bool] = {}
         self._fsync_policy: str | None = None
@@ -309,6 +309,11 @@ class Buffer:
     def drop_acked(self, records: list[bytes]) -> None:
         """Remove ``records``, the oldest of the acknowledged chunks, unless somebody else did so before."""
         self._run("DROP_ACKED", [self.keys.acked, self.keys.scratch], [records[-1], len(records)])
+
+    def mark_dead_letter(self, name: str, mark: str, now_ms: int, payload: bytes = b"") -> bool:
+        """Mark a dead letter and push its payload again (when given), both or neither; False if marked before."""
+        keys = [self.keys.marks, self.keys.buffer]
+        return bool(self._run("MARK", keys, [name, f"{mark} {now_ms}", payload]))
 
     def open_segments(self) -> int:
         """Sealed segments that are not wholly acknowledged."""

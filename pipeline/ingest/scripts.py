@@ -122,6 +122,14 @@ return 1
 """
 """Remove the oldest records of acknowledged chunks, if the oldest is still the one that was read."""
 
+MARK = """
+-- KEYS: marks, buffer   ARGV: name, mark, payload
+if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
+if #ARGV[3] > 0 then redis.call('LPUSH', KEYS[2], ARGV[3]) end
+return 1
+"""
+"""Mark a dead letter once, pushing its payload in the same step. A producer's write: refused when memory is full."""
+
 BOOKS = """
 -- KEYS: buffer, segments, ledger   ARGV: prefix of segment keys
 local rows, acked, count = 0, 0, 0
