@@ -99,6 +99,7 @@ CREATE TABLE IF NOT EXISTS {database}.{local:web_vitals} {on_cluster}
     p95_low           Float64,
     p95_high          Float64,
     low_confidence    Bool,
+    p95_low_confidence Bool,
     lighthouse_score  Float64,
     is_legacy         Bool,
     histogram         Map(Int32, UInt64),
