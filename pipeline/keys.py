@@ -102,6 +102,11 @@ class BufferKeys:
         return f"{self._tag}:scheduler"
 
     @property
+    def services(self) -> str:
+        """Hash: running process to what it last said of itself."""
+        return f"{self._tag}:services"
+
+    @property
     def checkpoints(self) -> str:
         """Hash: how far each job has come."""
         return f"{self._tag}:checkpoints"

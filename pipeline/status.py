@@ -1,0 +1,133 @@
+"""What is going on: gathered from Redis and ClickHouse for ``status``, ``top`` and the alert facts.
+
+Each part that cannot be asked is left out and named under ``trouble``; a status is never an error.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.config import Settings
+from pipeline.errors import Outage, PipelineError
+from pipeline.ingest.buffer import Books, Buffer
+from pipeline.ingest.metric import Limits, Metric, decode
+from pipeline.redis_link import RedisLink, outages
+from pipeline.store.clickhouse import Store
+
+STALE_HEARTBEAT_MS = 15_000
+
+
+@dataclass
+class Status:
+    """One look at the pipeline."""
+
+    books: Books = field(default_factory=Books)
+    oldest_waiting_s: float = 0.0
+    dirty_minutes: int = 0
+    ledger_pending: int = 0
+    redis_memory_bytes: int = 0
+    redis_memory_pct: float = 0.0
+    high_water: list[str] = field(default_factory=list)
+    services: list[dict[str, Any]] = field(default_factory=list)
+    rows: int | None = None
+    newest_row_age_s: float | None = None
+    firing: int | None = None
+    dead_letters_open: int | None = None
+    trouble: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The object that ``pipeline status --json`` prints."""
+        fields = {name: value for name, value in vars(self).items() if name != "books"}
+        return {**self.books.as_dict(), **fields}
+
+
+def gather(settings: Settings, link: RedisLink, buffers: Sequence[Buffer], store: Store | None) -> Status:
+    """Ask Redis and, where ``store`` is given, ClickHouse."""
+    status = Status()
+    try:
+        _ask_redis(status, settings, link, buffers)
+    except Outage as outage:
+        status.trouble.append(f"Redis: {outage}")
+    if store is not None:
+        try:
+            _ask_clickhouse(status, store)
+        except PipelineError as error:
+            status.trouble.append(str(error))
+    for service in status.services:
+        if service.get("trouble"):
+            status.trouble.append(f"{service['name']}: {service['trouble']}")
+    if status.books.unaccounted:
+        status.trouble.append(f"the books differ by {status.books.unaccounted}: run 'pipeline audit'")
+    status.trouble += status.high_water
+    return status
+
+
+def oldest_waiting_s(buffer: Buffer, now_ms: int) -> float:
+    """Age of the oldest item that waits, by its own timestamp; 0 when nothing waits or it cannot be read."""
+    with outages():
+        item = buffer.client.lindex(buffer.key, -1)
+    if item is None:
+        return 0.0
+    metric = decode(item, now_ms, Limits(retention_ms=1 << 53))
+    return max(0.0, (now_ms - metric.timestamp_ms) / 1000) if isinstance(metric, Metric) else 0.0
+
+
+def _ask_redis(status: Status, settings: Settings, link: RedisLink, buffers: Sequence[Buffer]) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    for buffer in buffers:
+        status.books += buffer.books()
+        status.oldest_waiting_s = max(status.oldest_waiting_s, oldest_waiting_s(buffer, now_ms))
+        with outages():
+            status.dirty_minutes += buffer.client.hlen(buffer.keys.dirty)
+            status.ledger_pending += buffer.client.llen(buffer.keys.acked)
+    memory = link.server_info()
+    status.redis_memory_bytes = int(memory["used_memory"])
+    limit = int(memory.get("maxmemory") or 0)
+    status.redis_memory_pct = round(100 * status.redis_memory_bytes / limit, 1) if limit else 0.0
+    status.services = services(buffers[0], now_ms)
+    status.high_water = high_water(settings, status)
+
+
+def services(buffer: Buffer, now_ms: int) -> list[dict[str, Any]]:
+    """What each running process last said of itself; those that fell silent are left out."""
+    with outages():
+        found = buffer.client.hgetall(buffer.keys.services)
+    said = [{"name": name.decode(), **json.loads(text)} for name, text in found.items()]
+    return [one for one in said if now_ms - one["at"] < STALE_HEARTBEAT_MS]
+
+
+def high_water(settings: Settings, status: Status) -> list[str]:
+    """Which high-water marks are passed, in words."""
+    marks = settings.buffer
+    passed = []
+    if status.books.waiting + status.books.in_flight > marks.high_water_rows:
+        passed.append(
+            f"{status.books.waiting + status.books.in_flight:,} items are not stored yet, "
+            f"more than buffer.high_water_rows {marks.high_water_rows:,}"
+        )
+    if status.books.waiting and status.oldest_waiting_s > marks.high_water_age_s and status.books.segments:
+        passed.append(
+            f"the oldest item is {status.oldest_waiting_s:.0f} s old, "
+            f"more than buffer.high_water_age_s {marks.high_water_age_s:.0f}"
+        )
+    if status.redis_memory_pct > marks.high_water_memory_pct:
+        passed.append(
+            f"Redis uses {status.redis_memory_pct} % of its memory, "
+            f"more than buffer.high_water_memory_pct {marks.high_water_memory_pct:g}"
+        )
+    return passed
+
+
+def _ask_clickhouse(status: Status, store: Store) -> None:
+    rows, newest_ms = store.rows(
+        "SELECT count(), toUnixTimestamp64Milli(max(ingested_at)) FROM metrics WHERE timestamp > now() - INTERVAL 1 DAY"
+    )[0]
+    status.rows = store.rows("SELECT count() FROM metrics")[0][0]
+    if rows:
+        status.newest_row_age_s = round(max(0.0, time.time() - newest_ms / 1000), 1)
+    status.firing = store.rows("SELECT count() FROM alerts_now WHERE to_state = 'firing'")[0][0]
+    status.dead_letters_open = store.rows("SELECT count() FROM dead_letters_open")[0][0]
