@@ -1,0 +1,154 @@
+"""The compose file and the image, proved as far as that goes without a Docker engine.
+
+What the containers run is run in test_servers.py: here the file's shape, references and variables are read.
+"""
+
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from pipeline import config
+
+ROOT = Path(__file__).parent.parent
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+ENV_EXAMPLE = (ROOT / ".env.example").read_text()
+DOCKERFILE = (ROOT / "config/image/Dockerfile").read_text()
+CLICKHOUSE_USERS = ROOT / "config/clickhouse/users.d/pipeline.xml"
+
+services = pytest.mark.parametrize("name", SERVICES)
+
+
+def interpolated(text: str) -> str:
+    """As compose would pass it on, every password being "secret"."""
+    return re.sub(r"\$\{(\w+):\?[^}]*\}", "secret", text).replace("$$", "$")
+
+
+def mounts() -> Iterator[tuple[Path, str, str]]:
+    """(file or directory of ours, where, "ro") of every bind mount."""
+    for service in SERVICES.values():
+        for volume in service["volumes"]:
+            source, target, *mode = volume.split(":")
+            if source.startswith("."):
+                yield ROOT / source, target, *(mode or ["rw"])
+
+
+@services
+def test_service_has_no_more_rights_than_it_needs(name: str) -> None:
+    """Nobody runs as root, gains privileges, or writes to the image; ports are this machine's alone."""
+    service = SERVICES[name]
+    user = service.get("user") or re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)[-1]
+    assert int(user.split(":")[0]) > 0
+    assert service["read_only"] is True
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    assert "privileged" not in service
+    assert "network_mode" not in service
+
+
+@services
+def test_service_is_known_to_be_well(name: str) -> None:
+    """Whatever stays up has a health check; whoever waits, waits for one or for an end."""
+    service = SERVICES[name]
+    is_task = service["restart"] == "no"
+    if not is_task and "build" not in service:
+        assert service["healthcheck"]["test"][0] == "CMD"
+    if not is_task and "build" in service:
+        assert "HEALTHCHECK" in DOCKERFILE
+    for other, wanted in service.get("depends_on", {}).items():
+        ends = SERVICES[other]["restart"] == "no"
+        assert wanted == {"condition": "service_completed_successfully" if ends else "service_healthy"}
+
+
+def test_what_lasts_lies_in_named_volumes() -> None:
+    """Every volume is declared and used, and nothing of ours is mounted writable."""
+    used = {volume.split(":")[0] for service in SERVICES.values() for volume in service["volumes"]}
+    assert {name for name in used if not name.startswith(".")} == set(COMPOSE["volumes"])
+    assert all(mode == "ro" for _, _, mode in mounts())
+
+
+def test_every_file_named_is_there() -> None:
+    """Mounted files, the Dockerfile and what it copies exist, and .dockerignore lets them through."""
+    assert [str(source) for source, _, _ in mounts() if not source.exists()] == []
+    builds = [service["build"] for service in SERVICES.values() if "build" in service]
+    assert builds
+    assert all((ROOT / build["context"] / build["dockerfile"]).is_file() for build in builds)
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for copied in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE):
+        for source in copied.split():
+            assert (ROOT / source).exists(), source
+            assert source.split("/")[0] in allowed, source
+
+
+def test_every_password_has_to_be_set() -> None:
+    """The compose file's variables are those of .env.example; none has a default, there or here."""
+    text = re.sub(r"^\s*#.*$", "", (ROOT / "docker-compose.yml").read_text(), flags=re.MULTILINE)
+    asked = re.findall(r"(?<!\$)\$(?!\$)(.*)", text)
+    required = [re.match(r"\{([A-Z_]+):\?set it in \.env\}", found) for found in asked]
+    assert all(required), asked
+    names = re.findall(r"^([A-Z_]+)=(.*)$", ENV_EXAMPLE, re.MULTILINE)
+    assert {found[1] for found in required if found} == {name for name, _ in names}
+    assert all(value == "" for _, value in names)
+
+
+def test_passwords_can_be_drawn(tmp_path: Path) -> None:
+    """The lines that .env.example offers fill every password with one of its own, fit for a URL."""
+    lines = [line.removeprefix("#").strip() for line in ENV_EXAMPLE.splitlines() if line.startswith("#   ")]
+    (tmp_path / ".env.example").write_text(ENV_EXAMPLE)
+    subprocess.run(["sh", "-c", "\n".join(lines)], cwd=tmp_path, check=True)
+    drawn = re.findall(r"^([A-Z_]+)=([0-9a-f]{48})$", (tmp_path / ".env").read_text(), re.MULTILINE)
+    assert [name for name, _ in drawn] == re.findall(r"^([A-Z_]+)=$", ENV_EXAMPLE, re.MULTILINE)
+    assert len({password for _, password in drawn}) == len(drawn)
+
+
+@pytest.mark.parametrize("name", [name for name, service in SERVICES.items() if "build" in service])
+def test_pipeline_starts_with_these_variables(name: str) -> None:
+    """What the compose file and the image tell the pipeline are settings it knows, and reach the neighbours there."""
+    image = dict(re.findall(r"(PIPELINE_\w+)=(\S+)", DOCKERFILE))
+    environment = {key: interpolated(str(value)) for key, value in SERVICES[name]["environment"].items()}
+    mounted = {target: source for source, target, _ in mounts()}
+    file = mounted[environment.pop("PIPELINE_CONFIG")]
+    settings = config.load(file, image | environment)
+    assert settings.redis.url == "redis://:secret@redis:6379"
+    assert re.fullmatch(r"http://(\w+):secret@clickhouse:8123", settings.clickhouse.dsn)
+    user = settings.clickhouse.dsn.split(":")[1].removeprefix("//")
+    assert user in {element.tag for element in ElementTree.parse(CLICKHOUSE_USERS).getroot().iterfind("users/*")}
+    assert settings.alerts.rules_file in ("", *mounted)
+    if name == "pipeline":
+        assert str(settings.data_dir) in {volume.split(":")[1] for volume in SERVICES[name]["volumes"]}
+
+
+# The image
+
+
+@pytest.mark.parametrize(("lock", "roots"), [("requirements", "dependencies"), ("build", "build")])
+def test_image_installs_what_the_project_asks_for_by_hash(lock: str, roots: str) -> None:
+    """Every dependency is locked to a version in its range and to hashes; no place to get it from is named."""
+    text = re.sub(r"^#.*\n", "", (ROOT / f"config/image/{lock}.lock").read_text(), flags=re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = (
+        project["project"]["dependencies"] + project["project"]["optional-dependencies"]["notify"]
+        if roots == "dependencies"
+        else project["build-system"]["requires"]
+    )
+    locked = {}
+    for entry in re.split(r"\n(?=[a-z0-9])", text):
+        requirement, *hashes = entry.replace("\\\n", "").split("--hash=")
+        name, version = requirement.split(";")[0].strip().split("==")
+        locked[canonicalize_name(name)] = version
+        assert hashes, name
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", one.strip()) for one in hashes), name
+    for requirement in map(Requirement, wanted):
+        assert locked[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+    assert not re.search(r"://|index-url|find-links", text)
+    assert "--require-hashes" in DOCKERFILE
+    assert f"config/image/{lock}.lock" in DOCKERFILE
