@@ -157,10 +157,12 @@ def _sort_within_groups(values: Float64Array, ids: IndexArray, starts: IndexArra
     sizes = np.diff(starts)
     by_size = np.argsort(sizes, kind="stable")
     distinct, first = np.unique(sizes[by_size], return_index=True)
+    bounds = [*first.tolist(), len(sizes)]
     # At most sqrt(2 n) different sizes exist, so this loop is short even for a million values.
-    for size, groups in zip(distinct.tolist(), np.split(by_size, first[1:]), strict=True):
+    for place, size in enumerate(distinct.tolist()):
         if size < 2:
             continue
+        groups = by_size[bounds[place] : bounds[place + 1]]
         if len(groups) == 1:
             result[starts[groups[0]] : starts[groups[0]] + size].sort()
         else:

@@ -143,21 +143,29 @@ def merge_series(parts: list[Windows]) -> Windows:
     return Windows(parts[0].window_s, rows.take(pa.array(in_order)), executions)
 
 
-def stamp(windows: Windows, now_ms: int, grace_s: float) -> pa.Table:
-    """The rows as the table stores them: with ``revision``, ``is_final`` and ``computed_at``.
+def is_final(start_s: int, window_s: int, now_ms: int, grace_s: float) -> bool:
+    """Whether ``now`` is ``grace_s`` or more past the end of a window. It may still change; then it stays final."""
+    return now_ms >= (start_s + window_s + grace_s) * 1000
 
-    ``revision`` is twice the number of raw rows of the window over all series, plus one when it is final
-    (``now`` is ``grace_s`` or more past its end). Raw rows are only ever added, so a computation that saw more
-    of them always replaces one that saw fewer, whoever finishes first; the same rows give the same
-    revision and the same content. Raw rows that expired can never replace a window that saw them.
+
+def revision(raw_rows: int, final: bool) -> int:
+    """The revision of a window that was computed from ``raw_rows`` rows over all series.
+
+    Raw rows are only ever added, so a computation that saw more of them replaces one that saw fewer,
+    whoever finishes first; the same rows give the same revision and the same content. Nor can a window
+    whose raw rows have expired in part replace the one that saw them all.
     """
-    starts = windows.rows.column("window_start").to_numpy().astype(np.int64)
-    is_final = now_ms >= (starts + windows.window_s + grace_s) * 1000
-    samples = windows.counts()
-    revisions = 2 * np.fromiter((samples[start] for start in starts.tolist()), np.int64, len(starts)) + is_final
+    return 2 * raw_rows + final
+
+
+def stamp(windows: Windows, now_ms: int, grace_s: float) -> pa.Table:
+    """The rows as the table stores them: with ``revision``, ``is_final`` and ``computed_at``."""
+    finals = {start: is_final(start, windows.window_s, now_ms, grace_s) for start in windows.executions}
+    revisions = {start: revision(rows, finals[start]) for start, rows in windows.counts().items()}
+    starts = windows.rows.column("window_start").to_pylist()
     return (
-        windows.rows.append_column("revision", _unsigned(revisions))
-        .append_column("is_final", pa.array(is_final))
+        windows.rows.append_column("revision", pa.array([revisions[start] for start in starts], pa.uint64()))
+        .append_column("is_final", pa.array([finals[start] for start in starts], pa.bool_()))
         .append_column("computed_at", pa.array(np.full(len(starts), now_ms), pa.timestamp("ms", "UTC")))
     )
 

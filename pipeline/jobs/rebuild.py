@@ -1,0 +1,129 @@
+"""Computes any range of windows again from the raw rows: ``pipeline rollup --from --to``.
+
+Safe beside the live job and beside another rebuild: revisions decide (``windows.revision``), so a window is
+only ever replaced by one computed from as many raw rows or more. It reads in pieces of bounded memory and
+takes no lock. After every piece the place reached is noted in Redis; started again with the same range it goes on from
+there. When a neighbour is away the outage is raised, and nothing written so far is lost.
+
+What it cannot do: take rows out of a window. If somebody deleted raw rows, fewer rows make a lower revision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import redis
+
+from pipeline.analyse.windows import stamp
+from pipeline.config import RollupSettings
+from pipeline.failpoints import hit
+from pipeline.jobs import rawrows
+from pipeline.jobs.rawrows import FRAME_S
+from pipeline.jobs.rollup import TABLES, RollupReport, Window, compute
+from pipeline.redis_link import outages
+
+if TYPE_CHECKING:
+    from pipeline.store.clickhouse import Store
+
+# Counting rows ahead of reading them goes in steps of a day, one partition.
+_STEP_S = 86_400
+
+
+@dataclass(frozen=True)
+class RebuildProgress:
+    """How far a rebuild has come; times in epoch seconds, on 5-minute boundaries."""
+
+    from_s: int
+    to_s: int
+    reached_s: int
+    report: RollupReport
+
+    @property
+    def share(self) -> float:
+        """0 at the beginning, 1 at the end."""
+        return (self.reached_s - self.from_s) / (self.to_s - self.from_s) if self.to_s > self.from_s else 1.0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a rebuild goes on: one field of ``BufferKeys.checkpoints``."""
+
+    client: redis.Redis
+    key: str
+
+    def load(self, name: str) -> int | None:
+        """The place noted under ``name``."""
+        with outages():
+            found = self.client.hget(self.key, name)
+        return int(found) if found is not None else None
+
+    def save(self, name: str, reached_s: int) -> None:
+        """Note the place reached."""
+        with outages():
+            self.client.hset(self.key, name, str(reached_s))
+
+    def clear(self, name: str) -> None:
+        """Done: the next rebuild of the range begins at its beginning."""
+        with outages():
+            self.client.hdel(self.key, name)
+
+
+def rebuild(
+    store: Store,
+    from_ms: int,
+    to_ms: int,
+    now_ms: int,
+    settings: RollupSettings,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[RebuildProgress], None] | None = None,
+) -> RollupReport:
+    """Compute every window that overlaps [``from_ms``, ``to_ms``) and is over; oldest first.
+
+    Windows that are still open are left to the live job. Raises ``StoreOutage`` or ``RedisOutage``.
+    """
+    from_s = from_ms // 1000 // FRAME_S * FRAME_S
+    to_s = -(-to_ms // (1000 * FRAME_S)) * FRAME_S
+    name = f"rebuild:{from_s}:{to_s}"
+    reached_s = max(from_s, (checkpoint.load(name) if checkpoint else None) or from_s)
+    report = RollupReport()
+
+    def reach(second: int) -> None:
+        hit("rebuild.before_checkpoint")
+        if checkpoint:
+            checkpoint.save(name, second)
+        if progress:
+            progress(RebuildProgress(from_s, to_s, second, report))
+
+    reach(reached_s)
+    over_s = int(now_ms // 1000 - settings.delay_s)
+    for step in range(reached_s, to_s, _STEP_S):
+        frames = range(step, min(step + _STEP_S, to_s), FRAME_S)
+        ranges = {frame: (frame, frame + FRAME_S) for frame in frames if frame < over_s}
+        for piece in rawrows.pieces(store, ranges):
+            _rebuild_piece(store, piece, over_s, now_ms, settings, report)
+            reach(max(piece.ranges) + FRAME_S)
+    if checkpoint:
+        checkpoint.clear(name)
+    if progress:
+        progress(RebuildProgress(from_s, to_s, to_s, report))
+    return report
+
+
+def _rebuild_piece(
+    store: Store, piece: rawrows.Piece, over_s: int, now_ms: int, settings: RollupSettings, report: RollupReport
+) -> None:
+    wanted = {
+        width_s: [
+            window
+            for frame in piece.ranges
+            for start in range(frame, frame + FRAME_S, width_s)
+            if (window := Window(width_s, start)).end_s <= over_s
+        ]
+        for width_s in TABLES
+    }
+    for windows in compute(store, piece, wanted, report).values():
+        rows = stamp(windows, now_ms, settings.grace_s)
+        store.insert(TABLES[windows.window_s], rows)
+        report.count(windows.window_s, len(windows.executions), rows.num_rows)
