@@ -24,7 +24,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from multiprocessing import util
 from types import TracebackType
 from typing import Any
@@ -53,6 +53,7 @@ _FIRST_PAUSE_S = 0.05
 _MAX_PAUSE_S = 5.0
 _PER_ITEM_BYTES = 64
 _EXACT_INTEGER = 2**53
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # KEYS: buffer, marker. ARGV: number of this batch, life of the marker in seconds, items.
 # The copies to and from Lua make a push of 1,000 cost the server 0.9 instead of 0.4 ms.
@@ -431,7 +432,8 @@ def _timestamp(timestamp: Any) -> Any:
         return timestamp
     if timestamp.tzinfo is None:
         raise ValueError(f"the timestamp of a metric needs its zone: {timestamp!r}")
-    return round(timestamp.timestamp() * 1000)
+    # Not by timestamp(): its float lands below the millisecond it means.
+    return (timestamp - _EPOCH) // timedelta(milliseconds=1)
 
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
