@@ -81,11 +81,10 @@ def assess(
 ) -> pa.Table:
     """Assess every vital within every combination of ``dimensions``; one row each, sorted by (vital, *dimensions).
 
-    ``views`` are raw metrics with the columns metric_type, environment, browser, page, value, timestamp,
-    id, segment, position; rows of other metric types are passed over. Letter case of metric types and
-    browsers does not count, and a browser is reported by its alias, or else in lower case. Rows of one
-    group that share a non-empty ``id`` report one page view, of which the last value counts: by
-    timestamp, then (segment, position).
+    ``views`` are raw metrics with the columns metric_type, browser, value, timestamp, id, segment, position
+    and ``dimensions``; rows of other metric types are passed over. Letter case of metric types does not
+    count, browsers go by their ``reported_browser``. Rows of one group that share a non-empty ``id`` report
+    one page view, of which the last value counts: by timestamp, then (segment, position).
 
     The result has the columns of the table ``web_vitals`` but those that say when it was computed.
     Bounds are NaN where there are too few samples for them (``low_confidence``, ``p95_low_confidence``),
@@ -100,6 +99,12 @@ def assess(
     vitals = [VITALS[name] for name in groups.keys.column("vital").to_pylist()]
     columns = {name: groups.keys.column(name) for name in groups.keys.column_names}
     return pa.table(columns | _statistics(grouped) | _verdict(grouped, vitals) | _bounds(grouped))
+
+
+def reported_browser(sent: str, browser_aliases: Mapping[str, str]) -> str:
+    """The name under which a browser is reported: its alias, whatever its letter case, or else itself in lower case."""
+    lowered = sent.lower()
+    return next((alias for name, alias in browser_aliases.items() if name.lower() == lowered), lowered)
 
 
 def rate(values: Float64Array, good: ArrayLike, poor: ArrayLike) -> IndexArray:
@@ -152,9 +157,8 @@ def _canonical(views: pa.Table, browser_aliases: Mapping[str, str]) -> pa.Table:
     types = ranked(views.column("metric_type"))
     names = [text.lower() for text in types.values.to_pylist()]
     is_vital = np.array([name in VITALS for name in names], dtype=bool)[types.ranks]
-    aliases = {sent.lower(): reported for sent, reported in browser_aliases.items()}
     browsers = ranked(views.column("browser"))
-    reported = [aliases.get(text.lower(), text.lower()) for text in browsers.values.to_pylist()]
+    reported = [reported_browser(text, browser_aliases) for text in browsers.values.to_pylist()]
     renamed = views.append_column("vital", _spelt(types.ranks, names))
     renamed = renamed.set_column(views.column_names.index("browser"), "browser", _spelt(browsers.ranks, reported))
     return renamed.filter(pa.array(is_vital))

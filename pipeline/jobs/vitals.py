@@ -1,0 +1,232 @@
+"""Writes Web Vitals: 5-minute windows to the table ``web_vitals``, the last hour to Redis.
+
+``write_windows`` is called by whoever knows which windows were touched (the rollup job, before it forgets their
+minutes) and is safe to repeat: a window is a function of its raw rows, its revision grows with their
+number, and it is written whole. ``run`` publishes ``cwv:{browser}:{vital}`` and ``compat:scores`` from the raw
+rows of the last ``vitals.rolling_s`` seconds and remembers nothing that the next run would need.
+
+Reports of one page view are counted once *within* a window, respectively within the rolling hour.
+
+When ClickHouse or Redis is away the outage is raised; the next run makes good. Should nobody publish any
+more, the keys expire instead of passing old figures off as the last hour.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import keys
+from pipeline.analyse.vitals import PERCENTILE_DEFINITION, RATED_BY, VITALS, WINDOW_DIMENSIONS, assess, reported_browser
+from pipeline.failpoints import hit
+from pipeline.redis_link import outages
+
+if TYPE_CHECKING:
+    import redis
+
+    from pipeline.config import Settings
+    from pipeline.store.clickhouse import Store
+
+TABLE = "web_vitals"
+WINDOW_S = 300
+
+_WINDOWS_PER_READ = 12
+"""An hour at once keeps a backfill in memory; its windows lie in one or two partitions."""
+
+# The payload of redis-schema.md first, then ours. All of these are figures of ``assess``.
+_FIGURES = (
+    *("avg", "p95", "p75", "samples", "rating"),
+    *("p50", "p90", "p99", "good", "needs_improvement", "poor"),
+    *("p75_rated", "p75_low", "p75_high", "p95_low", "p95_high", "low_confidence", "p95_low_confidence"),
+    *("lighthouse_score", "is_legacy"),
+)
+
+
+def every_casing(words: Iterable[str]) -> list[str]:
+    """All spellings of some words in upper and lower case: a list can use the index, ``lower(column)`` cannot."""
+    return [
+        "".join(letters)
+        for word in words
+        for letters in itertools.product(*({letter.lower(), letter.upper()} for letter in word))
+    ]
+
+
+_TYPES = every_casing(VITALS)
+
+# Dictionaries come as they lie in the table, several times faster than strings.
+_READ = """
+SELECT metric_type, environment, browser, page, value, timestamp, tags['id'] AS id, segment, position
+FROM metrics
+WHERE metric_type IN {types:Array(String)}
+  AND timestamp >= fromUnixTimestamp64Milli({from_ms:Int64}, 'UTC')
+  AND timestamp < fromUnixTimestamp64Milli({to_ms:Int64}, 'UTC')
+SETTINGS output_format_arrow_low_cardinality_as_dictionary = 1
+"""
+
+_EXECUTIONS = """
+SELECT browser, countIf(status != 'skipped') AS total, countIf(status = 'passed') AS passed
+FROM metrics
+WHERE metric_type IN {types:Array(String)}
+  AND timestamp >= fromUnixTimestamp64Milli({from_ms:Int64}, 'UTC')
+  AND timestamp < fromUnixTimestamp64Milli({to_ms:Int64}, 'UTC')
+GROUP BY browser
+"""
+
+
+@dataclass
+class VitalsReport:
+    """What one publication held: ``cwv`` hashes written and removed, browsers scored."""
+
+    published: int = 0
+    removed: int = 0
+    browsers_scored: int = 0
+
+
+@dataclass
+class VitalsJob:
+    """Web Vitals out of ``store``, into it and into the Redis database ``metrics``."""
+
+    store: Store
+    redis: redis.Redis
+    settings: Settings
+    _published: set[str] | None = field(default=None)
+
+    def write_windows(self, starts_s: Collection[int], now_ms: int) -> int:
+        """Compute the 5-minute windows that begin at ``starts_s`` (epoch seconds) and write them; returns rows written.
+
+        One insert per window. ``revision`` is twice the raw vitals of the window plus one when it is
+        final (``rollups.grace_s`` past its end): whoever has seen more rows wins, whoever writes last.
+        A window without vitals is not written. Raises ``StoreOutage``; then some may be written.
+        """
+        written = 0
+        pending = sorted(starts_s)
+        while pending:
+            # Neighbours in one read, however far apart the windows lie otherwise.
+            batch = [
+                start for start in pending[:_WINDOWS_PER_READ] if start < pending[0] + _WINDOWS_PER_READ * WINDOW_S
+            ]
+            pending = pending[len(batch) :]
+            views = self._read(batch[0] * 1000, (batch[-1] + WINDOW_S) * 1000)
+            window = views.column("timestamp").cast(pa.int64()).to_numpy() // (WINDOW_S * 1000) * WINDOW_S
+            for start in batch:
+                rows = self._window(views.filter(pa.array(window == start)), start, now_ms)
+                hit("vitals.before_insert")
+                self.store.insert(TABLE, rows)
+                written += rows.num_rows
+        return written
+
+    def run(self, now_ms: int) -> VitalsReport:
+        """Publish the vitals and the scores of the ``vitals.rolling_s`` seconds up to ``now_ms``, inclusive.
+
+        All pages and environments together, exact, from the raw rows. Raises ``StoreOutage`` or ``RedisOutage``.
+        """
+        from_ms, to_ms = now_ms - self.settings.vitals.rolling_s * 1000 + 1, now_ms + 1
+        assessed = assess(self._read(from_ms, to_ms), self.settings.vitals.browser_aliases, ("browser",))
+        scores = self._scores(from_ms, to_ms)
+        with outages():
+            return self._publish(assessed.drop_columns(["histogram"]).to_pylist(), scores, now_ms)
+
+    def _read(self, from_ms: int, to_ms: int) -> pa.Table:
+        return self.store.query(_READ, {"types": _TYPES, "from_ms": from_ms, "to_ms": to_ms})
+
+    def _window(self, views: pa.Table, start_s: int, now_ms: int) -> pa.Table:
+        rows = assess(views, self.settings.vitals.browser_aliases, WINDOW_DIMENSIONS)
+        is_final = now_ms >= (start_s + WINDOW_S + self.settings.rollups.grace_s) * 1000
+        stamped = {
+            "window_start": pa.array(np.full(rows.num_rows, start_s, dtype=np.uint32)),
+            "revision": pa.array(np.full(rows.num_rows, 2 * views.num_rows + is_final, dtype=np.uint64)),
+            "is_final": pa.array(np.full(rows.num_rows, is_final)),
+            "computed_at": pa.array(np.full(rows.num_rows, now_ms), pa.timestamp("ms", "UTC")),
+        }
+        return pa.table({name: rows.column(name) for name in rows.column_names} | stamped)
+
+    def _scores(self, from_ms: int, to_ms: int) -> dict[Any, str]:
+        """Per reported browser the percentage of its executions that passed; no browser, no score."""
+        aliases = self.settings.vitals.browser_aliases
+        counted: dict[str, tuple[int, int]] = {}
+        parameters = {"types": every_casing(["duration"]), "from_ms": from_ms, "to_ms": to_ms}
+        for sent, total, passed in self.store.rows(_EXECUTIONS, parameters):
+            browser = reported_browser(sent, aliases)
+            totals = counted.get(browser, (0, 0))
+            counted[browser] = totals[0] + total, totals[1] + passed
+        return {
+            browser: _percentage(passed, total) for browser, (total, passed) in counted.items() if browser and total
+        }
+
+    def _publish(self, assessed: list[dict[str, Any]], scores: dict[Any, str], now_ms: int) -> VitalsReport:
+        span_s = self.settings.vitals.rolling_s
+        before = self._published_before()
+        present: set[str] = set()
+        pipeline = self.redis.pipeline(transaction=False)
+        for row in assessed:
+            if not row["browser"]:
+                continue
+            key = keys.cwv(row["browser"], row["vital"])
+            present.add(key)
+            fields, absent = _fields(row, span_s, now_ms)
+            pipeline.hset(key, mapping=fields)
+            if absent:
+                pipeline.hdel(key, *absent)
+            pipeline.expire(key, span_s)
+        gone = before - present
+        if gone:
+            pipeline.delete(*gone)
+        stale = {_decoded(browser) for browser in self.redis.hkeys(keys.COMPAT_SCORES)} - scores.keys()
+        if stale:
+            pipeline.hdel(keys.COMPAT_SCORES, *stale)
+        if scores:
+            pipeline.hset(keys.COMPAT_SCORES, mapping=scores)
+            pipeline.expire(keys.COMPAT_SCORES, span_s)
+        # A key stays on the list until it is certainly gone.
+        self._published = before | present
+        hit("vitals.before_publish")
+        pipeline.execute()
+        self._published = present
+        return VitalsReport(len(present), len(gone), len(scores))
+
+    def _published_before(self) -> set[str]:
+        """Our keys in Redis; looked for once, then remembered."""
+        if self._published is None:
+            found = self.redis.scan_iter(match=keys.cwv("*", "*"), count=1000)
+            self._published = {_decoded(key) for key in found}
+        return self._published
+
+
+def _fields(row: dict[str, Any], span_s: int, now_ms: int) -> tuple[dict[Any, str], list[str]]:
+    """The hash of one vital, and which fields it must not have: figures that do not exist for it."""
+    figures = {name: _text(row[name]) for name in _FIGURES}
+    absent = [name for name, text in figures.items() if text is None]
+    fields: dict[Any, str] = {name: text for name, text in figures.items() if text is not None}
+    fields |= {
+        "percentiles": PERCENTILE_DEFINITION,
+        "rated_by": RATED_BY,
+        "window_s": str(span_s),
+        "last_updated": datetime.fromtimestamp(now_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    successor = VITALS[row["vital"]].successor
+    return fields | ({"successor": successor} if successor else {}), absent
+
+
+def _decoded(name: bytes | str) -> str:
+    return name if isinstance(name, str) else name.decode()
+
+
+def _text(value: float | int | bool | str) -> str | None:
+    """1200.0 as "1200", 0.05125 as "0.0513", NaN not at all."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return None if np.isnan(value) else np.format_float_positional(value, precision=4, trim="-")
+    return str(value)
+
+
+def _percentage(passed: int, total: int) -> str:
+    """One decimal, as redis-schema.md has it; "100.0" only when everything passed."""
+    rounded = round(100 * passed / total, 1)
+    return f"{rounded if passed == total else min(rounded, 99.9):.1f}"
