@@ -13,7 +13,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import MAX_EMAX, MIN_EMIN, ROUND_FLOOR, Context
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -112,11 +112,17 @@ _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)
 _ANY = msgspec.json.Decoder()
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# It always matches, an unterminated string to the end: a pattern that could fail would be tried again
+# at every further quote, which took 20 s for one item of 64 KiB.
+_STRING = re.compile(rb'"(?:[^"\\]|\\.?)*"?', re.DOTALL)
 _ISO = re.compile(
     r"(\d{4})-(\d{2})-(\d{2})[Tt ](\d{2}):(\d{2}):(\d{2})(?:\.(\d+))?(?:[Zz]|([+-])(\d{2}):?(\d{2}))", re.ASCII
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# Rounds down, so that flooring afterwards is exact however many digits were sent; never raises, whatever
+# the exponent. 40 digits are twice those of the largest number accepted.
+_DOWN = Context(prec=40, rounding=ROUND_FLOOR, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
 
 
 def decode(item: bytes, sealed_at_ms: int, limits: Limits) -> Metric | Refusal:
@@ -130,6 +136,9 @@ def decode(item: bytes, sealed_at_ms: int, limits: Limits) -> Metric | Refusal:
         return _metric(_fields(item, limits), sealed_at_ms, limits)
     except _RefusedError as refused:
         return refused.refusal
+    except RecursionError:
+        # ``max_depth`` may be set beyond what the parser can do.
+        return Refusal("too deep", "nested deeper than the parser can follow")
 
 
 def _fields(item: bytes, limits: Limits) -> dict[str, bytes]:
@@ -179,7 +188,10 @@ def _metric(fields: dict[str, bytes], sealed_at_ms: int, limits: Limits) -> Metr
                 known[name] = _as_text(name, raw)
                 continue
         # What is not a column lands in the tags; a tag of the same name keeps its place.
-        tags[name if name not in tags else f"field.{name}"] = _as_text(name, raw)
+        tag = name
+        while tag in tags:
+            tag = f"field.{tag}"
+        tags[tag] = _as_text(name, raw)
     if timestamp_ms < sealed_at_ms - limits.retention_ms:
         raise _RefusedError("timestamp too old", f"{_iso(timestamp_ms)} is before the retention")
     if timestamp_ms > sealed_at_ms + limits.future_ms:
@@ -228,7 +240,7 @@ def _as_text(name: str, raw: bytes) -> str:
         except msgspec.ValidationError:
             pass  # a number too large for a float: it stays text here, and loses nothing
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise _RefusedError("not JSON", f"in {name!r}: {error}") from None
+            raise _RefusedError("not JSON", f"in {_clip(name)!r}: {error}") from None
     return raw.decode("utf-8")
 
 
@@ -236,7 +248,7 @@ def _string(name: str, raw: bytes) -> str:
     try:
         return _TEXT.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _RefusedError("not JSON", f"in {name!r}: {error}") from None
+        raise _RefusedError("not JSON", f"in {_clip(name)!r}: {error}") from None
 
 
 def _timestamp_ms(raw: bytes) -> int:
@@ -247,8 +259,8 @@ def _timestamp_ms(raw: bytes) -> int:
         raise _RefusedError("wrong type", f"'timestamp' must be a string or a number, not {_kind(raw)}")
     if not math.isfinite(float(raw)) or abs(float(raw)) > 1e17:
         raise _RefusedError("bad timestamp", f"{_clip(raw)} is no time")
-    number = Decimal(raw.decode())
-    return math.floor(number * 1000 if number < SECONDS_BELOW else number)
+    number = _DOWN.create_decimal(raw.decode())
+    return math.floor(_DOWN.multiply(number, 1000) if number < SECONDS_BELOW else number)
 
 
 def parse_iso_ms(text: str) -> int:
@@ -261,11 +273,11 @@ def parse_iso_ms(text: str) -> int:
     try:
         moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError as error:
-        raise _RefusedError("bad timestamp", f"{text!r}: {error}") from None
+        raise _RefusedError("bad timestamp", f"{_clip(text)!r}: {error}") from None
     offset_min = 0
     if sign:
         if int(zone_hours) > 23 or int(zone_minutes) > 59:
-            raise _RefusedError("bad timestamp", f"{text!r}: no such zone")
+            raise _RefusedError("bad timestamp", f"{_clip(text)!r}: no such zone")
         offset_min = int(zone_hours) * 60 + int(zone_minutes)
         offset_min = -offset_min if sign == "-" else offset_min
     whole_ms = int((moment - _EPOCH).total_seconds()) * 1000 - offset_min * 60_000
