@@ -3,7 +3,8 @@
 One execution is one ``duration`` metric: the milliseconds of setup, call and teardown together, as the
 JUnit report has them by default; failed when any of the three failed, skipped also for xfail, failed for a
 strict xpass. What could not even be collected counts as failed (or skipped), again like JUnit.
-(Of subtests only the test they belong to counts; JUnit adds their time twice.)
+Two things differ: a test that fails in its call and again in its teardown is one execution (JUnit writes
+two), and of subtests only the test they belong to counts (JUnit adds their time twice).
 
 A test run never fails or waits because of this: while Redis is away metrics queue up, at the end they have
 a few seconds to leave, and the summary says what was sent and what was dropped. Under pytest-xdist only the
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from pipeline.ingest.producer import MetricsClient
 
-CLOSE_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 3.0
 _REPORTER_NAME = "pipeline-metrics-reporter"
 _PLAYWRIGHT_BROWSERS = frozenset({"chromium", "firefox", "webkit"})
 
