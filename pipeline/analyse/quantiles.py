@@ -142,7 +142,7 @@ def _rational_sum(members: list[float]) -> tuple[float, float]:
     try:
         total = float(exact)
     except OverflowError:
-        return math.copysign(math.inf, exact), float(exact / len(members))
+        return math.inf if exact > 0 else -math.inf, float(exact / len(members))
     return total, total / len(members)
 
 

@@ -72,14 +72,15 @@ def _packed(ranges: Mapping[int, tuple[int, int]], rows: Mapping[int, int]) -> I
     held = 0
     for frame, span in ranges.items():
         found = rows.get(frame, 0)
-        if found > PIECE_ROWS:
-            yield Piece({frame: span}, -(-found // PIECE_ROWS))
-            continue
+        # Order is kept: whoever works through the pieces may note how far it has come.
         if packed and held + found > PIECE_ROWS:
             yield Piece(packed)
             packed, held = {}, 0
         packed[frame] = span
         held += found
+        if held > PIECE_ROWS:
+            yield Piece(packed, -(-held // PIECE_ROWS))
+            packed, held = {}, 0
     if packed:
         yield Piece(packed)
 
