@@ -131,6 +131,18 @@ def redis_executables() -> dict[str, str]:
     return found
 
 
+@pytest.fixture
+def http_store(store: "Store", settings: config.Settings) -> Iterator["Store"]:
+    """The same fresh database as ``store``, spoken to over HTTP as if it were a server's."""
+    from pipeline.serve.clickhouse_http import ClickHouseHttp
+    from pipeline.store.clickhouse import Store
+
+    with ClickHouseHttp(store, writable=True) as server:
+        over_http = settings.clickhouse.model_copy(update={"dsn": server.url})
+        with Store.open(settings.model_copy(update={"clickhouse": over_http})) as http_store:
+            yield http_store
+
+
 class RedisServer:
     """A real redis-server of a test's own, which it may kill and start again on the same files and port."""
 

@@ -7,6 +7,7 @@ was asked is in doubt; when it refuses, ``StoreRefused`` carries its error numbe
 retried here: whoever asked knows what a second attempt would do.
 """
 
+import logging
 import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -248,6 +249,8 @@ def _connect_engine(settings: Settings, path: Path, role: engine.Role) -> Client
 def _connect_http(settings: Settings, dsn: str, role: engine.Role) -> Client:
     """A reader's settings are fixed by who serves it; a writer sends its own with every request."""
     profile = {} if role == "reader" else _READ_SETTINGS | _INSERT_SETTINGS
+    # The driver logs a traceback for every request that fails; whoever retries logs the outage once.
+    logging.getLogger("clickhouse_connect").setLevel(logging.ERROR)
     return clickhouse_connect.get_client(
         dsn=dsn,
         # A handle per thread is what clone() is for; a session would refuse the second one.
@@ -302,6 +305,8 @@ def _translated(role: engine.Role) -> Iterator[None]:
 
 def _classified(error: DriverError, role: engine.Role) -> StoreOutage | StoreRefused | EngineBusy:
     text = " ".join(str(error).split())
+    if error.__cause__ is not None and not error.code:
+        text = f"{text}: {_first_cause(error)}"
     code = error.code or _number(_CODE_IN_TEXT, text)
     sentence = (text.partition("DB::Exception: ")[2] or text)[:_MAX_SENTENCE]
     if "EmbeddedServer" in text:
@@ -320,6 +325,13 @@ def _classified(error: DriverError, role: engine.Role) -> StoreOutage | StoreRef
     if status and status < 500 and status not in (408, 429):
         return StoreRefused(f"HTTP status {status} before ClickHouse: {sentence}")
     return StoreOutage(f"ClickHouse: {sentence}")
+
+
+def _first_cause(error: BaseException) -> str:
+    """What happened on the wire: the driver and urllib3 wrap it three times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
 
 
 def _number(pattern: re.Pattern[str], text: str) -> int:

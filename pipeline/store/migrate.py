@@ -73,7 +73,7 @@ class Dialect:
             "dedup_window": (
                 "replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800"
                 if self._cluster
-                else "non_replicated_deduplication_window = 0"
+                else "non_replicated_deduplication_window = 1000"
             ),
             "raw_ttl_hours": str((raw_hours or settings.retention.raw_hours) + RAW_TTL_MARGIN_HOURS),
             "rollup_ttl_days": str(settings.retention.rollup_days),

@@ -1,0 +1,153 @@
+"""Handles on the engine inside this process, for those who come over HTTP.
+
+A handle answers one question at a time: asked a second one while it works it would answer
+nothing at all, without an error. So each request takes a handle for itself and gives it back.
+Settings live on a handle; handles are kept by the settings they carry.
+"""
+
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import chdb
+
+Settings = tuple[tuple[str, str], ...]
+
+_MAX_IDLE = 16
+_CODE = re.compile(r"Code: (\d+)")
+_TOO_MANY_SIMULTANEOUS_QUERIES = 202
+
+
+class EngineError(Exception):
+    """ClickHouse refused or failed; ``code`` is its error number, the text its own words."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The whole result of one statement, and what it cost."""
+
+    body: bytes
+    read_rows: int
+    read_bytes: int
+    written_rows: int
+    written_bytes: int
+    elapsed_s: float
+
+
+class Handle:
+    """One connection to the engine."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.settings = settings
+        self.is_spoilt = False
+        self._connection = chdb.connect(str(path))
+        try:
+            for name, value in settings:
+                self.run(f"SET {_identifier(name)} = {literal(value)}".encode())
+        except BaseException:
+            self.close()
+            raise
+
+    def run(
+        self, statement: bytes, format_name: str = "TabSeparated", parameters: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Run one statement to its end. Raises ``EngineError``; nothing of a failed result is kept."""
+        try:
+            # The engine takes bytes as they are (an insert's data need not be text); its type says otherwise.
+            result = self._connection.query(statement, format_name, params=dict(parameters or {}))  # type: ignore[arg-type]
+        except chdb.ChdbError as error:
+            text = str(error)
+            code = _CODE.search(text)
+            raise EngineError(text, int(code[1]) if code else 0) from None
+        return Answer(
+            result.bytes() or b"",
+            result.rows_read(),
+            result.bytes_read(),
+            result.rows_written(),
+            result.bytes_written(),
+            result.elapsed(),
+        )
+
+    def use(self, database: str) -> None:
+        """Unqualified table names mean this database from now on."""
+        self.run(f"USE {_identifier(database)}".encode())
+
+    def close(self) -> None:
+        """Give the connection back to the engine."""
+        self._connection.close()
+
+
+class Handles:
+    """At most ``limit`` handles work at once; a few idle ones wait for the next request."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._path = path
+        self._free = threading.BoundedSemaphore(limit)
+        self._lock = threading.Lock()
+        self._idle: list[Handle] = []
+        self._closed = False
+
+    @contextmanager
+    def take(self, settings: Settings, patience_s: float) -> Iterator[Handle]:
+        """A handle with exactly these settings, for one request. Raises ``EngineError`` when all stay busy."""
+        if not self._free.acquire(timeout=patience_s):
+            raise EngineError(
+                "Code: 202. DB::Exception: Too many simultaneous queries. (TOO_MANY_SIMULTANEOUS_QUERIES)",
+                _TOO_MANY_SIMULTANEOUS_QUERIES,
+            )
+        try:
+            handle = self._find(settings) or Handle(self._path, settings)
+            try:
+                yield handle
+            finally:
+                self._put_back(handle)
+        finally:
+            self._free.release()
+
+    def close(self) -> None:
+        """Close the idle handles; those at work are closed when they come back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for handle in idle:
+            handle.close()
+
+    def _find(self, settings: Settings) -> Handle | None:
+        with self._lock:
+            for handle in reversed(self._idle):
+                if handle.settings == settings:
+                    self._idle.remove(handle)
+                    return handle
+        return None
+
+    def _put_back(self, handle: Handle) -> None:
+        with self._lock:
+            keep = not (self._closed or handle.is_spoilt)
+            if keep:
+                self._idle.append(handle)
+            surplus = self._idle.pop(0) if len(self._idle) > _MAX_IDLE else None
+        for unwanted in (surplus, None if keep else handle):
+            if unwanted:
+                unwanted.close()
+
+
+def literal(text: str) -> str:
+    """``text`` as a string of ClickHouse's SQL."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def settings_tuple(settings: Mapping[str, Any]) -> Settings:
+    """Settings in the order in which they are to be SET."""
+    return tuple((name, str(value)) for name, value in settings.items())
+
+
+def _identifier(name: str) -> str:
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
