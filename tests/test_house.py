@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -243,11 +244,14 @@ TOO_OLD = 'case "$2" in *version_info*) exit 1 ;; esac'
 
 
 def make_venv(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """``make`` with nothing on the PATH but what the test put there."""
+    for tool in ("make", "mkdir", "touch"):
+        (tmp_path / tool).symlink_to(shutil.which(tool) or missing(f"there is no {tool}"))
     venv = tmp_path / "venv"
     return subprocess.run(
-        ["make", f"VENV={venv}", *arguments, f"{venv}/bin/python"],
+        [str(tmp_path / "make"), f"VENV={venv}", *arguments, f"{venv}/bin/python"],
         cwd=ROOT,
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        env={"PATH": str(tmp_path)},
         capture_output=True,
         text=True,
     )
