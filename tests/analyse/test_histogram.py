@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from ddsketch import DDSketch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.analyse import histogram
@@ -79,6 +79,7 @@ def test_the_accuracy_grid_of_ddsketch_holds(shape: str, size: int) -> None:
         assert abs(ours - peer.get_quantile_value(q)) <= 0.0201 * abs(low)
 
 
+@settings(deadline=None)
 @given(VALUES)
 @example(float(np.finfo(float).max))
 @example(2.2250738585072014e-308)
@@ -91,6 +92,7 @@ def test_a_bucket_stands_for_its_values_within_one_percent(value: float) -> None
     assert error <= Fraction(1, 100) * abs(Fraction(value)) or (stands_for == 0 and abs(value) < 3.6e-308)
 
 
+@settings(deadline=None)
 @given(VALUES, VALUES)
 def test_keys_order_as_values_do(one: float, other: float) -> None:
     """A smaller value never has the larger key; a value and its negative have opposite keys."""
@@ -132,6 +134,7 @@ def test_values_at_an_edge_and_beside_it_fall_on_the_right_side() -> None:
     assert np.array_equal(bucket_key(-edges), -keys)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(VALUES, max_size=20), max_size=5), st.randoms(use_true_random=False))
 def test_merged_histograms_are_the_histogram_of_all_values(groups: list[list[float]], random) -> None:
     """Adding counts, in any order, gives exactly what one histogram over everything would hold."""

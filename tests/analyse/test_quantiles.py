@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.analyse.quantiles import LEVELS, group_sorted, grouped_quantiles, grouped_sums
@@ -52,6 +52,7 @@ def test_every_group_size_gives_numpys_quantile_to_the_last_bit(kind: str) -> No
         assert _bits(got[size]) == _bits(expected), size
 
 
+@settings(deadline=None)
 @given(ROWS)
 @example([(0, -0.0), (0, 0.0)])
 @example([(3, 5e-324), (3, 1e-323), (3, 5e-324)])
@@ -61,6 +62,7 @@ def test_any_finite_values_give_numpys_quantile_to_the_last_bit(rows: list[tuple
     assert _bits(grouped_quantiles(grouped, ALL_LEVELS)) == _bits(_by_numpy(rows, 7, ALL_LEVELS))
 
 
+@settings(deadline=None)
 @given(st.lists(FINITE, min_size=1, max_size=40))
 @example([-1.7e308, 1.7e308])
 def test_where_numpy_overflows_the_result_is_finite_and_between_its_neighbours(values: list[float]) -> None:
@@ -70,6 +72,7 @@ def test_where_numpy_overflows_the_result_is_finite_and_between_its_neighbours(v
     assert min(values) <= got[0] <= got[-1] <= max(values)
 
 
+@settings(deadline=None)
 @given(ROWS, st.randoms(use_true_random=False))
 def test_order_of_arrival_leaves_no_trace(rows: list[tuple[int, float]], random) -> None:
     """Sorted values, percentiles, sums and means keep every bit under any permutation of the rows."""
@@ -94,6 +97,7 @@ def test_ids_beyond_sixteen_bits_are_told_apart(groups: int) -> None:
     assert np.array_equal(grouped.sizes, np.bincount(ids, minlength=groups))
 
 
+@settings(deadline=None)
 @given(st.lists(FINITE, max_size=50))
 @example([1e16, 1.0, -1e16])
 @example([1.7e308, 1.7e308])

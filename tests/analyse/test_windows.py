@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.analyse.histogram import bucket_key
@@ -73,6 +73,7 @@ def by_hand(rows: list[dict[str, Any]], window_s: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("window_s", [60, 300])
+@settings(deadline=None)
 @given(rows=ROWS, encode=st.booleans())
 def test_a_window_is_what_its_definition_says(window_s: int, rows: list[dict[str, Any]], encode: bool) -> None:
     """Every column of every window and series, computed by hand from the same rows, to the last digit."""
@@ -80,6 +81,7 @@ def test_a_window_is_what_its_definition_says(window_s: int, rows: list[dict[str
 
 
 @pytest.mark.parametrize("window_s", [60, 300])
+@settings(deadline=None)
 @given(rows=ROWS, random=st.randoms(use_true_random=False))
 def test_order_of_arrival_leaves_no_trace(window_s: int, rows: list[dict[str, Any]], random: Any) -> None:
     """The same rows in another order, other dictionaries and chunks give the same bytes."""
@@ -91,6 +93,7 @@ def test_order_of_arrival_leaves_no_trace(window_s: int, rows: list[dict[str, An
     assert _bytes(one) == _bytes(other)
 
 
+@settings(deadline=None)
 @given(rows=ROWS, random=st.randoms(use_true_random=False))
 def test_shards_of_series_put_together_are_the_whole(rows: list[dict[str, Any]], random: Any) -> None:
     """A window too large to be read at once gives the same bytes and the same counts from shards."""
@@ -104,6 +107,7 @@ def test_shards_of_series_put_together_are_the_whole(rows: list[dict[str, Any]],
     assert counted[0] == counted[1]
 
 
+@settings(deadline=None)
 @given(rows=ROWS)
 def test_executions_of_a_window_count_all_series(rows: list[dict[str, Any]]) -> None:
     """Over duration metrics of any letter case: all but skipped; their durations are summed exactly."""
