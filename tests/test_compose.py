@@ -3,12 +3,13 @@
 What the containers run is run in test_servers.py: here the file's shape, references and variables are read.
 """
 
+import json
 import re
 import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import pytest
@@ -17,6 +18,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from pipeline import config
+
+if TYPE_CHECKING:
+    from pipeline.store.clickhouse import Store
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -152,3 +156,41 @@ def test_image_installs_what_the_project_asks_for_by_hash(lock: str, roots: str)
     assert not re.search(r"://|index-url|find-links", text)
     assert "--require-hashes" in DOCKERFILE
     assert f"config/image/{lock}.lock" in DOCKERFILE
+
+
+# Grafana
+
+
+def grafana_queries() -> Iterator[tuple[str, str]]:
+    """(where it stands, SQL) of every query of every dashboard, with Grafana's own parts filled in."""
+    for file in (ROOT / "config/grafana/dashboards").glob("*.json"):
+        dashboard = json.loads(file.read_text())
+        found = [(variable["name"], variable["query"]) for variable in dashboard["templating"]["list"]]
+        found += [(panel["title"], target["rawSql"]) for panel in dashboard["panels"] for target in panel["targets"]]
+        for name, sql in found:
+            sql = re.sub(r"\$__timeFilter\((\w+)\)", r"\1 >= toDateTime(0) AND \1 <= toDateTime(2000000000)", sql)
+            yield f"{dashboard['title']}: {name}", re.sub(r"\$\{\w+:singlequote\}", "'staging', ''", sql)
+
+
+def test_dashboards_ask_what_clickhouse_can_answer(store: "Store") -> None:
+    """Every query of every dashboard runs on the migrated schema."""
+    asked = dict(grafana_queries())
+    assert asked
+    for where, sql in asked.items():
+        assert "$" not in sql, where
+        store.query(sql)
+
+
+def test_dashboards_use_the_provisioned_source() -> None:
+    """Data source, user, database and password variable are those of ClickHouse and of the compose file."""
+    (source,) = yaml.safe_load((ROOT / "config/grafana/datasources/clickhouse.yaml").read_text())["datasources"]
+    assert source["jsonData"]["username"] == "pipeline_analyst"
+    assert source["jsonData"]["defaultDatabase"] == config.load(None, {}).clickhouse.database
+    assert source["jsonData"]["host"] in SERVICES
+    assert source["secureJsonData"]["password"].removeprefix("$") in SERVICES["grafana"]["environment"]
+    for file in (ROOT / "config/grafana/dashboards").glob("*.json"):
+        assert set(re.findall(r'"uid": "([^"]+)"', file.read_text())) - {json.loads(file.read_text())["uid"]} == {
+            source["uid"]
+        }
+    (provider,) = yaml.safe_load((ROOT / "config/grafana/dashboards/provider.yaml").read_text())["providers"]
+    assert provider["options"]["path"] in {target for _, target, _ in mounts()}
