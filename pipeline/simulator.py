@@ -1,0 +1,350 @@
+"""A browser-test platform that does not exist: the producers of the demo.
+
+Eight suites of about 150 tests run in four browsers and three environments; pages report Web Vitals, endpoints
+their response times, nodes their load. Durations and vitals are log-normal and differ by test, page and
+browser, as measurements do; some tests fail, a few by running into their timeout. A small share arrives late,
+a smaller one is malformed in every way the pipeline must refuse. In a regression one suite becomes slow and
+fails more often, and one page of it paints late in one browser.
+
+Pure: what a span of time brings depends on the seed, the span, the rate and the regressions alone. 100,000
+metrics take 0.15 s of one core.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+LATE_SHARE = 0.005
+LATE_BY_MS = (60_000, 20 * 60_000)
+MALFORMED_SHARE = 0.002
+
+REGRESSED_SUITE = "checkout"
+REGRESSED_PAGE = "/checkout"
+REGRESSED_BROWSER = "chromium"
+DURATION_FACTOR = 1.8
+LCP_FACTOR = 1.7
+REGRESSED_FAILURE_SHARE = 0.15
+
+TIMEOUT_MS = 30_000.0
+_TIMEOUT_SHARE_OF_FAILURES = 0.1
+_SKIPPED_SHARE = 0.01
+_CLS_ZERO_SHARE = 0.4
+_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class _Suite:
+    name: str
+    subjects: tuple[str, ...]
+    pages: tuple[str, ...]
+    endpoint: str
+    typical_ms: float
+    failure_share: float
+
+
+_SUITES = (
+    _Suite("auth", ("login", "logout", "signup", "password reset"), ("/login", "/signup"), "/api/session", 1800, 0.010),
+    _Suite("catalog", ("home", "category", "product", "gallery"), ("/", "/product"), "/api/products", 1500, 0.006),
+    _Suite("search", ("suggestions", "results", "filters"), ("/search",), "/api/search", 1300, 0.008),
+    _Suite("checkout", ("cart", "address", "payment", "receipt"), ("/cart", "/checkout"), "/api/orders", 3200, 0.015),
+    _Suite("account", ("profile", "orders", "addresses", "privacy"), ("/account",), "/api/account", 2100, 0.008),
+    _Suite("messaging", ("inbox", "thread", "attachments"), ("/inbox",), "/api/messages", 1700, 0.012),
+    _Suite("reports", ("sales", "exports", "schedules"), ("/reports",), "/api/reports", 5200, 0.025),
+    _Suite("admin", ("users", "roles", "audit log", "settings"), ("/admin",), "/api/admin", 2600, 0.010),
+)
+_SITUATIONS = ("works", "after a reload", "by keyboard only", "on a slow network", "with a wide screen")
+
+# Share of the traffic, and how much slower than the fastest; as these browsers call themselves in Playwright.
+_BROWSERS = {"chromium": (0.45, 1.00), "firefox": (0.20, 1.12), "webkit": (0.20, 1.18), "msedge": (0.15, 1.03)}
+_ENVIRONMENTS = {"staging": (0.60, 1.0), "testing": (0.30, 1.1), "production": (0.10, 0.9)}
+_NODES = ("worker-node-1", "worker-node-2", "worker-node-3")
+
+# Median, spread (sigma of the logarithm), share of all metrics.
+_DURATION_SHARE, _DURATION_SIGMA = 0.46, 0.18
+_VITALS = {
+    "lcp": (1700.0, 0.30, 0.10),
+    "inp": (140.0, 0.45, 0.09),
+    "cls": (0.06, 0.80, 0.09),
+    "fcp": (1050.0, 0.28, 0.09),
+    "ttfb": (380.0, 0.40, 0.09),
+    "fid": (30.0, 0.60, 0.005),
+}
+# Safari has no layout shifts to report, and only Chrome still sends FID.
+_UNSUPPORTED = {("cls", "webkit"), ("fid", "webkit"), ("fid", "firefox"), ("fid", "msedge")}
+_RESPONSE_TIME = (90.0, 0.5, 0.055)
+_CPU_USAGE = (45.0, 0.25, 0.03)
+
+_STATUSES = ("passed", "failed", "skipped")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a span of time brought, in the order it is pushed, and what the pipeline should make of it."""
+
+    items: list[bytes]
+    valid: int
+    late: int
+    """Of the valid ones: how many carry a timestamp before the span."""
+    refused: Counter[str]
+    """The others, by the reason with which ``metric.decode`` must refuse them."""
+
+
+@dataclass
+class Platform:
+    """The simulated platform. ``regressions``: spans [from, to) in epoch milliseconds; more may be appended."""
+
+    seed: int = 1
+    regressions: list[tuple[int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._series = _all_series(np.random.default_rng(self.seed))
+
+    def metrics(self, from_ms: int, to_ms: int, rate: float) -> list[bytes]:
+        """The items of ``batch``."""
+        return self.batch(from_ms, to_ms, rate).items
+
+    def batch(self, from_ms: int, to_ms: int, rate: float) -> Batch:
+        """What the platform pushes from ``from_ms`` until before ``to_ms``, at ``rate`` metrics a second.
+
+        Adjacent spans together bring as many items as the span they form.
+        """
+        count = int(to_ms * rate / 1000) - int(from_ms * rate / 1000)
+        chance = np.random.default_rng([self.seed, from_ms, to_ms])
+        timestamps = np.sort(chance.integers(from_ms, to_ms, count))
+        late = chance.random(count) < LATE_SHARE
+        timestamps = timestamps - late * chance.integers(*LATE_BY_MS, count)
+        items = self._format(timestamps, chance)
+        late &= timestamps < from_ms
+
+        refused: Counter[str] = Counter()
+        for index in np.flatnonzero(chance.random(count) < MALFORMED_SHARE).tolist():
+            kind = MALFORMED[int(chance.integers(len(MALFORMED)))]
+            items[index] = kind.spoil(items[index])
+            refused[kind.reason] += 1
+            late[index] = False
+        return Batch(items, count - refused.total(), int(late.sum()), refused)
+
+    def _format(self, timestamps: Ints, chance: np.random.Generator) -> list[bytes]:
+        series = self._series
+        which = np.searchsorted(series.cumulative_share, chance.random(len(timestamps)), side="right")
+        values, statuses = self._draw(which, self._in_regression(timestamps), chance)
+        times = np.datetime_as_string(timestamps.astype("datetime64[ms]"), timezone="UTC").astype("S").tolist()
+        texts = series.texts
+        return [
+            texts[text] % (time, value, worker)
+            for text, time, value, worker in zip(
+                (which * len(_STATUSES) + statuses).tolist(),
+                times,
+                values.tolist(),
+                chance.integers(_WORKERS, size=len(timestamps)).tolist(),
+                strict=True,
+            )
+        ]
+
+    def _draw(self, which: Ints, regressed: npt.NDArray[np.bool_], chance: np.random.Generator) -> tuple[Floats, Ints]:
+        """Values and statuses (as places in ``_STATUSES``) of executions and measurements of the series ``which``."""
+        series = self._series
+        count = len(which)
+        values = np.exp(series.log_median[which] + series.sigma[which] * chance.standard_normal(count))
+        values *= np.where(regressed, series.regression_factor[which], 1.0)
+
+        is_test = series.is_test[which]
+        failure_share = np.where(
+            regressed & (series.regression_factor[which] == DURATION_FACTOR),
+            REGRESSED_FAILURE_SHARE,
+            series.failure_share[which],
+        )
+        draw = chance.random(count)
+        failed = is_test & (draw < failure_share)
+        skipped = is_test & (draw > 1 - _SKIPPED_SHARE)
+        timed_out = failed & (chance.random(count) < _TIMEOUT_SHARE_OF_FAILURES)
+        values = np.where(timed_out, TIMEOUT_MS + values / 100, np.where(skipped, 0.0, values))
+
+        is_cls = series.is_cls[which]
+        values = np.where(is_cls & (chance.random(count) < _CLS_ZERO_SHARE), 0.0, values)
+        values = np.where(is_cls, np.round(values, 4), np.round(values, 1))
+        return values, failed + 2 * skipped
+
+    def _in_regression(self, timestamps: Ints) -> npt.NDArray[np.bool_]:
+        inside = np.zeros(len(timestamps), dtype=bool)
+        for from_ms, to_ms in self.regressions:
+            inside |= (timestamps >= from_ms) & (timestamps < to_ms)
+        return inside
+
+
+@dataclass(frozen=True)
+class _Series:
+    """All series of the platform, one row each; ``texts`` has one item template per series and status."""
+
+    cumulative_share: Floats
+    log_median: Floats
+    sigma: Floats
+    failure_share: Floats
+    regression_factor: Floats
+    is_test: npt.NDArray[np.bool_]
+    is_cls: npt.NDArray[np.bool_]
+    texts: list[bytes]
+
+
+@dataclass(frozen=True)
+class _Row:
+    fields: dict[str, str]
+    share: float
+    median: float
+    sigma: float
+    failure_share: float = 0.0
+    regression_factor: float = 1.0
+
+
+def _all_series(chance: np.random.Generator) -> _Series:
+    rows = [*_test_rows(chance), *_vital_rows(chance), *_other_rows(chance)]
+    shares = np.array([row.share for row in rows])
+    return _Series(
+        # The last bound is infinite, because the sum of the shares may round to just below 1.
+        cumulative_share=np.append(np.cumsum(shares / shares.sum())[:-1], np.inf),
+        log_median=np.log([row.median for row in rows]),
+        sigma=np.array([row.sigma for row in rows]),
+        failure_share=np.array([row.failure_share for row in rows]),
+        regression_factor=np.array([row.regression_factor for row in rows]),
+        is_test=np.array([row.fields["metric_type"] == "duration" for row in rows]),
+        is_cls=np.array([row.fields["metric_type"] == "cls" for row in rows]),
+        texts=[_text(row.fields, status) for row in rows for status in _STATUSES],
+    )
+
+
+def _text(fields: dict[str, str], status: str) -> bytes:
+    """The item as a template of its time, value and worker."""
+    if fields["metric_type"] == "duration":
+        fields = {**fields, "status": status}
+    written = ",".join(f'"{name}":"{text}"' for name, text in fields.items())
+    return f'{{"timestamp":"%b",{written},"value":%r,"tags":{{"worker":"w%d","branch":"main"}}}}'.encode()
+
+
+def _places() -> list[tuple[str, str, float, float]]:
+    """Browser, environment, share, slowness."""
+    return [
+        (browser, environment, browser_share * environment_share, browser_slowness * environment_slowness)
+        for browser, (browser_share, browser_slowness) in _BROWSERS.items()
+        for environment, (environment_share, environment_slowness) in _ENVIRONMENTS.items()
+    ]
+
+
+def _test_rows(chance: np.random.Generator) -> list[_Row]:
+    tests = [(suite, *names) for suite in _SUITES for names in itertools.product(suite.subjects, _SITUATIONS)]
+    numbers: Counter[str] = Counter()
+    rows = []
+    for suite, subject, situation in tests:
+        numbers[suite.name] += 1
+        median = suite.typical_ms * chance.lognormal(0, 0.35)
+        identity = {
+            "test_id": f"{suite.name}-{numbers[suite.name]:03d}",
+            "test_name": f"{subject} {situation}",
+            "test_suite": suite.name,
+            "metric_type": "duration",
+        }
+        rows += [
+            _Row(
+                identity | {"environment": environment, "browser": browser},
+                share=_DURATION_SHARE * share / len(tests),
+                median=median * slowness,
+                sigma=_DURATION_SIGMA,
+                failure_share=suite.failure_share,
+                regression_factor=DURATION_FACTOR if suite.name == REGRESSED_SUITE else 1.0,
+            )
+            for browser, environment, share, slowness in _places()
+        ]
+    return rows
+
+
+def _vital_rows(chance: np.random.Generator) -> list[_Row]:
+    pages = [(suite.name, page, chance.lognormal(0, 0.15)) for suite in _SUITES for page in suite.pages]
+    return [
+        _Row(
+            {
+                "test_suite": suite,
+                "metric_type": vital,
+                "environment": environment,
+                "browser": browser,
+                "page": page,
+            },
+            share=vital_share * share / len(pages),
+            median=median * heaviness * slowness,
+            sigma=sigma,
+            regression_factor=LCP_FACTOR
+            if (vital, page, browser) == ("lcp", REGRESSED_PAGE, REGRESSED_BROWSER)
+            else 1.0,
+        )
+        for suite, page, heaviness in pages
+        for vital, (median, sigma, vital_share) in _VITALS.items()
+        for browser, environment, share, slowness in _places()
+        if (vital, browser) not in _UNSUPPORTED
+    ]
+
+
+def _other_rows(chance: np.random.Generator) -> list[_Row]:
+    median, sigma, share = _RESPONSE_TIME
+    rows = [
+        _Row(
+            {"metric_type": "response_time", "environment": environment, "endpoint": suite.endpoint},
+            share=share * environment_share / len(_SUITES),
+            median=median * slowness * chance.lognormal(0, 0.4),
+            sigma=sigma,
+        )
+        for suite in _SUITES
+        for environment, (environment_share, slowness) in _ENVIRONMENTS.items()
+    ]
+    median, sigma, share = _CPU_USAGE
+    rows += [_Row({"metric_type": "cpu_usage", "node": node}, share / len(_NODES), median, sigma) for node in _NODES]
+    return rows
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """One way to be wrong: how a good item is spoiled, and the reason it must be refused with."""
+
+    name: str
+    reason: str
+    spoil: Callable[[bytes], bytes]
+
+
+def _without(name: bytes) -> Callable[[bytes], bytes]:
+    return lambda item: item.replace(b'"' + name + b'":', b'"was_' + name + b'":')
+
+
+def _with_value(text: bytes) -> Callable[[bytes], bytes]:
+    return lambda item: item.replace(b'"value":', b'"value":' + text + b',"was_value":')
+
+
+def _with_timestamp(text: bytes) -> Callable[[bytes], bytes]:
+    return lambda item: item.replace(b'"timestamp":', b'"timestamp":' + text + b',"was_timestamp":')
+
+
+MALFORMED: Sequence[Malformed] = (
+    Malformed("cut off", "not JSON", lambda item: item[: len(item) // 2]),
+    Malformed("empty", "not JSON", lambda _: b""),
+    Malformed("a log line", "not JSON", lambda item: b"INFO pushed " + item),
+    Malformed("a list", "not an object", lambda item: b"[" + item + b"]"),
+    Malformed("no timestamp", "missing field", _without(b"timestamp")),
+    Malformed("no metric_type", "missing field", _without(b"metric_type")),
+    Malformed("no value", "missing field", _without(b"value")),
+    Malformed("value as text", "wrong type", _with_value(b'"fast"')),
+    Malformed("value null", "missing field", _with_value(b"null")),
+    Malformed("value NaN", "not JSON", _with_value(b"NaN")),
+    Malformed("value overflows", "not finite", _with_value(b"1e999")),
+    Malformed("timestamp in words", "bad timestamp", _with_timestamp(b'"yesterday"')),
+    Malformed("timestamp without zone", "bad timestamp", _with_timestamp(b'"2025-01-11T12:00:00"')),
+    Malformed("timestamp of a dead clock", "timestamp too old", _with_timestamp(b'"1970-01-01T00:00:00Z"')),
+    Malformed("timestamp far ahead", "timestamp too far ahead", _with_timestamp(b'"2199-01-01T00:00:00Z"')),
+    Malformed("latin-1", "invalid UTF-8", lambda item: item.replace(b'"main"', b'"K\xfcche"')),
+    Malformed("nested too deeply", "too deep", _with_value(b"[" * 40 + b"1" + b"]" * 40)),
+    Malformed("too large", "item too large", lambda item: item.replace(b'"main"', b'"' + b"x" * 70_000 + b'"')),
+)
