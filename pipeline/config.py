@@ -267,6 +267,17 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         raise ConfigError(_sentence(error)) from None
 
 
+def private(settings: Settings, directory: Path) -> Settings:
+    """The same settings on embedded engines in ``directory``, whatever servers they name; for demo and bench."""
+    return settings.model_copy(
+        update={
+            "data_dir": directory,
+            "redis": settings.redis.model_copy(update={"url": "embedded", "databases": RedisDatabases()}),
+            "clickhouse": settings.clickhouse.model_copy(update={"dsn": "embedded", "cluster": ""}),
+        }
+    )
+
+
 def setting_paths() -> Iterator[tuple[str, Any, str]]:
     """Every setting as (dotted path, default, meaning); the README is checked against it."""
     yield from _paths(Settings, "")

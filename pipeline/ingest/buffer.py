@@ -128,7 +128,7 @@ class Buffer:
         self.token = f"{_process_name(os.getpid())}/{secrets.token_hex(8)}"
         self._scripts = {
             name: self.client.register_script(getattr(scripts, name))
-            for name in ("SEAL", "CLAIM", "RENEW", "ACK", "FORGET", "DROP_ACKED", "MARK", "BOOKS")
+            for name in ("SEAL", "CLAIM", "RENEW", "TOUCH", "ACK", "FORGET", "DROP_ACKED", "MARK", "BOOKS")
         }
         self._durable: dict[str, bool] = {}
         self._fsync_policy: str | None = None
@@ -139,6 +139,12 @@ class Buffer:
         """Items in the buffer that are not sealed yet."""
         with outages():
             return int(self.client.llen(self.key))
+
+    def peek(self, count: int) -> list[bytes]:
+        """The newest items that wait, at most ``count``; consumes nothing."""
+        with outages():
+            items: list[bytes] = self.client.lrange(self.key, 0, count - 1)
+        return items
 
     def seal(self, chunk_rows: int) -> Segment | None:
         """Turn all that waits into one segment, cut into chunks of ``chunk_rows``; None when nothing waits."""
@@ -162,7 +168,7 @@ class Buffer:
         if self._durable.get(chunk.segment):
             return
         with outages():
-            self._wait_for_disk(chunk.sealed_at_ms)
+            self._wait_for_disk(chunk)
         if len(self._durable) > 10_000:
             self._durable.clear()
         self._durable[chunk.segment] = True
@@ -252,10 +258,7 @@ class Buffer:
         """
         keys = self.keys
         for start in range(MINUTES_PER_ACK, len(minutes), MINUTES_PER_ACK):
-            with outages(), self.client.pipeline(transaction=False) as pipe:
-                for minute in minutes[start : start + MINUTES_PER_ACK]:
-                    pipe.hincrby(keys.dirty, str(minute), 1)
-                pipe.execute()
+            self._run("TOUCH", [keys.dirty, keys.scratch], minutes[start : start + MINUTES_PER_ACK])
         done = self._run(
             "ACK",
             [
@@ -335,17 +338,27 @@ class Buffer:
         with outages():
             return self._scripts[name](keys=keys, args=arguments)
 
-    def _wait_for_disk(self, sealed_at_ms: int) -> None:
+    def _wait_for_disk(self, chunk: Chunk) -> None:
         policy = self._policy()
         if policy == "local":
             self._fsync_files()
         elif policy == "waitaof":
             self._wait_for_aof()
         elif policy == "everysec":
-            while (remaining_s := FSYNC_WAIT_S - (self._redis_now_ms() - sealed_at_ms) / 1000) > 0:
+            # A server that was started since has perhaps not synced what its predecessor wrote.
+            since_ms = self._redis_now_ms() if chunk.doubtful else chunk.sealed_at_ms
+            while (remaining_s := FSYNC_WAIT_S - (self._redis_now_ms() - since_ms) / 1000) > 0:
                 time.sleep(remaining_s)
-            while self.client.info("persistence").get("aof_pending_bio_fsync", 0):
-                time.sleep(0.02)
+            if self._is_syncing():
+                # Perhaps since before the seal: the next one, which starts within a second of its end, counts.
+                while self._is_syncing():
+                    time.sleep(0.02)
+                time.sleep(FSYNC_WAIT_S)
+                while self._is_syncing():
+                    time.sleep(0.02)
+
+    def _is_syncing(self) -> bool:
+        return bool(self.client.info("persistence").get("aof_pending_bio_fsync", 0))
 
     def _wait_for_aof(self) -> None:
         """WAITAOF speaks for what its own connection has seen, so a PING goes first on the same one."""
@@ -388,7 +401,10 @@ class Buffer:
             time.sleep(0.002)
         assert self.aof_dir is not None
         for path in [*self.aof_dir.glob("*.aof"), *self.aof_dir.glob("appendonlydir/*"), self.aof_dir]:
-            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue  # a rewrite put another in its place, synced by Redis
             try:
                 os.fsync(descriptor)
             finally:
@@ -400,12 +416,21 @@ class Buffer:
 
 
 def _process_name(pid: int) -> str:
-    """Host, process number and start time: unlike the number alone never given to another process."""
+    """Machine, process number and start time: unlike the number alone never given to another process."""
     try:
         started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
         started = "-"
-    return f"{socket.gethostname().replace(' ', '')}/{pid}/{started}"
+    return f"{_machine()}/{pid}/{started}"
+
+
+def _machine() -> str:
+    """The host and its space of process numbers: containers on the host's network share only its name."""
+    try:
+        numbers = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        numbers = ""
+    return (socket.gethostname() + numbers).replace(" ", "").replace("/", "")
 
 
 def _is_orphan(token: str) -> bool:
@@ -413,6 +438,6 @@ def _is_orphan(token: str) -> bool:
     process, _, _ = token.rpartition("/")
     host, _, rest = process.partition("/")
     pid, _, started = rest.partition("/")
-    if host != socket.gethostname().replace(" ", "") or not pid.isdigit() or started == "-":
+    if host != _machine() or not pid.isdigit() or started == "-":
         return False
     return _process_name(int(pid)) != process

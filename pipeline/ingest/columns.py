@@ -15,6 +15,7 @@ The work is done by numpy and Arrow, which let other threads run meanwhile.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,15 +95,42 @@ class _Chunk:
     """The joined bytes of all items, and what was found in them."""
 
     buffer: bytes
-    octets: Bytes
-    words: npt.NDArray[np.uint64]
     starts: Ints
     ends: Ints
     quote_at: Ints
-    first_quote: Ints
-    quotes: Ints
+    items: pa.BinaryArray
     controls: Ints | None
     regular: Bools
+
+    @functools.cached_property
+    def first_quote(self) -> Ints:
+        """Index in ``quote_at`` of each row's first quote, and one past the last row's last."""
+        found: Ints = np.searchsorted(self.quote_at, np.append(self.starts, self.ends[-1]))
+        return found
+
+    @functools.cached_property
+    def quotes(self) -> Ints:
+        """Quotes of each row."""
+        return np.diff(self.first_quote)
+
+    def quote_of(self, rows: Ints, quotes: int, number: int) -> Ints:
+        """Where the ``number``-th quote of each of ``rows`` is; every row must have ``quotes`` of them."""
+        if len(rows) == len(self.starts):
+            return self.quote_at[number::quotes]
+        place: Ints = self.quote_at[self.first_quote[rows] + number]
+        return place
+
+    def rows_with(self, pending: Ints, quotes: int, controls: int) -> Ints:
+        """Those of ``pending`` that have so many quotes and control characters."""
+        if len(pending) == len(self.starts) and len(self.quote_at) == len(pending) * quotes:
+            # The usual case, without a search: every row has its share.
+            grid = self.quote_at.reshape(len(pending), quotes)
+            if quotes and (grid[:, 0] >= self.starts).all() and (grid[:, -1] < self.ends).all():
+                return pending if self.controls is None else pending[self.controls[pending] == controls]
+        fits = self.quotes[pending] == quotes
+        if self.controls is not None:
+            fits &= self.controls[pending] == controls
+        return pending[fits]
 
 
 def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, limits: Limits) -> Decoded:
@@ -134,7 +162,7 @@ def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, lim
             pending = pending[1:]
             continue
         tables.append(table)
-        pending = pending[~np.isin(pending, taken, assume_unique=True)]
+        pending = pending[~np.isin(pending, taken, assume_unique=True)] if len(taken) < len(pending) else pending[:0]
     careful.append(pending)
     table, refusals = _read_carefully(items, np.sort(np.concatenate(careful)), positions, sealed_at_ms, limits)
     if table.num_rows:
@@ -145,45 +173,34 @@ def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, lim
 def _scan(items: Sequence[bytes], limits: Limits) -> _Chunk:
     count = len(items)
     lengths = np.fromiter(map(len, items), np.int64, count)
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-    # Eight bytes of padding let the last stretch be compared in whole words.
-    buffer = b"".join([*items, b"\0" * 8])
-    octets = np.frombuffer(buffer, np.uint8)
-    body = octets[: ends[-1]]
-    quote_at = np.flatnonzero(body == _QUOTE)
-    edge = np.searchsorted(quote_at, np.append(starts, ends[-1]))
+    offsets = np.zeros(count + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    starts, ends = offsets[:-1], offsets[1:]
+    buffer = b"".join(items)
+    body = np.frombuffer(buffer, np.uint8)
     regular = (lengths > 0) & (lengths <= limits.max_item_bytes)
-    regular &= ~_has_escaped_quote(body, quote_at, edge, count)
+    # Looking for one byte is many times faster than for two.
+    if b"\\" in buffer and b'\\"' in buffer:
+        # A quote behind a backslash does not delimit a string; such rows are not for counting quotes.
+        escaped = np.flatnonzero((body[:-1] == _BACKSLASH) & (body[1:] == _QUOTE)) + 1
+        regular[np.searchsorted(starts, escaped, side="right") - 1] = False
     if not buffer.isascii():
         try:
             buffer.decode("utf-8")
         except UnicodeDecodeError:
             regular &= _count(body >= 0x80, starts, ends) == 0
-    control = body < 0x20
+    has_controls = body.min(initial=0x20) < 0x20
     return _Chunk(
         buffer=buffer,
-        octets=octets,
-        words=np.ndarray((len(buffer) - 7,), "<u8", buffer, strides=(1,)),
         starts=starts,
         ends=ends,
-        quote_at=quote_at,
-        first_quote=edge[:-1],
-        quotes=np.diff(edge),
-        controls=_count(control, starts, ends) if control.any() else None,
+        quote_at=np.flatnonzero(body == _QUOTE),
+        items=pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(buffer)]
+        ),
+        controls=_count(body < 0x20, starts, ends) if has_controls else None,
         regular=regular,
     )
-
-
-def _has_escaped_quote(body: Bytes, quote_at: Ints, edge: Ints, count: int) -> Bools:
-    """Rows where a quote follows a backslash: there, quotes do not delimit strings by themselves."""
-    escaped = np.zeros(count, np.bool_)
-    after = quote_at[quote_at > 0]
-    suspects = np.flatnonzero(body[after - 1] == _BACKSLASH)
-    if len(suspects):
-        suspects += len(quote_at) - len(after)
-        escaped[np.searchsorted(edge, suspects, side="right") - 1] = True
-    return escaped
 
 
 def _count(mask: Bools, starts: Ints, ends: Ints) -> Ints:
@@ -244,7 +261,8 @@ def _template(item: bytes, sealed_at_ms: int, limits: Limits) -> _Template | Non
         return None  # duplicate keys
     if metric.tags.keys() != set(tag_names):
         return None
-    if [slot.name for slot in slots if slot.name in ("timestamp", "value", "metric_type")] == []:
+    kinds = {slot.name: slot.is_text for slot in slots if not slot.in_tags}
+    if not kinds.get("metric_type") or kinds.get("value") is not False or "timestamp" not in kinds:
         return None
     bounds = [0, *(edge for slot in slots for edge in (slot.start, slot.end)), len(item)]
     stretches = [item[left:right] for left, right in zip(bounds[::2], bounds[1::2], strict=True)]
@@ -260,110 +278,97 @@ def _read_shape(
     chunk: _Chunk, template: _Template, pending: Ints, positions: Ints, sealed_at_ms: int, limits: Limits
 ) -> tuple[Ints, pa.Table]:
     """The rows among ``pending`` that have the template's shape, and their columns."""
-    fits = chunk.quotes[pending] == template.quotes
-    if chunk.controls is not None:
-        fits &= chunk.controls[pending] == template.controls
-    rows = pending[fits]
-    bounds, same = _bounds(chunk, template, rows)
-    if not same.all():
-        rows, bounds = rows[same], bounds[same]
-    while True:
-        columns, good = _columns(chunk, template, bounds, positions[rows], sealed_at_ms, limits)
+    rows = chunk.rows_with(pending, template.quotes, template.controls)
+    while len(rows):
+        slots = _slots(chunk, template, rows)
+        good = _rebuilt(chunk, template, rows, slots)
         if good.all():
-            return rows, pa.Table.from_arrays(columns, schema=COLUMNS) if len(rows) else COLUMNS.empty_table()
-        rows, bounds = rows[good], bounds[good]
+            columns = _columns(chunk, template, slots, positions[rows], sealed_at_ms, limits, good)
+            if good.all():
+                return rows, pa.Table.from_arrays(columns, schema=COLUMNS)
+        rows = rows[good]
+    return rows, COLUMNS.empty_table()
 
 
-def _bounds(chunk: _Chunk, template: _Template, rows: Ints) -> tuple[npt.NDArray[np.int32], Bools]:
-    """Start and end of every slot in every row, shape (rows, 2 × slots); and whether all stretches are as expected."""
+def _slots(chunk: _Chunk, template: _Template, rows: Ints) -> list[pa.StringArray]:
+    """What lies in each slot, row by row; for rows of another shape anything, as long as it lies within the row."""
     count = len(rows)
-    starts, ends = chunk.starts[rows], chunk.ends[rows]
-    first = chunk.first_quote[rows]
-    bounds = np.empty((count, 2 * len(template.slots)), np.int32)
-    same = np.ones(count, np.bool_)
-    left = starts
+    width = 2 * len(template.slots)
+    ends = chunk.ends if count == len(chunk.ends) else chunk.ends[rows]
+    left = chunk.starts if count == len(chunk.starts) else chunk.starts[rows]
+    # One text array whose elements are, in turn, each slot and the stretch after it: no byte is copied.
+    edges = np.empty(count * width + 1, np.int32)
+    bounds = edges[:-1].reshape(count, width)
     for k, slot in enumerate(template.slots):
         if slot.is_text:
-            start = chunk.quote_at[first + slot.quotes_before] + 1
-            end = chunk.quote_at[first + slot.quotes_before + 1]
+            start = chunk.quote_of(rows, template.quotes, slot.quotes_before) + 1
+            end = chunk.quote_of(rows, template.quotes, slot.quotes_before + 1)
         else:
-            start = left + len(template.stretches[k])
             after = template.stretches[k + 1]
             quote = after.find(b'"')
-            end = chunk.quote_at[first + slot.quotes_before] - quote if quote >= 0 else ends - len(after)
-            np.minimum(start, end, out=start)
-        same &= (start - left == len(template.stretches[k])) & (end >= start)
+            beyond = chunk.quote_of(rows, template.quotes, slot.quotes_before) if quote >= 0 else ends
+            end = beyond - (quote if quote >= 0 else len(after))
+            end = np.maximum(end, left)
+            start = np.minimum(left + len(template.stretches[k]), end)
         bounds[:, 2 * k] = start
         bounds[:, 2 * k + 1] = end
-        _compare(chunk, template.stretches[k], left, same)
         left = end
-    same &= ends - left == len(template.stretches[-1])
-    _compare(chunk, template.stretches[-1], left, same)
-    return bounds, same
+    edges[-1] = edges[-2]
+    flat = pa.StringArray.from_buffers(count * width, pa.py_buffer(edges), pa.py_buffer(chunk.buffer))
+    at_row = np.arange(0, count * width, width, dtype=np.int32)
+    return [flat.take(pa.array(at_row + 2 * k)) for k in range(len(template.slots))]
 
 
-def _compare(chunk: _Chunk, stretch: bytes, at: Ints, same: Bools) -> None:
-    """Clear ``same`` where the bytes at ``at`` differ from ``stretch``; eight bytes at a time."""
-    last = len(chunk.words) - 1
-    for offset in range(0, len(stretch), 8):
-        piece = stretch[offset : offset + 8]
-        word = chunk.words[np.minimum(at + offset, last)]
-        if len(piece) < 8:
-            word = word & np.uint64((1 << 8 * len(piece)) - 1)
-        same &= word == np.uint64(int.from_bytes(piece, "little"))
+def _rebuilt(chunk: _Chunk, template: _Template, rows: Ints, slots: list[pa.StringArray]) -> Bools:
+    """Which rows are, byte for byte, the template with what lies in their slots put into it."""
+    pieces: list[Any] = []
+    for stretch, slot in zip(template.stretches, slots, strict=False):
+        pieces += [pa.scalar(stretch, pa.large_binary()), slot.cast(pa.binary()).cast(pa.large_binary())]
+    pieces.append(pa.scalar(template.stretches[-1], pa.large_binary()))
+    rebuilt = pc.binary_join_element_wise(*pieces, pa.scalar(b"", pa.large_binary()))
+    items = chunk.items if len(rows) == len(chunk.items) else chunk.items.take(pa.array(rows))
+    same: Bools = pc.equal(rebuilt, items).to_numpy(zero_copy_only=False)
+    return same
 
 
 def _columns(
     chunk: _Chunk,
     template: _Template,
-    bounds: npt.NDArray[np.int32],
+    slots: list[pa.StringArray],
     positions: Ints,
     sealed_at_ms: int,
     limits: Limits,
-) -> tuple[list[Any], Bools]:
-    count = len(bounds)
-    good = np.ones(count, np.bool_)
-    width = 2 * len(template.slots)
-    # One text array whose elements are, in turn, each slot and the stretch after it: no byte is copied.
-    edges = np.empty(count * width + 1, np.int32)
-    edges[:-1] = bounds.reshape(-1)
-    edges[-1] = edges[-2] if count else 0
-    flat = pa.StringArray.from_buffers(count * width, pa.py_buffer(edges), pa.py_buffer(chunk.buffer))
-    at_row = np.arange(0, count * width, width, dtype=np.int32)
-
-    by_name: dict[str, Any] = {}
+    good: Bools,
+) -> list[Any]:
+    """The columns of rows of the template's shape; ``good`` is cleared where the careful path must decide."""
+    count = len(positions)
+    columns: dict[str, Any] = {}
     tags: dict[str, Any] = {}
-    for k, slot in enumerate(template.slots):
-        texts = flat.take(pa.array(at_row + 2 * k))
+    is_text = {slot.name: slot.is_text for slot in template.slots if not slot.in_tags}
+    for slot, found in zip(template.slots, slots, strict=True):
+        texts = found
         if not slot.is_text:
             good &= _are_numbers(texts)
         elif b"\\" in chunk.buffer:
             texts = _unescaped(texts, good)
         is_column = not slot.in_tags and (slot.name in DIMENSIONS or slot.name in ("timestamp", "value"))
-        (by_name if is_column else tags)[slot.name] = (slot, texts)
+        (columns if is_column else tags)[slot.name] = texts
+    good &= pc.binary_length(columns["metric_type"]).to_numpy(zero_copy_only=False) > 0
     if not good.all():
-        return [], good
-
-    slot, texts = by_name["timestamp"]
-    timestamps = _times_ms(texts, good) if slot.is_text else _epochs_ms(texts, good)
+        return []
+    times = columns["timestamp"]
+    timestamps = _times_ms(times, good) if is_text["timestamp"] else _epochs_ms(times, good)
     good &= (timestamps >= sealed_at_ms - limits.retention_ms) & (timestamps <= sealed_at_ms + limits.future_ms)
-    slot, texts = by_name["value"]
-    values = texts.cast(pa.float64())
+    values = columns["value"].cast(pa.float64())
     good &= np.isfinite(values.to_numpy(zero_copy_only=False))
-    good &= pc.binary_length(by_name["metric_type"][1]).to_numpy(zero_copy_only=False) > 0
-    if not by_name["metric_type"][0].is_text or not good.all():
-        return [], good & by_name["metric_type"][0].is_text
-
-    dimensions = [
-        by_name[name][1].dictionary_encode() if name in by_name else _constant("", count) for name in DIMENSIONS
-    ]
+    dimensions = [columns[name].dictionary_encode() if name in columns else _constant("", count) for name in DIMENSIONS]
     return [
         pa.array(timestamps).cast(pa.timestamp("ms", tz="UTC")),
         *dimensions,
         values,
         _tag_maps(template, tags, count),
         pa.array(positions.astype(np.uint32)),
-    ], good
+    ]
 
 
 def _tag_maps(template: _Template, tags: dict[str, Any], count: int) -> pa.MapArray:
@@ -376,7 +381,7 @@ def _tag_maps(template: _Template, tags: dict[str, Any], count: int) -> pa.MapAr
     offsets = np.arange(0, (count + 1) * len(names), len(names), dtype=np.int32)
     order = np.arange(count * len(names), dtype=np.int64).reshape(len(names), count).T.reshape(-1)
     texts = [
-        tags[name][1] if name in tags else pa.array([template.constant_tags[name]], pa.string()).take(_zeros(count))
+        tags[name] if name in tags else pa.array([template.constant_tags[name]], pa.string()).take(_zeros(count))
         for name in names
     ]
     values = pa.concat_arrays(texts).take(pa.array(order))

@@ -14,7 +14,6 @@ which rows are there, and inserts the missing ones.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import queue
 import random
 import threading
@@ -39,12 +38,17 @@ from pipeline.store.clickhouse import Store, rows_at_fault
 
 _log = log.get(__name__)
 
+Words = npt.NDArray[np.uint32]
+
 FIRST_PAUSE_S = 0.1
 MIN_SUSPECT_ROWS = 1_000
 """A smaller chunk says nothing about the schema, however bad it is."""
 
 MAX_BLAMED_ROWS = 16
-"""ClickHouse refusing more single rows of one chunk than this, and no other, is at odds with the schema."""
+"""Fewer rows that ClickHouse refuses one by one say nothing about the schema, whatever their share."""
+
+SETTLE_S = 1.0
+"""An insert that ClickHouse has logged but not yet shown gets this long before it is taken for lost."""
 
 EXPIRY_MARGIN_MS = 47 * 3_600_000
 """The table keeps rows two days longer than the oldest accepted; past this they are no longer looked for."""
@@ -90,6 +94,12 @@ class _Ready:
     chunk: Chunk
     rows: pa.Table
     dead: list[DeadLetter]
+    buried: int = 0
+    """Rows that are readable but that ClickHouse refused: they stand in the dead letters."""
+
+    @property
+    def dead_lettered(self) -> int:
+        return len(self.dead) + self.buried
 
 
 class Drainer:
@@ -116,7 +126,11 @@ class Drainer:
         """
         self._stop = stop or threading.Event()
         self._claims_done.clear()
-        self._redis(self.buffer.release_orphans)
+        try:
+            self._redis(self.buffer.release_orphans)
+        except _StoppedError:
+            return self.progress
+        failpoints.hit("drainer.after_orphans")
         read: queue.Queue[_Read | None] = queue.Queue(maxsize=1)
         ready: queue.Queue[_Ready | None] = queue.Queue(maxsize=1)
         threads = [
@@ -172,6 +186,7 @@ class Drainer:
             full = waiting >= self.settings.batch_rows
             late = waiting and time.monotonic() - since >= self.settings.flush_interval_s - tick_s
             if (full or late or (until_empty and waiting)) and open_segments < MAX_OPEN_CHUNKS:
+                failpoints.hit("drainer.before_seal")
                 segment = self._redis(lambda: self.buffer.seal(self.settings.batch_rows))
                 failpoints.hit("drainer.after_seal")
                 since = time.monotonic()
@@ -194,9 +209,10 @@ class Drainer:
             except LeaseLost as lost:
                 self._fenced(chunk, lost)
                 continue
+            failpoints.hit("drainer.after_read")
             if self.settings.durable_seal:
                 self._redis(lambda chunk=chunk: self.buffer.make_durable(chunk))  # type: ignore[misc]
-            failpoints.hit("drainer.after_read")
+            failpoints.hit("drainer.after_durable")
             self.progress.stages.read_s += time.perf_counter() - started
             if not self._put(out, _Read(chunk, items)):
                 self._give_back(chunk)
@@ -221,7 +237,9 @@ class Drainer:
             except LeaseLost as lost:
                 self._fenced(ready.chunk, lost)
             except _StoppedError:
+                # The others in hand would wait for the same neighbour: ``run`` gives them back untried.
                 self._give_back(ready.chunk)
+                break
         self._claims_done.set()
 
     # One chunk
@@ -252,23 +270,25 @@ class Drainer:
         failpoints.hit("drainer.before_ack")
         written = time.perf_counter()
         chunk = ready.chunk
-        record = ledger.record(chunk, ready.rows, len(ready.dead))
+        self._pause_s = FIRST_PAUSE_S
+        self._recovered()
+        record = ledger.record(chunk, ready.rows, ready.dead_lettered)
         minutes = _minutes(ready.rows)
         self._redis(
             lambda: self.buffer.ack(
-                chunk, stored=ready.rows.num_rows, dead_lettered=len(ready.dead), minutes=minutes, record=record
+                chunk, stored=ready.rows.num_rows, dead_lettered=ready.dead_lettered, minutes=minutes, record=record
             )
         )
         failpoints.hit("drainer.after_ack")
         progress = self.progress
         progress.chunks += 1
         progress.stored += ready.rows.num_rows
-        progress.dead_lettered += len(ready.dead)
+        progress.dead_lettered += ready.dead_lettered
         progress.stages.rows += chunk.rows
         progress.stages.write_s += written - started
         progress.stages.ack_s += time.perf_counter() - written
         progress.heartbeat_s = time.monotonic()
-        _log.debug("drained", segment=chunk.segment, chunk=chunk.number, rows=chunk.rows, refused=len(ready.dead))
+        _log.debug("drained", segment=chunk.segment, chunk=chunk.number, rows=chunk.rows, refused=ready.dead_lettered)
 
     def _write(self, ready: _Ready) -> _Ready:
         """Bring the chunk's rows into ClickHouse, each once; returns the chunk as it then stands.
@@ -276,42 +296,51 @@ class Drainer:
         Where something may be stored already, what is there is read back first and only the missing
         rows are inserted, and then it is read back again: after a crash ClickHouse may know an
         insert's token without having its rows, and would drop the retry without a word.
+
+        Everybody who works on a chunk uses the same tokens in the same order, and the next one only
+        when rows are missing although the one before was accepted. So an insert that arrives late (of a
+        drainer that slept through its lease, or held up in the network past our patience) comes under a
+        token that ClickHouse knows by then, and is dropped.
         """
         chunk = ready.chunk
         doubtful = chunk.doubtful
-        token = f"{chunk.segment}:{chunk.number}"
-        for attempt in itertools.count(1):
+        accepted = False
+        tokens_spent = 0
+        while True:
             try:
+                rows, dead = ready.rows, ready.dead
                 if doubtful:
-                    rows, dead = self._missing(ready)
+                    ready, rows, dead = self._missing(ready)
                     if not rows.num_rows and not dead:
                         return ready
-                else:
-                    rows, dead = ready.rows, ready.dead
-                self._redis(lambda: self.buffer.renew(chunk))
+                if accepted:
+                    accepted = False
+                    tokens_spent += 1
+                    if self._stop.wait(SETTLE_S):
+                        raise _StoppedError
+                    continue
+                token = f"{chunk.segment}:{chunk.number}" + (f".{tokens_spent}" if tokens_spent else "")
                 refused = self._insert(chunk, rows, dead, token)
-                if refused is None and not doubtful:
-                    return ready
                 if refused is not None:
-                    ready = self._move_to_dead(ready, self._find_fault(rows, chunk, refused))
-                doubtful = True
-                # A token is never used for other rows, nor again for rows that it did not bring in.
-                token = f"{chunk.segment}:{chunk.number}:{chunk.attempts}.{attempt}"
+                    self._bury_at_fault(chunk, rows, refused, token)
+                elif not doubtful:
+                    return ready
+                doubtful = accepted = True
             except (StoreOutage, StoreRefused) as trouble:
                 # In doubt, or at odds with the statement, the table or our rights: no row is to blame.
                 self._pause(trouble, chunk)
                 doubtful = True
-        raise AssertionError("unreachable")
 
     def _insert(self, chunk: Chunk, rows: pa.Table, dead: list[DeadLetter], token: str) -> StoreRefused | None:
-        """Insert; returns the refusal when ClickHouse blames the rows."""
+        """Insert, if the lease is still ours; returns the refusal when ClickHouse blames the rows."""
+        self._redis(lambda: self.buffer.renew(chunk))
         failpoints.hit("drainer.before_insert")
         if dead:
-            self._store(lambda: self.store.insert(DEAD_LETTERS, as_table(dead, chunk, self.buffer.key), token=token))
+            self.store.insert(DEAD_LETTERS, as_table(dead, chunk, self.buffer.key), token=token)
             failpoints.hit("drainer.between_inserts")
         if rows.num_rows:
             try:
-                self._store(lambda: self.store.insert("metrics", _identified(rows, chunk), token=token))
+                self.store.insert("metrics", identified(rows, chunk), token=token)
             except StoreRefused as refused:
                 if not rows_at_fault(refused):
                     raise
@@ -319,60 +348,90 @@ class Drainer:
         failpoints.hit("drainer.after_insert")
         return None
 
-    def _missing(self, ready: _Ready) -> tuple[pa.Table, list[DeadLetter]]:
-        """What of the chunk ClickHouse does not have yet."""
+    def _missing(self, ready: _Ready) -> tuple[_Ready, pa.Table, list[DeadLetter]]:
+        """The chunk with what ClickHouse decided about it before, and the rows and letters that are not there yet."""
         failpoints.hit("drainer.before_verify")
-        rows = self._missing_rows(ready.rows, ready.chunk)
-        buried = set(self._positions(DEAD_LETTERS, ready.chunk).tolist())
+        chunk = ready.chunk
+        stored, buried = self._positions("metrics", chunk), self._positions(DEAD_LETTERS, chunk)
         failpoints.hit("drainer.after_verify")
-        return rows, [letter for letter in ready.dead if letter.position not in buried]
+        ready = self._as_decided(ready, stored, buried)
+        present = set(buried.tolist())
+        dead = [letter for letter in ready.dead if letter.position not in present]
+        return ready, self._lacking(ready.rows, stored), dead
 
-    def _missing_rows(self, rows: pa.Table, chunk: Chunk) -> pa.Table:
-        missing = ~np.isin(rows["position"].to_numpy(), self._positions("metrics", chunk))
+    def _as_decided(self, ready: _Ready, stored: Words, buried: Words) -> _Ready:
+        """What stands in one table never goes into the other, even if limits or constraints changed since."""
+        refused = np.isin(ready.rows["position"].to_numpy(), buried)
+        if refused.any():
+            ready = replace(ready, rows=ready.rows.filter(pa.array(~refused)), buried=ready.buried + int(refused.sum()))
+        accepted = set(stored.tolist()) & {letter.position for letter in ready.dead}
+        if accepted:
+            as_stored = self.store.query(
+                f"SELECT {', '.join(COLUMNS.names)} FROM metrics "
+                "WHERE segment = {segment:String} AND position IN {positions:Array(UInt32)}",
+                {"segment": ready.chunk.segment, "positions": sorted(accepted)},
+            ).cast(COLUMNS)
+            ready = replace(
+                ready,
+                rows=pa.concat_tables([ready.rows, as_stored]).unify_dictionaries().combine_chunks(),
+                dead=[letter for letter in ready.dead if letter.position not in accepted],
+            )
+        return ready
+
+    def _lacking(self, rows: pa.Table, stored: Words) -> pa.Table:
+        missing = ~np.isin(rows["position"].to_numpy(), stored)
         # What has outlived its retention while it waited here may be gone from the table by right.
         expired_ms = time.time_ns() // 1_000_000 - self.limits.retention_ms - EXPIRY_MARGIN_MS
         missing &= rows["timestamp"].cast(pa.int64()).to_numpy() >= expired_ms
         return rows if missing.all() else rows.filter(pa.array(missing))
 
-    def _positions(self, table: str, chunk: Chunk) -> npt.NDArray[np.uint32]:
-        found = self._store(
-            lambda: self.store.query(
-                f"SELECT position FROM {table} WHERE segment = {{segment:String}} "
-                "AND position >= {first:UInt32} AND position < {last:UInt32}",
-                {"segment": chunk.segment, "first": chunk.first, "last": chunk.last},
-            )
+    def _positions(self, table: str, chunk: Chunk) -> Words:
+        found = self.store.query(
+            f"SELECT position FROM {table} WHERE segment = {{segment:String}} "
+            "AND position >= {first:UInt32} AND position < {last:UInt32}",
+            {"segment": chunk.segment, "first": chunk.first, "last": chunk.last},
         )
-        positions: npt.NDArray[np.uint32] = found["position"].to_numpy()
+        positions: Words = found["position"].to_numpy()
         return positions
 
-    def _find_fault(self, rows: pa.Table, chunk: Chunk, refused: StoreRefused) -> list[DeadLetter]:
-        """Halve a refused batch down to the rows at fault; the others are stored on the way.
+    def _bury_at_fault(self, chunk: Chunk, rows: pa.Table, refused: StoreRefused, token: str) -> None:
+        """Halve refused rows down to those at fault and bury these; the others are stored on the way.
 
-        Raises ``SchemaMismatch`` when one row after the other is refused.
+        Cuts lie at fixed positions, so that every drainer uses the same token for the same range.
+        Raises ``SchemaMismatch``, with nothing buried, when most rows are refused.
         """
-        # A refused insert may have stored some of its partitions.
-        rows = self._missing_rows(rows, chunk)
-        if rows.num_rows <= 1:
-            positions = rows["position"].to_pylist()
-            refusal = Refusal("refused by ClickHouse", str(refused))
-            return [DeadLetter(position, refusal, self._payload(chunk, position)) for position in positions]
-        half = rows.num_rows // 2
         fault: list[DeadLetter] = []
-        for part in (rows.slice(0, half), rows.slice(half)):
-            again = self._insert(chunk, part, [], "")
-            if again is not None:
-                fault += self._find_fault(part, chunk, again)
-            if len(fault) > MAX_BLAMED_ROWS and len(fault) > chunk.rows * self.settings.max_bad_share:
+        cleared = 0
+        ranges = [(chunk.first, chunk.last, refused)]
+        while ranges:
+            first, last, refused = ranges.pop()
+            # A refused insert may have stored some of its partitions.
+            rows_here = self._lacking(_between(rows, first, last), self._positions("metrics", chunk))
+            if last - first == 1:
+                if rows_here.num_rows:
+                    fault.append(DeadLetter(first, _refusal(refused), self._payload(chunk, first)))
+                continue
+            middle = (first + last) // 2
+            for low, high in ((first, middle), (middle, last)):
+                part = _between(rows_here, low, high)
+                if not part.num_rows:
+                    continue
+                failpoints.hit("drainer.halving")
+                again = self._insert(chunk, part, [], f"{token}:{low}-{high}")
+                if again is None:
+                    cleared += part.num_rows
+                else:
+                    ranges.append((low, high, again))
+            if len(fault) > MAX_BLAMED_ROWS and len(fault) > (len(fault) + cleared) * self.settings.max_bad_share:
                 raise self._mismatch(chunk, [(letter.position, letter.refusal) for letter in fault])
-        return fault
+        failpoints.hit("drainer.before_burial")
+        if fault:
+            self._insert(chunk, rows.slice(0, 0), fault, f"{token}:fault")
+        failpoints.hit("drainer.after_burial")
 
     def _payload(self, chunk: Chunk, position: int) -> bytes:
         item: bytes = self._redis(lambda: self.buffer.read_at(chunk, chunk.segment_rows - 1 - position))
         return item
-
-    def _move_to_dead(self, ready: _Ready, fault: list[DeadLetter]) -> _Ready:
-        keep = ~np.isin(ready.rows["position"].to_numpy(), [letter.position for letter in fault])
-        return replace(ready, rows=ready.rows.filter(pa.array(keep)), dead=[*ready.dead, *fault])
 
     # Trouble
 
@@ -391,13 +450,6 @@ class Drainer:
                 if pause_s > FIRST_PAUSE_S:
                     self._recovered()
                 return result
-
-    def _store(self, action: Callable[[], Any]) -> Any:
-        result = action()
-        if self.progress.trouble:
-            self._recovered()
-        self._pause_s = FIRST_PAUSE_S
-        return result
 
     _pause_s = FIRST_PAUSE_S
 
@@ -456,6 +508,15 @@ class _StoppedError(Exception):
     """The drainer is to end while it waits for a neighbour."""
 
 
+def _between(rows: pa.Table, first: int, last: int) -> pa.Table:
+    positions = rows["position"].to_numpy()
+    return rows.filter(pa.array((positions >= first) & (positions < last)))
+
+
+def _refusal(refused: StoreRefused) -> Refusal:
+    return Refusal("refused by ClickHouse", str(refused))
+
+
 def _emptied(work: queue.Queue[Any]) -> list[Any]:
     left = []
     with contextlib.suppress(queue.Empty):
@@ -469,7 +530,7 @@ def _jittered(pause_s: float) -> float:
     return pause_s * random.uniform(0.5, 1.0)
 
 
-def _identified(rows: pa.Table, chunk: Chunk) -> pa.Table:
+def identified(rows: pa.Table, chunk: Chunk) -> pa.Table:
     """The rows as ``metrics`` wants them: with their segment and the time of ingestion."""
     count = rows.num_rows
     segment = pa.DictionaryArray.from_arrays(
