@@ -93,9 +93,7 @@ def assess(
     named = _canonical(views, browser_aliases)
     groups = factorise(named, ("vital", *dimensions))
     last = _last_reports(named, groups.ids)
-    grouped = (
-        group_sorted(named.column("value").to_numpy()[last], groups.ids[last], groups.groups) if len(last) else _NOTHING
-    )
+    grouped = group_sorted(named.column("value").to_numpy()[last], groups.ids[last], groups.groups)
     vitals = [VITALS[name] for name in groups.keys.column("vital").to_pylist()]
     columns = {name: groups.keys.column(name) for name in groups.keys.column_names}
     return pa.table(columns | _statistics(grouped) | _verdict(grouped, vitals) | _bounds(grouped))
@@ -147,7 +145,6 @@ def lighthouse_score(values: ArrayLike, p10: ArrayLike, median: ArrayLike) -> Fl
     return np.where(np.isnan(z), np.nan, np.clip(score, least, most))
 
 
-_NOTHING = Grouped(np.empty(0), np.zeros(1, dtype=np.int64))
 _TINIEST = 5e-324
 _ERFC_INVERSE_OF_ONE_FIFTH = 0.9061938024368232
 
