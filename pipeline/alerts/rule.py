@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.analyse.series import SERIES
+from pipeline.analyse.vitals import WINDOW_DIMENSIONS
 
 Severity = Literal["info", "warning", "critical"]
 NoData = Literal["ignore", "keep", "alert"]
@@ -21,9 +22,8 @@ VITAL_WINDOW_MS = 5 * MINUTE_MS
 MAX_WINDOW_MS = 24 * 60 * MINUTE_MS
 """Longer windows belong into a baseline: each tick reads the whole window."""
 
-VITALS = ("lcp", "inp", "cls", "fcp", "ttfb", "fid")
 SERIES_DIMENSIONS = SERIES
-VITAL_DIMENSIONS = ("metric_type", "environment", "browser", "page")
+VITAL_DIMENSIONS = ("metric_type", *WINDOW_DIMENSIONS)
 BASELINE_DIMENSIONS = ("test_suite", "environment", "browser", "test_id")
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,3})?)")

@@ -24,7 +24,6 @@ from pipeline.alerts.rule import (
     STATISTICS,
     VITAL_DIMENSIONS,
     VITAL_WINDOW_MS,
-    VITALS,
     Direction,
     Late,
     NoData,
@@ -33,6 +32,7 @@ from pipeline.alerts.rule import (
     WhenUnsure,
     is_statistic,
 )
+from pipeline.analyse.vitals import VITALS
 
 NUMBERS_IN_MESSAGES = ("value", "threshold", "samples", "low", "high", "baseline", "spread")
 MESSAGE_FIELDS = ("rule", "metric", "statistic", "window", "for", "severity", *NUMBERS_IN_MESSAGES)

@@ -114,7 +114,7 @@ class WindowView:
         if rule.quantile is not None:
             value, low, high = self._merge(groups).quantile(rule.quantile)
             value = self._exact_where_single(rule.quantile, groups, value)
-            return Seen(samples > 0, value, samples, np.fmin(low, value), np.fmax(high, value))
+            return Seen(samples > 0, value, samples, *self._within_extremes(groups, value, low, high))
         value = self._simple(rule)[groups]
         low, high = value, value
         if rule.statistic == "failure_rate":
@@ -216,6 +216,14 @@ class WindowView:
             mine = into >= 0
             self._merged[key] = _Merged(self.selection.frame.histograms, self._rows[mine], into[mine], len(groups))
         return self._merged[key]
+
+    def _within_extremes(
+        self, groups: IndexArray, value: Float64Array, low: Float64Array, high: Float64Array
+    ) -> tuple[Float64Array, Float64Array]:
+        """A bound lies between the extremes, which are exact, and on its own side of the value."""
+        if "max" in self.selection.frame.columns:
+            low, high = np.maximum(low, self._min[groups]), np.minimum(high, self._max[groups])
+        return np.minimum(low, value), np.maximum(high, value)
 
     def _exact_where_single(self, quantile: float, groups: IndexArray, merged: Float64Array) -> Float64Array:
         column = self.selection.frame.columns.get(_EXACT_LEVELS.get(quantile, ""))

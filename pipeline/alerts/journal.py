@@ -1,0 +1,338 @@
+"""The truth about alerts: states, how far rules were judged, and what still has to be told.
+
+One script writes, together and only if nobody else wrote meanwhile: the states after some ticks,
+the last tick of each rule, and every transition into three outboxes (the ``alerts`` table, Redis's
+own list and channel, each outside channel). So a crash at any instruction either leaves the tick
+unjudged, and it will be judged again to the same transitions and ids, or leaves nothing to decide,
+only to tell. What is told is taken out of its outbox after it stands where it belongs.
+
+When Redis is away everything raises ``RedisOutage``; the outcome of a commit is then unknown, and
+the caller loads again instead of guessing.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import redis
+
+from pipeline import keys
+from pipeline.alerts.evaluation import Alerts, Transition
+from pipeline.alerts.evidence import finite
+from pipeline.alerts.payloads import dumps, for_critical_channel, for_performance_list
+from pipeline.alerts.state import Alert, State
+from pipeline.config import Settings
+from pipeline.errors import PipelineError
+from pipeline.failpoints import hit
+from pipeline.redis_link import outages
+
+CHANNEL_MEMORY_S = 30 * 86_400
+"""What was meant for a channel that nobody serves any more is forgotten after this long."""
+
+PERFORMANCE_LENGTH = 100
+"""``LTRIM alerts:performance 0 99``, as the schema document has it."""
+
+_PUBLISH_AT_ONCE = 50
+"""Half the list: so that an interrupted publication finds all it has pushed among the newest 100."""
+
+_COMMIT = """
+-- KEYS: state, scratch, table outbox, redis outbox, pending of each channel ...
+-- ARGV: expected version, version, fields as JSON {name: text or false}, notices as JSON, channel memory in s
+redis.call('DEL', KEYS[2])
+if (redis.call('HGET', KEYS[1], 'version') or '') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'version', ARGV[2])
+for name, text in pairs(cjson.decode(ARGV[3])) do
+  if text then redis.call('HSET', KEYS[1], name, text) else redis.call('HDEL', KEYS[1], name) end
+end
+for _, notice in ipairs(cjson.decode(ARGV[4])) do
+  redis.call('RPUSH', KEYS[3], notice.row)
+  redis.call('RPUSH', KEYS[4], notice.redis)
+  for i = 5, #KEYS do
+    redis.call('HSETNX', KEYS[i], notice.id, notice.note)
+    redis.call('EXPIRE', KEYS[i], ARGV[5])
+  end
+end
+return 1
+"""
+
+_PUBLISH = """
+-- KEYS: alerts:performance, scratch   ARGV: length, channel, then (entry, message or '') ...
+redis.call('DEL', KEYS[2])
+local there = {}
+for _, entry in ipairs(redis.call('LRANGE', KEYS[1], 0, ARGV[1] - 1)) do there[entry] = true end
+for i = 3, #ARGV, 2 do
+  if not there[ARGV[i]] then
+    redis.call('LPUSH', KEYS[1], ARGV[i])
+    if ARGV[i + 1] ~= '' then redis.call('PUBLISH', ARGV[2], ARGV[i + 1]) end
+  end
+end
+redis.call('LTRIM', KEYS[1], 0, ARGV[1] - 1)
+return 1
+"""
+
+
+class StaleJournal(PipelineError):
+    """Somebody else judged alerts since we loaded them; nothing was written, and we load again."""
+
+
+@dataclass(frozen=True)
+class AlertKeys:
+    """Keys of the alerts in the database ``metrics``, in the hash slot of the buffer they belong to."""
+
+    buffer: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> AlertKeys:
+        """Beside the (first) buffer."""
+        return cls(settings.buffer.keys[0])
+
+    @property
+    def _prefix(self) -> str:
+        tag = self.buffer if "{" in self.buffer else "{" + self.buffer + "}"
+        return f"{tag}:alerts"
+
+    @property
+    def state(self) -> str:
+        """Hash: ``version``, and ``rule:<name>`` with the last tick and the alerts of each rule."""
+        return f"{self._prefix}:state"
+
+    @property
+    def scratch(self) -> str:
+        """Never exists; deleting it first lets a script run when memory is full."""
+        return f"{self._prefix}:scratch"
+
+    @property
+    def table_outbox(self) -> str:
+        """List: rows on their way to the ``alerts`` table, oldest first."""
+        return f"{self._prefix}:outbox:table"
+
+    @property
+    def redis_outbox(self) -> str:
+        """List: entries on their way to ``alerts:performance`` and ``alerts:critical``, oldest first."""
+        return f"{self._prefix}:outbox:redis"
+
+    @property
+    def silences(self) -> str:
+        """Hash: silence id to the silence."""
+        return f"{self._prefix}:silences"
+
+    def pending(self, channel: str) -> str:
+        """Hash: transition id to what the channel has not been told yet."""
+        return f"{self._prefix}:channel:{channel}:pending"
+
+    def told(self, channel: str) -> str:
+        """Hash: group to what the channel was told of it and when."""
+        return f"{self._prefix}:channel:{channel}:told"
+
+    def in_flight(self, channel: str) -> str:
+        """Hash: group to the notification that is being sent, unchanged until it has arrived."""
+        return f"{self._prefix}:channel:{channel}:in-flight"
+
+
+@dataclass
+class RuleState:
+    """How far a rule was judged and its alerts at that tick.
+
+    For a rule that re-evaluates late data, ``base_tick_ms`` and ``base_alerts`` are the same for the
+    tick from which it is judged again.
+    """
+
+    tick_ms: int | None = None
+    by: tuple[str, ...] = ()
+    alerts: Alerts = field(default_factory=dict)
+    base_tick_ms: int | None = None
+    base_alerts: Alerts = field(default_factory=dict)
+    rule: Mapping[str, Any] = field(default_factory=dict)
+    """What is needed to resolve its alerts when the rule itself is gone: severity, type, threshold …"""
+
+
+@dataclass
+class Ledger:
+    """Everything that was committed, at one version."""
+
+    version: str = ""
+    states: dict[str, RuleState] = field(default_factory=dict)
+
+
+class Journal:
+    """Reads and writes the truth in Redis."""
+
+    def __init__(self, client: redis.Redis, keys_: AlertKeys, channels: Sequence[str] = ()) -> None:
+        self._client = client
+        self._keys = keys_
+        self.channels = tuple(channels)
+        self._commit = client.register_script(_COMMIT)
+        self._publish = client.register_script(_PUBLISH)
+
+    def load(self) -> Ledger:
+        """What stands there now. Raises ``RedisOutage``."""
+        with outages():
+            stored = cast("dict[bytes, bytes]", self._client.hgetall(self._keys.state))
+        ledger = Ledger(stored.pop(b"version", b"").decode())
+        for name, text in stored.items():
+            ledger.states[name.decode().removeprefix("rule:")] = _read_state(json.loads(text))
+        return ledger
+
+    def commit(
+        self,
+        ledger: Ledger,
+        changed: Mapping[str, RuleState | None],
+        transitions: Sequence[Transition],
+        now_ms: int,
+    ) -> None:
+        """Write states and transitions together, *atomically*; ``ledger`` then is what was written.
+
+        None forgets a rule. Raises ``StaleJournal`` when somebody else committed since ``ledger`` was
+        loaded; nothing is written then. After ``RedisOutage`` it may or may not have been written.
+        """
+        version = secrets.token_hex(8)
+        fields = {f"rule:{name}": _write_state(state) if state else False for name, state in changed.items()}
+        notices = [_notice(transition, now_ms) for transition in transitions]
+        all_keys = [
+            *(self._keys.state, self._keys.scratch, self._keys.table_outbox, self._keys.redis_outbox),
+            *(self._keys.pending(channel) for channel in self.channels),
+        ]
+        hit("alerts.before_commit")
+        with outages():
+            done = self._commit(
+                keys=all_keys, args=[ledger.version, version, dumps(fields), json.dumps(notices), CHANNEL_MEMORY_S]
+            )
+        hit("alerts.after_commit")
+        if not done:
+            raise StaleJournal(StaleJournal.__doc__)
+        ledger.version = version
+        for name, state in changed.items():
+            if state is None:
+                ledger.states.pop(name, None)
+            else:
+                ledger.states[name] = state
+
+    # What Redis is told
+
+    def publish(self) -> int:
+        """Bring the outbox to ``alerts:performance`` and ``alerts:critical``, each entry *exactly once*; how many.
+
+        The list itself remembers: an entry that stands among the newest hundred is neither pushed nor
+        published again, and pushing and publishing are one script.
+        """
+        published = 0
+        while batch := self._head(self._keys.redis_outbox, _PUBLISH_AT_ONCE):
+            arguments: list[str] = []
+            for item in batch:
+                notice = json.loads(item)
+                arguments += [notice["entry"], notice["message"]]
+            with outages():
+                self._publish(
+                    keys=[keys.ALERTS_PERFORMANCE, "{" + keys.ALERTS_PERFORMANCE + "}:scratch"],
+                    args=[PERFORMANCE_LENGTH, keys.CHANNEL_ALERTS_CRITICAL, *arguments],
+                )
+            hit("alerts.after_publish")
+            self._remove(self._keys.redis_outbox, batch)
+            published += len(batch)
+        return published
+
+    # What the table is told
+
+    def rows(self, limit: int) -> list[bytes]:
+        """The oldest rows that may not stand in the table yet, as they were committed."""
+        return self._head(self._keys.table_outbox, limit)
+
+    def remove_rows(self, rows: Iterable[bytes]) -> None:
+        """Forget rows that do stand in the table."""
+        self._remove(self._keys.table_outbox, rows)
+
+    def _head(self, key: str, limit: int) -> list[bytes]:
+        with outages():
+            return cast("list[bytes]", self._client.lrange(key, 0, limit - 1))
+
+    def _remove(self, key: str, items: Iterable[bytes]) -> None:
+        # By value: harmless when somebody else has removed them already.
+        with outages(), self._client.pipeline(transaction=False) as pipe:
+            for item in items:
+                pipe.lrem(key, 1, cast(str, item))
+            pipe.execute()
+
+
+def _notice(transition: Transition, now_ms: int) -> dict[str, str]:
+    """A transition as each reader wants it; fixed here, so that every repetition is byte for byte the same."""
+    entry = for_performance_list(transition)
+    critical = for_critical_channel(transition) if transition.severity == "critical" else None
+    note = {
+        "transition_id": transition.transition_id,
+        "alert_id": transition.alert_id,
+        "state": transition.to_state.value,
+        "seen_ms": now_ms,
+        "at_ms": transition.at_ms,
+        "labels": {**transition.labels, "rule": transition.rule, "severity": transition.severity},
+        "payload": entry,
+    }
+    return {
+        "id": transition.transition_id,
+        "row": dumps(_row(transition, now_ms)),
+        "redis": dumps({"entry": dumps(entry), "message": dumps(critical) if critical else ""}),
+        "note": dumps(note),
+    }
+
+
+def _row(transition: Transition, now_ms: int) -> dict[str, Any]:
+    """The columns of ``alerts``; times in epoch milliseconds."""
+    return {
+        "at": transition.at_ms,
+        "rule": transition.rule,
+        "alert_id": transition.alert_id,
+        "transition_id": transition.transition_id,
+        "from_state": transition.from_state.value,
+        "to_state": transition.to_state.value,
+        "severity": transition.severity,
+        "type": transition.type,
+        "labels": dict(transition.labels),
+        "value": finite(transition.value),
+        "threshold": transition.threshold,
+        "reason": transition.reason,
+        "message": transition.message,
+        "evidence": dumps(dict(transition.evidence)),
+        "active_since": transition.active_at_ms,
+        "fired_at": transition.fired_at_ms or transition.at_ms,
+        "written_at": now_ms,
+    }
+
+
+def _write_state(state: RuleState) -> str:
+    written: dict[str, Any] = {
+        "tick_ms": state.tick_ms,
+        "by": state.by,
+        "alerts": _write_alerts(state.alerts),
+        "rule": dict(state.rule),
+    }
+    if state.base_tick_ms is not None:
+        written |= {"base_tick_ms": state.base_tick_ms, "base_alerts": _write_alerts(state.base_alerts)}
+    return dumps(written)
+
+
+def _read_state(written: Mapping[str, Any]) -> RuleState:
+    return RuleState(
+        tick_ms=written["tick_ms"],
+        by=tuple(written["by"]),
+        alerts=_read_alerts(written["alerts"]),
+        base_tick_ms=written.get("base_tick_ms"),
+        base_alerts=_read_alerts(written.get("base_alerts", ())),
+        rule=written["rule"],
+    )
+
+
+def _write_alerts(alerts: Alerts) -> list[Any]:
+    return [
+        [
+            *(labels, alert.state.value, alert.active_at_ms, alert.fired_at_ms, alert.resolved_at_ms),
+            *(alert.keep_firing_since_ms, finite(alert.value)),
+        ]
+        for labels, alert in alerts.items()
+    ]
+
+
+def _read_alerts(written: Iterable[Any]) -> Alerts:
+    return {tuple(labels): Alert(State(state), *times) for labels, state, *times in written}

@@ -1,0 +1,1 @@
+"""Collectors: parts of the platform's Redis that are read, one module each."""
