@@ -2,7 +2,8 @@
 --
 -- Placeholders (see pipeline/store/migrate.py): {database}; {on_cluster} is empty or
 -- "ON CLUSTER name"; {engine:Name:table[:args]} becomes the plain or the replicated engine;
--- {local:table} is the table that holds the rows (table, or table_local on a cluster).
+-- {local:table} is the table that holds the rows (table, or table_local on a cluster); {dedup_window}
+-- says how long ClickHouse remembers the tokens of inserts.
 -- A statement that begins with "-- cluster" is run only when clickhouse.cluster is set.
 
 -- One row is one metric. (segment, position) is its identity: the chunk it came in can be read
@@ -33,7 +34,7 @@ ENGINE = {engine:MergeTree:metrics}
 PARTITION BY toDate(timestamp)
 ORDER BY (metric_type, environment, browser, test_suite, test_id, timestamp)
 TTL toDateTime(timestamp) + INTERVAL {raw_ttl_hours} HOUR
-SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000;
+SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, {dedup_window};
 
 -- cluster
 CREATE TABLE IF NOT EXISTS {database}.metrics {on_cluster} AS {database}.metrics_local
@@ -56,7 +57,7 @@ ENGINE = {engine:MergeTree:dead_letters}
 PARTITION BY toDate(refused_at)
 ORDER BY (segment, position)
 TTL toDateTime(refused_at) + INTERVAL {raw_ttl_hours} HOUR
-SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000;
+SETTINGS ttl_only_drop_parts = 1, {dedup_window};
 
 -- cluster
 CREATE TABLE IF NOT EXISTS {database}.dead_letters {on_cluster} AS {database}.dead_letters_local

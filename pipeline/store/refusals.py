@@ -1,0 +1,91 @@
+"""What the driver's errors mean to us: come back later, or never again.
+
+An outage may have left the request done or not done; a refusal carries ClickHouse's error number
+and says that the same again would be refused again.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from clickhouse_connect.driver.exceptions import DataError, NotSupportedError, ProgrammingError
+from clickhouse_connect.driver.exceptions import Error as DriverError
+
+from pipeline.errors import EngineBusy, StoreOutage, StoreRefused
+from pipeline.store.engine import Role
+
+# Worth a retry: ClickHouse's own Kafka connector retries these (unexpected end, time-outs, read-only,
+# too many queries or parts, network, memory, too few replicas, unknown status, keeper) …
+_RETRY_CODES = {3, 107, 159, 164, 202, 203, 209, 210, 241, 242, 252, 285, 319, 425, 999}
+# … and these say that the machine or the way to it, not the rows, is at fault: a body cut short (ours
+# are well-formed), cannot read, write or open a file, DNS, aborted, disk full, all connections failed,
+# cannot start a thread, object storage.
+_RETRY_CODES |= {33, 74, 75, 76, 198, 236, 243, 279, 439, 499}
+_READONLY = 164
+# "Too many partitions for single INSERT block" shares its number with "too many parts": the first
+# would be refused for ever.
+_TOO_MANY_PARTS = 252
+_TOO_MANY_PARTITIONS = "Too many partitions"
+
+# The numbers that blame the rows themselves: type mismatch, out of bound, cannot convert, incorrect data,
+# too large a string, too many partitions, out of range, null into not-null, throwIf, decimal overflow,
+# violated constraint.
+_ROW_CODES = {53, 69, 70, 117, 131, 252, 321, 349, 395, 407, 469}
+
+_CODE_IN_TEXT = re.compile(r"\bCode:\s*(\d+)")
+_STATUS_IN_TEXT = re.compile(r"HTTP status (\d{3})")
+_MAX_SENTENCE = 600
+
+
+def rows_at_fault(refusal: StoreRefused) -> bool:
+    """Whether ClickHouse blames the rows of an insert, rather than the statement, the schema or our rights."""
+    return refusal.code in _ROW_CODES
+
+
+@contextmanager
+def translated(role: Role) -> Iterator[None]:
+    """Errors of the driver become ours: an outage, or a refusal with its number."""
+    try:
+        yield
+    except DriverError as error:
+        raise _classified(error, role) from error
+    except OSError as error:
+        raise StoreOutage(f"ClickHouse: {error}") from error
+
+
+def _classified(error: DriverError, role: Role) -> StoreOutage | StoreRefused | EngineBusy:
+    text = " ".join(str(error).split())
+    if error.__cause__ is not None and not error.code:
+        text = f"{text}: {_first_cause(error)}"
+    code = error.code or _number(_CODE_IN_TEXT, text)
+    sentence = (text.partition("DB::Exception: ")[2] or text)[:_MAX_SENTENCE]
+    if "EmbeddedServer" in text:
+        return EngineBusy(
+            f"the embedded ClickHouse cannot be opened, perhaps a program that is not ours holds it: {sentence}"
+        )
+    if code:
+        refused_for_ever = (role == "reader" and code == _READONLY) or (
+            code == _TOO_MANY_PARTS and _TOO_MANY_PARTITIONS in text
+        )
+        if code in _RETRY_CODES and not refused_for_ever:
+            return StoreOutage(f"ClickHouse, code {code}: {sentence}")
+        return StoreRefused(f"ClickHouse, code {code}: {sentence}", code)
+    if isinstance(error, ProgrammingError | NotSupportedError | DataError):
+        return StoreRefused(f"the ClickHouse driver: {sentence}")  # it never left this process
+    status = _number(_STATUS_IN_TEXT, text)
+    # No number of ClickHouse's own: a proxy spoke, or nobody. 408 and 429 ask to come back.
+    if status and status < 500 and status not in (408, 429):
+        return StoreRefused(f"HTTP status {status} before ClickHouse: {sentence}")
+    return StoreOutage(f"ClickHouse: {sentence}")
+
+
+def _first_cause(error: BaseException) -> str:
+    """What happened on the wire: the driver and urllib3 wrap it three times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
+
+
+def _number(pattern: re.Pattern[str], text: str) -> int:
+    found = pattern.search(text)
+    return int(found.group(1)) if found else 0
