@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import hypothesis
 import pytest
 import redis
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from pipeline.store.clickhouse import Store
 
 _database_numbers = itertools.count(1)
+
+# On a busy machine one example may take any time; no test of ours fails by the clock.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
