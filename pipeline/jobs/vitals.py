@@ -14,9 +14,9 @@ more, the keys expire instead of passing old figures off as the last hour.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,9 @@ import pyarrow as pa
 
 from pipeline import keys
 from pipeline.analyse.vitals import PERCENTILE_DEFINITION, RATED_BY, VITALS, WINDOW_DIMENSIONS, assess, reported_browser
+from pipeline.analyse.windows import is_final, revision
 from pipeline.failpoints import hit
+from pipeline.jobs.hash_text import instant, number
 from pipeline.redis_link import outages
 
 if TYPE_CHECKING:
@@ -137,11 +139,11 @@ class VitalsJob:
 
     def _window(self, views: pa.Table, start_s: int, now_ms: int) -> pa.Table:
         rows = assess(views, self.settings.vitals.browser_aliases, WINDOW_DIMENSIONS)
-        is_final = now_ms >= (start_s + WINDOW_S + self.settings.rollups.grace_s) * 1000
+        final = is_final(start_s, WINDOW_S, now_ms, self.settings.rollups.grace_s)
         stamped = {
             "window_start": pa.array(np.full(rows.num_rows, start_s, dtype=np.uint32)),
-            "revision": pa.array(np.full(rows.num_rows, 2 * views.num_rows + is_final, dtype=np.uint64)),
-            "is_final": pa.array(np.full(rows.num_rows, is_final)),
+            "revision": pa.array(np.full(rows.num_rows, revision(views.num_rows, final), dtype=np.uint64)),
+            "is_final": pa.array(np.full(rows.num_rows, final)),
             "computed_at": pa.array(np.full(rows.num_rows, now_ms), pa.timestamp("ms", "UTC")),
         }
         return pa.table({name: rows.column(name) for name in rows.column_names} | stamped)
@@ -207,7 +209,7 @@ def _fields(row: dict[str, Any], span_s: int, now_ms: int) -> tuple[dict[Any, st
         "percentiles": PERCENTILE_DEFINITION,
         "rated_by": RATED_BY,
         "window_s": str(span_s),
-        "last_updated": datetime.fromtimestamp(now_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "last_updated": instant(now_ms),
     }
     successor = VITALS[row["vital"]].successor
     return fields | ({"successor": successor} if successor else {}), absent
@@ -217,13 +219,11 @@ def _decoded(name: bytes | str) -> str:
     return name if isinstance(name, str) else name.decode()
 
 
-def _text(value: float | int | bool | str) -> str | None:
-    """1200.0 as "1200", 0.05125 as "0.0513", NaN not at all."""
-    if isinstance(value, bool):
-        return str(value).lower()
+def _text(value: float | bool | str) -> str | None:
+    """NaN is no text: the field is left out. Yes and no are 1 and 0."""
     if isinstance(value, float):
-        return None if np.isnan(value) else np.format_float_positional(value, precision=4, trim="-")
-    return str(value)
+        return None if math.isnan(value) else number(value)
+    return value if isinstance(value, str) else str(int(value))
 
 
 def _percentage(passed: int, total: int) -> str:

@@ -149,15 +149,15 @@ class TestPublishing:
         self, store: Store, job: VitalsJob, client: redis.Redis
     ) -> None:
         """avg and p95 as redis-schema.md has them, then p75, samples, rating; every percentile names its definition."""
-        push(store, [{"value": value} for value in range(100, 2000, 100)])
+        push(store, [{"value": value} for value in range(100, 2200, 100)])
         job.run(NOW_MS)
         found = hash_of(client, "cwv:chrome:lcp")
         assert list(found)[:5] == ["avg", "p95", "p75", "samples", "rating"]
-        assert list(found.values())[:5] == ["1000", "1810", "1450", "19", "good"]
+        assert list(found.values())[:5] == ["1100", "2000", "1600", "21", "good"]
         assert found["percentiles"] == "linear"
         assert found["rated_by"] == "p75, inverted CDF"
-        assert (found["p75_rated"], found["low_confidence"], found["p95_low_confidence"]) == ("1500", "false", "true")
-        assert "p95_low" not in found  # 19 samples bound the p75 only
+        assert (found["p75_rated"], found["low_confidence"], found["p95_low_confidence"]) == ("1600", "0", "1")
+        assert "p95_low" not in found  # 21 samples bound the p75 only
         assert datetime.strptime(found["last_updated"], "%Y-%m-%dT%H:%M:%S%z") == datetime.fromtimestamp(NOW_S, UTC)
         assert 0 < client.ttl("cwv:chrome:lcp") <= 3600
 
@@ -184,8 +184,8 @@ class TestPublishing:
         job.run(NOW_MS)
         assert keys_of(client) == {"cwv:chrome:fid", "cwv:chrome:inp", "cwv:chrome:cls"}
         fid, inp = hash_of(client, "cwv:chrome:fid"), hash_of(client, "cwv:chrome:inp")
-        assert (fid["is_legacy"], fid["successor"]) == ("true", "inp")
-        assert inp["is_legacy"] == "false" and "successor" not in inp
+        assert (fid["is_legacy"], fid["successor"]) == ("1", "inp")
+        assert inp["is_legacy"] == "0" and "successor" not in inp
         assert "lighthouse_score" in inp and "lighthouse_score" not in fid
         assert hash_of(client, "cwv:chrome:cls")["avg"] == "0.05"
 
