@@ -229,6 +229,7 @@ def test_analyst_may_read_within_limits(migrated: Path, server_environment: dict
         "pipeline_analyst",
         """
 import clickhouse_connect
+from pipeline.store.clickhouse import analyst_settings
 client = clickhouse_connect.get_client(interface="chdb", path=settings.clickhouse.dsn.removeprefix("chdb://"))
 store.close()
 def code(sql):
@@ -241,6 +242,8 @@ print(json.dumps({
     "final": client.command("SELECT toInt8(getSetting('final'))"),
     "read": code("SELECT * FROM pipeline.metrics"),
     "tighten": code("SELECT 1 SETTINGS max_execution_time = 5, max_threads = 1"),
+    "own_store": code("SELECT 1 SETTINGS " + ", ".join(
+        f"{name} = {value!r}" for name, value in {**analyst_settings(settings.web), "readonly": 2}.items())),
     "lift": [code(f"SELECT 1 SETTINGS {setting}") for setting in (
         "max_execution_time = 31", "max_execution_time = 0", "max_memory_usage = 0", "max_result_rows = 0",
         "result_overflow_mode = 'break'")],
@@ -256,7 +259,7 @@ print(json.dumps({
         server_environment,
     )
     assert told["final"] == 1
-    assert (told["read"], told["tighten"]) == (0, 0)
+    assert (told["read"], told["tighten"], told["own_store"]) == (0, 0, 0)
     assert set(told["lift"]) == {CONSTRAINT}
     assert told["readonly"] == READONLY
     assert told["rows"] == TOO_MANY_ROWS
