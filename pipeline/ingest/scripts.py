@@ -72,6 +72,14 @@ return 1
 """
 """Prolong a lease, or end it at once; 0 when it is no longer ours."""
 
+TOUCH = """
+-- KEYS: dirty, scratch   ARGV: minute ...
+redis.call('DEL', KEYS[2])
+for i = 1, #ARGV do redis.call('HINCRBY', KEYS[1], ARGV[i], 1) end
+return 1
+"""
+"""Note touched minutes ahead of an ack that has too many of them; noted twice is harmless."""
+
 ACK = """
 -- KEYS: segments, segment, meta, leases, dirty, ledger, acked, scratch
 -- ARGV: name, chunk, token, stored, dead_lettered, record, minute ...
