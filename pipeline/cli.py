@@ -26,7 +26,7 @@ from pipeline.errors import Outage, PipelineError, UsageError
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
-class _Moment(click.ParamType):
+class _Moment(click.ParamType[int]):
     """A time: ISO-8601 (UTC unless it has a zone) or a span back from now such as 90m, 6h, 2d."""
 
     name = "time"
@@ -442,9 +442,9 @@ def migrate(settings: config.Settings, as_json: bool) -> None:
 @JSON
 def validate(settings: config.Settings, as_json: bool) -> None:
     """Check settings and alert rules without touching Redis or ClickHouse."""
-    from pipeline.alerts.rules import load_rules
+    from pipeline.alerts.rules import load
 
-    rules = load_rules(settings.alerts.rules_file)
+    rules = load(settings.alerts.rules_file)
     _show({"ok": True, "settings": sum(1 for _ in config.setting_paths()), "rules": len(rules)}, as_json)
 
 

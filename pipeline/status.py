@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.alerts.facts import Facts, Readings
+from pipeline.collect.redis_health import RedisHealth
 from pipeline.config import Settings
 from pipeline.errors import Outage, PipelineError
 from pipeline.ingest.buffer import Books, Buffer
 from pipeline.ingest.metric import Limits, Metric, decode
 from pipeline.redis_link import RedisLink, outages
+from pipeline.schedule import JobState
 from pipeline.store.clickhouse import Store
 
 STALE_HEARTBEAT_MS = 15_000
@@ -131,3 +134,58 @@ def _ask_clickhouse(status: Status, store: Store) -> None:
         status.newest_row_age_s = round(max(0.0, time.time() - newest_ms / 1000), 1)
     status.firing = store.rows("SELECT count() FROM alerts_now WHERE to_state = 'firing'")[0][0]
     status.dead_letters_open = store.rows("SELECT count() FROM dead_letters_open")[0][0]
+
+
+@dataclass
+class Watch:
+    """The pipeline watching itself and its Redis: the numbers that alert rules call facts."""
+
+    settings: Settings
+    link: RedisLink
+    buffers: Sequence[Buffer]
+    store: Store
+
+    def __post_init__(self) -> None:
+        self._redis = RedisHealth(self.link.database("metrics"))
+
+    def facts(self, jobs: Mapping[str, JobState]) -> Facts:
+        """What can be known now; what a neighbour that is away would tell is left out, but that it is away."""
+        found: dict[str, float | Readings] = {
+            "jobs_failing": float(sum(bool(state.trouble) for state in jobs.values())),
+            "redis_unreachable": 0.0,
+            "clickhouse_unreachable": 0.0,
+        }
+        try:
+            found |= self._redis.look()
+            found |= self._buffers()
+        except Outage:
+            found["redis_unreachable"] = 1.0
+        try:
+            found["dead_letters_5min"] = float(
+                self.store.rows("SELECT count() FROM dead_letters WHERE refused_at > now() - INTERVAL 5 MINUTE")[0][0]
+            )
+        except Outage:
+            found["clickhouse_unreachable"] = 1.0
+        return found
+
+    def _buffers(self) -> dict[str, float | Readings]:
+        now_ms = time.time_ns() // 1_000_000
+        waiting: list[tuple[Mapping[str, str], float]] = []
+        filled: list[tuple[Mapping[str, str], float]] = []
+        lag: list[tuple[Mapping[str, str], float]] = []
+        unaccounted = 0
+        for buffer in self.buffers:
+            labels = {"buffer": buffer.key}
+            books = buffer.books()
+            unaccounted += books.unaccounted
+            waiting.append((labels, float(books.waiting)))
+            marks = self.settings.buffer
+            filled.append((labels, 100 * (books.waiting + books.in_flight) / marks.high_water_rows))
+            sealed_s = (now_ms - books.oldest_sealed_at_ms) / 1000 if books.oldest_sealed_at_ms else 0.0
+            lag.append((labels, max(sealed_s, 0.0)))
+        return {
+            "buffer_waiting": waiting,
+            "buffer_high_water_pct": filled,
+            "drain_lag_s": lag,
+            "unaccounted": float(unaccounted),
+        }

@@ -52,6 +52,14 @@ class DirtyMinutes(Protocol):
         ...
 
 
+class WindowVitals(Protocol):
+    """What the job needs of a ``VitalsJob``."""
+
+    def write_windows(self, starts_s: Collection[int], now_ms: int) -> int:
+        """Write the Web Vitals of the 5-minute windows that begin at ``starts_s``."""
+        ...
+
+
 @dataclass(frozen=True, order=True)
 class Window:
     """The window of ``width_s`` seconds that starts at ``start_s``."""
@@ -103,6 +111,7 @@ class RollupJob:
     buffers: Sequence[DirtyMinutes]
     settings: RollupSettings
     publisher: Publisher | None = None
+    vitals: WindowVitals | None = None
     _written: dict[Window, _Written] = field(default_factory=dict)
 
     def run(self, now_ms: int) -> RollupReport:
@@ -165,6 +174,9 @@ class RollupJob:
         rows = stamp(windows, now_ms, self.settings.grace_s)
         self.store.insert(TABLES[windows.window_s], rows)
         hit("rollup.after_insert")
+        if self.vitals is not None and windows.window_s == FRAME_S:
+            # Before anything is remembered as written: an outage here leaves the windows due.
+            self.vitals.write_windows([window.start_s for window in wanted], now_ms)
         report.count(windows.window_s, len(windows.executions), rows.num_rows)
         for window, touches in wanted.items():
             final = self._is_final(window, now_ms)
