@@ -8,6 +8,7 @@ retried here: whoever asked knows what a second attempt would do.
 """
 
 import logging
+import math
 import re
 import threading
 from collections.abc import Callable, Generator, Mapping
@@ -52,10 +53,17 @@ class Store:
     """
 
     def __init__(
-        self, connect: Callable[[], Client], database: str, role: engine.Role, hold: engine.Hold | None
+        self,
+        connect: Callable[[], Client],
+        database: str,
+        *,
+        cluster: str = "",
+        role: engine.Role = "writer",
+        hold: engine.Hold | None = None,
     ) -> None:
         self.database = database
-        self.role = role
+        self.cluster = cluster
+        self.role: engine.Role = role
         self.hold = hold
         self._connect = connect
         self._lock = threading.Lock()
@@ -72,21 +80,20 @@ class Store:
         if nobody holds the engine, it opens it and can only read.
         """
         path = engine_path(settings)
-        database = settings.clickhouse.database
+        database, cluster = settings.clickhouse.database, settings.clickhouse.cluster
         if path is None:
             dsn, profile = settings.clickhouse.dsn, _server_profile(settings, role)
-            return cls(lambda: _connect_http(settings, dsn, profile), database, role, None)
+            return cls(lambda: _connect_http(settings, dsn, profile), database, cluster=cluster, role=role)
         try:
             hold = engine.hold(path, role)
         except EngineBusy:
-            first = engine.owner(path)
-            if role == "writer" or first is None or not first.http_port:
+            first = engine.serving_owner(path) if role == "reader" else None
+            if first is None:
                 raise
-            dsn = f"http://{_reachable(first.http_host)}:{first.http_port}"
             # The owner fixes what its readers may do; it takes no settings from them.
-            return cls(lambda: _connect_http(settings, dsn, {}), database, role, None)
+            return cls(lambda: _connect_http(settings, first.url, {}), database, role=role)
         try:
-            return cls(lambda: _connect_engine(settings, path, role), database, role, hold)
+            return cls(lambda: _connect_engine(settings, path, role), database, role=role, hold=hold)
         except BaseException:
             hold.release()
             raise
@@ -151,11 +158,19 @@ class Store:
         with self._lock, translated(self.role):
             self._client.command(sql, dict(parameters or {}), use_database=not _creates_database(sql))
 
+    def await_replicas(self, table: str) -> None:
+        """Before reading back what may have been written: wait until every replica has what any has.
+
+        Without a cluster there is nothing to wait for. Raises ``StoreOutage`` when replicas do not catch up.
+        """
+        if self.cluster:
+            self.command(f"SYSTEM SYNC REPLICA ON CLUSTER '{self.cluster}' {self.database}.{table}_local LIGHTWEIGHT")
+
     def clone(self) -> "Store":
         """Another handle on the same ClickHouse, for another thread. Raises ``StoreOutage`` as ``open`` does."""
         hold = self.hold.share() if self.hold else None
         try:
-            return Store(self._connect, self.database, self.role, hold)
+            return Store(self._connect, self.database, cluster=self.cluster, role=self.role, hold=hold)
         except BaseException:
             if hold:
                 hold.release()
@@ -240,7 +255,8 @@ def _connect_engine(settings: Settings, path: Path, role: engine.Role) -> Client
 def _server_profile(settings: Settings, role: engine.Role) -> dict[str, Any]:
     """What goes with every request to a server. ``readonly=2`` forbids writing but not these settings themselves."""
     if role == "writer":
-        return _READ_SETTINGS
+        # The server gives up when we do: what we take for lost should not land much later.
+        return _READ_SETTINGS | {"max_execution_time": math.ceil(settings.clickhouse.request_timeout_s)}
     return _READ_SETTINGS | analyst_settings(settings.web) | {"readonly": 2}
 
 
@@ -259,10 +275,6 @@ def _connect_http(settings: Settings, dsn: str, profile: Mapping[str, Any]) -> C
         pool_mgr=httputil.get_pool_manager(maxsize=2, num_pools=1),
         show_clickhouse_errors="scrub",  # the whole text repeats the URL, password included
     )
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}.get(host, host)
 
 
 def _arrow_stream(rows: pa.Table) -> pa.Buffer:

@@ -22,8 +22,9 @@ from pipeline.errors import EngineBusy
 
 Role = Literal["writer", "reader"]
 
-# A reader holds the engine for one question; a writer may wait for that long before it gives up.
-_READER_PATIENCE_S = 5.0
+# A reader holds the engine for one question, and a writer serves a moment after it opened it: that long
+# the other one waits.
+_PATIENCE_S = 5.0
 _POLL_S = 0.05
 
 
@@ -39,6 +40,12 @@ class Owner:
 
     def __str__(self) -> str:
         return f"process {self.pid} ({self.command})"
+
+    @property
+    def url(self) -> str:
+        """Where a process of the same machine reaches it."""
+        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}.get(self.http_host, self.http_host)
+        return f"http://{host}:{self.http_port}"
 
 
 class Hold:
@@ -118,9 +125,21 @@ def owner(path: Path) -> Owner | None:
         os.close(descriptor)
 
 
+def serving_owner(path: Path) -> Owner | None:
+    """The owner, once it says where it serves; None if it does not say so soon (it serves right after opening)."""
+    give_up = time.monotonic() + _PATIENCE_S
+    while True:
+        first = owner(path)
+        if first is None or first.http_port:
+            return first
+        if time.monotonic() > give_up:
+            return None
+        time.sleep(_POLL_S)
+
+
 def _lock(path: Path) -> int:
     descriptor = os.open(_lock_file(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    give_up = time.monotonic() + _READER_PATIENCE_S
+    give_up = time.monotonic() + _PATIENCE_S
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline import resources
 from pipeline.config import Settings
@@ -134,6 +133,7 @@ def migrate(store: Store, settings: Settings, *, raw_hours: int | None = None) -
     for migration in missing:
         _apply(store, dialect, migration)
     _apply_ttl(store, dialect, available)
+    _create_functions(store, dialect)
     _create_views(store, dialect)
     return [migration.name for migration in missing]
 
@@ -166,11 +166,8 @@ def _check(available: list[Migration], applied: dict[int, tuple[str, str]]) -> N
 
 
 def _apply(store: Store, dialect: Dialect, migration: Migration) -> None:
-    try:
-        for statement in dialect.statements(migration.text):
-            store.command(statement)
-    except StoreRefused as refusal:
-        raise MigrationError(f"{migration.name}.sql failed: {refusal}") from refusal
+    for statement in dialect.statements(migration.text):
+        _run(store, statement, f"{migration.name}.sql")
     store.command(
         "INSERT INTO schema_migrations (version, name, checksum) "
         f"VALUES ({migration.version}, '{migration.name}', '{migration.checksum}')"
@@ -193,14 +190,22 @@ def _apply_ttl(store: Store, dialect: Dialect, available: list[Migration]) -> No
             store.command(dialect.fill(f"ALTER TABLE {{database}}.{table} {{on_cluster}} MODIFY TTL {ttl}"))
 
 
+def _create_functions(store: Store, dialect: Dialect) -> None:
+    for statement in dialect.statements(resources.text("sql/functions.sql")):
+        _run(store, statement, "functions.sql")
+
+
 def _create_views(store: Store, dialect: Dialect) -> None:
+    """A view's file is its sentence as a comment and its SELECT; the sentence becomes the view's comment."""
     for file in sorted(resources.path("sql/views").glob("*.sql")):
-        for statement in dialect.statements(file.read_text(encoding="utf-8")):
-            _run(store, statement, file)
+        comment, select = file.read_text(encoding="utf-8").split("\n", 1)
+        sentence = comment.removeprefix("-- ").replace("\\", "\\\\").replace("'", "\\'")
+        head = dialect.fill(f"CREATE OR REPLACE VIEW {{database}}.{file.stem} {{on_cluster}}")
+        _run(store, f"{head} AS {select.rstrip()} COMMENT '{sentence}'", f"views/{file.name}")
 
 
-def _run(store: Store, statement: str, file: Path) -> None:
+def _run(store: Store, statement: str, name: str) -> None:
     try:
         store.command(statement)
     except StoreRefused as refusal:
-        raise MigrationError(f"{file.name} failed: {refusal}") from refusal
+        raise MigrationError(f"{name} failed: {refusal}") from refusal

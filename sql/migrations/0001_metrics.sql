@@ -36,9 +36,10 @@ ORDER BY (metric_type, environment, browser, test_suite, test_id, timestamp)
 TTL toDateTime(timestamp) + INTERVAL {raw_ttl_hours} HOUR
 SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, {dedup_window};
 
+-- A chunk goes whole to one shard for every drainer.batch_rows that divides a million, as 50,000 does.
 -- cluster
 CREATE TABLE IF NOT EXISTS {database}.metrics {on_cluster} AS {database}.metrics_local
-ENGINE = Distributed('{cluster}', '{database}', 'metrics_local', cityHash64(segment, intDiv(position, 50000)));
+ENGINE = Distributed('{cluster}', '{database}', 'metrics_local', cityHash64(segment, intDiv(position, 1000000)));
 
 -- One row is one refused item: its payload to the byte (bounded), why, and its identity.
 CREATE TABLE IF NOT EXISTS {database}.{local:dead_letters} {on_cluster}

@@ -1,0 +1,24 @@
+-- Percentiles over stored histograms, as pipeline/analyse/histogram.py defines them (it explains the constants):
+--     SELECT test_suite, histogramQuantile(sumMap(histogram), 0.95) FROM metrics_5min GROUP BY test_suite
+-- Histograms merge by sumMap, exactly and in any order; a quantile of one is within 1 % of that of the rows.
+-- Functions belong to the server, not to a database; creating them again changes nothing.
+
+-- What the bucket with key k stands for: within 1 % of every value in it.
+CREATE OR REPLACE FUNCTION histogramBucketValue {on_cluster} AS (k) ->
+    sign(k) * least(pow(1.0202, abs(k) - 35400) * (2 / 2.0202), 1.7976931348623157e308);
+
+-- The value at a rank (0 is the least) of a histogram whose keys ascend.
+CREATE OR REPLACE FUNCTION histogramAtRank {on_cluster} AS (sorted, rank) ->
+    histogramBucketValue(
+        mapKeys(sorted)[arrayFirstIndex(c -> c > rank, arrayCumSum(mapValues(sorted)))]);
+
+-- How many values a histogram holds.
+CREATE OR REPLACE FUNCTION histogramCount {on_cluster} AS (h) -> toFloat64(arraySum(mapValues(h)));
+
+-- The quantile q (0 to 1) of a histogram, by linear interpolation between ranks; NaN when it is empty.
+CREATE OR REPLACE FUNCTION histogramQuantile {on_cluster} AS (h, q) ->
+    if(histogramCount(h) = 0, nan,
+        histogramAtRank(mapSort(h), floor((histogramCount(h) - 1) * q))
+            * (1 - ((histogramCount(h) - 1) * q - floor((histogramCount(h) - 1) * q)))
+        + histogramAtRank(mapSort(h), least(floor((histogramCount(h) - 1) * q) + 1, histogramCount(h) - 1))
+            * ((histogramCount(h) - 1) * q - floor((histogramCount(h) - 1) * q)));

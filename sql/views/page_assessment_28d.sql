@@ -1,0 +1,18 @@
+-- A page as search engines assess it: per vital the p75 (within 1 %) of 28 days over all browsers, and its rating.
+SELECT
+    w.environment AS environment,
+    w.page AS page,
+    w.vital AS vital,
+    sum(w.samples) AS samples,
+    histogramQuantile(sumMap(w.histogram), 0.75) AS p75,
+    sum(w.good) AS good,
+    sum(w.needs_improvement) AS needs_improvement,
+    sum(w.poor) AS poor,
+    -- The p75 by inverted CDF, which rates, is good exactly when three quarters of the samples are.
+    multiIf(4 * sum(w.good) >= 3 * sum(w.samples), 'good',
+            4 * (sum(w.good) + sum(w.needs_improvement)) >= 3 * sum(w.samples), 'needs_improvement',
+            'poor') AS rating
+FROM web_vitals AS w FINAL
+WHERE w.window_start >= now('UTC') - INTERVAL 28 DAY AND NOT w.is_legacy
+GROUP BY w.environment, w.page, w.vital
+ORDER BY environment, page, vital

@@ -1,0 +1,15 @@
+-- The tests that took longest over the last day, by the 95th percentile of their duration (within 1 %), slowest first.
+SELECT
+    w.test_suite AS test_suite,
+    w.test_id AS test_id,
+    any(w.test_name) AS test_name,
+    w.environment AS environment,
+    w.browser AS browser,
+    sum(w.samples) AS samples,
+    histogramQuantile(sumMap(w.histogram), 0.5) AS p50,
+    histogramQuantile(sumMap(w.histogram), 0.95) AS p95,
+    max(w.max) AS max
+FROM metrics_5min AS w FINAL
+WHERE lower(w.metric_type) = 'duration' AND w.window_start >= now('UTC') - INTERVAL 1 DAY
+GROUP BY w.test_suite, w.test_id, w.environment, w.browser
+ORDER BY p95 DESC

@@ -1,0 +1,20 @@
+-- Each Core Web Vital over the last day by page and browser: its p75 (within 1 %), its counts, and the rating.
+SELECT
+    w.environment AS environment,
+    w.page AS page,
+    w.browser AS browser,
+    w.vital AS vital,
+    sum(w.samples) AS samples,
+    histogramQuantile(sumMap(w.histogram), 0.75) AS p75,
+    sum(w.good) AS good,
+    sum(w.needs_improvement) AS needs_improvement,
+    sum(w.poor) AS poor,
+    -- The p75 by inverted CDF, which rates, is good exactly when three quarters of the samples are.
+    multiIf(4 * sum(w.good) >= 3 * sum(w.samples), 'good',
+            4 * (sum(w.good) + sum(w.needs_improvement)) >= 3 * sum(w.samples), 'needs_improvement',
+            'poor') AS rating,
+    any(w.is_legacy) AS is_legacy
+FROM web_vitals AS w FINAL
+WHERE w.window_start >= now('UTC') - INTERVAL 1 DAY
+GROUP BY w.environment, w.page, w.browser, w.vital
+ORDER BY environment, page, browser, vital
