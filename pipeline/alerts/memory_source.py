@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.alerts.frames import Frame, empty_frame
 from pipeline.alerts.list_views import Baseline, ChangePoint
-from pipeline.alerts.sources import COLUMNS, WIDTH_S, Table
+from pipeline.alerts.sources import COLUMNS, DIMENSIONS, WIDTH_S, Table
 from pipeline.analyse.series import SERIES
 from pipeline.analyse.vitals import WINDOW_DIMENSIONS, assess
 from pipeline.analyse.windows import roll_up
@@ -109,7 +109,7 @@ def _vitals(rows: pa.Table, browser_aliases: Mapping[str, str]) -> pa.Table:
     views = views.append_column("id", nothing).append_column("segment", nothing)
     views = views.append_column("position", pa.array(np.arange(rows.num_rows)))
     assessed = assess(views, browser_aliases, ("window_start", *WINDOW_DIMENSIONS))
-    order = [("window_start", "ascending"), *((name, "ascending") for name in ("vital", *WINDOW_DIMENSIONS))]
-    return assessed.sort_by(order).rename_columns(
-        ["metric_type" if name == "vital" else name for name in assessed.column_names]
-    )
+    named = {"metric_type" if name == "vital" else name: assessed.column(name) for name in assessed.column_names}
+    texts = {name: named[name].cast(pa.string()) for name in DIMENSIONS["web_vitals"]}
+    order = [(name, "ascending") for name in ("window_start", *DIMENSIONS["web_vitals"])]
+    return pa.table(named | texts).sort_by(order)
