@@ -41,6 +41,9 @@ MIN_SHAPE_ROWS = 16
 
 MAX_MISSES = 8
 
+MAX_JOINED_BYTES = 1 << 28
+"""More than this is read in halves: Arrow's text offsets have 31 bits, and everything is copied once."""
+
 TEXT = pa.dictionary(pa.int32(), pa.string())
 TAGS = pa.map_(pa.string(), pa.string())
 COLUMNS = pa.schema(
@@ -140,7 +143,13 @@ def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, lim
     """
     if not items:
         return Decoded(COLUMNS.empty_table(), [])
-    chunk = _scan(items, limits)
+    lengths = np.fromiter(map(len, items), np.int64, len(items))
+    if lengths.sum() > MAX_JOINED_BYTES and len(items) > 1:
+        half = len(items) // 2
+        newer = decode_chunk(items[:half], positions[:half], sealed_at_ms, limits)
+        older = decode_chunk(items[half:], positions[half:], sealed_at_ms, limits)
+        return Decoded(_one_table([newer.rows, older.rows]), newer.refusals + older.refusals)
+    chunk = _scan(items, lengths, limits)
     tables: list[pa.Table] = []
     pending = np.flatnonzero(chunk.regular)
     careful = [np.flatnonzero(~chunk.regular)]
@@ -170,9 +179,8 @@ def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, lim
     return Decoded(_one_table(tables), refusals)
 
 
-def _scan(items: Sequence[bytes], limits: Limits) -> _Chunk:
+def _scan(items: Sequence[bytes], lengths: Ints, limits: Limits) -> _Chunk:
     count = len(items)
-    lengths = np.fromiter(map(len, items), np.int64, count)
     offsets = np.zeros(count + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     starts, ends = offsets[:-1], offsets[1:]

@@ -1,0 +1,294 @@
+"""Items for the drain's tests: realistic ones, each with a number of its own, and mangled ones of every kind."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from random import Random
+
+SEALED_AT_MS = 1_700_000_000_000
+"""When the segments of tests that need no Redis were sealed: 2023-11-14T22:13:20Z."""
+
+TEXTS = (
+    "",
+    "a",
+    "checkout",
+    "Größe µs",
+    "日本語",
+    "🦆",
+    "a b",
+    "null",
+    "7",
+    "\\",
+    '"',
+    "\n",
+    "\x00",
+    "\x7f",
+    "é",
+    "'",
+    "{",
+    "],[",
+)
+NAMES = (
+    "attempt",
+    "shard",
+    "ci.job",
+    "Größe",
+    "page",
+    "value",
+    "tags",
+    "timestamp",
+    "",
+    "field.page",
+    "a\nb",
+    "commit",
+)
+OPTIONAL = ("environment", "browser", "test_suite", "test_id", "test_name", "page", "endpoint", "node", "status")
+NUMBERS = (
+    *("0", "-0", "1", "-1", "1.5", "-0.0", "0.1", "1e5", "1E-5", "1e+5", "12345678901234567890", "1e308", "5e-324"),
+    *("1e309", "-1e400", "0." + "0" * 330 + "1", "9" * 400, "2.2250738585072011e-308", "0e99999999999999999999"),
+)
+NOT_NUMBERS = (
+    "01",
+    "-01",
+    "1.",
+    ".5",
+    "+1",
+    "-",
+    "1e",
+    "1e+",
+    "1.e5",
+    "0x1",
+    "1_0",
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "١",
+)
+NOT_VALUES = (*NOT_NUMBERS, "true", "false", "null", '"5"', "[5]", '{"v":5}', "tru", "nul", "", "5 5", '"')
+
+
+def metric(number: int, timestamp: str, *, kind: str = "duration", value: float = 1.5) -> bytes:
+    """A realistic item; ``test_id`` carries ``number``, by which it is found again."""
+    return (
+        f'{{"timestamp":{timestamp},"metric_type":"{kind}","value":{value},"test_id":"{number}",'
+        f'"test_suite":"checkout","environment":"staging","browser":"chromium","status":"passed"}}'
+    ).encode()
+
+
+def iso(epoch_ms: int, *, digits: int = 3, offset_min: int | None = None) -> str:
+    """An ISO-8601 time with so many decimals, in UTC or with an offset."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=epoch_ms)
+    if offset_min is not None:
+        moment = moment.astimezone(timezone(timedelta(minutes=offset_min)))
+    fraction = f".{epoch_ms % 1000:03d}000000"[: digits + 1] if digits else ""
+    zone = (
+        "Z"
+        if offset_min is None
+        else f"{'-' if offset_min < 0 else '+'}{abs(offset_min) // 60:02d}:{abs(offset_min) % 60:02d}"
+    )
+    return moment.strftime("%Y-%m-%dT%H:%M:%S") + fraction + zone
+
+
+class Maker:
+    """Makes items out of a source of chance; the same source gives the same items."""
+
+    def __init__(self, chance: Random, now_ms: int = SEALED_AT_MS) -> None:
+        self.chance = chance
+        self.now_ms = now_ms
+
+    def batch(self, most: int) -> list[bytes]:
+        """Items as a chunk holds them: a few shapes, many of each, some mangled, borders under attack."""
+        chance = self.chance
+        shapes = [self.shape() for _ in range(chance.randint(1, 3))]
+        items = [self.filled(chance.choice(shapes)) for _ in range(chance.randint(1, most))]
+        for _ in range(chance.choice((0, 0, 1, 2, len(items) // 3))):
+            at = chance.randrange(len(items))
+            items[at] = self.mangled(items[at])
+        if chance.random() < 0.3:
+            items = self.with_torn_borders(items)
+        return items
+
+    def shape(self) -> list[tuple[str, Callable[[], str]]]:
+        """Field names, each with what makes its JSON text, in the order they are written."""
+        chance = self.chance
+        fields: list[tuple[str, Callable[[], str]]] = [
+            ("timestamp", chance.choice((self.iso_text, self.iso_text, self.epoch_number, self.any_time))),
+            ("metric_type", chance.choice((lambda: '"duration"', self.string))),
+            ("value", chance.choice((self.plain_number, self.plain_number, self.number))),
+        ]
+        fields += [(name, self.scalar_maker()) for name in chance.sample(OPTIONAL, chance.randint(0, 5))]
+        if chance.random() < 0.3:
+            fields.append((chance.choice(NAMES), self.scalar_maker()))
+        if chance.random() < 0.4:
+            fields.append(("tags", self.tags_maker()))
+        if chance.random() < 0.5:
+            chance.shuffle(fields)
+        if chance.random() < 0.1:
+            fields.append(chance.choice(fields))
+        return fields
+
+    def filled(self, shape: list[tuple[str, Callable[[], str]]]) -> bytes:
+        """An item of the shape."""
+        space = self.chance.choice(("", "", "", "", "", " ", "\n", "\t ")) if self.chance.random() < 0.2 else ""
+        body = f",{space}".join(f"{self.quoted(name)}:{space}{make()}" for name, make in shape)
+        return f"{space}{{{body}}}{space}".encode()
+
+    def mangled(self, item: bytes) -> bytes:
+        """The item, made wrong or at least strange."""
+        chance = self.chance
+        at = chance.randrange(len(item) + 1)
+        until = min(len(item), at + chance.randint(1, 8))
+        match chance.randrange(14):
+            case 0:
+                return item[:at]
+            case 1:
+                return item[at:]
+            case 2:
+                return item[:at] + item[until:]
+            case 3:
+                return item[:at] + chance.randbytes(chance.randint(1, 4)) + item[until:]
+            case 4:
+                strange = (
+                    b"\\",
+                    b'"',
+                    b'\\"',
+                    b"\\u0000",
+                    b"\\ud800",
+                    b"\x00",
+                    b"\n",
+                    b"\xff",
+                    b"\xc3",
+                    b"{",
+                    b"}",
+                    b",",
+                    b":",
+                )
+                return item[:at] + chance.choice(strange) + item[at:]
+            case 5:
+                old, new = chance.choice(
+                    ((b":", b" : "), (b",", b",,"), (b'"', b"'"), (b"e", b"\xc3\xa9"), (b"1", b"01"))
+                )
+                return item.replace(old, new)
+            case 6:
+                return item.replace(b'"value":', b'"value":' + chance.choice(NOT_VALUES).encode() + b',"was":', 1)
+            case 7:
+                depth = chance.choice((2, 29, 30, 31, 32, 33, 40, 2000))
+                return item[:-1] + b',"deep":' + b"[" * depth + b"]" * depth + b"}"
+            case 8:
+                return item[:-1] + b',"big":"' + b"x" * chance.choice((100, 1_500, 3_000)) + b'"}'
+            case 9:
+                return item[:-1] + b"," + item[1:]
+            case 10:
+                return chance.choice(
+                    (b"", b" ", b"null", b"[]", b"{}", b"7", b'"text"', b"\xef\xbb\xbf" + item, b"\x00")
+                )
+            case 11:
+                return b"[" + item + b"]"
+            case 12:
+                return json.dumps(item.decode(errors="replace")).encode()
+            case _:
+                flipped = bytearray(item or b"{")
+                flipped[at % len(flipped)] ^= 1 << chance.randrange(8)
+                return bytes(flipped)
+
+    def with_torn_borders(self, items: list[bytes]) -> list[bytes]:
+        """Neighbours that would mean something else if they were simply joined."""
+        chance = self.chance
+        torn = list(items)
+        at = chance.randrange(len(torn))
+        item = torn[at]
+        middle = chance.randrange(len(item) + 1)
+        match chance.randrange(5):
+            case 0:
+                torn[at : at + 1] = [item[:middle], item[middle:]]
+            case 1:
+                torn[at : at + 1] = [item + b"," + item]
+            case 2:
+                torn[at : at + 1] = [item + b"\n" + item, b""]
+            case 3:
+                half = "é".encode()
+                torn[at : at + 1] = [item + half[:1], half[1:] + item]
+            case _:
+                torn[at : at + 1] = [item[:-1] + b',"x":"', b'"}' + item, item + b"\\"]
+        return torn
+
+    # Texts of single values
+
+    def scalar_maker(self) -> Callable[[], str]:
+        """Usually the same type in every row of a shape, as producers do."""
+        makers = (self.string, self.string, self.string, self.plain_number, self.number, self.literal, self.any_value)
+        return self.chance.choice(makers)
+
+    def tags_maker(self) -> Callable[[], str]:
+        names = self.chance.sample(NAMES, self.chance.randint(0, 3))
+        makers = [(self.quoted(name), self.scalar_maker()) for name in names]
+        if self.chance.random() < 0.1:
+            return self.any_value
+        return lambda: "{" + ",".join(f"{name}:{make()}" for name, make in makers) + "}"
+
+    def any_value(self) -> str:
+        makers = (self.string, self.number, self.literal, self.nested, lambda: self.chance.choice(NOT_VALUES))
+        return self.chance.choice(makers)()
+
+    def string(self) -> str:
+        return self.quoted(self.chance.choice(TEXTS))
+
+    def quoted(self, text: str) -> str:
+        if self.chance.random() < 0.03:
+            return '"' + "".join(f"\\u{ord(one):04x}" for one in text if ord(one) < 0x10000) + '"'
+        return json.dumps(text, ensure_ascii=self.chance.random() < 0.3)
+
+    def literal(self) -> str:
+        return self.chance.choice(("true", "false", "null"))
+
+    def nested(self) -> str:
+        return json.dumps(
+            self.chance.choice(({}, [], {"a": 1}, [1, [2, {"b": "\ud83e\udd86"}]], {"a": {"a": None}}, [1.5e300]))
+        )
+
+    def plain_number(self) -> str:
+        return f"{self.chance.randrange(10**6) / 100:g}"
+
+    def number(self) -> str:
+        return self.chance.choice(NUMBERS)
+
+    # Times
+
+    def moment_ms(self) -> int:
+        chance = self.chance
+        edges = (-720 * 3_600_000 - 1, -720 * 3_600_000, 300_000, 300_001, 0)
+        return self.now_ms + (chance.choice(edges) if chance.random() < 0.05 else -chance.randrange(1_800_000))
+
+    def iso_text(self) -> str:
+        return f'"{iso(self.moment_ms())}"'
+
+    def epoch_number(self) -> str:
+        return str(self.moment_ms())
+
+    def any_time(self) -> str:
+        chance = self.chance
+        moment_ms = self.moment_ms()
+        match chance.randrange(6):
+            case 0:
+                return f'"{iso(moment_ms, digits=chance.randrange(10))}"'
+            case 1:
+                return f'"{iso(moment_ms, offset_min=chance.choice((0, 60, -330, 845, -1439)))}"'
+            case 2:
+                return f"{moment_ms // 1000}.{chance.choice(('5', '999', '9999', '0', '1239999999999999999999999999'))}"
+            case 3:
+                return f"{moment_ms}{chance.choice(('', '.0', '.9', 'e0', 'e-3', 'e3'))}"
+            case 4:
+                text = iso(moment_ms, digits=chance.choice((0, 3, 6)))
+                at = chance.randrange(len(text))
+                return f'"{text[:at]}{chance.choice("0123456789-+:.TZtz éx")}{text[at + chance.randrange(2) :]}"'
+            case _:
+                wrong = (
+                    "2023-11-14",
+                    "2023-02-30T00:00:00Z",
+                    "2023-11-14T24:00:00Z",
+                    "2023-11-14T22:13:20",
+                    "now",
+                    "",
+                    "0",
+                )
+                return json.dumps(chance.choice(wrong))

@@ -1,0 +1,283 @@
+import struct
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from items import OPTIONAL, SEALED_AT_MS, Maker, iso, metric
+
+from pipeline.ingest import columns, ledger
+from pipeline.ingest.buffer import Chunk
+from pipeline.ingest.columns import COLUMNS, decode_chunk
+from pipeline.ingest.drainer import identified
+from pipeline.ingest.metric import DIMENSIONS, Limits, Metric, Refusal, decode
+from pipeline.store.clickhouse import Store
+
+SMALL = Limits(max_item_bytes=2_000)
+NOW = str(SEALED_AT_MS)
+
+
+def read_fast(items: Sequence[bytes], limits: Limits = SMALL) -> dict[int, Any]:
+    """What ``decode_chunk`` makes of each item, by its index; fails where it accounts for one twice."""
+    positions = np.arange(len(items) - 1, -1, -1, dtype=np.int64)
+    decoded = decode_chunk(items, positions, SEALED_AT_MS, limits)
+    decoded.rows.validate(full=True)
+    assert decoded.rows.schema == COLUMNS
+    columns_of = {name: decoded.rows[name].to_pylist() for name in COLUMNS.names if name not in ("timestamp", "tags")}
+    stamps = decoded.rows["timestamp"].cast("int64").to_pylist()
+    found: list[tuple[int, Any]] = [(len(items) - 1 - position, refusal) for position, refusal in decoded.refusals]
+    for row, tags in enumerate(decoded.rows["tags"].to_pylist()):
+        assert len(dict(tags)) == len(tags), "a tag twice"
+        texts = tuple(columns_of[name][row] for name in DIMENSIONS)
+        at = len(items) - 1 - columns_of["position"][row]
+        found.append((at, (stamps[row], texts, bits(columns_of["value"][row]), dict(tags))))
+    assert len(dict(found)) == len(found), "an item accounted for twice"
+    return dict(found)
+
+
+def read_carefully(items: Sequence[bytes], limits: Limits = SMALL) -> dict[int, Any]:
+    """The same by ``metric.decode``, item by item."""
+    return {at: as_row(decode(item, SEALED_AT_MS, limits)) for at, item in enumerate(items)}
+
+
+def as_row(read: Metric | Refusal) -> Any:
+    if isinstance(read, Refusal):
+        return read
+    return (read.timestamp_ms, tuple(getattr(read, name) for name in DIMENSIONS), bits(read.value), read.tags)
+
+
+def bits(value: float) -> bytes:
+    """-0.0 is not 0.0."""
+    return struct.pack("<d", value)
+
+
+def assert_agree(items: Sequence[bytes], limits: Limits = SMALL) -> None:
+    fast, careful = read_fast(items, limits), read_carefully(items, limits)
+    for at, item in enumerate(items):
+        assert fast.get(at) == careful[at], f"item {at} of {len(items)}: {item!r}"
+    assert len(fast) == len(items)
+
+
+@settings(max_examples=300)
+@given(st.randoms(use_true_random=False))
+def test_a_chunk_is_read_as_item_by_item(chance: Random) -> None:
+    """Same rows, same refusals, same reasons, whatever shapes, values and damage a chunk holds."""
+    assert_agree(Maker(chance).batch(most=12))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_large_mixed_chunks_are_read_as_item_by_item(seed: int) -> None:
+    """30,000 items, a tenth of them mangled, in chunks of up to 400."""
+    maker = Maker(Random(seed))
+    read = 0
+    while read < 3_000:
+        items = maker.batch(most=400)
+        read += len(items)
+        assert_agree(items)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [100, 101, 102, 103])
+def test_a_million_mixed_items_are_read_as_item_by_item(seed: int) -> None:
+    """The same for a million items."""
+    maker = Maker(Random(seed))
+    read = 0
+    while read < 250_000:
+        items = maker.batch(most=1_000)
+        read += len(items)
+        assert_agree(items)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=20), st.text('{}[],:"\\0123456789.eE+- \n\ttruefalsn', max_size=30).map(str.encode)
+        )
+    )
+)
+def test_any_bytes_are_read_as_item_by_item(items: list[bytes]) -> None:
+    """Bytes without any structure, empty items among them."""
+    assert_agree(items)
+
+
+ALIKE = [metric(number, NOW) for number in range(20)]
+
+
+@settings(max_examples=400)
+@given(
+    slot=st.sampled_from(("timestamp", "metric_type", "value", "test_id", "attempt", "tags")),
+    texts=st.lists(
+        st.one_of(
+            st.text(max_size=6).map(lambda text: '"' + text + '"'),
+            st.text('0123456789.eE+-_ "\\{}[],:', max_size=12),
+            st.from_regex(r"-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,4})?", fullmatch=True),
+            st.datetimes().map(lambda moment: f'"{moment.isoformat()}Z"'),
+            st.integers(SEALED_AT_MS - 10, SEALED_AT_MS + 10).map(str),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+)
+@example(slot="value", texts=["1,", "2", '"value":3'])
+@example(slot="test_id", texts=['"1","value":2', '"3"'])
+@example(slot="test_id", texts=['"\\"', '"'])
+@example(slot="tags", texts=['{"a":"}","b":"{"}', '{"a":"","b":""}'])
+def test_anything_in_a_slot_is_read_as_item_by_item(slot: str, texts: list[str]) -> None:
+    """Rows of one shape with any text where a value belongs: it fits the slot, or the row is read by itself."""
+    template = '{"timestamp":%s,"metric_type":%s,"value":%s,"test_id":%s,"attempt":%s,"tags":%s}'
+    usual = {
+        "timestamp": NOW,
+        "metric_type": '"lcp"',
+        "value": "1",
+        "test_id": '"t"',
+        "attempt": "1",
+        "tags": '{"a":"b","c":"d"}',
+    }
+    items = [(template % tuple((usual | {slot: text}).values())).encode() for text in [usual[slot], *texts]]
+    assert_agree(items[:1] * 5 + items + items[:1])
+    assert_agree(items[1:])
+
+
+@pytest.mark.parametrize(
+    "neighbours",
+    [
+        pytest.param([b'{"a":1},{"b":2}'], id="two objects in one item"),
+        pytest.param([ALIKE[0] + b"," + ALIKE[1]], id="two metrics and a comma"),
+        pytest.param([ALIKE[0] + ALIKE[1]], id="two metrics in one item"),
+        pytest.param([ALIKE[0] + b"\n" + ALIKE[1]], id="two lines in one item"),
+        pytest.param([ALIKE[0][:40], ALIKE[0][40:]], id="halves of a metric"),
+        pytest.param([ALIKE[0][:-1], b"}"], id="a brace astray"),
+        pytest.param([ALIKE[0] + b'"', b'"' + ALIKE[1]], id="quotes at the border"),
+        pytest.param([ALIKE[0][:-2], b'"}' + ALIKE[1]], id="a string that ends next door"),
+        pytest.param([ALIKE[0] + b"\\", b'"' + ALIKE[1]], id="a backslash before the neighbour's quote"),
+        pytest.param([ALIKE[0] + b"\xc3", b"\xa9" + ALIKE[1]], id="halves of a character"),
+        pytest.param([ALIKE[0][:-2] + b"\xc3", b'\xa9"}'], id="a character across the border inside a string"),
+        pytest.param([b"", b"", b" "], id="empty items"),
+        pytest.param([b" " + ALIKE[0], ALIKE[1] + b" "], id="space around"),
+        pytest.param([b"\xff"], id="one item that is no UTF-8"),
+        pytest.param([ALIKE[0].replace(b"staging", "Größe".encode())], id="one item beyond ASCII"),
+        pytest.param([ALIKE[0].replace(b"staging", b"sta\\u0067ing")], id="one escape"),
+        pytest.param([ALIKE[0].replace(b"staging", b"st\\ud800ing")], id="one lone surrogate"),
+        pytest.param([ALIKE[0].replace(b"staging", b'st\\"ing')], id="one escaped quote"),
+        pytest.param([ALIKE[0].replace(b"staging", b"st\\\\")], id="an escaped backslash before the quote"),
+        pytest.param([ALIKE[0].replace(b"staging", b"st\ning")], id="a raw line break in a string"),
+        pytest.param([ALIKE[0].replace(b",", b",\n")], id="pretty-printed"),
+        pytest.param([ALIKE[0].replace(b'"test_id"', b'"test\\u005fid"')], id="an escape in a name"),
+        pytest.param([ALIKE[0].replace(b'"browser"', b'"test_id"')], id="a name twice"),
+    ],
+)
+@pytest.mark.parametrize("at", [0, 10, 20])
+def test_an_odd_neighbour_changes_nothing_for_the_others(neighbours: list[bytes], at: int) -> None:
+    """First, in the middle or last, alone or between rows of the usual shape."""
+    assert_agree([*ALIKE[:at], *neighbours, *ALIKE[at:]])
+    assert_agree(neighbours)
+
+
+def test_more_shapes_than_templates_are_still_all_read() -> None:
+    """Every item of a shape of its own, and many shapes of many items."""
+    lonely = [
+        metric(number, NOW)[:-1] + b',"field_%d":%d}' % (number, number) for number in range(3 * columns.MAX_TEMPLATES)
+    ]
+    assert_agree(lonely)
+    crowded = [item for item in lonely for _ in range(columns.MIN_SHAPE_ROWS + 1)]
+    Random(1).shuffle(crowded)
+    assert_agree(crowded)
+
+
+@pytest.mark.parametrize("digits", range(10))
+@pytest.mark.parametrize("offset_min", [None, 0, 90, -1439])
+def test_times_of_every_length_are_read_as_item_by_item(digits: int, offset_min: int | None) -> None:
+    """Each precision and zone alone, and mixed with another in the same shape."""
+    times = [f'"{iso(SEALED_AT_MS - 1_234 * number, digits=digits, offset_min=offset_min)}"' for number in range(20)]
+    items = [metric(number, time) for number, time in enumerate(times)]
+    assert_agree(items)
+    assert_agree(items + ALIKE + [metric(0, f'"{iso(SEALED_AT_MS)}"')])
+
+
+@given(st.integers(-(720 * 3_600_000) - 3, 300_003), st.booleans())
+@example(-720 * 3_600_000, False)
+@example(-720 * 3_600_000 - 1, True)
+@example(300_000, True)
+@example(300_001, False)
+def test_the_range_of_times_has_the_same_edges(after_ms: int, as_text: bool) -> None:
+    """Retention and future are inclusive to the millisecond, for text and number alike."""
+    moment_ms = SEALED_AT_MS + after_ms
+    items = [
+        metric(number, f'"{iso(moment_ms + number)}"' if as_text else str(moment_ms + number))
+        for number in range(-2, 3)
+    ]
+    assert_agree(items)
+
+
+@pytest.mark.parametrize("max_depth", [1, 2, 3])
+def test_limits_are_the_same_for_both(max_depth: int) -> None:
+    """Depth and size are judged alike, one byte and one level to either side."""
+    items = (
+        [item[:-1] + b',"tags":{"a":"{["}}' for item in ALIKE] + [item[:-1] + b',"x":[[1]]}' for item in ALIKE] + ALIKE
+    )
+    for max_item_bytes in {len(item) + more for item in items for more in (-1, 0)}:
+        assert_agree(items, Limits(max_depth=max_depth, max_item_bytes=max_item_bytes))
+
+
+def test_a_chunk_too_large_to_join_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Down to single items, which are never cut."""
+    monkeypatch.setattr(columns, "MAX_JOINED_BYTES", 500)
+    assert_agree([*ALIKE, b"x" * 1_000, b"", b"x" * 3_000, *ALIKE])
+
+
+def test_regular_items_are_not_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 3 × 1,000 items of three shapes the careful path sees those that make a template, and no more."""
+    seen: list[bytes] = []
+    monkeypatch.setattr(columns, "decode", lambda item, *rest: seen.append(item) or decode(item, *rest))
+    plain = [metric(number, NOW) for number in range(1_000)]
+    tagged = [
+        item[:-1] + b',"tags":{"team":"web","try":"%d"},"shard":%d}' % (at % 7, at) for at, item in enumerate(plain)
+    ]
+    timed = [metric(number, f'"{iso(SEALED_AT_MS - number)}"') for number in range(1_000)]
+    items = plain + tagged + timed
+    Random(1).shuffle(items)
+    assert_agree(items)
+    assert len(seen) == 3
+
+
+def test_no_items_are_no_rows() -> None:
+    """An empty chunk is read as an empty table of the same columns."""
+    decoded = decode_chunk([], np.zeros(0, np.int64), SEALED_AT_MS, SMALL)
+    assert (decoded.rows.num_rows, decoded.rows.schema, decoded.refusals) == (0, COLUMNS, [])
+
+
+def test_rows_of_a_chunk_are_one_block() -> None:
+    """Each column is one piece, so that the insert is one block, however many shapes the chunk has."""
+    items = [*ALIKE, *(item[:-1] + b',"tags":{"a":"b"}}' for item in ALIKE), ALIKE[0].replace(b":", b" : ")]
+    rows = decode_chunk(items, np.arange(len(items)), SEALED_AT_MS, SMALL).rows
+    assert {column.num_chunks for column in rows.columns} == {1}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_digest_is_the_same_here_and_in_clickhouse(seed: int, store: Store) -> None:
+    """Over rows with tags, Unicode, escapes, -0.0 and every time form; and any altered value changes it."""
+    maker = Maker(Random(seed))
+    items = [item for _ in range(5) for item in maker.batch(most=100)]
+    rows = decode_chunk(items, np.arange(len(items)), SEALED_AT_MS, SMALL).rows
+    assert rows.num_rows > 20 and any(rows["tags"].to_pylist())
+    chunk = Chunk("seg", 0, 0, len(items), len(items), len(items), SEALED_AT_MS, 1, False)
+    store.command("SYSTEM STOP MERGES metrics")  # rows of 2023 are past the table's TTL
+    store.insert("metrics", identified(rows, chunk))
+    ((there, count),) = store.rows(f"SELECT {ledger.DIGEST_SQL}, count() FROM metrics")
+    assert (count, there) == (rows.num_rows, ledger.digest(rows))
+    for name in ("timestamp", "value", "position", *OPTIONAL[:3], "tags"):
+        assert ledger.digest(altered(rows, name)) != there, name
+
+
+def altered(rows: Any, name: str) -> Any:
+    """The rows with the first and the last value of one column traded (or, where they are equal, another value)."""
+    values = rows[name].to_pylist()
+    if values[0] == values[-1]:
+        values[0] = {"tags": [("a", "changed")]}.get(name, "changed")
+    else:
+        values[0], values[-1] = values[-1], values[0]
+    index = rows.schema.get_field_index(name)
+    return rows.set_column(index, rows.schema.field(name), columns.pa.array(values, rows.schema.field(name).type))
