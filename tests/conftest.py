@@ -60,6 +60,8 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def engine_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where this process keeps its embedded engine; a process can open one path only."""
+    if find_spec("chdb") is None:
+        missing("chdb is not installed")
     return tmp_path_factory.mktemp("engine")
 
 

@@ -220,10 +220,9 @@ _INSERT_SETTINGS: dict[str, Any] = {
     "max_partitions_per_insert_block": 100,
     "throw_on_max_partitions_per_insert_block": 1,
     "optimize_on_insert": 1,
-    # A missing or null field is our bug and must not become a zero.
+    # A null is our bug and must not become a zero.
     "input_format_null_as_default": 0,
     "insert_null_as_default": 0,
-    "input_format_arrow_allow_missing_columns": 0,
     # On a cluster: answer only when the shard has the rows.
     "distributed_foreground_insert": 1,
 }
