@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -24,6 +23,7 @@ import redis
 from pipeline import keys, log
 from pipeline.analyse.windows import NO_EXECUTIONS, Executions, Windows, is_final, revision
 from pipeline.errors import Outage
+from pipeline.jobs.hash_text import instant, number
 from pipeline.jobs.rawrows import FRAME_S, MINUTE_S
 from pipeline.redis_link import RedisLink, outages
 
@@ -261,11 +261,11 @@ def _stats_fields(row: dict[str, Any]) -> Fields:
         "total_runs": row["runs_sum"],
         "passed_runs": row["passed_runs_sum"],
         "failed_runs": row["failed_runs_sum"],
-        "avg_duration": _number(row["timed_sum_sum"] / row["timed_runs_sum"] if row["timed_runs_sum"] else 0.0),
-        "success_rate": _number(100 * row["passed_runs_sum"] / row["runs_sum"]),
+        "avg_duration": number(row["timed_sum_sum"] / row["timed_runs_sum"] if row["timed_runs_sum"] else 0.0),
+        "success_rate": number(100 * row["passed_runs_sum"] / row["runs_sum"]),
     }
     if row["last_success_max"]:
-        fields["last_success"] = datetime.fromtimestamp(row["last_success_max"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        fields["last_success"] = instant(row["last_success_max"] * 1000)
     return fields
 
 
@@ -273,7 +273,7 @@ def _fields(window: _Pending) -> Fields:
     return {
         "total_tests": window.executions.total,
         "passed_tests": window.executions.passed,
-        "avg_duration": _number(window.executions.avg_duration),
+        "avg_duration": number(window.executions.avg_duration),
         "failed_tests": window.executions.failed,
         "revision": window.revision,
         "is_final": int(window.is_final),
@@ -282,8 +282,3 @@ def _fields(window: _Pending) -> Fields:
 
 def _flat(fields: Fields) -> list[str | int]:
     return [part for pair in fields.items() for part in pair]
-
-
-def _number(value: float) -> str:
-    """All digits of a float, and no ``.0`` behind a whole number."""
-    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
