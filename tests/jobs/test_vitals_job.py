@@ -14,11 +14,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pipeline import failpoints
+from pipeline.analyse.series import SERIES
 from pipeline.analyse.vitals import assess
 from pipeline.config import Settings
 from pipeline.errors import RedisOutage
 from pipeline.failpoints import Injected
-from pipeline.jobs.vitals import VitalsJob, every_casing
+from pipeline.jobs.vitals import VitalsJob
 from pipeline.store.clickhouse import Store
 
 # The start of a window, and recent: the table's TTL goes by the real clock.
@@ -27,16 +28,14 @@ NOW_MS = NOW_S * 1000
 
 NO_RETRIES = Retry(NoBackoff(), 0)
 _positions = itertools.count()
-_DIMENSIONS = (
-    *("metric_type", "environment", "browser", "test_suite", "test_id", "test_name", "page", "endpoint", "node"),
-    *("status", "segment"),
-)
 
 
 def push(store: Store, rows: Iterable[dict[str, Any]]) -> None:
     """Store raw metrics; what a row leaves out is an LCP of now."""
     given = [{"metric_type": "lcp", "browser": "chromium", "page": "/", "segment": "s"} | row for row in rows]
-    columns = {name: pa.array([row.get(name, "") for row in given], pa.string()) for name in _DIMENSIONS}
+    columns = {
+        name: pa.array([row.get(name, "") for row in given], pa.string()) for name in (*SERIES, "status", "segment")
+    }
     times = pa.timestamp("ms", "UTC")
     store.insert(
         "metrics",
@@ -247,8 +246,3 @@ class TestPublishing:
         push(store, [{}])
         with pytest.raises(RedisOutage):
             VitalsJob(store, redis.Redis(port=1, retry=NO_RETRIES), settings).run(NOW_MS)
-
-
-def test_every_casing_is_every_spelling() -> None:
-    """Eight spellings of three letters, each once."""
-    assert sorted(every_casing(["lcp"])) == sorted({"lcp", "Lcp", "lCp", "lcP", "LCp", "LcP", "lCP", "LCP"})

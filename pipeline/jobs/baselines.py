@@ -1,0 +1,213 @@
+"""Keeps what is normal: the table ``baselines`` with its history, and ``baseline:{test_suite}`` in Redis.
+
+A run computes every level anew from the executions of the last ``baselines.days``: suite; suite and
+environment; suite, environment and browser; suite and test. A baseline is written to the table only if
+it differs from the last one written, all of them in one insert; so what was normal at a time T is the
+newest row with ``computed_at`` <= T. Redis is written whole every time, in one pipeline: a run that died
+between the two is made good by the next.
+
+When ClickHouse or Redis is away the outage is raised; nothing needs repair. A suite that was not
+executed for longer than ``baselines.days`` keeps its last baseline, which says when that was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import keys
+from pipeline.analyse.baselines import PERCENTILE_DEFINITION, baselines, history
+from pipeline.failpoints import hit
+from pipeline.jobs.hash_text import instant, number
+from pipeline.redis_link import outages
+
+if TYPE_CHECKING:
+    import redis
+
+    from pipeline.config import Settings
+    from pipeline.store.clickhouse import Store
+
+TABLE = "baselines"
+
+LEVELS = (
+    ("test_suite",),
+    ("test_suite", "environment"),
+    ("test_suite", "environment", "browser"),
+    ("test_suite", "test_id"),
+)
+_KEY = ("test_suite", "environment", "browser", "test_id")
+_FIGURES = (
+    *("avg_duration", "p95_duration", "success_rate", "success_rate_low", "success_rate_high"),
+    *("centre", "spread", "samples", "runs", "since", "state"),
+)
+
+_DAY_MS = 86_400_000
+
+_EXECUTED = """
+    lower(metric_type) = 'duration' AND status != 'skipped'
+    AND timestamp >= fromUnixTimestamp64Milli({from_ms:Int64}, 'UTC')
+    AND timestamp <= fromUnixTimestamp64Milli({to_ms:Int64}, 'UTC')
+"""
+
+# ``newest`` finds where the newest max_runs executions of each test begin, so that only those leave the
+# server, not seven days whole. Where times are equal some more come; ``history`` decides.
+# GLOBAL lets the same text run on a cluster.
+_READ = f"""
+WITH newest AS (
+    SELECT test_suite, environment, browser, test_id, test_name,
+           -groupArraySorted(%d)(-toUnixTimestamp64Milli(timestamp))[-1] AS first_ms
+    FROM metrics
+    WHERE {_EXECUTED}
+    GROUP BY test_suite, environment, browser, test_id, test_name
+), changes AS (
+    SELECT environment, browser, test_suite, test_id, test_name, page, endpoint, node,
+           max(toUnixTimestamp64Milli(changed_at)) AS since_ms
+    FROM change_points
+    WHERE lower(metric_type) = 'duration' AND changed_at <= fromUnixTimestamp64Milli({{to_ms:Int64}}, 'UTC')
+    GROUP BY environment, browser, test_suite, test_id, test_name, page, endpoint, node
+), executions AS (
+    SELECT test_suite, environment, browser, test_id, test_name, page, endpoint, node, status, value,
+           toUnixTimestamp64Milli(timestamp) AS timestamp_ms, tags['run_id'] AS run_id
+    FROM metrics
+    GLOBAL INNER JOIN newest USING (test_suite, environment, browser, test_id, test_name)
+    WHERE {_EXECUTED} AND timestamp_ms >= first_ms
+)
+SELECT test_suite, environment, browser, test_id, test_name, status, value, timestamp_ms, run_id, since_ms
+FROM executions
+GLOBAL LEFT JOIN changes USING (environment, browser, test_suite, test_id, test_name, page, endpoint, node)
+SETTINGS output_format_arrow_low_cardinality_as_dictionary = 1
+"""
+
+_LAST_WRITTEN = f"""
+SELECT {", ".join(_KEY)}, {", ".join(_FIGURES).replace("since", "toUnixTimestamp64Milli(since)")}
+FROM baselines
+WHERE computed_at > fromUnixTimestamp64Milli({{from_ms:Int64}}, 'UTC')
+ORDER BY computed_at DESC
+LIMIT 1 BY {", ".join(_KEY)}
+"""
+
+
+@dataclass
+class BaselinesReport:
+    """What one run did: executions that came out of ClickHouse, baselines computed, written, and in Redis."""
+
+    executions: int = 0
+    baselines: int = 0
+    written: int = 0
+    published: int = 0
+
+
+@dataclass
+class BaselinesJob:
+    """Baselines out of ``store``, into it and into the Redis database ``results``."""
+
+    store: Store
+    redis: redis.Redis
+    settings: Settings
+    _last: dict[tuple[Any, ...], tuple[Any, ...]] | None = field(default=None)
+
+    def run(self, now_ms: int) -> BaselinesReport:
+        """Compute every baseline as of ``now_ms``, write those that changed, publish those of suites.
+
+        Raises ``StoreOutage`` or ``RedisOutage``; what is missing then follows with the next run.
+        """
+        executions = self._read(now_ms)
+        found = self._levels(executions)
+        written = self._write(found, now_ms)
+        hit("baselines.before_publish")
+        with outages():
+            published = self._publish(found, now_ms)
+        return BaselinesReport(executions.num_rows, found.num_rows, written, published)
+
+    def _read(self, now_ms: int) -> pa.Table:
+        limits = self.settings.baselines
+        span = {"from_ms": now_ms - int(limits.days * _DAY_MS), "to_ms": now_ms}
+        return self.store.query(_READ % limits.max_runs, span)
+
+    def _levels(self, executions: pa.Table) -> pa.Table:
+        """All levels in one table, ``""`` where a level does not tell apart.
+
+        Since that means "all" there, executions that lack a dimension are in no group of a level that has it;
+        only the absent suite is one.
+        """
+        limits = self.settings.baselines
+        past = history(executions, limits.max_runs)
+        levels = []
+        for by in LEVELS:
+            level = baselines(past, by, max_runs=limits.max_runs, min_runs=limits.min_runs)
+            for name in by[1:]:
+                level = level.filter(pc.not_equal(level.column(name), ""))
+            everything = pa.array([""] * level.num_rows, pa.string())
+            dimensions = {
+                name: level.column(name).cast(pa.string()) if name in by else pa.chunked_array([everything])
+                for name in _KEY
+            }
+            levels.append(pa.table(dimensions | {name: level.column(name) for name in _FIGURES}))
+        return pa.concat_tables(levels)
+
+    def _write(self, found: pa.Table, now_ms: int) -> int:
+        """Write the baselines that differ from what was last written; returns how many."""
+        comparable = found.set_column(
+            found.column_names.index("since"), "since", found.column("since").cast(pa.int64())
+        )
+        current = {row[: len(_KEY)]: row[len(_KEY) :] for row in _tuples(comparable)}
+        last = self._last if self._last is not None else self._last_written(now_ms)
+        is_new = pa.array([last.get(key) != figures for key, figures in current.items()], pa.bool_())
+        rows = found.filter(is_new)
+        # Should the insert's outcome be in doubt, the next run asks the table.
+        self._last = None
+        hit("baselines.before_insert")
+        computed_at = pa.array(np.full(rows.num_rows, now_ms), pa.timestamp("ms", "UTC"))
+        self.store.insert(TABLE, rows.append_column("computed_at", computed_at))
+        self._last = current
+        return int(rows.num_rows)
+
+    def _last_written(self, now_ms: int) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+        """The newest row of every baseline. An older one than ``days`` rests on executions that are out of sight."""
+        from_ms = now_ms - int((self.settings.baselines.days + 1) * _DAY_MS)
+        rows = self.store.rows(_LAST_WRITTEN, {"from_ms": from_ms})
+        return {row[: len(_KEY)]: row[len(_KEY) :] for row in rows}
+
+    def _publish(self, found: pa.Table, now_ms: int) -> int:
+        of_suites = [
+            row
+            for row in found.to_pylist()
+            if row["test_suite"] and not (row["environment"] or row["browser"] or row["test_id"])
+        ]
+        with self.redis.pipeline(transaction=False) as pipeline:
+            for row in of_suites:
+                pipeline.hset(keys.baseline(row["test_suite"]), mapping=_fields(row, now_ms))
+            pipeline.execute()
+        return len(of_suites)
+
+
+def _fields(row: dict[str, Any], now_ms: int) -> dict[Any, str]:
+    """The payload of redis-schema.md first, then ours; rates are percentages here."""
+    return {
+        "avg_duration": number(row["avg_duration"]),
+        "p95_duration": number(row["p95_duration"]),
+        "success_rate": _percentage(row["success_rate"]),
+        "last_updated": instant(now_ms),
+        "success_rate_low": _percentage(row["success_rate_low"]),
+        "success_rate_high": _percentage(row["success_rate_high"]),
+        "centre": number(row["centre"]),
+        "spread": number(row["spread"]),
+        "samples": str(row["samples"]),
+        "runs": str(row["runs"]),
+        "since": instant(round(row["since"].timestamp() * 1000)),
+        "state": row["state"],
+        "percentiles": PERCENTILE_DEFINITION,
+    }
+
+
+def _percentage(share: float) -> str:
+    """0.57 as "57", not as "56.99999999999999"."""
+    return number(round(100 * share, 10))
+
+
+def _tuples(table: pa.Table) -> list[tuple[Any, ...]]:
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
