@@ -267,8 +267,9 @@ def _connect_http(settings: Settings, dsn: str, profile: Mapping[str, Any]) -> C
         # A handle per thread is what clone() is for; a session would refuse the second one.
         autogenerate_session_id=False,
         settings=dict(profile),
-        connect_timeout=settings.clickhouse.connect_timeout_s,
-        send_receive_timeout=settings.clickhouse.request_timeout_s,
+        # Whole seconds: the driver cuts off what is behind the point, and half a second would be none.
+        connect_timeout=math.ceil(settings.clickhouse.connect_timeout_s),
+        send_receive_timeout=math.ceil(settings.clickhouse.request_timeout_s),
         compress=False,
         query_retries=0,
         pool_mgr=httputil.get_pool_manager(maxsize=2, num_pools=1),
