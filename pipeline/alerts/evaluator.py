@@ -169,8 +169,13 @@ class Evaluator:
     def _due(self, ledger: Ledger, rule: Rule, now_ms: int, progress: Progress) -> _Due | None:
         if rule.source == "facts":
             return None
-        until_ms = min(now_ms - self._delay_ms, progress.get(rule.source, now_ms))
+        complete_ms = progress.get(rule.source, now_ms)
+        if rule.source == "baselines":  # means are read from windows
+            complete_ms = min(complete_ms, progress.get("windows", now_ms))
+        until_ms = min(now_ms - self._delay_ms, complete_ms)
         until_ms -= until_ms % rule.every_ms
+        if until_ms <= 0:
+            return None
         state = ledger.states.get(rule.name) or RuleState()
         if state.tick_ms is None:
             # A rule begins with the newest tick: what was before it came is nobody's alarm.

@@ -18,6 +18,7 @@ from pipeline.alerts.facts import FACTS
 from pipeline.alerts.lined_yaml import Problem
 from pipeline.alerts.rule import (
     BASELINE_DIMENSIONS,
+    BASELINE_LEVELS,
     MAX_WINDOW_MS,
     MINUTE_MS,
     SERIES_DIMENSIONS,
@@ -303,8 +304,10 @@ def _dimensions(rule: Rule) -> Iterable[tuple[str, str]]:
                 yield key, f"{key}: {name!r} is no dimension of {rule.statistic}; {nearest(name, known)}"
     if len(rule.metrics) > 1 and "metric_type" not in rule.by:
         yield "by", "with several metrics 'by' must name metric_type, so that they are not mixed"
-    if rule.source == "baselines" and "test_suite" not in rule.by:
-        yield "by", "a baseline belongs to a test_suite, which 'by' must name"
+    levels = [sorted(level) for level in BASELINE_LEVELS]
+    if rule.source == "baselines" and sorted(rule.by) not in levels:
+        shown = ", ".join(f"[{', '.join(level)}]" for level in BASELINE_LEVELS)
+        yield "by", f"baselines are kept for {shown}"
 
 
 def _statistics(rule: Rule) -> Iterable[tuple[str, str]]:

@@ -1,0 +1,81 @@
+"""A process that judges, stores, publishes and delivers alerts in simulated time; it is killed by its failpoint.
+
+It goes on with the minute in which its predecessor died. Told to finish, it prints what stands in the table.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from pipeline.alerts import table
+from pipeline.alerts.channels import Channel
+from pipeline.alerts.deliveries import Deliveries
+from pipeline.alerts.evaluator import Evaluator
+from pipeline.alerts.journal import AlertKeys, Journal
+from pipeline.alerts.memory_source import MemorySource
+from pipeline.alerts.notify import ChannelWorker
+from pipeline.alerts.rule import MINUTE_MS, Rule
+from pipeline.alerts.silences import Silences
+from pipeline.clock import ManualClock
+from pipeline.config import ClickHouseSettings, Settings
+from pipeline.store.clickhouse import Store
+from pipeline.store.migrate import migrate
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from alerts.test_views import T0, raw
+
+MINUTES = 36
+RULE = Rule(
+    "slow",
+    50.0,
+    metrics=("duration",),
+    statistic="avg",
+    by=("page",),
+    clears_at=50.0,
+    when_unsure="fire",
+    severity="critical",
+)
+KEYS = AlertKeys("metrics:buffer")
+
+
+def numbers() -> MemorySource:
+    """Three pages that break and recover in different rhythms, so that something happens in most minutes."""
+    return MemorySource(
+        raw(
+            [
+                {"minute": minute, "value": 60 if minute // period % 2 else 10, "page": f"page {period}"}
+                for period in (2, 3, 5)
+                for minute in range(MINUTES)
+            ]
+        )
+    )
+
+
+def main(redis_url: str, engine: str, receiver: str) -> None:
+    """Work through all minutes; the last one is repeated until nothing waits any more."""
+    import redis
+
+    settings = Settings(clickhouse=ClickHouseSettings(dsn=f"chdb://{engine}"))
+    client = redis.Redis.from_url(redis_url)
+    with Store.open(settings) as store:
+        migrate(store, settings)
+        journal = Journal(client, KEYS, ["hook"])
+        evaluator = Evaluator(journal, [RULE], numbers(), delay_ms=0)
+        channel = Channel(name="hook", kind="webhook", url=receiver, group_wait="1m", group_interval="3m", group_by=[])
+        clock = ManualClock(T0)
+        worker = ChannelWorker(channel, Deliveries(client, KEYS, "hook"), Silences(client, KEYS), clock)
+        judged = journal.load().states.get("slow")
+        first = (judged.tick_ms - T0) // MINUTE_MS if judged and judged.tick_ms else 0
+        for minute in range(first, MINUTES + 10):
+            now_ms = T0 + minute * MINUTE_MS
+            if minute <= MINUTES:
+                evaluator.run(now_ms, {})
+            journal.publish()
+            table.flush(journal, store)
+            worker.turn(now_ms)
+        print(json.dumps(store.rows("SELECT transition_id FROM alerts ORDER BY at, rule SETTINGS final = 0")))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

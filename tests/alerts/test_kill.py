@@ -1,0 +1,158 @@
+"""Killed at every step: nothing is forgotten, and only outside is anything repeated, under the same key."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from pipeline import failpoints
+from pipeline.alerts.commands import replay
+
+from .kill_driver import MINUTES, RULE, numbers
+from .test_views import T0
+
+DRIVER = Path(__file__).parent / "kill_driver.py"
+PLACES = (
+    *("alerts.before_commit", "alerts.after_commit", "alerts.after_publish"),
+    *("alerts.before_insert", "alerts.after_insert", "alerts.after_table"),
+    *("notify.after_freeze", "notify.after_send", "notify.after_settle"),
+)
+
+
+class Recorder:
+    """What arrived over HTTP: key and body, in order."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[str, str]] = []
+
+    @property
+    def distinct(self) -> dict[str, str]:
+        """Each key with its body, in order of first arrival."""
+        return dict(reversed([*reversed(self.received)]))
+
+
+@contextmanager
+def recording_server() -> Iterator[tuple[str, Recorder]]:
+    """A receiver on the loopback interface."""
+    recorder = Recorder()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            recorder.received.append((self.headers["Idempotency-Key"], body))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/", recorder
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Surroundings:
+    """A Redis, an engine directory and a receiver, and processes that work in them."""
+
+    def __init__(self, redis_url: str, engine: Path, receiver_url: str, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self._client = redis.Redis.from_url(f"{redis_url}/3")
+        self._client.flushall()
+        self._listener = self._client.pubsub()
+        self._listener.subscribe("alerts:critical")
+        self._arguments = [f"{redis_url}/3", str(engine), receiver_url]
+
+    def work(self, failpoint: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a process until it is done or dies."""
+        environment = {**os.environ, failpoints.VARIABLE: failpoint}
+        return subprocess.run(
+            [sys.executable, str(DRIVER), *self._arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def outcome(self, finished: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+        """What stands where, once a process has finished."""
+        assert finished.returncode == 0, finished.stderr
+        heard = []
+        while message := self._listener.get_message(timeout=0.2):
+            if message["type"] == "message":
+                heard.append(json.loads(message["data"])["transition_id"])
+        entries = [json.loads(one) for one in reversed(self._client.lrange("alerts:performance", 0, -1))]
+        self._client.close()
+        return {
+            "table": [row[0] for row in json.loads(finished.stdout)],
+            "list": [entry["transition_id"] for entry in entries],
+            "channel": heard,
+            "notifications": self.recorder.distinct,
+        }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(_redis_servers: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What stands where when nobody is killed."""
+    with recording_server() as (url, recorder):
+        place = Surroundings(_redis_servers("6.2"), tmp_path_factory.mktemp("calm"), url, recorder)
+        found = place.outcome(place.work())
+        assert len(recorder.received) == len(recorder.distinct)
+        return found
+
+
+def test_undisturbed_everything_is_told(undisturbed: dict[str, Any]) -> None:
+    """Without any kill: table, list and channel have every transition once, the receiver hears of each."""
+    expected = [t.transition_id for t in replay(numbers(), [RULE], T0, T0 + MINUTES * 60_000)]
+    assert len(expected) > 20
+    for where in ("table", "list", "channel"):
+        assert sorted(undisturbed[where]) == sorted(expected), where
+    bodies = [json.loads(body) for body in undisturbed["notifications"].values()]
+    told = {alert["transition_id"] for body in bodies for alert in body["alerts"]}
+    assert len(told) > 15  # a page that breaks and recovers within one interval is told in one line
+
+
+def check_killed(
+    redis_url: str, engine: Path, kills: list[str], undisturbed: dict[str, Any], *, must_die: bool
+) -> None:
+    """Kill one process after the other; in the end everything stands as if nobody had been killed."""
+    with recording_server() as (url, recorder):
+        place = Surroundings(redis_url, engine, url, recorder)
+        for kill in kills:
+            died = place.work(kill)
+            assert died.returncode == -9 or not must_die, f"{kill}: {died.stderr}"
+        found = place.outcome(place.work())
+    assert sorted(found["table"]) == sorted(undisturbed["table"])
+    assert found["list"] == undisturbed["list"]
+    assert found["channel"] == undisturbed["channel"]
+    assert found["notifications"] == undisturbed["notifications"]
+    for key, body in recorder.received:
+        assert body == found["notifications"][key], "the same key must mean the same notification"
+
+
+def test_killed_at_every_step(_redis_servers: Any, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    """A kill -9 at each step in turn leaves table, list, channel and notifications as if nothing had happened."""
+    check_killed(_redis_servers("6.2"), tmp_path, [f"{place}:2" for place in PLACES], undisturbed, must_die=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_again_and_again(seed: int, _redis_servers: Any, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    """The same for twenty random sequences of kills."""
+    chance = random.Random(seed)
+    kills = [f"{chance.choice(PLACES)}:{chance.randint(1, 4)}" for _ in range(12)]
+    check_killed(_redis_servers("6.2"), tmp_path, kills, undisturbed, must_die=False)
