@@ -110,22 +110,30 @@ def grouped_sums(grouped: Grouped) -> tuple[Float64Array, Float64Array]:
     number of values. Where the exact sum exceeds the largest float the sum is infinite and the mean is
     the float nearest to the exact mean.
     """
-    sizes = grouped.sizes
-    remaining = iter(grouped.values.tolist())
+    return _sums(grouped.values, grouped.sizes)
+
+
+def group_sums(values: Float64Array, group_ids: IndexArray, groups: int) -> tuple[Float64Array, Float64Array]:
+    """As ``grouped_sums``, of values (n,) that nobody has sorted: an exact sum has no order."""
+    return _sums(values[_partition(group_ids, groups)], np.bincount(group_ids, minlength=groups))
+
+
+def _sums(values: Float64Array, sizes: IndexArray) -> tuple[Float64Array, Float64Array]:
+    remaining = iter(values.tolist())
     try:
         sums = np.array([math.fsum(islice(remaining, size)) for size in sizes.tolist()], dtype=np.float64)
     except OverflowError:
-        return _overflowing_sums(grouped)
+        return _overflowing_sums(values, sizes)
     with np.errstate(invalid="ignore"):
         return sums, sums / sizes
 
 
-def _overflowing_sums(grouped: Grouped) -> tuple[Float64Array, Float64Array]:
-    """As ``grouped_sums``, where some group's partial sums overflow: that group is added in rational numbers."""
-    sums = np.zeros(len(grouped.sizes))
-    means = np.full(len(grouped.sizes), np.nan)
-    remaining = iter(grouped.values.tolist())
-    for group, size in enumerate(grouped.sizes.tolist()):
+def _overflowing_sums(values: Float64Array, sizes: IndexArray) -> tuple[Float64Array, Float64Array]:
+    """As ``_sums``, where some group's partial sums overflow: that group is added in rational numbers."""
+    sums = np.zeros(len(sizes))
+    means = np.full(len(sizes), np.nan)
+    remaining = iter(values.tolist())
+    for group, size in enumerate(sizes.tolist()):
         members = list(islice(remaining, size))
         if not members:
             continue

@@ -107,7 +107,15 @@ def _take(column: Ranked, ranks: NDArray[np.integer]) -> pa.Array:
 
 
 def densify(codes: IndexArray) -> tuple[IndexArray, IndexArray]:
-    """Distinct codes, ascending, and each row's place among them; Arrow's hash table beats sorting a million rows."""
+    """Distinct codes, ascending, and each row's place among them."""
+    if not len(codes):
+        return codes, codes
+    low, high = int(codes.min()), int(codes.max())
+    if high - low < 4 * len(codes):
+        present = np.zeros(high - low + 1, dtype=bool)
+        present[codes - low] = True
+        return np.flatnonzero(present) + low, (np.cumsum(present) - 1)[codes - low]
+    # Codes far apart: Arrow's hash table beats sorting a million rows.
     encoded = pa.array(codes).dictionary_encode()
     seen = encoded.dictionary.to_numpy()
     order = np.argsort(seen)

@@ -22,7 +22,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.analyse.histogram import grouped_histograms
-from pipeline.analyse.quantiles import Float64Array, IndexArray, group_sorted, grouped_quantiles, grouped_sums
+from pipeline.analyse.quantiles import (
+    Float64Array,
+    IndexArray,
+    group_sorted,
+    group_sums,
+    grouped_quantiles,
+    grouped_sums,
+)
 from pipeline.analyse.series import SERIES, Factorised, densify, factorise, ranked
 
 DURATION = "duration"
@@ -195,7 +202,7 @@ def _by_window(
 ) -> dict[int, Executions]:
     count = len(starts)
     totals = [np.bincount(window_ids[which], minlength=count).tolist() for which in (executed, passed, failed)]
-    sums, _ = grouped_sums(group_sorted(values[executed], window_ids[executed], count))
+    sums, _ = group_sums(values[executed], window_ids[executed], count)
     return {start: Executions(*figures) for start, *figures in zip(starts, *totals, sums.tolist(), strict=True)}
 
 
