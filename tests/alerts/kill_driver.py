@@ -4,9 +4,13 @@ It goes on with the minute in which its predecessor died. Told to finish, it pri
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
+import redis
+
+from pipeline import failpoints
 from pipeline.alerts import table
 from pipeline.alerts.channels import Channel
 from pipeline.alerts.deliveries import Deliveries
@@ -52,29 +56,46 @@ def numbers() -> MemorySource:
     )
 
 
-def main(redis_url: str, engine: str, receiver: str) -> None:
-    """Work through all minutes; the last one is repeated until nothing waits any more."""
-    import redis
+def work(client: redis.Redis, store: Store, receiver: str) -> list[str]:
+    """Work through all minutes, and ten more in which only delivery is left; the ids that stand in the table."""
+    journal = Journal(client, KEYS, ["hook"])
+    evaluator = Evaluator(journal, [RULE], numbers(), delay_ms=0)
+    channel = Channel(name="hook", kind="webhook", url=receiver, group_wait="1m", group_interval="3m", group_by=[])
+    worker = ChannelWorker(channel, Deliveries(client, KEYS, "hook"), Silences(client, KEYS), ManualClock(T0))
+    judged = journal.load().states.get("slow")
+    first = (judged.tick_ms - T0) // MINUTE_MS if judged and judged.tick_ms else 0
+    for minute in range(first, MINUTES + 10):
+        now_ms = T0 + minute * MINUTE_MS
+        if minute <= MINUTES:
+            evaluator.run(now_ms, {})
+        journal.publish()
+        table.flush(journal, store)
+        worker.turn(now_ms)
+    # Physically, without FINAL: doubles would show.
+    return [found for (found,) in store.rows("SELECT transition_id FROM alerts ORDER BY at, rule SETTINGS final = 0")]
 
+
+def live(redis_url: str, engine: str, receiver: str) -> None:
+    """One process's life; prints what stands in the table if it comes to the end."""
     settings = Settings(clickhouse=ClickHouseSettings(dsn=f"chdb://{engine}"))
-    client = redis.Redis.from_url(redis_url)
-    with Store.open(settings) as store:
+    with redis.Redis.from_url(redis_url) as client, Store.open(settings) as store:
         migrate(store, settings)
-        journal = Journal(client, KEYS, ["hook"])
-        evaluator = Evaluator(journal, [RULE], numbers(), delay_ms=0)
-        channel = Channel(name="hook", kind="webhook", url=receiver, group_wait="1m", group_interval="3m", group_by=[])
-        clock = ManualClock(T0)
-        worker = ChannelWorker(channel, Deliveries(client, KEYS, "hook"), Silences(client, KEYS), clock)
-        judged = journal.load().states.get("slow")
-        first = (judged.tick_ms - T0) // MINUTE_MS if judged and judged.tick_ms else 0
-        for minute in range(first, MINUTES + 10):
-            now_ms = T0 + minute * MINUTE_MS
-            if minute <= MINUTES:
-                evaluator.run(now_ms, {})
-            journal.publish()
-            table.flush(journal, store)
-            worker.turn(now_ms)
-        print(json.dumps(store.rows("SELECT transition_id FROM alerts ORDER BY at, rule SETTINGS final = 0")))
+        print(json.dumps(work(client, store, receiver)), flush=True)
+
+
+def main(redis_url: str, engine: str, receiver: str, *kills: str) -> None:
+    """Live as often as there are kills, and once more undisturbed; each life a process of its own.
+
+    Forked rather than started anew, which saves the imports; nothing is open at that moment.
+    """
+    for kill in (*kills, ""):
+        child = os.fork()
+        if child == 0:
+            os.environ[failpoints.VARIABLE] = kill
+            live(redis_url, engine, receiver)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(f"{kill or 'undisturbed'} {os.waitstatus_to_exitcode(status)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Killed at every step: nothing is forgotten, and only outside is anything repeated, under the same key."""
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -15,10 +14,10 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline import failpoints
 from pipeline.alerts.commands import replay
+from pipeline.store.clickhouse import Store
 
-from .kill_driver import MINUTES, RULE, numbers
+from .kill_driver import MINUTES, RULE, numbers, work
 from .test_views import T0
 
 DRIVER = Path(__file__).parent / "kill_driver.py"
@@ -67,50 +66,39 @@ def recording_server() -> Iterator[tuple[str, Recorder]]:
 
 
 class Surroundings:
-    """A Redis, an engine directory and a receiver, and processes that work in them."""
+    """A Redis and a receiver, and what stands in them in the end."""
 
-    def __init__(self, redis_url: str, engine: Path, receiver_url: str, recorder: Recorder) -> None:
-        self.recorder = recorder
-        self._client = redis.Redis.from_url(f"{redis_url}/3")
-        self._client.flushall()
-        self._listener = self._client.pubsub()
+    def __init__(self, redis_url: str, recorder: Recorder) -> None:
+        self.url = f"{redis_url}/3"
+        self.client = redis.Redis.from_url(self.url)
+        self.client.flushall()
+        self._recorder = recorder
+        self._listener = self.client.pubsub()
         self._listener.subscribe("alerts:critical")
-        self._arguments = [f"{redis_url}/3", str(engine), receiver_url]
 
-    def work(self, failpoint: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a process until it is done or dies."""
-        environment = {**os.environ, failpoints.VARIABLE: failpoint}
-        return subprocess.run(
-            [sys.executable, str(DRIVER), *self._arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def outcome(self, finished: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-        """What stands where, once a process has finished."""
-        assert finished.returncode == 0, finished.stderr
+    def outcome(self, table: list[str]) -> dict[str, Any]:
+        """What stands where: transition ids in order, notifications by key."""
         heard = []
         while message := self._listener.get_message(timeout=0.2):
             if message["type"] == "message":
                 heard.append(json.loads(message["data"])["transition_id"])
-        entries = [json.loads(one) for one in reversed(self._client.lrange("alerts:performance", 0, -1))]
-        self._client.close()
+        entries = [json.loads(one) for one in reversed(self.client.lrange("alerts:performance", 0, -1))]
+        self._listener.close()
+        self.client.close()
         return {
-            "table": [row[0] for row in json.loads(finished.stdout)],
+            "table": sorted(table),
             "list": [entry["transition_id"] for entry in entries],
             "channel": heard,
-            "notifications": self.recorder.distinct,
+            "notifications": self._recorder.distinct,
         }
 
 
-@pytest.fixture(scope="module")
-def undisturbed(_redis_servers: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+@pytest.fixture
+def undisturbed(_redis_servers: Any, store: Store) -> dict[str, Any]:
     """What stands where when nobody is killed."""
     with recording_server() as (url, recorder):
-        place = Surroundings(_redis_servers("6.2"), tmp_path_factory.mktemp("calm"), url, recorder)
-        found = place.outcome(place.work())
+        place = Surroundings(_redis_servers("6.2"), recorder)
+        found = place.outcome(work(place.client, store, url))
         assert len(recorder.received) == len(recorder.distinct)
         return found
 
@@ -126,27 +114,27 @@ def test_undisturbed_everything_is_told(undisturbed: dict[str, Any]) -> None:
     assert len(told) > 15  # a page that breaks and recovers within one interval is told in one line
 
 
-def check_killed(
-    redis_url: str, engine: Path, kills: list[str], undisturbed: dict[str, Any], *, must_die: bool
-) -> None:
-    """Kill one process after the other; in the end everything stands as if nobody had been killed."""
+def check_killed(redis_url: str, engine: Path, kills: list[str], undisturbed: dict[str, Any]) -> list[str]:
+    """Kill one process after the other; in the end everything stands as if nobody had been killed.
+
+    Returns which of the kills struck.
+    """
     with recording_server() as (url, recorder):
-        place = Surroundings(redis_url, engine, url, recorder)
-        for kill in kills:
-            died = place.work(kill)
-            assert died.returncode == -9 or not must_die, f"{kill}: {died.stderr}"
-        found = place.outcome(place.work())
-    assert sorted(found["table"]) == sorted(undisturbed["table"])
-    assert found["list"] == undisturbed["list"]
-    assert found["channel"] == undisturbed["channel"]
-    assert found["notifications"] == undisturbed["notifications"]
+        place = Surroundings(redis_url, recorder)
+        command = [sys.executable, str(DRIVER), place.url, str(engine), url, *kills]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "undisturbed 0" in finished.stderr, finished.stderr
+        found = place.outcome(json.loads(finished.stdout.splitlines()[-1]))
+    assert found == undisturbed
     for key, body in recorder.received:
         assert body == found["notifications"][key], "the same key must mean the same notification"
+    return [kill for kill in kills if f"{kill} -9" in finished.stderr]
 
 
 def test_killed_at_every_step(_redis_servers: Any, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     """A kill -9 at each step in turn leaves table, list, channel and notifications as if nothing had happened."""
-    check_killed(_redis_servers("6.2"), tmp_path, [f"{place}:2" for place in PLACES], undisturbed, must_die=True)
+    kills = [f"{place}:2" for place in PLACES]
+    assert check_killed(_redis_servers("6.2"), tmp_path, kills, undisturbed) == kills
 
 
 @pytest.mark.long
@@ -155,4 +143,4 @@ def test_killed_again_and_again(seed: int, _redis_servers: Any, tmp_path: Path, 
     """The same for twenty random sequences of kills."""
     chance = random.Random(seed)
     kills = [f"{chance.choice(PLACES)}:{chance.randint(1, 4)}" for _ in range(12)]
-    check_killed(_redis_servers("6.2"), tmp_path, kills, undisturbed, must_die=False)
+    assert check_killed(_redis_servers("6.2"), tmp_path, kills, undisturbed)
