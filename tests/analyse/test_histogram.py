@@ -1,6 +1,7 @@
 """The mergeable histogram: its bound, its merging, its edges, its SQL formula."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -22,6 +23,8 @@ from pipeline.analyse.histogram import (
     merge,
 )
 from pipeline.analyse.quantiles import group_sorted
+from pipeline.analyse.series import SERIES
+from pipeline.analyse.windows import roll_up, stamp
 from pipeline.store.clickhouse import Store
 
 EDGES_SHA256 = "0a565f871f0e21ed2b653f5638c6f80f7e418d598ae012216f5994de0fc84da8"
@@ -179,3 +182,28 @@ def test_the_formula_given_for_sql_is_what_python_computes(store: Store) -> None
         " FROM sample ORDER BY k"
     )
     assert found.column("value").to_numpy() == pytest.approx(bucket_value(keys), rel=1e-11)
+
+
+def test_one_line_of_sql_merges_windows_and_stays_within_one_percent(store: Store) -> None:
+    """``histogramQuantile(sumMap(histogram), q)`` over windows is Python's answer, and that of the raw rows to 1 %."""
+    rng = np.random.default_rng(3)
+    start_s, count = int(time.time()) // 300 * 300 - 3600, 4000
+    values = np.where(rng.random(count) < 0.1, 0.0, rng.lognormal(7, 1.5, count)) * rng.choice([1, 1, 1, -1], count)
+    rows = {name: pa.array([""] * count) for name in (*SERIES, "status")}
+    rows |= {
+        "timestamp_ms": pa.array(start_s * 1000 + rng.integers(0, 1_500_000, count)),
+        "browser": pa.array(rng.choice(["chrome", "firefox"], count)),
+        "value": pa.array(values),
+    }
+    windows = roll_up(pa.table(rows), 60)
+    store.insert("metrics_1min", stamp(windows, start_s * 1000, 120))
+    ((sql_levels,),) = store.rows(
+        "SELECT arrayMap(q -> histogramQuantile((SELECT sumMap(histogram) FROM metrics_1min), q),"
+        " [0., .1, .5, .95, 1.])"
+    )
+    histograms = windows.rows.column("histogram").combine_chunks()
+    levels = (0, 0.1, 0.5, 0.95, 1)
+    merged = histogram_quantile(histograms.keys.to_numpy(), histograms.items.to_numpy(), levels)
+    assert windows.rows.num_rows > 40
+    assert sql_levels == pytest.approx(merged.tolist(), rel=1e-9)
+    assert merged == pytest.approx(np.quantile(values, levels), rel=RELATIVE_ERROR)
