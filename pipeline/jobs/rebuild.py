@@ -21,7 +21,7 @@ from pipeline.config import RollupSettings
 from pipeline.failpoints import hit
 from pipeline.jobs import rawrows
 from pipeline.jobs.rawrows import FRAME_S
-from pipeline.jobs.rollup import TABLES, RollupReport, Window, compute
+from pipeline.jobs.rollup import TABLES, RollupReport, Window, WindowVitals, compute
 from pipeline.redis_link import outages
 
 if TYPE_CHECKING:
@@ -78,10 +78,12 @@ def rebuild(
     settings: RollupSettings,
     checkpoint: Checkpoint | None = None,
     progress: Callable[[RebuildProgress], None] | None = None,
+    vitals: WindowVitals | None = None,
 ) -> RollupReport:
     """Compute every window that overlaps [``from_ms``, ``to_ms``) and is over; oldest first.
 
-    Windows that are still open are left to the live job. Raises ``StoreOutage`` or ``RedisOutage``.
+    With ``vitals`` the Web Vitals of the 5-minute windows too. Windows that are still open are left to the
+    live job. Raises ``StoreOutage`` or ``RedisOutage``.
     """
     from_s = from_ms // 1000 // FRAME_S * FRAME_S
     to_s = -(-to_ms // (1000 * FRAME_S)) * FRAME_S
@@ -103,6 +105,8 @@ def rebuild(
         ranges = {frame: (frame, frame + FRAME_S) for frame in frames if frame < over_s}
         for piece in rawrows.pieces(store, ranges):
             _rebuild_piece(store, piece, over_s, now_ms, settings, report)
+            if vitals:
+                vitals.write_windows([frame for frame in piece.ranges if frame + FRAME_S <= over_s], now_ms)
             reach(max(piece.ranges) + FRAME_S)
     if checkpoint:
         checkpoint.clear(name)

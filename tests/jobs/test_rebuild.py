@@ -1,6 +1,7 @@
 """Backfill: resumable, with progress, beside the live job."""
 
 import contextlib
+from collections.abc import Collection
 
 import pytest
 import redis
@@ -105,6 +106,21 @@ def test_a_rebuild_after_expiry_keeps_the_windows_that_saw_all_rows() -> None:
     store.raw = [row for row in store.raw if row["timestamp_ms"] > (T0 + 450) * 1000]
     rebuild(store, T0 * 1000, (T0 + 3600) * 1000, (T0 + 9000) * 1000, SETTINGS)
     assert without_time(store.final("metrics_5min")) == before
+
+
+def test_a_rebuild_has_the_vitals_of_its_windows_written_too() -> None:
+    """Every 5-minute window of the range that is over, once, and none that is open."""
+    asked: list[int] = []
+
+    class Vitals:
+        def write_windows(self, starts_s: Collection[int], now_ms: int) -> int:
+            asked.extend(starts_s)
+            return 0
+
+    store = MemoryStore()
+    store.raw = _day()
+    rebuild(store, T0 * 1000, (T0 + 7200) * 1000, (T0 + 1000) * 1000, SETTINGS, vitals=Vitals())
+    assert asked == [T0, T0 + 300, T0 + 600]
 
 
 def test_an_empty_range_is_done_at_once() -> None:
