@@ -97,8 +97,7 @@ class Reporter:
         key = (report.nodeid, _worker(report))
         execution = self._running.setdefault(key, Execution(worker=key[1]))
         execution.take(report)
-        # "???" is what xdist says of a test whose worker died under it; nothing follows.
-        if report.when in ("teardown", "???"):
+        if report.when == "teardown":
             self._push(report.nodeid, self._running.pop(key))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -107,7 +106,7 @@ class Reporter:
             self._push(report.nodeid, Execution(status=report.outcome, phase="collect"))
 
     def pytest_sessionfinish(self) -> None:
-        """Push tests that never reported their end, then give everything a few seconds to leave."""
+        """Push tests that never reported their end (their worker died), then give everything a few seconds."""
         for (nodeid, _), execution in self._running.items():
             self._push(nodeid, execution)
         self._running.clear()

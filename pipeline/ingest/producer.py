@@ -35,7 +35,7 @@ import redis
 
 from pipeline import config, log
 from pipeline.config import BufferSettings, RedisDatabases, RedisPool, Settings
-from pipeline.errors import PipelineError, RedisOutage
+from pipeline.errors import PipelineError
 from pipeline.redis_link import RedisLink, classify, connection_pool
 
 _log = log.get(__name__)
@@ -240,7 +240,6 @@ class MetricsClient:
         self._may_be_executed = False
         self._hurry = 0
         self._trouble = ""
-        self._abandoned = False
         self._pushed = self._dropped = self._in_doubt = self._retried = self._refused = 0
         self._batch_number = 0
         self._marker = _marker_key(self._key, secrets.token_hex(8))
@@ -328,16 +327,16 @@ class MetricsClient:
         while True:
             try:
                 self._attempt(batch)
-            except (redis.RedisError, RedisOutage) as error:
+            except (redis.RedisError, PipelineError) as error:
                 meaning = error if isinstance(error, PipelineError) else classify(error) or error
                 if str(meaning) != self._trouble:
                     self._trouble = str(meaning)
                     self._say("metrics wait for redis", reason=self._trouble)
             else:
                 with self._changed:
-                    if not self._abandoned:
-                        self._pushed += self._under_way
-                        self._under_way = 0
+                    # After a close that gave up nothing is under way any more, and nothing is counted twice.
+                    self._pushed += self._under_way
+                    self._under_way = 0
                     self._changed.notify_all()
                 self._trouble = ""
                 return
@@ -381,7 +380,6 @@ class MetricsClient:
 
     def _give_up(self) -> None:
         """Account for what did not make it; what the sender still achieves after this is not counted."""
-        self._abandoned = True
         if self._may_be_executed:
             self._in_doubt += self._under_way
         else:
