@@ -93,7 +93,7 @@ class Store:
             # The owner fixes what its readers may do; it takes no settings from them.
             return cls(lambda: _connect_http(settings, first.url, {}), database, role=role)
         try:
-            return cls(lambda: _connect_engine(settings, path, role), database, role=role, hold=hold)
+            return cls(lambda: _connect_engine(settings, path, role), database, cluster=cluster, role=role, hold=hold)
         except BaseException:
             hold.release()
             raise
@@ -170,7 +170,7 @@ class Store:
         """Another handle on the same ClickHouse, for another thread. Raises ``StoreOutage`` as ``open`` does."""
         hold = self.hold.share() if self.hold else None
         try:
-            return Store(self._connect, self.database, cluster=self.cluster, role=self.role, hold=hold)
+            return type(self)(self._connect, self.database, cluster=self.cluster, role=self.role, hold=hold)
         except BaseException:
             if hold:
                 hold.release()

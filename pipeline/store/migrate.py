@@ -31,8 +31,7 @@ _TTL = re.compile(r"CREATE TABLE IF NOT EXISTS \w+\.(\w+).*\nTTL ([^\n]+)", re.D
 _TTL_LENGTH = re.compile(r"\bTTL\b.*?\btoInterval(\w+)\((\d+)\)")
 _TTL_LENGTH_WRITTEN = re.compile(r"INTERVAL (\d+) (\w+)")
 
-_RECORDS = """
-CREATE TABLE IF NOT EXISTS {database}.schema_migrations {on_cluster}
+_RECORDS = """CREATE TABLE IF NOT EXISTS {database}.schema_migrations {on_cluster}
 (
     version    UInt32,
     name       String,
@@ -196,12 +195,19 @@ def _create_functions(store: Store, dialect: Dialect) -> None:
 
 
 def _create_views(store: Store, dialect: Dialect) -> None:
-    """A view's file is its sentence as a comment and its SELECT; the sentence becomes the view's comment."""
+    for name, statement in view_statements(dialect).items():
+        _run(store, statement, f"views/{name}.sql")
+
+
+def view_statements(dialect: Dialect) -> dict[str, str]:
+    """By view: its file is a sentence as a comment, which becomes the view's comment, and a SELECT."""
+    statements = {}
     for file in sorted(resources.path("sql/views").glob("*.sql")):
         comment, select = file.read_text(encoding="utf-8").split("\n", 1)
         sentence = comment.removeprefix("-- ").replace("\\", "\\\\").replace("'", "\\'")
         head = dialect.fill(f"CREATE OR REPLACE VIEW {{database}}.{file.stem} {{on_cluster}}")
-        _run(store, f"{head} AS {select.rstrip()} COMMENT '{sentence}'", f"views/{file.name}")
+        statements[file.stem] = f"{head} AS {select.rstrip()} COMMENT '{sentence}'"
+    return statements
 
 
 def _run(store: Store, statement: str, name: str) -> None:
