@@ -135,8 +135,7 @@ def _counts_differ(store: Store, buffers: Sequence[Buffer], oldest_ms: int) -> b
     differing = {row[0] for row in store.rows(_COUNTS, {"oldest_ms": oldest_ms})}
     for buffer in buffers:
         # Of these a part is acknowledged and in the ledger table, another part is not yet.
-        with outages():
-            differing -= {name.decode() for name in buffer.client.zrange(buffer.keys.segments, 0, -1)}
+        differing -= buffer.unfinished_segments()
         differing -= {record.segment for record in pending_records(buffer)}
     return bool(differing)
 
@@ -272,8 +271,7 @@ def _check_unknown(
     """Segments in ClickHouse that no Redis and no ledger knows: their seal was undone, their items came again."""
     known = {record.segment for record in pending}
     for buffer in buffers:
-        with outages():
-            known |= {name.decode() for name in buffer.client.zrange(buffer.keys.segments, 0, -1)}
+        known |= buffer.unfinished_segments()
     suspects = [segment for segment in in_clickhouse if segment not in known]
     for start in range(0, len(suspects), 10_000):
         part = suspects[start : start + 10_000]

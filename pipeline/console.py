@@ -142,6 +142,19 @@ def print_letters(letters: Sequence[Letter]) -> None:
     stdout().print(table if letters else "no dead letters")
 
 
+def print_rows(rows: Sequence[dict[str, Any]], nothing: str) -> None:
+    """Records with the same fields, one a line."""
+    if not rows:
+        stdout().print(nothing)
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_shown(value)) for value in row.values()))
+    stdout().print(table)
+
+
 def print_table(result: pa.Table) -> None:
     """A query's result."""
     table = Table(box=None, pad_edge=False)

@@ -87,6 +87,11 @@ class BufferKeys:
         return f"{self._tag}:acked"
 
     @property
+    def spilled(self) -> str:
+        """Hash: "segment:chunk" to its rows, for every chunk that lies in a file on some drainer's disk."""
+        return f"{self._tag}:spilled"
+
+    @property
     def marks(self) -> str:
         """Hash: "segment:position" of a dead letter to what was done with it, on its way to ClickHouse."""
         return f"{self._tag}:marks"

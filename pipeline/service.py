@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import threading
@@ -28,6 +29,8 @@ from pipeline.ingest import deadletters, ledger
 from pipeline.ingest.buffer import Books, Buffer
 from pipeline.ingest.drainer import Drainer
 from pipeline.ingest.metric import Limits
+from pipeline.ingest.overflow import Overflow
+from pipeline.ingest.spill import Spill
 from pipeline.jobs.baselines import BaselinesJob
 from pipeline.jobs.changes import ChangesJob
 from pipeline.jobs.housekeeping import Housekeeping, retention_hours
@@ -96,6 +99,7 @@ class Service:
     store: Store
     buffers: list[Buffer]
     drainers: list[Drainer]
+    overflows: list[Overflow]
     jobs: list[Job]
     schedule: Schedule
     alerting: Alerting
@@ -116,6 +120,8 @@ class Service:
         self._start_thread("heartbeat", self._beat)
         for drainer in self.drainers:
             self._start_thread(f"drain-{drainer.buffer.key}", lambda drainer=drainer: self._drain(drainer))  # type: ignore[misc]
+        for overflow in self.overflows:
+            self._start_thread(f"overflow-{overflow.buffer.key}", lambda overflow=overflow: overflow.run(self._stop))  # type: ignore[misc]
 
     def stop(self, *, stop_embedded: bool = False) -> None:
         """Stop inputs first, outputs last; returns when all has ended. ``stop_embedded``: Redis too."""
@@ -170,6 +176,7 @@ class Service:
     def trouble(self) -> str:
         """What is being waited for, in words; empty when all is well."""
         drains = [drainer.progress.trouble for drainer in self.drainers if drainer.progress.trouble]
+        drains += [overflow.trouble for overflow in self.overflows if overflow.trouble]
         jobs = [f"{name}: {state.trouble}" for name, state in self.schedule.states.items() if state.trouble]
         return "; ".join([*drains, *jobs])
 
@@ -273,6 +280,7 @@ def _wire(settings: Settings, clock: Clock, link: RedisLink, store: Store, role:
 
     buffers = open_buffers(settings, link)
     drainers = [Drainer(buffer, handle(), settings.drainer, Limits.of(settings)) for buffer in buffers]
+    overflows = [make_overflow(settings, link, drainer, handle()) for drainer in drainers]
     vitals = VitalsJob(handle(), link.database("metrics"), settings)
     publisher = Publisher.open(handle(), link, settings.retention.raw_hours)
     rollup = RollupJob(handle(), buffers, settings.rollups, publisher, vitals)
@@ -312,7 +320,16 @@ def _wire(settings: Settings, clock: Clock, link: RedisLink, store: Store, role:
         Job("housekeeping", HOUSEKEEPING_INTERVAL_S, lambda: {"removed": housekeeping.run(clock.now_ms())}),
     ]
     schedule = Schedule(jobs, buffers[0])
-    return Service(settings, clock, link, store, buffers, drainers, jobs, schedule, alerting, handles, role)
+    return Service(settings, clock, link, store, buffers, drainers, overflows, jobs, schedule, alerting, handles, role)
+
+
+def make_overflow(settings: Settings, link: RedisLink, drainer: Drainer, store: Store) -> Overflow:
+    """The guard of a drainer's buffer, with its own claims and its own directory for spilled chunks."""
+    key = drainer.buffer.key
+    own = open_buffers(settings.model_copy(update={"buffer": settings.buffer.model_copy(update={"key": key})}), link)[0]
+    directory = settings.data_dir / "spill" / re.sub(r"[^A-Za-z0-9_.-]", "_", key)
+    spill = Spill(directory, own, store, settings.drainer, Limits.of(settings))
+    return Overflow(own, drainer, settings.buffer, spill)
 
 
 def serve_engine(settings: Settings, store: Store, *, any_port: bool = False) -> ClickHouseHttp | None:
@@ -381,6 +398,9 @@ def run_drainer(settings: Settings, stop: threading.Event, *, until_empty: bool)
             service.http = serve_engine(settings, service.store, any_port=True)
             for drainer in service.drainers:
                 drainer.run(stop, until_empty=True)
+            for overflow in service.overflows:
+                while not stop.is_set() and overflow.spill.drain_one():
+                    pass
         else:
             service.start()
             service.wait(stop)

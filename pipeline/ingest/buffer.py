@@ -36,6 +36,12 @@ FSYNC_WAIT_S = 1.2
 """``appendfsync everysec`` starts its fsync within a second of the write; the rest is for the disk."""
 
 
+_SCRIPTS = (
+    *("SEAL", "CLAIM", "RENEW", "TOUCH", "ACK", "SPILL", "UNSPILL", "DROP_OLDEST"),
+    *("FORGET", "DROP_ACKED", "MARK", "BOOKS"),
+)
+
+
 @dataclass(frozen=True)
 class Segment:
     """A sealed piece of the buffer."""
@@ -126,10 +132,7 @@ class Buffer:
     def __post_init__(self) -> None:
         self.keys = BufferKeys(self.key)
         self.token = f"{_process_name(os.getpid())}/{secrets.token_hex(8)}"
-        self._scripts = {
-            name: self.client.register_script(getattr(scripts, name))
-            for name in ("SEAL", "CLAIM", "RENEW", "TOUCH", "ACK", "FORGET", "DROP_ACKED", "MARK", "BOOKS")
-        }
+        self._scripts = {name: self.client.register_script(getattr(scripts, name)) for name in _SCRIPTS}
         self._durable: dict[str, bool] = {}
         self._fsync_policy: str | None = None
 
@@ -257,8 +260,7 @@ class Buffer:
         Raises ``LeaseLost`` when somebody else has the chunk by now, or has finished it.
         """
         keys = self.keys
-        for start in range(MINUTES_PER_ACK, len(minutes), MINUTES_PER_ACK):
-            self._run("TOUCH", [keys.dirty, keys.scratch], minutes[start : start + MINUTES_PER_ACK])
+        self._touch(minutes[MINUTES_PER_ACK:])
         done = self._run(
             "ACK",
             [
@@ -275,6 +277,49 @@ class Buffer:
         )
         if not done:
             raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")
+
+    # Overflow
+
+    def spill(self, chunk: Chunk) -> None:
+        """Let go of a chunk whose items lie in a file; raises ``LeaseLost`` when somebody else has it by now."""
+        keys = self.keys
+        done = self._run(
+            "SPILL",
+            [
+                keys.segments,
+                keys.segment(chunk.segment),
+                keys.meta(chunk.segment),
+                keys.leases(chunk.segment),
+                keys.spilled,
+                keys.ledger,
+                keys.acked,
+                keys.scratch,
+            ],
+            [chunk.segment, chunk.number, self.token, chunk.rows],
+        )
+        if not done:
+            raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")
+
+    def unspill(self, chunk: Chunk, *, stored: int, dead_lettered: int, minutes: list[int], record: str) -> bool:
+        """Acknowledge a spilled chunk whose rows all stand in ClickHouse; False when that was done before."""
+        keys = self.keys
+        self._touch(minutes[MINUTES_PER_ACK:])
+        return bool(
+            self._run(
+                "UNSPILL",
+                [keys.spilled, keys.dirty, keys.ledger, keys.acked, keys.scratch],
+                [spill_name(chunk), stored, dead_lettered, record, *minutes[:MINUTES_PER_ACK]],
+            )
+        )
+
+    def is_spilled(self, chunk: Chunk) -> bool:
+        """Whether the file of this chunk is what counts; a file that is not registered is a left-over."""
+        with outages():
+            return bool(self.client.hexists(self.keys.spilled, spill_name(chunk)))
+
+    def drop_oldest(self, keep_rows: int, most: int) -> int:
+        """Drop the oldest waiting items beyond ``keep_rows``, at most ``most``; counted as sealed and dropped."""
+        return int(self._run("DROP_OLDEST", [self.keys.buffer, self.keys.ledger, self.keys.scratch], [keep_rows, most]))
 
     # What others ask
 
@@ -318,6 +363,12 @@ class Buffer:
         keys = [self.keys.marks, self.keys.buffer]
         return bool(self._run("MARK", keys, [name, f"{mark} {now_ms}", payload]))
 
+    def unfinished_segments(self) -> set[str]:
+        """Segments of which some chunk is not acknowledged: open, or spilled in part."""
+        with outages():
+            names = {name.decode() for name in self.client.zrange(self.keys.segments, 0, -1)}
+            return names | {name.decode().rpartition(":")[0] for name in self.client.hkeys(self.keys.spilled)}
+
     def open_segments(self) -> int:
         """Sealed segments that are not wholly acknowledged."""
         with outages():
@@ -333,6 +384,10 @@ class Buffer:
         )
         if not held:
             raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")
+
+    def _touch(self, minutes: list[int]) -> None:
+        for start in range(0, len(minutes), MINUTES_PER_ACK):
+            self._run("TOUCH", [self.keys.dirty, self.keys.scratch], minutes[start : start + MINUTES_PER_ACK])
 
     def _run(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
         with outages():
@@ -413,6 +468,11 @@ class Buffer:
     def _redis_now_ms(self) -> int:
         seconds, microseconds = self.client.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def spill_name(chunk: Chunk) -> str:
+    """The name of a spilled chunk, in Redis and of its file."""
+    return f"{chunk.segment}:{chunk.number}"
 
 
 def _process_name(pid: int) -> str:

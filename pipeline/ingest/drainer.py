@@ -244,6 +244,10 @@ class Drainer:
 
     # One chunk
 
+    def finish(self, chunk: Chunk, items: list[bytes]) -> None:
+        """Decode, write, verify and acknowledge one chunk whose items (newest first) are at hand."""
+        self._finish(self._decode(chunk, items))
+
     def _decode(self, chunk: Chunk, items: list[bytes]) -> _Ready:
         positions = np.arange(chunk.last - 1, chunk.first - 1, -1, dtype=np.int64)
         decoded = decode_chunk(items, positions, chunk.sealed_at_ms, self.limits)

@@ -80,21 +80,10 @@ return 1
 """
 """Note touched minutes ahead of an ack that has too many of them; noted twice is harmless."""
 
-ACK = """
--- KEYS: segments, segment, meta, leases, dirty, ledger, acked, scratch
--- ARGV: name, chunk, token, stored, dead_lettered, record, minute ...
-redis.call('DEL', KEYS[8])
-local lease = redis.call('HGET', KEYS[4], ARGV[2])
-if string.match(lease or '', '^(%S+) %d+ %d+$') ~= ARGV[3] then return 0 end
-redis.call('HSET', KEYS[4], ARGV[2], 'done')
-for i = 7, #ARGV do redis.call('HINCRBY', KEYS[5], ARGV[i], 1) end
-redis.call('HINCRBY', KEYS[6], 'stored', ARGV[4])
-redis.call('HINCRBY', KEYS[6], 'dead_lettered', ARGV[5])
-local time = redis.call('TIME')
-redis.call('LPUSH', KEYS[7], ARGV[6] .. ' ' .. string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
+_TRIM = """
 local meta = redis.call('HMGET', KEYS[3], 'rows', 'chunk_rows', 'trimmed')
 local rows, chunk_rows, trimmed = tonumber(meta[1]), tonumber(meta[2]), tonumber(meta[3] or 0)
-redis.call('HINCRBY', KEYS[3], 'acked_rows', ARGV[4] + ARGV[5])
+redis.call('HINCRBY', KEYS[3], 'acked_rows', done)
 local before = trimmed
 while redis.call('HGET', KEYS[4], trimmed) == 'done' do
   redis.call('HDEL', KEYS[4], trimmed)
@@ -109,7 +98,69 @@ elseif trimmed > before then
 end
 return 1
 """
+"""The end of ACK and SPILL: count ``done`` rows of the segment, and remove what is finished at its old end."""
+
+ACK = (
+    """
+-- KEYS: segments, segment, meta, leases, dirty, ledger, acked, scratch
+-- ARGV: name, chunk, token, stored, dead_lettered, record, minute ...
+redis.call('DEL', KEYS[8])
+local lease = redis.call('HGET', KEYS[4], ARGV[2])
+if string.match(lease or '', '^(%S+) %d+ %d+$') ~= ARGV[3] then return 0 end
+redis.call('HSET', KEYS[4], ARGV[2], 'done')
+for i = 7, #ARGV do redis.call('HINCRBY', KEYS[5], ARGV[i], 1) end
+redis.call('HINCRBY', KEYS[6], 'stored', ARGV[4])
+redis.call('HINCRBY', KEYS[6], 'dead_lettered', ARGV[5])
+local time = redis.call('TIME')
+redis.call('LPUSH', KEYS[7], ARGV[6] .. ' ' .. string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
+local done = ARGV[4] + ARGV[5]
+"""
+    + _TRIM
+)
 """Acknowledge a chunk if its lease is still ours: count it, note the minutes it touched, trim the finished prefix."""
+
+SPILL = (
+    """
+-- KEYS: segments, segment, meta, leases, spilled, ledger, unused, scratch   ARGV: name, chunk, token, rows
+redis.call('DEL', KEYS[8])
+local lease = redis.call('HGET', KEYS[4], ARGV[2])
+if string.match(lease or '', '^(%S+) %d+ %d+$') ~= ARGV[3] then return 0 end
+redis.call('HSET', KEYS[4], ARGV[2], 'done')
+redis.call('HSET', KEYS[5], ARGV[1] .. ':' .. ARGV[2], ARGV[4])
+redis.call('HINCRBY', KEYS[6], 'spilled', ARGV[4])
+local done = ARGV[4]
+"""
+    + _TRIM
+)
+"""Let go of a chunk that now lies in a file, if its lease is still ours; from here on the file is what counts."""
+
+UNSPILL = """
+-- KEYS: spilled, dirty, ledger, acked, scratch   ARGV: field, stored, dead_lettered, record, minute ...
+redis.call('DEL', KEYS[5])
+local rows = redis.call('HGET', KEYS[1], ARGV[1])
+if not rows then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+for i = 5, #ARGV do redis.call('HINCRBY', KEYS[2], ARGV[i], 1) end
+redis.call('HINCRBY', KEYS[3], 'spilled', -rows)
+redis.call('HINCRBY', KEYS[3], 'stored', ARGV[2])
+redis.call('HINCRBY', KEYS[3], 'dead_lettered', ARGV[3])
+local time = redis.call('TIME')
+redis.call('LPUSH', KEYS[4], ARGV[4] .. ' ' .. string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
+return 1
+"""
+"""Acknowledge a spilled chunk whose rows stand in ClickHouse; 0 when that was done before."""
+
+DROP_OLDEST = """
+-- KEYS: buffer, ledger, scratch   ARGV: rows to keep, rows to drop at most
+redis.call('DEL', KEYS[3])
+local drop = math.min(redis.call('LLEN', KEYS[1]) - ARGV[1], tonumber(ARGV[2]))
+if drop <= 0 then return 0 end
+redis.call('LTRIM', KEYS[1], 0, -1 - drop)
+redis.call('HINCRBY', KEYS[2], 'sealed', drop)
+redis.call('HINCRBY', KEYS[2], 'dropped', drop)
+return drop
+"""
+"""Drop the oldest items that wait, counted."""
 
 FORGET = """
 -- KEYS: dirty, scratch   ARGV: minute, counter, ...

@@ -1,0 +1,171 @@
+"""Overflow: spilled chunks come back once, whatever dies; dropped items are counted; Redis memory stays flat."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline import failpoints
+from pipeline.bench.drain import plain_items
+from pipeline.config import BufferSettings, DrainerSettings
+from pipeline.errors import StoreOutage
+from pipeline.failpoints import Injected
+from pipeline.ingest.buffer import Buffer
+from pipeline.ingest.drainer import Drainer
+from pipeline.ingest.metric import Limits
+from pipeline.ingest.overflow import Overflow
+from pipeline.ingest.spill import Spill, SpillDamaged
+from pipeline.store.clickhouse import Store
+
+ROWS = 3000
+LEASE_S = 1.0
+"""A chunk that a crash left leased is taken over this much later."""
+
+SETTINGS = DrainerSettings(batch_rows=500, flush_interval_s=0.05, durable_seal=False)
+
+
+@pytest.fixture
+def buffer(redis_server: Callable[..., object]) -> Buffer:
+    return Buffer(redis_server().client(3))  # type: ignore[attr-defined]
+
+
+def _overflow(buffer: Buffer, store: Store, directory: Path, rule: str, mark: int = 1000) -> Overflow:
+    settings = BufferSettings(overflow=rule, high_water_rows=mark)  # type: ignore[arg-type]
+    spill = Spill(directory, Buffer(buffer.client, lease_s=LEASE_S), store, SETTINGS, Limits())
+    return Overflow(buffer, Drainer(buffer, store, SETTINGS, Limits()), settings, spill)
+
+
+def _push(buffer: Buffer, rows: int) -> None:
+    items = plain_items(rows, 1)
+    items[7] = b"not json"
+    buffer.client.lpush(buffer.key, *items)
+
+
+def _assert_all_once(buffer: Buffer, store: Store, rows: int) -> None:
+    books = buffer.books()
+    assert (books.waiting, books.in_flight, books.spilled, books.unaccounted) == (0, 0, 0, 0)
+    assert (books.stored, books.dead_lettered) == (rows - 1, 1)
+    assert store.rows("SELECT count(), uniqExact(segment, position) FROM metrics") == [(rows - 1, rows - 1)]
+    assert store.rows("SELECT count() FROM dead_letters") == [(1,)]
+
+
+def test_spilled_rows_come_back_once(buffer: Buffer, store: Store, tmp_path: Path) -> None:
+    """Above the mark chunks go to disk until Redis is below it; afterwards all of them are stored, each row once."""
+    _push(buffer, ROWS)
+    overflow = _overflow(buffer, store, tmp_path, "spill")
+    while overflow.step():
+        pass
+    books = buffer.books()
+    assert books.waiting + books.in_flight <= 1000
+    assert books.spilled == overflow.spill.figures().rows >= ROWS - 1000
+    assert books.unaccounted == 0
+    assert store.rows("SELECT count() FROM metrics") == [(0,)]
+    overflow.drainer.drain_until_empty()
+    while overflow.step():
+        pass
+    assert overflow.spill.files() == []
+    _assert_all_once(buffer, store, ROWS)
+    touched = store.rows("SELECT DISTINCT toUnixTimestamp(toStartOfMinute(timestamp)) FROM metrics")
+    assert set(buffer.dirty_minutes()) == {minute for (minute,) in touched}
+
+
+@pytest.mark.parametrize("place", ["spill.after_write", "spill.after_let_go", "spill.after_drain"])
+def test_a_crash_while_spilling_loses_and_doubles_nothing(
+    place: str, buffer: Buffer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dying after the file, after Redis let go, or after the drain: the next process ends with every row once."""
+    _push(buffer, ROWS)
+    monkeypatch.setenv(failpoints.VARIABLE, f"{place}:2:raise")
+    failpoints.reset()
+    overflow = _overflow(buffer, store, tmp_path, "spill")
+    with pytest.raises(Injected):
+        while overflow.step():
+            pass
+        overflow.drainer.drain_until_empty()
+        while overflow.step():
+            pass
+    monkeypatch.delenv(failpoints.VARIABLE)
+    failpoints.reset()
+    again = _overflow(buffer, store, tmp_path, "spill")
+    again.drainer.drain_until_empty()
+    while again.spill.drain_one():
+        pass
+    assert again.spill.files() == []
+    _assert_all_once(buffer, store, ROWS)
+
+
+def test_dropped_items_are_the_oldest_and_counted(buffer: Buffer, store: Store, tmp_path: Path) -> None:
+    """`drop_oldest` keeps the newest up to the mark; what is gone is counted, and the books balance."""
+    buffer.client.lpush(buffer.key, *(b"%d" % number for number in range(2500)))
+    overflow = _overflow(buffer, store, tmp_path, "drop_oldest")
+    while overflow.step():
+        pass
+    assert buffer.client.lrange(buffer.key, 0, 0) == [b"2499"]
+    assert buffer.client.lrange(buffer.key, -1, -1) == [b"1500"]
+    books = buffer.books()
+    assert (books.waiting, books.dropped, books.sealed, books.unaccounted) == (1000, 1500, 1500, 0)
+
+
+def test_refuse_touches_nothing(buffer: Buffer, store: Store, tmp_path: Path) -> None:
+    """`refuse` leaves everything where it is, however much waits."""
+    _push(buffer, ROWS)
+    overflow = _overflow(buffer, store, tmp_path, "refuse")
+    assert overflow.step() == 0
+    assert buffer.waiting() == ROWS
+
+
+def test_damaged_file_is_kept_and_told(buffer: Buffer, store: Store, tmp_path: Path) -> None:
+    """A file whose bytes changed is refused with its name, and stays for a person to look at."""
+    _push(buffer, ROWS)
+    overflow = _overflow(buffer, store, tmp_path, "spill")
+    overflow.step()
+    (path,) = overflow.spill.files()
+    damaged = bytearray(path.read_bytes())
+    damaged[-5] ^= 0xFF
+    path.write_bytes(damaged)
+    with pytest.raises(SpillDamaged, match=path.name):
+        overflow.spill.drain_one()
+    assert path.exists()
+    assert buffer.books().spilled > 0
+
+
+def test_memory_stays_flat_while_clickhouse_is_away(buffer: Buffer, store: Store, tmp_path: Path) -> None:
+    """With ClickHouse away and producers going on, spilling holds Redis at its mark; a row on disk takes few bytes."""
+
+    class Away:
+        def insert(self, *_: object, **__: object) -> None:
+            raise StoreOutage("away")
+
+        query = insert
+
+    overflow = _overflow(buffer, store, tmp_path, "spill", mark=5000)
+    overflow.drainer.store = Away()  # type: ignore[assignment]
+    stop = threading.Event()
+    threads = [
+        threading.Thread(target=overflow.run, args=(stop,)),
+        threading.Thread(target=overflow.drainer.run, args=(stop,)),
+    ]
+    for thread in threads:
+        thread.start()
+    highest = 0
+    pushed = 0
+    for _ in range(25):
+        buffer.client.lpush(buffer.key, *plain_items(1000, 1))
+        pushed += 1000
+        while (held := buffer.books().waiting + buffer.books().in_flight) > 7000:
+            highest = max(highest, held)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    figures = overflow.spill.figures()
+    assert figures.rows > 15_000
+    assert figures.bytes / figures.rows < 40
+    books = buffer.books()
+    assert books.unaccounted == 0
+    assert books.waiting + books.in_flight + books.spilled == pushed
+    overflow.drainer = Drainer(buffer, store, SETTINGS, Limits())
+    overflow.drainer.drain_until_empty()
+    while overflow.step():
+        pass
+    assert store.rows("SELECT count(), uniqExact(segment, position) FROM metrics") == [(pushed, pushed)]
