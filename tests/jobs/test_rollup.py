@@ -1,5 +1,6 @@
 """The rollup job on the real engine, and what it promises about late rows, readers and kills."""
 
+import math
 import os
 import random
 import signal
@@ -147,6 +148,17 @@ def test_a_reader_never_sees_two_revisions_of_a_window(store: Store) -> None:
     seen = [read for read in reads if read[1]]
     assert len(seen) > 10
     assert set(seen) == {(1, 400, 1)}
+
+
+def test_a_value_put_there_by_hand_that_is_no_number_stops_nothing(store: Store) -> None:
+    """NaN and infinity count in no window; the rows beside them are rolled up."""
+    rows = [{"timestamp_ms": T0 * 1000, "metric_type": "duration", "value": value} for value in (1.0, 3.0)]
+    bad = [row | {"value": value} for row in rows for value in (math.nan, math.inf)]
+    write_raw(store, rows + bad)
+    buffer = MemoryBuffer()
+    buffer.touch(rows)
+    RollupJob(store, [buffer], SETTINGS).run((T0 + 500) * 1000)
+    assert without_time(final(store, "metrics_1min")) == without_time(expected(rows, 60, T0 + 500))
 
 
 def test_a_late_row_costs_its_own_windows() -> None:
