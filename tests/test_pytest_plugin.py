@@ -4,6 +4,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,9 @@ STATUSES = {
 
 
 def run_pytest(directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(
-        command, cwd=directory, env=os.environ | environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *arguments]
+    ours = {name: text for name, text in os.environ.items() if not name.startswith("PIPELINE_")}
+    return subprocess.run(command, cwd=directory, env=ours | environment, capture_output=True, text=True, check=False)
 
 
 def pushed(url: str) -> list[dict[str, Any]]:
@@ -80,28 +80,34 @@ def pushed(url: str) -> list[dict[str, Any]]:
         return [json.loads(item) for item in reversed(client.lrange("metrics:buffer", 0, -1))]
 
 
-@pytest.fixture
-def sample(tmp_path: Path) -> Path:
-    (tmp_path / "test_sample.py").write_text(SAMPLE)
-    return tmp_path
-
-
-@ONE_REDIS
-def test_metrics_and_the_junit_report_of_one_run_agree(sample: Path, redis_url: str) -> None:
-    """Same executions, same statuses, same durations to JUnit's millisecond; what could not be collected included."""
-    (sample / "test_unreadable.py").write_text("import nothing_of_that_name\n")
+@pytest.fixture(scope="module")
+def recorded(
+    tmp_path_factory: pytest.TempPathFactory, _redis_servers: Callable[[str], str]
+) -> tuple[list[dict[str, Any]], ET.Element]:
+    """One run of the sample and of a file that cannot be collected: its metrics, and the suite in its JUnit report."""
+    directory = tmp_path_factory.mktemp("recorded")
+    (directory / "test_sample.py").write_text(SAMPLE)
+    (directory / "test_unreadable.py").write_text("import nothing_of_that_name\n")
+    url = _redis_servers(sorted(redis_executables())[0])
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
     run = run_pytest(
-        sample,
+        directory,
         "--pipeline-metrics",
-        f"--pipeline-redis-url={redis_url}",
+        "--pipeline-environment=staging",
         "--junitxml=report.xml",
         "--continue-on-collection-errors",
+        PIPELINE_REDIS__URL=url,
     )
     assert "pipeline metrics: 13 sent, 0 dropped" in run.stdout
-    metrics = pushed(redis_url)
-    suite = ET.parse(sample / "report.xml").getroot().find("testsuite")
+    suite = ET.parse(directory / "report.xml").getroot().find("testsuite")
     assert suite is not None
+    return pushed(url), suite
 
+
+def test_metrics_and_the_junit_report_of_one_run_agree(recorded: tuple[list[dict[str, Any]], ET.Element]) -> None:
+    """Same executions, same statuses, same durations to JUnit's millisecond; what could not be collected included."""
+    metrics, suite = recorded
     # JUnit splits a test that fails in its call and again in its teardown in two elements.
     assert len(metrics) == len(suite.findall("testcase")) - 1
     seconds: dict[str, float] = defaultdict(float)
@@ -123,13 +129,9 @@ def test_metrics_and_the_junit_report_of_one_run_agree(sample: Path, redis_url: 
     assert ours["test_unreadable"]["tags"] == {"phase": "collect"}
 
 
-@ONE_REDIS
-def test_each_outcome_has_its_status_and_phase(sample: Path, redis_url: str) -> None:
+def test_each_outcome_has_its_status_and_phase(recorded: tuple[list[dict[str, Any]], ET.Element]) -> None:
     """The table of outcomes; identity, suite, browser and environment of the metrics."""
-    run_pytest(
-        sample, "--pipeline-metrics", "--pipeline-environment=staging", PIPELINE_REDIS__URL=redis_url, PIPELINE_X="1"
-    )
-    metrics = {metric["test_name"]: metric for metric in pushed(redis_url)}
+    metrics = {metric["test_name"]: metric for metric in recorded[0] if metric["tags"]["phase"] != "collect"}
     assert {name: (m["status"], m["tags"]["phase"]) for name, m in metrics.items()} == STATUSES
     method = metrics["TestInside::test_method[webkit]"]
     assert method["test_id"] == "test_sample.py::TestInside::test_method[webkit]"
@@ -139,11 +141,12 @@ def test_each_outcome_has_its_status_and_phase(sample: Path, redis_url: str) -> 
 
 
 @ONE_REDIS
-def test_under_xdist_the_controller_sends_each_execution_once(sample: Path, redis_url: str) -> None:
+def test_under_xdist_the_controller_sends_each_execution_once(tmp_path: Path, redis_url: str) -> None:
     """Two workers, one of which a test kills: every outcome once, with its worker; the killer has failed."""
-    (sample / "test_zz_killer.py").write_text("import os\ndef test_kills(): os._exit(3)\n")
+    (tmp_path / "test_sample.py").write_text(SAMPLE)
+    (tmp_path / "test_zz_killer.py").write_text("import os\ndef test_kills(): os._exit(3)\n")
     run = run_pytest(
-        sample,
+        tmp_path,
         "-n2",
         "--pipeline-metrics",
         f"--pipeline-redis-url={redis_url}",
@@ -186,7 +189,7 @@ def test_without_the_option_nothing_is_imported_or_said(tmp_path: Path) -> None:
         "    assert 'pipeline.pytest_plugin' in sys.modules\n"
         "    assert not {'redis', 'pydantic', 'msgspec', 'pipeline.ingest.producer'} & set(sys.modules)\n"
     )
-    run = run_pytest(tmp_path, "-p", "no:hypothesispytest", "-p", "no:xdist")
+    run = run_pytest(tmp_path, "-p", "no:xdist")
     assert run.returncode == 0, run.stdout
     assert "pipeline metrics" not in run.stdout
 
