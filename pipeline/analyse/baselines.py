@@ -113,16 +113,7 @@ def history(executions: pa.Table, max_runs: int) -> History:
         )
     )
     tests = factorise(rows, _TEST).ids
-    # What comes after the timestamp only makes sure that equal times have one order.
-    in_order = np.lexsort(
-        (
-            ranked(rows.column("run_id")).ranks,
-            ranked(rows.column("status")).ranks,
-            rows.column("value").to_numpy(),
-            rows.column("timestamp_ms").to_numpy(),
-            tests,
-        )
-    )
+    in_order = _oldest_first(rows, tests)
     turn = _places_from_end(tests[in_order])
     is_kept = turn < max_runs
     rows, tests, turn = rows.take(pa.array(in_order[is_kept])), tests[in_order[is_kept]], turn[is_kept]
@@ -182,6 +173,24 @@ def baselines(past: History, by: Sequence[str], *, max_runs: int, min_runs: int)
     return pa.table({name: groups.keys.column(name) for name in by} | columns)
 
 
+def _oldest_first(rows: pa.Table, tests: IndexArray) -> IndexArray:
+    """An order by test and time; where both are equal by value, status and run_id, so that there is only one."""
+    times = rows.column("timestamp_ms").to_numpy()
+    in_order = np.lexsort((times, tests))
+    tests, times = tests[in_order], times[in_order]
+    is_equal = (tests[1:] == tests[:-1]) & (times[1:] == times[:-1])
+    tied = np.flatnonzero(np.append(is_equal, False) | np.append(False, is_equal))
+    if len(tied):  # few rows, as a rule
+        among = rows.take(pa.array(in_order[tied]))
+        columns = (
+            ranked(among.column("run_id")).ranks,
+            ranked(among.column("status")).ranks,
+            among.column("value").to_numpy(),
+        )
+        in_order[tied] = in_order[tied][np.lexsort((*columns, times[tied], tests[tied]))]
+    return in_order
+
+
 def _dimensions(rows: pa.Table) -> pa.Table:
     """What baselines are asked by; a test without an id goes by its name."""
     names = {name: rows.column(name) for name in ("test_suite", "environment", "browser")}
@@ -195,10 +204,10 @@ def _runs(past: History, group_ids: IndexArray, groups: int, run: IndexArray | N
     codes = np.arange(len(group_ids)) if run is None else run
     width = int(codes.max(initial=0)) + 1
     distinct, run_of = densify(group_ids * width + codes)
-    group, code = np.divmod(distinct, width)
+    group = distinct // width
     newest_ms = np.zeros(len(distinct), dtype=np.int64)
     np.maximum.at(newest_ms, run_of, past.timestamp_ms)
-    in_order = np.lexsort((code, newest_ms, group))
+    in_order = np.lexsort((newest_ms, group))  # stable: where times are equal, by code
     kept = in_order[_places_from_end(group[in_order]) < max_runs]
     place = np.full(len(distinct), -1, dtype=np.int64)
     place[kept] = np.arange(len(kept))

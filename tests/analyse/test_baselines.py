@@ -160,6 +160,7 @@ def test_the_rules_as_written_down_a_second_time(by: tuple[str, ...], run_ids: l
             assert found[group][name] == pytest.approx(figure, rel=1e-9, abs=1e-9), (group, name)
 
 
+@settings(max_examples=50)
 @given(executions_of(["", "r1", "r2"]), st.randoms(use_true_random=False))
 def test_the_order_of_arrival_does_not_show(executions: list[dict[str, Any]], random: Any) -> None:
     """Shuffled executions give the same bits, also where times and values are equal."""
