@@ -1,0 +1,1 @@
+"""The commands, one module for each kind; ``pipeline.cli`` puts them together."""
