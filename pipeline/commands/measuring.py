@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pipeline import config
-from pipeline.commands.common import JSON, cli, print_json
+from pipeline.commands.common import JSON, cli, command, print_json
 
 
 @cli.group()
