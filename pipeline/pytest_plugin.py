@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pipeline.ingest.producer import MetricsClient
 
-CLOSE_TIMEOUT_S = 3.0
+CLOSE_TIMEOUT_S = 2.0
 _REPORTER_NAME = "pipeline-metrics-reporter"
 _PLAYWRIGHT_BROWSERS = frozenset({"chromium", "firefox", "webkit"})
 

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -205,6 +206,47 @@ def test_an_outage_fills_the_queue_and_then_drops_and_the_counts_add_up(
     assert sum("metrics lost" in record.message for record in caplog.records) == 1
 
 
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(i, marks=pytest.mark.long) for i in range(2, 40))])
+def test_whatever_fails_nothing_is_doubled_and_the_counts_add_up(seed: int, redis_server: Callable[..., Any]) -> None:
+    """Kills, lost replies and late attempts at random while three threads push, closed in the middle of it."""
+    chance = random.Random(seed)
+    server = redis_server(appendonly=True)
+    with redis_proxy(server.url) as proxy:
+        client = MetricsClient(f"{proxy.url}?socket_timeout=0.3", max_queued_bytes=200_000, flush_interval_s=0.01)
+
+        def push(thread: int) -> None:
+            for i, item in enumerate(numbered(4_000, thread * 4_000)):
+                client.push_raw(item)
+                if i % 100 == 0:
+                    time.sleep(0.005)
+
+        threads = [threading.Thread(target=push, args=(i,)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(4):
+            time.sleep(chance.uniform(0, 0.05))
+            failure = chance.choice(["kill", "lose", "hold"])
+            if failure == "kill":
+                server.kill()
+                time.sleep(chance.uniform(0, 0.1))
+                server.start()
+            elif failure == "lose":
+                proxy.lose_replies += chance.randint(1, 3)
+            else:
+                proxy.hold_commands += 1
+        for thread in threads:
+            thread.join()
+        if chance.random() < 0.5:
+            proxy.lose_replies += 2
+        client.close(timeout_s=chance.uniform(0, 1))
+        proxy.release.set()
+    stats = client.stats()
+    assert (stats.queued, offered(stats)) == (0, 12_000)
+    there = Counter(waiting(server.url))
+    assert set(there.values()) <= {1}
+    assert stats.pushed <= there.total() <= stats.pushed + stats.in_doubt
+
+
 def test_closing_during_an_outage_drops_what_is_left(redis_server: Callable[..., Any]) -> None:
     """close() keeps its time limit; everything offered is then pushed or dropped."""
     server = redis_server()
@@ -244,6 +286,8 @@ def test_an_importer_may_wait_for_room(redis_url: str) -> None:
     assert waiting(redis_url) == numbered(20_000)
 
 
+# CPython warns of forks beside threads from 3.12 on; the child of this client touches no lock of its parent.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_child_sends_its_own_items_and_only_those(redis_url: str) -> None:
     """Parent and child both queue before and after the fork; every item arrives exactly once."""
     client = MetricsClient(redis_url, flush_interval_s=3600)
