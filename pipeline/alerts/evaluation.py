@@ -8,19 +8,19 @@ transitions with the same ids, whether judged live, caught up or replayed.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from pipeline.alerts import evidence
+from pipeline.alerts.evidence import Account, Context
 from pipeline.alerts.frames import LabelValues
 from pipeline.alerts.rule import Rule
 from pipeline.alerts.state import Alert, Change, Observation, State, Verdict, step
-from pipeline.alerts.views import Seen, View
+from pipeline.alerts.views import View
+from pipeline.analyse.quantiles import IndexArray
 
 Alerts = dict[LabelValues, Alert]
 """The alerts of one rule that are not inactive, by the values of its ``by``."""
@@ -53,27 +53,34 @@ class Transition:
 
 def alert_id(rule: str, labels: Mapping[str, str]) -> str:
     """The identity of an alert: its rule and label set, nothing else."""
-    return _digest(rule, dict(sorted(labels.items())))
+    return _digest(rule, *_flat(labels))
 
 
 def transition_id(rule: str, labels: Mapping[str, str], at_ms: int, to_state: State) -> str:
     """The identity of a transition: the same however often it is computed."""
-    return _digest(rule, dict(sorted(labels.items())), at_ms, to_state.value)
+    return _digest(rule, *_flat(labels), str(at_ms), to_state.value)
+
+
+def _flat(labels: Mapping[str, str]) -> list[str]:
+    return [part for label in sorted(labels.items()) for part in label]
 
 
 def judge_tick(rule: Rule, tick_ms: int, view: View, alerts: Alerts, page_url: str = "") -> list[Transition]:
     """Judge every group at one tick; changes ``alerts`` in place and returns who fired or resolved, in label order."""
-    groups = np.union1d(view.groups_beyond(rule), view.groups_missing(rule)).astype(np.int64)
-    remembered = set(view.groups_missing(rule).tolist())
+    missing = view.groups_missing(rule)
     known = {labels: view.number(labels) for labels in alerts}
-    groups = np.union1d(groups, [number for number in known.values() if number >= 0]).astype(np.int64)
-    seen = view.observe(rule, groups)
-    judged = [(view.label_values(g), g, _observation(seen, i)) for i, g in enumerate(groups.tolist())]
+    present = [number for number in known.values() if number >= 0]
+    groups = np.unique(
+        np.concatenate([view.groups_beyond(rule), missing, np.array(present, np.int64)]).astype(np.int64)
+    )
+    judged = list(_observations(view, rule, groups))
     judged += [(labels, -1, None) for labels, number in known.items() if number < 0]
     # A series that nobody remembers any more is not missing; it is gone.
     gone = replace(rule, no_data="ignore") if rule.no_data == "alert" else rule
+    remembered = set(missing.tolist())
+    account = Account(rule, tick_ms)
     transitions = []
-    for labels, group, observation in sorted(judged, key=lambda one: one[0]):
+    for labels, group, observation in sorted(judged, key=_by_labels):
         before = alerts.get(labels)
         verdict_rule = rule if observation is not None or group in remembered else gone
         after, change = step(before, observation, tick_ms, verdict_rule)
@@ -83,7 +90,7 @@ def judge_tick(rule: Rule, tick_ms: int, view: View, alerts: Alerts, page_url: s
             alerts[labels] = after
         if after is not None and change is not None and change.after is not State.PENDING:
             context = view.context(rule, group) if group >= 0 else {}
-            transitions.append(transition(rule, labels, after, change, tick_ms, observation, context, page_url))
+            transitions.append(transition(account, labels, after, change, observation, context, page_url))
     return transitions
 
 
@@ -101,24 +108,25 @@ def withdraw(rule: Rule, alerts: Alerts, labels: LabelValues, tick_ms: int, reas
         return None
     resolved = replace(alert, state=State.RESOLVED, resolved_at_ms=tick_ms)
     change = Change(State.FIRING, State.RESOLVED, Verdict.NO_DATA)
-    return replace(transition(rule, labels, resolved, change, tick_ms, None, {}, ""), reason=reason)
+    written = transition(Account(rule, tick_ms), labels, resolved, change, None, {}, "")
+    return replace(written, reason=reason)
 
 
 def transition(
-    rule: Rule,
+    account: Account,
     labels: LabelValues,
     alert: Alert,
     change: Change,
-    tick_ms: int,
     seen: Observation | None,
-    context: Mapping[str, float | str],
+    context: Context,
     page_url: str,
 ) -> Transition:
     """Write down one change with its evidence."""
+    rule, tick_ms = account.rule, account.tick_ms
     by = {name: value for name, value in zip(rule.by, labels, strict=True) if value}
     identity = alert_id(rule.name, by)
     number = seen.value if seen else math.nan
-    link = f"{page_url}/alerts/{identity}" if page_url else ""
+    reason = account.reason(change, number)
     return Transition(
         transition_id=transition_id(rule.name, by, tick_ms, change.after),
         alert_id=identity,
@@ -128,17 +136,17 @@ def transition(
         at_ms=tick_ms,
         from_state=change.before,
         to_state=change.after,
-        labels=by | dict(rule.labels),
+        labels={**by, **rule.labels},
         value=number,
         threshold=rule.threshold,
-        reason=evidence.reason(rule, change, number),
-        message=evidence.message(rule, by, seen, context, change),
+        reason=reason,
+        message=account.message(by, seen, context, change, reason),
         active_at_ms=alert.active_at_ms,
         fired_at_ms=alert.fired_at_ms,
         resolved_at_ms=alert.resolved_at_ms,
         statistic=rule.statistic,
         by=by,
-        evidence=evidence.collect(rule, by, tick_ms, seen, context, link),
+        evidence=account.evidence(by, seen, context, f"{page_url}/alerts/{identity}" if page_url else ""),
     )
 
 
@@ -147,14 +155,18 @@ def ticks(rule: Rule, after_ms: int, until_ms: int) -> Sequence[int]:
     return range((after_ms // rule.every_ms + 1) * rule.every_ms, until_ms + 1, rule.every_ms)
 
 
-def _observation(seen: Seen, place: int) -> Observation | None:
-    if not seen.present[place]:
-        return None
-    return Observation(
-        float(seen.value[place]), int(seen.samples[place]), float(seen.low[place]), float(seen.high[place])
-    )
+def _observations(view: View, rule: Rule, groups: IndexArray) -> Iterator[tuple[LabelValues, int, Observation | None]]:
+    seen = view.observe(rule, groups)
+    columns = (seen.present, seen.value, seen.samples, seen.low, seen.high)
+    for group, present, *numbers in zip(groups.tolist(), *(column.tolist() for column in columns), strict=True):
+        yield view.label_values(group), group, Observation(*numbers) if present else None
 
 
-def _digest(*parts: Any) -> str:
-    text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+def _by_labels(judged: tuple[LabelValues, int, Observation | None]) -> LabelValues:
+    return judged[0]
+
+
+def _digest(*parts: str) -> str:
+    # Lengths keep the parts apart, whatever they contain.
+    text = "".join([f"{len(part)}:{part}" for part in parts])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

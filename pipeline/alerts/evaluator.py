@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from pipeline import log
 from pipeline.alerts.evaluation import Alerts, Transition, judge, judge_tick, ticks, transition, withdraw
+from pipeline.alerts.evidence import Account
 from pipeline.alerts.facts import Facts
 from pipeline.alerts.frames import LabelValues
 from pipeline.alerts.journal import Journal, Ledger, RuleState, StaleJournal
@@ -232,7 +233,7 @@ class Evaluator:
         seen = Observation(alert.value, rule.min_samples) if alert.value is not None else None
         if change.after is State.RESOLVED:
             alert = replace(alert, state=State.RESOLVED, resolved_at_ms=tick_ms)
-        written = transition(rule, labels, alert, change, tick_ms, seen, {}, self._page_url)
+        written = transition(Account(rule, tick_ms), labels, alert, change, seen, {}, self._page_url)
         return replace(written, reason=f"late data changed the verdict; {written.reason}")
 
     # Writing down

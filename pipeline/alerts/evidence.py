@@ -5,102 +5,118 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from pipeline.alerts import durations
 from pipeline.alerts.rule import Rule
 from pipeline.alerts.state import Change, Observation, State, Verdict
 
+Context = Mapping[str, float | str]
 
-def reason(rule: Rule, change: Change, value: float) -> str:
-    """One line for logs and the ``alerts`` table: what was seen, against what, for how long."""
-    subject = rule.fact or f"{rule.statistic} of {', '.join(rule.metrics)}"
-    held = f" for {durations.show(rule.for_ms)}" if rule.for_ms else ""
-    if change.after is State.FIRING:
+
+class Account:
+    """How a rule accounts for its transitions at one tick: what is the same for all of them is worked out once."""
+
+    def __init__(self, rule: Rule, tick_ms: int) -> None:
+        self.rule = rule
+        self.tick_ms = tick_ms
+        self._subject = rule.fact or f"{rule.statistic} of {', '.join(rule.metrics)}"
+        held = f" for {durations.show(rule.for_ms)}" if rule.for_ms else ""
+        self._began = f", {rule.direction} {shown(rule.threshold)}{held}"
+        self._ended = f", no longer {rule.direction} {shown(rule.clears_at)}"
+        self._nothing = f": no data{held}"
+        self._window = {"from": iso(tick_ms - rule.window_ms), "to": iso(tick_ms)}
+        self._query = _Query(rule, tick_ms) if rule.source != "facts" else None
+        self._fields = _rule_fields(rule)
+
+    def reason(self, change: Change, value: float) -> str:
+        """One line for logs and the ``alerts`` table: what was seen, against what, for how long."""
+        if change.after is State.FIRING:
+            if change.verdict is Verdict.NO_DATA:
+                return f"{self._subject}{self._nothing}"
+            return f"{self._subject} is {shown(value)}{self._began}"
         if change.verdict is Verdict.NO_DATA:
-            return f"{subject}: no data{held}"
-        return f"{subject} is {shown(value)}, {rule.direction} {shown(rule.threshold)}{held}"
-    if change.verdict is Verdict.NO_DATA:
-        return f"{subject}: no data any more"
-    return f"{subject} is {shown(value)}, no longer {rule.direction} {shown(rule.clears_at)}"
+            return f"{self._subject}: no data any more"
+        return f"{self._subject} is {shown(value)}{self._ended}"
+
+    def message(
+        self, labels: Mapping[str, str], seen: Observation | None, context: Context, change: Change, reason: str
+    ) -> str:
+        """The sentence people read: a firing alert in the words of its rule, everything else by its reason."""
+        if not self.rule.message or seen is None or change.after is State.RESOLVED:
+            about = ", ".join(f"{name} {value}" for name, value in labels.items())
+            over = "Resolved: " if change.after is State.RESOLVED else ""
+            return f"{over}{self.rule.name}{f' ({about})' if about else ''}: {reason}"
+        fields = {**self._fields, **labels, **seen._asdict()}
+        fields |= {name: context.get(name, math.nan) for name in ("baseline", "spread")}
+        return self.rule.message.format_map(fields)
+
+    def evidence(
+        self, labels: Mapping[str, str], seen: Observation | None, context: Context, link: str
+    ) -> dict[str, Any]:
+        """Samples, window, bounds, baseline, query, link: what stands after the document's keys in every payload."""
+        found: dict[str, Any] = {"samples": seen.samples if seen else 0}
+        if self._query is not None:
+            found["window"] = self._window
+            if seen:
+                found |= {"low": finite(seen.low), "high": finite(seen.high)}
+            found["query"] = self._query.about(labels)
+        found |= {name: finite(value) if isinstance(value, float) else value for name, value in context.items()}
+        found["link"] = link
+        return found
 
 
-def message(
-    rule: Rule,
-    labels: Mapping[str, str],
-    seen: Observation | None,
-    context: Mapping[str, float | str],
-    change: Change,
-) -> str:
-    """The sentence people read: of a firing alert the rule's template; without one, and when it is over, the reason."""
-    if not rule.message or seen is None or change.after is State.RESOLVED:
-        about = ", ".join(f"{name} {value}" for name, value in labels.items())
-        line = reason(rule, change, seen.value if seen else math.nan)
-        over = "Resolved: " if change.after is State.RESOLVED else ""
-        return f"{over}{rule.name}{f' ({about})' if about else ''}: {line}"
-    fields: dict[str, Any] = dict.fromkeys(rule.by, "") | dict(labels) | dict(rule.labels)
-    fields |= {
+def _rule_fields(rule: Rule) -> dict[str, Any]:
+    fields: dict[str, Any] = dict.fromkeys(rule.by, "") | dict(rule.labels)
+    return fields | {
         "rule": rule.name,
         "metric": rule.fact or ", ".join(rule.metrics),
         "statistic": rule.statistic,
         "window": durations.show(rule.window_ms),
         "for": durations.show(rule.for_ms),
         "severity": rule.severity,
-        "value": seen.value,
         "threshold": rule.threshold,
-        "samples": seen.samples,
-        "low": seen.low,
-        "high": seen.high,
-        "baseline": context.get("baseline", math.nan),
-        "spread": context.get("spread", math.nan),
     }
-    return rule.message.format_map(fields)
 
 
-def collect(
-    rule: Rule,
-    labels: Mapping[str, str],
-    tick_ms: int,
-    seen: Observation | None,
-    context: Mapping[str, float | str],
-    link: str,
-) -> dict[str, Any]:
-    """Samples, window, bounds, baseline, query, link: what stands after the document's keys in every payload."""
-    found: dict[str, Any] = {"samples": seen.samples if seen else 0}
-    if rule.source != "facts":
-        found["window"] = {"from": iso(tick_ms - rule.window_ms), "to": iso(tick_ms)}
-        if seen:
-            found |= {"low": finite(seen.low), "high": finite(seen.high)}
-        found["query"] = query(rule, labels, tick_ms)
-    found |= {name: finite(value) if isinstance(value, float) else value for name, value in context.items()}
-    found["link"] = link
-    return found
-
-
-def query(rule: Rule, labels: Mapping[str, str], tick_ms: int) -> str:
+class _Query:
     """SQL that gives the number again, from raw rows wherever they hold it.
 
     Percentiles that were merged from windows agree with it within 1 %, everything else exactly.
     """
-    begin, end = _sql_time(tick_ms - rule.window_ms), _sql_time(tick_ms)
-    if rule.source == "vitals":
-        number = "p75" if rule.statistic == "vital_p75" else "100 * poor / samples"
-        conditions = _conditions("vital", rule, labels)
-        return (
-            f"SELECT window_start, vital, environment, browser, page, samples, {number} AS value FROM web_vitals FINAL "
-            f"WHERE window_start >= '{begin[:19]}' AND window_start < '{end[:19]}'{conditions}"
+
+    def __init__(self, rule: Rule, tick_ms: int) -> None:
+        begin, end = _sql_time(tick_ms - rule.window_ms), _sql_time(tick_ms)
+        metric = "vital" if rule.source == "vitals" else "metric_type"
+        self._columns = [(name, metric if name == "metric_type" else name) for name in rule.by]
+        self._after = ""
+        if rule.source == "vitals":
+            number = "p75" if rule.statistic == "vital_p75" else "100 * poor / samples"
+            self._before = (
+                f"SELECT window_start, vital, environment, browser, page, samples, {number} AS value "
+                f"FROM web_vitals FINAL WHERE window_start >= '{begin[:19]}' AND window_start < '{end[:19]}'"
+            )
+        elif rule.source == "change_points":
+            self._before = f"SELECT * FROM change_points FINAL WHERE changed_at > '{begin}' AND changed_at <= '{end}'"
+            self._after = " ORDER BY abs(change_pct) DESC"
+        else:
+            self._before = (
+                f"SELECT count() AS samples, {_expression(rule)} AS value FROM metrics "
+                f"WHERE timestamp >= '{begin}' AND timestamp < '{end}'"
+            )
+        if "metric_type" not in rule.by:
+            self._before += f" AND lower({metric}) IN ({', '.join(map(quoted, rule.metrics))})"
+        for name, values in rule.where.items():
+            self._before += f" AND {name} IN ({', '.join(map(quoted, values))})"
+
+    def about(self, labels: Mapping[str, str]) -> str:
+        """The query of one alert; it names every dimension of ``by``, the empty ones too: they tell series apart."""
+        conditions = "".join(
+            f" AND {self._metric if name == 'metric_type' else name} = {quoted(labels.get(name, ''))}"
+            for name in self._by
         )
-    if rule.source == "change_points":
-        conditions = _conditions("metric_type", rule, labels)
-        return (
-            f"SELECT * FROM change_points FINAL WHERE changed_at > '{begin}' AND changed_at <= '{end}'{conditions} "
-            "ORDER BY abs(change_pct) DESC"
-        )
-    conditions = _conditions("metric_type", rule, labels)
-    return (
-        f"SELECT count() AS samples, {_expression(rule)} AS value FROM metrics "
-        f"WHERE timestamp >= '{begin}' AND timestamp < '{end}'{conditions}"
-    )
+        return f"{self._before}{conditions}{self._after}"
 
 
 def _expression(rule: Rule) -> str:
@@ -114,22 +130,12 @@ def _expression(rule: Rule) -> str:
     return simple.get(rule.statistic, f"{rule.statistic}(value)")
 
 
-def _conditions(metric_column: str, rule: Rule, labels: Mapping[str, str]) -> str:
-    """Every dimension of ``by``, the empty ones too: they are part of which series this is."""
-    column_of = {"metric_type": metric_column}
-    conditions = []
-    if "metric_type" not in rule.by:
-        conditions.append(f"lower({metric_column}) IN ({', '.join(map(quoted, rule.metrics))})")
-    conditions += [f"{column_of.get(name, name)} = {quoted(labels.get(name, ''))}" for name in rule.by]
-    conditions += [f"{name} IN ({', '.join(map(quoted, values))})" for name, values in rule.where.items()]
-    return "".join(f" AND {condition}" for condition in conditions)
-
-
 def quoted(text: str) -> str:
     """A string as ClickHouse reads it."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
+@lru_cache(maxsize=1024)  # all alerts of a tick share their times
 def iso(time_ms: int) -> str:
     """2025-01-11T12:00:00Z, with milliseconds only where there are any."""
     whole, milliseconds = divmod(time_ms, 1000)
@@ -147,6 +153,7 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+@lru_cache(maxsize=1024)
 def _sql_time(time_ms: int) -> str:
     moment = datetime.fromtimestamp(time_ms // 1000, UTC)
     return f"{moment:%Y-%m-%d %H:%M:%S}.{time_ms % 1000:03d}"

@@ -89,8 +89,11 @@ def step(alert: Alert | None, seen: Observation | None, now_ms: int, rule: Rule)
     resolved. A pending alert that clears and a resolved one that is forgotten leave without a change.
     """
     verdict = judge(alert, seen, rule)
-    if alert is not None and seen is not None:
-        alert = replace(alert, value=seen.value)
+    if alert is not None and seen is not None and seen.value != alert.value:
+        alert = Alert(
+            *(alert.state, alert.active_at_ms, alert.fired_at_ms, alert.resolved_at_ms),
+            *(alert.keep_firing_since_ms, seen.value),
+        )
     if verdict is Verdict.INSUFFICIENT:
         return _forget_resolved(alert, now_ms), None
     if _is_met(alert, verdict, rule):
@@ -152,7 +155,7 @@ def _met(
         alert = replace(alert, keep_firing_since_ms=None)
     held = now_ms - alert.active_at_ms >= rule.for_ms
     if alert.state is State.PENDING and held and verdict is not Verdict.UNSURE:
-        alert = replace(alert, state=State.FIRING, fired_at_ms=now_ms)
+        alert = Alert(State.FIRING, alert.active_at_ms, now_ms, value=alert.value)
     return alert, Change(before, alert.state, verdict) if alert.state is not before else None
 
 

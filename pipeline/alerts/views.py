@@ -8,7 +8,7 @@ for shares, Student's for means; a bound that the samples cannot give is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
@@ -66,7 +66,7 @@ class View(Protocol):
         """The label values of a group."""
         ...
 
-    def context(self, rule: Rule, group: int) -> dict[str, float | str]:
+    def context(self, rule: Rule, group: int) -> Mapping[str, float | str]:
         """What else belongs to the evidence of a group: its baseline, its change point."""
         ...
 
