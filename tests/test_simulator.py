@@ -31,8 +31,8 @@ def hour() -> tuple[list[Metric], list[Metric]]:
     """Metrics before and during a regression, 30 simulated minutes each."""
     middle, end = NOON_MS + 30 * MINUTE_MS, NOON_MS + 60 * MINUTE_MS
     platform = Platform(seed=7, regressions=[(middle, end)])
-    before, _ = decoded(platform.batch(NOON_MS, middle, rate=15), middle)
-    during, _ = decoded(platform.batch(middle, end, rate=15), end)
+    before, _ = decoded(platform.batch(NOON_MS, middle, rate=30), middle)
+    during, _ = decoded(platform.batch(middle, end, rate=30), end)
     return before, [metric for metric in during if metric.timestamp_ms >= middle]
 
 
