@@ -70,7 +70,9 @@ class ClickHouseHttp:
             raise
         self.host = host
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="clickhouse-http", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="clickhouse-http", daemon=True
+        )
         self._thread.start()
         self._hold.announce(self.host, self.port)
 

@@ -71,9 +71,14 @@ _NAMES = {
 _CODECS = {"gzip": "gzip", "lz4": "lz4", "zstd": "zstd", "br": "brotli"}
 
 _INSERT = re.compile(rb"\A(?:\s|--[^\n]*\n|/\*.*?\*/)*INSERT\b", re.IGNORECASE | re.DOTALL)
-_INSERT_WITH_DATA = re.compile(
-    rb"(?P<into>.{1,10000}?)(?P<settings>\bSETTINGS\b.{1,10000}?)?\bFORMAT\s+(?P<format>\w+)[ \t\r]*\n?",
-    re.IGNORECASE | re.DOTALL,
+# A statement piece by piece as far as its data: quoted things and parentheses are one piece each.
+_PIECE = re.compile(
+    rb"""'(?:[^'\\]|\\.)*' | `(?:[^`\\]|\\.)*` | "(?:[^"\\]|\\.)*" | \([^()]*\)
+       | (?P<source>\b(?:SELECT|WITH|VALUES)\b)
+       | (?P<settings>\bSETTINGS\b)
+       | \bFORMAT\s+(?P<format>\w+)[ \t\r]*\n?
+       | \w+ | .""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
 _SET = re.compile(rb"(?:\A|;)\s*SET\b", re.IGNORECASE)
 
@@ -280,14 +285,23 @@ def _form_fields(body: bytes, content_type: str) -> dict[str, str]:
 
 def _insert(handle: Handle, statement: bytes, values: Mapping[str, str]) -> Answer:
     """The engine reads data behind a statement only as far as it looks like text; a file it reads to its end."""
-    found = _INSERT_WITH_DATA.match(statement)
-    if found is None or found["format"].lower() == b"values":
+    settings_at = None
+    for piece in _PIECE.finditer(statement):
+        if piece["source"] or (piece["format"] or b"").lower() == b"values":
+            return handle.run(statement, parameters=values)
+        if piece["settings"]:
+            settings_at = piece.start()
+        if piece["format"]:
+            break
+    else:
         return handle.run(statement, parameters=values)
+    into_ends = piece.start() if settings_at is None else settings_at
     with tempfile.NamedTemporaryFile(prefix="pipeline-insert-") as file:
-        file.write(memoryview(statement)[found.end() :])
+        file.write(memoryview(statement)[piece.end() :])
         file.flush()
-        source = b" FROM INFILE " + literal(file.name).encode() + b" " + (found["settings"] or b"")
-        return handle.run(found["into"] + source + b" FORMAT " + found["format"], parameters=values)
+        source = b" FROM INFILE " + literal(file.name).encode() + b" "
+        settings = statement[into_ends : piece.start()]
+        return handle.run(statement[:into_ends] + source + settings + b" FORMAT " + piece["format"], parameters=values)
 
 
 def _canonical(handle: Handle, statement: bytes) -> bytes:
