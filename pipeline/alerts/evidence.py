@@ -112,10 +112,7 @@ class _Query:
 
     def about(self, labels: Mapping[str, str]) -> str:
         """The query of one alert; it names every dimension of ``by``, the empty ones too: they tell series apart."""
-        conditions = "".join(
-            f" AND {self._metric if name == 'metric_type' else name} = {quoted(labels.get(name, ''))}"
-            for name in self._by
-        )
+        conditions = "".join([f" AND {column} = {quoted(labels.get(name, ''))}" for name, column in self._columns])
         return f"{self._before}{conditions}{self._after}"
 
 
