@@ -114,26 +114,27 @@ class _Chunk:
     @functools.cached_property
     def quotes(self) -> Ints:
         """Quotes of each row."""
-        return np.diff(self.first_quote)
+        counts: Ints = np.diff(self.first_quote)
+        return counts
 
-    def quote_of(self, rows: Ints, quotes: int, number: int) -> Ints:
-        """Where the ``number``-th quote of each of ``rows`` is; every row must have ``quotes`` of them."""
-        if len(rows) == len(self.starts):
-            return self.quote_at[number::quotes]
-        place: Ints = self.quote_at[self.first_quote[rows] + number]
-        return place
-
-    def rows_with(self, pending: Ints, quotes: int, controls: int) -> Ints:
-        """Those of ``pending`` that have so many quotes and control characters."""
-        if len(pending) == len(self.starts) and len(self.quote_at) == len(pending) * quotes:
+    def of_shape(self, pending: Ints, quotes: int, controls: int) -> tuple[Ints, Ints]:
+        """Those of ``pending`` with so many quotes and control characters; where their quotes are, (rows, quotes)."""
+        count = len(self.starts)
+        rows = pending
+        if len(self.quote_at) == count * quotes:
             # The usual case, without a search: every row has its share.
-            grid = self.quote_at.reshape(len(pending), quotes)
-            if quotes and (grid[:, 0] >= self.starts).all() and (grid[:, -1] < self.ends).all():
-                return pending if self.controls is None else pending[self.controls[pending] == controls]
-        fits = self.quotes[pending] == quotes
+            grid = self.quote_at.reshape(count, quotes)
+            if (grid[:, 0] >= self.starts).all() and (grid[:, -1] < self.ends).all():
+                if self.controls is not None:
+                    rows = pending[self.controls[pending] == controls]
+                return rows, grid if len(rows) == count else grid[rows]
+        fits = np.zeros(count, np.bool_)
+        fits[pending] = True
+        fits &= self.quotes == quotes
         if self.controls is not None:
-            fits &= self.controls[pending] == controls
-        return pending[fits]
+            fits &= self.controls == controls
+        grid = self.quote_at[np.repeat(fits, self.quotes)].reshape(-1, quotes)
+        return np.flatnonzero(fits), grid
 
 
 def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, limits: Limits) -> Decoded:
@@ -286,19 +287,19 @@ def _read_shape(
     chunk: _Chunk, template: _Template, pending: Ints, positions: Ints, sealed_at_ms: int, limits: Limits
 ) -> tuple[Ints, pa.Table]:
     """The rows among ``pending`` that have the template's shape, and their columns."""
-    rows = chunk.rows_with(pending, template.quotes, template.controls)
+    rows, quotes = chunk.of_shape(pending, template.quotes, template.controls)
     while len(rows):
-        slots = _slots(chunk, template, rows)
+        slots = _slots(chunk, template, rows, quotes)
         good = _rebuilt(chunk, template, rows, slots)
         if good.all():
             columns = _columns(chunk, template, slots, positions[rows], sealed_at_ms, limits, good)
             if good.all():
                 return rows, pa.Table.from_arrays(columns, schema=COLUMNS)
-        rows = rows[good]
+        rows, quotes = rows[good], quotes[good]
     return rows, COLUMNS.empty_table()
 
 
-def _slots(chunk: _Chunk, template: _Template, rows: Ints) -> list[pa.StringArray]:
+def _slots(chunk: _Chunk, template: _Template, rows: Ints, quotes: Ints) -> list[pa.StringArray]:
     """What lies in each slot, row by row; for rows of another shape anything, as long as it lies within the row."""
     count = len(rows)
     width = 2 * len(template.slots)
@@ -309,13 +310,11 @@ def _slots(chunk: _Chunk, template: _Template, rows: Ints) -> list[pa.StringArra
     bounds = edges[:-1].reshape(count, width)
     for k, slot in enumerate(template.slots):
         if slot.is_text:
-            start = chunk.quote_of(rows, template.quotes, slot.quotes_before) + 1
-            end = chunk.quote_of(rows, template.quotes, slot.quotes_before + 1)
+            start, end = quotes[:, slot.quotes_before] + 1, quotes[:, slot.quotes_before + 1]
         else:
             after = template.stretches[k + 1]
             quote = after.find(b'"')
-            beyond = chunk.quote_of(rows, template.quotes, slot.quotes_before) if quote >= 0 else ends
-            end = beyond - (quote if quote >= 0 else len(after))
+            end = quotes[:, slot.quotes_before] - quote if quote >= 0 else ends - len(after)
             end = np.maximum(end, left)
             start = np.minimum(left + len(template.stretches[k]), end)
         bounds[:, 2 * k] = start
