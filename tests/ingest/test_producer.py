@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from conftest import redis_executables
 from redis_proxy import redis_proxy
 
 from pipeline import MetricsClient
+from pipeline.config import Settings
 from pipeline.ingest.producer import BATCH_ITEMS, ClientStats
+from pipeline.redis_link import RedisLink
 
 KEY = "metrics:buffer"
 
@@ -284,6 +287,19 @@ def test_an_importer_may_wait_for_room(redis_url: str) -> None:
             assert client.push_raw(item)
     assert client.stats().pushed == 20_000
     assert waiting(redis_url) == numbered(20_000)
+
+
+def test_closing_after_the_embedded_server_was_stopped_neither_fails_nor_starts_it_again(tmp_path: Path) -> None:
+    """A client that is closed last leaves the stopped server stopped."""
+    settings = Settings(data_dir=tmp_path)
+    with MetricsClient(settings=settings) as client:
+        client.push_raw(b"a")
+        assert client.flush(timeout_s=30)
+        RedisLink.open(settings).close(stop_embedded=True)
+    assert client.stats().pushed == 1
+    link = RedisLink.open(settings)
+    assert link.database("metrics").lrange(KEY, 0, -1) == [b"a"]
+    link.close(stop_embedded=True)
 
 
 # CPython warns of forks beside threads from 3.12 on; the child of this client touches no lock of its parent.
