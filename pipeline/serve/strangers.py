@@ -3,7 +3,7 @@
 ``readonly=1`` on a handle is not enough here: the engine inside a process behaves like
 clickhouse-local, which lets a read-only handle write files (``INTO OUTFILE``), read any file
 (``file('/etc/passwd')``), fetch addresses (``DESCRIBE url(…)``), end other people's queries
-(``KILL``) and stop merges (``SYSTEM``); each was tried. So a statement is first put into the
+(``KILL``) and stop merges (``SYSTEM``); each was tried. And it asks only the outermost ``SETTINGS``. So a statement is first put into the
 engine's own canonical form, which knows no comments, no second statement and one way to quote;
 what passes the check below is that very text, and that text is what runs.
 """
@@ -16,8 +16,9 @@ READONLY = 164
 
 _OPENINGS = frozenset({"SELECT", "WITH", "(", "SHOW", "DESCRIBE", "EXISTS", "EXPLAIN", "USE"})
 _WITH_RESULT = (_OPENINGS - {"USE"}) | {"CHECK", "KILL", "OPTIMIZE"}
-# file() reads files, eval() runs text, ai…() call services; none of them asks readonly.
-_FUNCTIONS = re.compile(r"(?:file|eval|ai[A-Z]\w*)\Z")
+# file() reads files, eval() runs text, Python() reads variables of this process, ai…() call services; none
+# of them asks readonly, or not before it has looked.
+_FUNCTIONS = re.compile(r"(?:file|eval|(?i:python)|ai[A-Z]\w*)\Z")
 _TOKEN = re.compile(
     r"""'(?:[^'\\]|\\.|'')*'          # text
       | `(?P<quoted>(?:[^`\\]|\\.)*)`  # a name that needs quotes
@@ -39,6 +40,8 @@ def refusal(canonical: str) -> str | None:
         return "INTO OUTFILE is not allowed"
     if ("PARALLEL", "WITH") in pairs:
         return "one statement at a time"
+    if any(word == "SETTINGS" and equals == "=" for word, equals in zip(words, words[2:], strict=False)):
+        return "settings are fixed here"
     if words[:3] == ["EXPLAIN", "TABLE", "OVERRIDE"]:
         return "EXPLAIN TABLE OVERRIDE is not allowed"
     if words[:2] == ["DESCRIBE", "TABLE"] and words[2:3] != ["("] and "(" in words:
