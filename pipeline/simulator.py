@@ -52,14 +52,14 @@ class _Suite:
 
 
 _SUITES = (
-    _Suite("auth", ("login", "logout", "signup", "password reset"), ("/login", "/signup"), "/api/session", 1800, 0.010),
-    _Suite("catalog", ("home", "category", "product", "gallery"), ("/", "/product"), "/api/products", 1500, 0.006),
-    _Suite("search", ("suggestions", "results", "filters"), ("/search",), "/api/search", 1300, 0.008),
-    _Suite("checkout", ("cart", "address", "payment", "receipt"), ("/cart", "/checkout"), "/api/orders", 3200, 0.015),
-    _Suite("account", ("profile", "orders", "addresses", "privacy"), ("/account",), "/api/account", 2100, 0.008),
-    _Suite("messaging", ("inbox", "thread", "attachments"), ("/inbox",), "/api/messages", 1700, 0.012),
-    _Suite("reports", ("sales", "exports", "schedules"), ("/reports",), "/api/reports", 5200, 0.025),
-    _Suite("admin", ("users", "roles", "audit log", "settings"), ("/admin",), "/api/admin", 2600, 0.010),
+    _Suite("auth", ("login", "logout", "signup", "password reset"), ("/login", "/signup"), "/api/session", 800, 0.010),
+    _Suite("catalog", ("home", "category", "product", "gallery"), ("/", "/product"), "/api/products", 700, 0.006),
+    _Suite("search", ("suggestions", "results", "filters"), ("/search",), "/api/search", 600, 0.008),
+    _Suite("checkout", ("cart", "address", "payment", "receipt"), ("/cart", "/checkout"), "/api/orders", 1250, 0.015),
+    _Suite("account", ("profile", "orders", "addresses", "privacy"), ("/account",), "/api/account", 900, 0.008),
+    _Suite("messaging", ("inbox", "thread", "attachments"), ("/inbox",), "/api/messages", 800, 0.012),
+    _Suite("reports", ("sales", "exports", "schedules"), ("/reports",), "/api/reports", 1050, 0.025),
+    _Suite("admin", ("users", "roles", "audit log", "settings"), ("/admin",), "/api/admin", 1000, 0.010),
 )
 _SITUATIONS = ("works", "after a reload", "by keyboard only", "on a slow network", "with a wide screen")
 
