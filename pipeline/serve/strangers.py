@@ -1,11 +1,12 @@
 """What somebody who only asks questions may say to the embedded engine.
 
-``readonly=1`` on a handle is not enough here: the engine inside a process behaves like
+``readonly=1`` on a handle is not enough here. The engine inside a process behaves like
 clickhouse-local, which lets a read-only handle write files (``INTO OUTFILE``), read any file
-(``file('/etc/passwd')``), fetch addresses (``DESCRIBE url(…)``), end other people's queries
-(``KILL``) and stop merges (``SYSTEM``); each was tried. And it asks only the outermost ``SETTINGS``. So a statement is first put into the
-engine's own canonical form, which knows no comments, no second statement and one way to quote;
-what passes the check below is that very text, and that text is what runs.
+(``file('/etc/passwd')``), fetch addresses (``DESCRIBE url(…)``), look at this process's variables
+(``DESCRIBE Python(…)``), end other people's queries (``KILL``) and stop merges (``SYSTEM``); each
+was tried. So a statement is first put into the engine's own canonical form, which knows no
+comments, no second statement and one way to quote; what passes the check below is that very
+text, and that text is what runs.
 """
 
 import itertools
