@@ -122,6 +122,9 @@ ALIKE = [metric(number, NOW) for number in range(20)]
     ),
 )
 @example(slot="value", texts=["1,", "2", '"value":3'])
+@example(slot="value", texts=["1.2.3", "9" * 400, "-" + "9" * 400, "0." + "0" * 400 + "1", "01", "-", "-.5"])
+@example(slot="attempt", texts=["1.2.3", "9" * 400, "1.", ".1", "--1", "1-", "00", "-0", "-00"])
+@example(slot="timestamp", texts=["1.2.3", f"{SEALED_AT_MS}.9.9", f"0{SEALED_AT_MS}", f"{SEALED_AT_MS}."])
 @example(slot="test_id", texts=['"1","value":2', '"3"'])
 @example(slot="test_id", texts=['"\\"', '"'])
 @example(slot="tags", texts=['{"a":"}","b":"{"}', '{"a":"","b":""}'])
@@ -195,6 +198,51 @@ def test_times_of_every_length_are_read_as_item_by_item(digits: int, offset_min:
     items = [metric(number, time) for number, time in enumerate(times)]
     assert_agree(items)
     assert_agree(items + ALIKE + [metric(0, f'"{iso(SEALED_AT_MS)}"')])
+
+
+ANY_TIME = Limits(retention_ms=10**15, future_ms=10**15)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from((0, 1, 4, 100, 400, 1600, 1900, 1969, 1970, 2000, 2023, 2024, 2100, 9999)),
+            st.integers(0, 13),
+            st.integers(0, 32),
+            st.integers(0, 25),
+            st.integers(0, 61),
+            st.integers(0, 61),
+            st.sampled_from(("Z", "+00:00", "-00:00", "+23:59", "-23:59", "+24:00", "-00:60", "+14:00")),
+        ),
+        min_size=2,
+        max_size=8,
+    )
+)
+@example([(2023, 11, 14, hour, minute, second, "Z") for hour in (23, 24) for minute in (59, 60) for second in (59, 60)])
+@example([(year, 2, day, 0, 0, 0, "Z") for year in (1600, 1900, 2000, 2023, 2024) for day in (28, 29, 30)])
+@example([(2023, month, 31, 0, 0, 0, "Z") for month in range(14)])
+@example([(2023, 1, 1, 0, 0, 0, zone) for zone in ("+23:59", "+24:00", "-00:60", "-00:00", "+14:00")])
+def test_dates_that_do_not_exist_are_refused_by_both(moments: list[tuple[int, int, int, int, int, int, str]]) -> None:
+    """Leap years, months of 30 days, hour 24, second 60, zones beyond a day: of one width, so read side by side."""
+    times = ['"{:04d}-{:02d}-{:02d}T{:02d}:{:02d}:{:02d}{}"'.format(*moment) for moment in moments]
+    assert_agree([metric(0, f'"2023-01-01T00:00:00{zone}"') for zone in ("Z", "+01:00")], ANY_TIME)
+    assert_agree([metric(number, time) for number, time in enumerate(times)], ANY_TIME)
+    for zone in ("Z", "+01:00"):  # the first row decides which width is read side by side
+        assert_agree(
+            [metric(number, time) for number, time in enumerate([f'"2023-01-01T00:00:00{zone}"', *times])], ANY_TIME
+        )
+
+
+@pytest.mark.parametrize(
+    "number", ["99999999999", "99999999999.999", "100000000000", "100000000000.9", "999999999999999"]
+)
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_seconds_end_where_milliseconds_begin(sign: str, number: str) -> None:
+    """A number below 1e11 is seconds, else milliseconds; finer digits are floored; up to 15 digits and beyond."""
+    numbers = [sign + number, sign + number + ("0" if "." in number else ".0"), "0", "1", "9999999999999999", "1e3"]
+    for first in range(len(numbers)):
+        assert_agree([metric(at, text) for at, text in enumerate(numbers[first:] + numbers[:first])], ANY_TIME)
 
 
 @given(st.integers(-(720 * 3_600_000) - 3, 300_003), st.booleans())
