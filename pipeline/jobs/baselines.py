@@ -160,9 +160,9 @@ class BaselinesJob:
         rows = found.filter(is_new)
         # Should the insert's outcome be in doubt, the next run asks the table.
         self._last = None
-        hit("baselines.before_insert")
         computed_at = pa.array(np.full(rows.num_rows, now_ms), pa.timestamp("ms", "UTC"))
         self.store.insert(TABLE, rows.append_column("computed_at", computed_at))
+        hit("baselines.after_insert")
         self._last = current
         return int(rows.num_rows)
 

@@ -171,6 +171,14 @@ def test_the_order_of_arrival_does_not_show(executions: list[dict[str, Any]], ra
         assert repr(baseline_rows(shuffled, by, max_runs=5)) == repr(baseline_rows(executions, by, max_runs=5))
 
 
+@given(st.permutations(range(8)))
+def test_executions_of_one_moment_have_one_order(order: list[int]) -> None:
+    """Which of them are the newest is decided by what they are, not by which came first."""
+    executions = [{"test_id": "t", "timestamp_ms": 5, "value": 100.0 * place} for place in order]
+    (found,) = baseline_rows(executions, TEST, max_runs=3)
+    assert (found["samples"], found["centre"]) == (3, 600.0)
+
+
 # What a baseline withstands
 
 

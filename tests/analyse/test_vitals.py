@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.analyse import vitals
 from pipeline.analyse.histogram import RELATIVE_ERROR, histogram_quantile
+from pipeline.analyse.intervals import order_statistic_ranks
 
 ALIASES = {"chromium": "chrome", "webkit": "safari", "MSEdge": "edge"}
 
@@ -141,13 +142,16 @@ def test_the_histogram_answers_percentiles_within_one_percent() -> None:
 )
 def test_too_few_samples_give_no_bounds_and_say_so(samples: int, p75_is_bounded: bool, p95_is_bounded: bool) -> None:
     """Bounds are samples; below 13 (p75) and 72 (p95) there are none and confidence is low."""
-    found = of_values(list(range(samples)))
+    found = of_values([float(value) for value in range(1, samples + 1)])
     assert found["low_confidence"] is not p75_is_bounded
     assert found["p95_low_confidence"] is not p95_is_bounded
-    assert (math.isnan(found["p75_low"]) and math.isnan(found["p75_high"])) or p75_is_bounded
-    assert (math.isnan(found["p95_low"]) and math.isnan(found["p95_high"])) or p95_is_bounded
-    if p75_is_bounded:
-        assert found["p75_low"] < found["p75"] <= found["p75_high"] == min(samples - 1, found["p75_high"])
+    for name, quantile, is_bounded in (("p75", 0.75, p75_is_bounded), ("p95", 0.95, p95_is_bounded)):
+        bounds = found[f"{name}_low"], found[f"{name}_high"]
+        if is_bounded:
+            # The k-th smallest sample is k.
+            assert bounds == tuple(map(int, order_statistic_ranks(samples, quantile)))
+        else:
+            assert all(map(math.isnan, bounds))
 
 
 def test_bounds_hold_the_true_percentile_as_often_as_they_say() -> None:

@@ -211,17 +211,18 @@ class TestTable:
         assert store.rows(figures) == [(2000.0, 15, "ok", since)]
 
     def test_an_insert_in_doubt_is_looked_up(
-        self, store: Store, run: Callable[..., Any], settings: Settings, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A process that does not know whether its rows are in the table asks before it writes them again."""
         push(store, [{}])
         job = run()
-        monkeypatch.setenv(failpoints.VARIABLE, "baselines.before_insert:1:raise")
+        push(store, [{"at_ms": NOW_MS + MINUTE_MS}])
+        monkeypatch.setenv(failpoints.VARIABLE, "baselines.after_insert:1:raise")
         failpoints.reset()
         with pytest.raises(Injected):
             job.run(NOW_MS + MINUTE_MS)
         run(NOW_MS + 2 * MINUTE_MS)
-        assert store.rows("SELECT count(), uniq(computed_at) FROM baselines") == [(2, 1)]
+        assert store.rows("SELECT count(), uniq(computed_at) FROM baselines") == [(4, 2)]
 
 
 class TestRedis:
