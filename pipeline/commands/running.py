@@ -86,13 +86,11 @@ def push(
     """Send metrics from FILE or stdin to the buffer."""
     from pipeline.ingest import importers
     from pipeline.ingest.producer import MetricsClient
-    from pipeline.redis_link import RedisLink
 
-    link = RedisLink.open(settings)
     defaults = {"test_suite": suite, "environment": environment, "browser": browser}
     defaults = {name: value for name, value in defaults.items() if value}
     now_ms = time.time_ns() // 1_000_000
-    with MetricsClient(link.url("metrics"), key=settings.buffer.keys[0], room_timeout_s=60, quiet=True) as client:
+    with MetricsClient(settings=settings, key=settings.buffer.keys[0], room_timeout_s=60, quiet=True) as client:
         offered = 0
         for metric in importers.read(kind, file, now_ms=now_ms, defaults=defaults):
             offered += 1
