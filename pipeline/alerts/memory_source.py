@@ -51,6 +51,11 @@ class MemorySource:
                 "web_vitals": _vitals(rows, browser_aliases or {}),
             }
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether some series is marked as ended, so that a window is not seen for ever."""
+        return bool(self._ended)
+
     def windows(
         self, table: Table, metrics: Sequence[str], dimensions: Sequence[str], histograms: bool, from_s: int, to_s: int
     ) -> Frame:

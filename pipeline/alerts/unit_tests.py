@@ -147,18 +147,17 @@ class _Timeline:
         self._firing: list[list[_Firing]] = []
         alerts: Alerts = {}
         messages: dict[tuple[str, ...], str] = {}
-        for tick_ms in range(START_MS, START_MS + until_ms + 1, rule.every_ms):
-            now = {name: readings for name, at in facts.items() if (readings := _readings_at(at, tick_ms))}
-            view = Batch(source, [rule], tick_ms, tick_ms, now).view_at(rule)(tick_ms)
+        ticks = range(START_MS, START_MS + until_ms + 1, rule.every_ms)
+        whole = Batch(source, [rule], ticks[0], ticks[-1], {}).view_at(rule)
+        for tick_ms in ticks:
+            view = whole(tick_ms)
+            if rule.fact or source.has_ended:  # what is seen depends on when one looks
+                now = {name: readings for name, at in facts.items() if (readings := _readings_at(at, tick_ms))}
+                view = Batch(source, [rule], tick_ms, tick_ms, now).view_at(rule)(tick_ms)
             for found in judge_tick(rule, tick_ms, view, alerts):
                 messages[tuple(found.by.get(name, "") for name in rule.by)] = found.message
-            self._firing.append(
-                [
-                    _Firing(_labels(rule, labels), messages.get(labels, ""))
-                    for labels, alert in alerts.items()
-                    if alert.state is State.FIRING
-                ]
-            )
+            firing = [labels for labels, alert in alerts.items() if alert.state is State.FIRING]
+            self._firing.append([_Firing(_labels(rule, labels), messages.get(labels, "")) for labels in firing])
 
     def at(self, at_ms: int) -> list[_Firing]:
         """What fired at the last tick until then."""
