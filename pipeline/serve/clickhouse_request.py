@@ -137,7 +137,8 @@ class Handler(BaseHTTPRequestHandler):
             parameters = dict(parse_qsl(target.query, keep_blank_values=True))
             statement, parameters = _statement(parameters, body, self.headers.get("Content-Type", ""))
             self._query_id = parameters.get("query_id") or str(uuid.uuid4())
-            if target.path in ("/ping", "/replicas_status") or (target.path == "/" and not statement.strip()):
+            is_idle = target.path == "/" and self.command != "POST" and not statement.strip()
+            if is_idle or target.path in ("/ping", "/replicas_status"):
                 self._send(200, b"Ok.\n", {"Content-Type": "text/html; charset=UTF-8"})
             elif target.path not in ("/", "/query"):
                 self._send(404, f"There is no handle {target.path}\n".encode(), {"Content-Type": "text/plain"})
@@ -145,6 +146,9 @@ class Handler(BaseHTTPRequestHandler):
                 self._send_answer(*self._run(statement, parameters), parameters)
         except EngineError as error:
             self._send_error(error)
+        except ValueError as error:  # an address, a length or a form that is none
+            self.close_connection = True
+            self._send_error(_refused(_INCORRECT_DATA, f"Malformed request: {error}."))
 
     def _run(self, statement: bytes, parameters: Mapping[str, str]) -> tuple[Answer, str | None]:
         """The answer, and the format it is in (None where there is no result)."""

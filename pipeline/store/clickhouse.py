@@ -34,8 +34,9 @@ def analyst_settings(web: WebSettings) -> dict[str, int | str]:
     """Limits of a handle for people, in the order to SET them; ``readonly`` comes last and forbids any change."""
     return {
         "final": 1,
-        "max_execution_time": int(web.query_max_s),
+        "max_execution_time": math.ceil(web.query_max_s),  # 0 would be no limit
         "max_memory_usage": web.query_max_memory_bytes,
+        "max_result_bytes": web.query_max_memory_bytes,
         "max_result_rows": web.query_max_result_rows,
         "result_overflow_mode": "throw",
         "readonly": 1,
@@ -179,6 +180,7 @@ class Store:
     def close(self) -> None:
         """Give the handle back; safe to repeat. The engine of this process ends with its last handle."""
         with self._lock:
+            self._client.close_connections()
             self._client.close()
             hold, self.hold = self.hold, None
         if hold:
@@ -272,7 +274,8 @@ def _connect_http(settings: Settings, dsn: str, profile: Mapping[str, Any]) -> C
         send_receive_timeout=math.ceil(settings.clickhouse.request_timeout_s),
         compress=False,
         query_retries=0,
-        pool_mgr=httputil.get_pool_manager(maxsize=2, num_pools=1),
+        # A pool of its own, closed with the handle; one for https knows certificates, which the driver sets up.
+        pool_mgr=None if dsn.startswith("https") else httputil.get_pool_manager(maxsize=2, num_pools=1),
         show_clickhouse_errors="scrub",  # the whole text repeats the URL, password included
     )
 

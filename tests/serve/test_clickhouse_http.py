@@ -3,7 +3,10 @@
 import gzip
 import http.client
 import json
+import re
 import shutil
+import socket
+import struct
 import subprocess
 import threading
 import zlib
@@ -155,6 +158,40 @@ def test_a_body_without_bounds_is_refused(server: ClickHouseHttp) -> None:
     connection.putheader("Content-Length", str(1 << 40))
     connection.endheaders()
     assert connection.getresponse().status == 413
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        b"POST / HTTP/1.1\r\nContent-Length: many\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST / HTTP/1.1\r\nContent-Type: multipart/form-data\r\nContent-Length: 3\r\n\r\nabc",
+        b"POST / HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 7\r\n\r\nquery=\xff",
+        b"GET //[ HTTP/1.1\r\n\r\n",
+        b"GET /?query=%FF%00 HTTP/1.1\r\n\r\n",
+        b"NONSENSE / HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_told_so(server: ClickHouseHttp, request_text: bytes) -> None:
+    """Rubbish gets a 4xx or 5xx, never silence, and the server goes on."""
+    with socket.create_connection((server.host, server.port), timeout=10) as connection:
+        connection.sendall(request_text)
+        told = connection.recv(65536)
+    assert re.match(rb"(HTTP/1.[01] |<!DOCTYPE|Code: )", told)
+    assert b" 200 " not in told[:15]
+    assert ask(server, b"SELECT 1").data == b"1\n"
+
+
+def test_clients_that_go_away_leave_no_trace(server: ClickHouseHttp, capfd: pytest.CaptureFixture[str]) -> None:
+    """A connection cut in the middle of a body or before the answer is nothing to report."""
+    for length in (1000, 8):
+        with socket.create_connection((server.host, server.port)) as connection:
+            linger = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            connection.sendall(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\nSELECT 1" % length)
+    assert ask(server, b"SELECT 1").data == b"1\n"
+    assert capfd.readouterr().err == ""
 
 
 def test_what_an_answer_says_about_itself(server: ClickHouseHttp) -> None:
