@@ -30,6 +30,7 @@ from pipeline.redis_link import outages
 
 if TYPE_CHECKING:
     import redis
+    from redis.client import Pipeline
 
     from pipeline.config import Settings
     from pipeline.store.clickhouse import Store
@@ -164,20 +165,23 @@ class VitalsJob:
                 pipeline.hdel(key, *absent)
             pipeline.expire(key, span_s)
         gone = before - present
-        if gone:
-            pipeline.delete(*gone)
-        stale = {_decoded(browser) for browser in self.redis.hkeys(keys.COMPAT_SCORES)} - scores.keys()
-        if stale:
-            pipeline.hdel(keys.COMPAT_SCORES, *stale)
-        if scores:
-            pipeline.hset(keys.COMPAT_SCORES, mapping=scores)
-            pipeline.expire(keys.COMPAT_SCORES, span_s)
+        for key in gone:
+            pipeline.delete(key)
+        self._replace_scores(pipeline, scores)
         # A key stays on the list until it is certainly gone.
         self._published = before | present
         hit("vitals.before_publish")
         pipeline.execute()
         self._published = present
         return VitalsReport(len(present), len(gone), len(scores))
+
+    def _replace_scores(self, pipeline: Pipeline, scores: dict[Any, str]) -> None:
+        stale = {_decoded(browser) for browser in self.redis.hkeys(keys.COMPAT_SCORES)} - scores.keys()
+        if stale:
+            pipeline.hdel(keys.COMPAT_SCORES, *stale)
+        if scores:
+            pipeline.hset(keys.COMPAT_SCORES, mapping=scores)
+            pipeline.expire(keys.COMPAT_SCORES, self.settings.vitals.rolling_s)
 
     def _published_before(self) -> set[str]:
         """Our keys in Redis; looked for once, then remembered."""
