@@ -127,11 +127,11 @@ CREATE TABLE IF NOT EXISTS {database}.{local:baselines} {on_cluster}
     success_rate      Float64 COMMENT 'fraction of the executions that passed',
     success_rate_low  Float64 COMMENT 'Wilson 95 % bound',
     success_rate_high Float64 COMMENT 'Wilson 95 % bound',
-    centre            Float64 COMMENT 'median of runs',
+    centre            Float64 COMMENT 'median of runs, each its mean duration corrected for its mix of tests',
     spread            Float64 COMMENT '1.4826 times the median absolute deviation of runs',
     samples           UInt64 COMMENT 'executions',
-    runs              UInt64,
-    since             DateTime64(3, 'UTC') COMMENT 'the oldest of them',
+    runs              UInt64 COMMENT 'what carries one run_id, or else the n-th newest execution of every test',
+    since             DateTime64(3, 'UTC') COMMENT 'the oldest execution that counts',
     state             LowCardinality(String) COMMENT 'insufficient_history, ok or shifted'
 )
 ENGINE = {engine:ReplacingMergeTree:baselines}
