@@ -67,6 +67,8 @@ class ClickHouseHttp:
                     "handles": self._handles,
                     "writable": writable,
                     "settings": () if writable else settings_tuple(analyst_settings(limits)),
+                    # What drivers call "default" is our database to analysts, who so find the tables unnamed.
+                    "database": where.database if isinstance(where, Store) and not writable else "default",
                     "patience_s": limits.query_max_s,
                 },
             )

@@ -80,6 +80,7 @@ _PIECE = re.compile(
        | \w+ | .""",
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
+_QUERY_ID = re.compile(r"[\w.:-]{1,200}")  # it is said back in a header
 _SET = re.compile(rb"(?:\A|;)\s*SET\b", re.IGNORECASE)
 
 _CONTENT_TYPES = {
@@ -102,6 +103,7 @@ class Handler(BaseHTTPRequestHandler):
     handles: ClassVar[Handles]
     writable: ClassVar[bool]
     settings: ClassVar[Settings]
+    database: ClassVar[str]
     patience_s: ClassVar[float]
 
     protocol_version = "HTTP/1.1"
@@ -136,7 +138,8 @@ class Handler(BaseHTTPRequestHandler):
             target = urlsplit(self.path)
             parameters = dict(parse_qsl(target.query, keep_blank_values=True))
             statement, parameters = _statement(parameters, body, self.headers.get("Content-Type", ""))
-            self._query_id = parameters.get("query_id") or str(uuid.uuid4())
+            given = parameters.get("query_id", "")
+            self._query_id = given if _QUERY_ID.fullmatch(given) else str(uuid.uuid4())
             is_idle = target.path == "/" and self.command != "POST" and not statement.strip()
             if is_idle or target.path in ("/ping", "/replicas_status"):
                 self._send(200, b"Ok.\n", {"Content-Type": "text/html; charset=UTF-8"})
@@ -154,6 +157,8 @@ class Handler(BaseHTTPRequestHandler):
         """The answer, and the format it is in (None where there is no result)."""
         default_format = parameters.get("default_format") or self.headers.get("X-ClickHouse-Format") or "TabSeparated"
         database = parameters.get("database") or self.headers.get("X-ClickHouse-Database") or "default"
+        if database == "default":
+            database = self.database
         values = {name.removeprefix("param_"): text for name, text in parameters.items() if name.startswith("param_")}
         with self.handles.take(self._settings(parameters), self.patience_s) as handle:
             handle.use(database)

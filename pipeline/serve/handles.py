@@ -19,7 +19,10 @@ Settings = tuple[tuple[str, str], ...]
 
 _MAX_IDLE = 16
 _CODE = re.compile(r"Code: (\d+)")
+_UNKNOWN_FORMAT = 73
 _TOO_MANY_SIMULTANEOUS_QUERIES = 202
+# Not ClickHouse's: with these the binding answers with Python objects.
+_PYTHON_FORMATS = frozenset({"arrowtable", "dataframe", "datastore", "debug"})
 
 
 class EngineError(Exception):
@@ -60,6 +63,10 @@ class Handle:
         self, statement: bytes, format_name: str = "TabSeparated", parameters: Mapping[str, str] | None = None
     ) -> Answer:
         """Run one statement to its end. Raises ``EngineError``; nothing of a failed result is kept."""
+        if format_name.lower() in _PYTHON_FORMATS:
+            raise EngineError(
+                f"Code: 73. DB::Exception: Unknown format {format_name}. (UNKNOWN_FORMAT)", _UNKNOWN_FORMAT
+            )
         try:
             # The engine takes bytes as they are (an insert's data need not be text); its type says otherwise.
             result = self._connection.query(statement, format_name, params=dict(parameters or {}))  # type: ignore[arg-type]

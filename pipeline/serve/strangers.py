@@ -17,9 +17,9 @@ READONLY = 164
 
 _OPENINGS = frozenset({"SELECT", "WITH", "(", "SHOW", "DESCRIBE", "EXISTS", "EXPLAIN", "USE"})
 _WITH_RESULT = (_OPENINGS - {"USE"}) | {"CHECK", "KILL", "OPTIMIZE"}
-# file() reads files, eval() runs text, Python() reads variables of this process, ai…() call services; none
-# of them asks readonly, or not before it has looked.
-_FUNCTIONS = re.compile(r"(?:file|eval|(?i:python)|ai[A-Z]\w*)\Z")
+# file() reads files, hasColumnInTable() knows whether they exist, eval() runs text, Python() reads variables of
+# this process, ai…() call services; none of them asks readonly, or not before it has looked.
+_FUNCTIONS = re.compile(r"(?:file|hasColumnInTable|eval|(?i:python)|ai[A-Z]\w*)\Z")
 _TOKEN = re.compile(
     r"""'(?:[^'\\]|\\.|'')*'          # text
       | `(?P<quoted>(?:[^`\\]|\\.)*)`  # a name that needs quotes
@@ -47,6 +47,8 @@ def refusal(canonical: str) -> str | None:
         return "EXPLAIN TABLE OVERRIDE is not allowed"
     if words[:2] == ["DESCRIBE", "TABLE"] and words[2:3] != ["("] and "(" in words:
         return "DESCRIBE of a table function is not allowed"
+    if ("default", ".") in set(itertools.pairwise(names)):
+        return "the database default shows the files of the machine as tables"
     for before, name, after in zip(["", *words], names, [*words[1:], ""], strict=False):
         if _FUNCTIONS.match(name) and (after == "(" or before == "APPLY"):
             return f"the function {name} is not allowed"

@@ -205,6 +205,10 @@ def test_what_an_answer_says_about_itself(server: ClickHouseHttp) -> None:
     assert headers["X-ClickHouse-Server-Display-Name"]
     assert json.loads(headers["X-ClickHouse-Summary"])["read_rows"] == "10"
     assert len(json.loads(answer.data)["data"]) == 10
+    split = ask(server, b"SELECT 1", query_id="a\r\nX-Evil: 1")
+    assert "X-Evil" not in split.headers
+    for format_name in ("ArrowTable", "DataFrame", "CSV INTO OUTFILE 'x'", "CSV\r\nX-Evil: 1"):
+        assert ask(server, b"SELECT 1", default_format=format_name).headers["X-ClickHouse-Exception-Code"] == "73"
     empty = ask(server, b"SELECT n FROM t WHERE n > 99")
     assert (empty.data, empty.headers["X-ClickHouse-Format"]) == (b"", "TabSeparated")
     zipped = ask(server, b"SELECT 1", headers={"Accept-Encoding": "gzip"}, enable_http_compression="1")
@@ -221,6 +225,7 @@ def test_what_an_answer_says_about_itself(server: ClickHouseHttp) -> None:
         ("SELECT x FROM t", 47, 404),
         ("SELECT * FROM nowhere", 60, 404),
         ("SELECT 1 FORMAT Nonsense", 73, 404),
+        ("SELECT 1 FORMAT ArrowTable", 73, 404),
         ("SELECT nonsense(1)", 46, 404),
         ("SELECT toUInt8('x')", 6, 400),
         ("SELECT {missing:UInt8}", 456, 500),
@@ -277,7 +282,8 @@ def test_a_question_leaves_nothing_behind(server: ClickHouseHttp) -> None:
     """USE of one request does not move the next one, on the same connection or another."""
     assert ask(server, b"USE system").status == 200
     assert ask(server, b"SELECT currentDatabase()").data == b"shop\n"
-    assert ANY.request("POST", server.url, body=b"SELECT currentDatabase()").data == b"default\n"
+    for url in (server.url, f"{server.url}/?database=default"):  # what drivers call default is ours
+        assert ANY.request("POST", url, body=b"SELECT count() FROM t").data == b"10\n"
 
 
 def test_many_at_once_get_their_own_answers(server: ClickHouseHttp) -> None:

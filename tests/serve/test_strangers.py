@@ -61,6 +61,14 @@ READS = [
     "EXPLAIN SELECT file('{secret}')",
     "SELECT * FROM file('{secret}', 'LineAsString')",
     "SELECT * FROM `{secret}`",
+    "SELECT * FROM default.`{secret}`",
+    "DESCRIBE default.`{secret}`",
+    "EXISTS TABLE default.`{secret}`",
+    "EXISTS default.`{secret}`",
+    "EXISTS `default` . `{secret}`",
+    'SHOW CREATE TABLE "default".`{secret}`',
+    "SELECT hasColumnInTable('default', '{secret}', 'a')",
+    "EXPLAIN QUERY TREE SELECT * FROM default.`{secret}`",
     "SELECT 1 WHERE 'x' IN file('{secret}', 'LineAsString')",
     "DESCRIBE file('{secret}', 'CSV')",
     "DESC TABLE file('{secret}', 'CSV')",
@@ -153,6 +161,18 @@ def test_files_are_not_read(ask: Callable[[str], Any], secret: Path, sql: str) -
     assert answer.status != 200
     assert b"s3cr3t" not in answer.data
     assert answer.headers["X-ClickHouse-Exception-Code"] in REFUSALS | {UNKNOWN_TABLE}, answer.data
+
+
+def test_nobody_learns_which_files_exist(shop: Store, secret: Path) -> None:
+    """In the engine's database ``default`` files look like tables; to strangers that name means ours."""
+    with ClickHouseHttp(shop) as server:
+        for sql in ("EXISTS `{path}`", "DESCRIBE `{path}`", "SELECT * FROM `{path}`", "SHOW CREATE TABLE `{path}`"):
+            answers = [
+                ANY.request("POST", f"{server.url}/?database=default", body=sql.replace("{path}", str(path)).encode())
+                for path in (secret, secret.with_name("other.txt"))
+            ]
+            there, not_there = (answer.data.replace(b"other.txt", b"secret.txt") for answer in answers)
+            assert there == not_there
 
 
 def test_nothing_is_written(ask: Callable[[str], Any], shop: Store, secret: Path) -> None:
