@@ -30,9 +30,10 @@ from pipeline.analyse.changeseries import Block, Floats, Ints, fit_level
 
 _SCAN_AUTOCORRELATION = 0.4
 _SCAN_WINDOWS = ((6, 6), (12, 6), (24, 6), (48, 4), (96, 3), (192, 2))
-"""Points on either side, and how many places at least one window apart each of them may propose."""
+"""Points on either side, and how many places at least one window apart each of them may propose per 400 points."""
 _SCAN_STATISTIC = 2.4
 _MOST_CANDIDATES = 16
+"""Per 400 points."""
 
 _LENIENCE = 2.5
 """By how much cheaper a change is while thinning: the choice comes later."""
@@ -83,8 +84,10 @@ def search(block: Block, penalty: Floats) -> Found:
 
 
 def _candidates(block: Block) -> Ints:
-    """Places (rows, _MOST_CANDIDATES) where a change is worth a look, ascending, ``width`` where there are fewer."""
+    """Places (rows, candidates) where a change is worth a look, ascending, ``width`` where there are fewer."""
     width, every = block.width, np.arange(block.rows)
+    # A series' own length decides how many it may have, not that of its neighbours in the block.
+    share = -(-block.size // 400)
     places: list[Ints] = []
     values: list[Floats] = []
     # Beyond a series' end its last point is repeated, so that windows that reach over it need no index of their own.
@@ -92,22 +95,22 @@ def _candidates(block: Block) -> Ints:
     filled = np.where(np.arange(width) < block.size[:, None], block.y, last[:, None])
     at = np.arange(SHORTEST_SEGMENT, width - SHORTEST_SEGMENT + 1)
     beyond = at > block.size[:, None] - SHORTEST_SEGMENT
-    for window, count in [*((w, c) for w, c in _SCAN_WINDOWS if w < width), (width, 1)]:
+    for window, count in [*((w, c * share) for w, c in _SCAN_WINDOWS if w < width), (width, np.ones_like(share))]:
         statistic = _scan(block, filled, at, window)
         statistic[beyond] = 0.0
-        for _ in range(count):
+        for turn in range(count.max()):
             best = statistic.argmax(axis=1)
             places.append(at[best])
-            values.append(statistic[every, best])
-            if count > 1:
+            values.append(np.where(turn < count, statistic[every, best], 0.0))
+            if turn + 1 < count.max():
                 _blank(statistic, best, window)
     place, value = np.stack(places, axis=1), np.stack(values, axis=1)
     value[value < _SCAN_STATISTIC] = 0.0
-    chosen = np.full((block.rows, _MOST_CANDIDATES), width)
-    for column in range(_MOST_CANDIDATES):
+    chosen = np.full((block.rows, _MOST_CANDIDATES * share.max()), width)
+    for column in range(chosen.shape[1]):
         best = value.argmax(axis=1)
         proposed = place[every, best]
-        counts = value[every, best] > 0
+        counts = (value[every, best] > 0) & (column < _MOST_CANDIDATES * share)
         if not counts.any():
             break
         chosen[counts, column] = proposed[counts]

@@ -1,0 +1,246 @@
+"""Looks for lasting changes of level in every series and writes the new ones to ``change_points``.
+
+A point of a series is the median (``p50``) of a final 5-minute window: of a test that runs now and then that is the
+execution itself, of a metric that comes by the thousand a figure quiet enough to show a small change. Windows in
+which a test was only skipped are no points. The newest ``changes.max_points`` of the last ``changes.days`` count.
+
+A run searches the series that got a point since the last one, and all of them once an hour and after a start. A change
+found again, at most a few points away from where it is stored, is the same change and is not written again; so a
+run that died, or two at once, write nothing twice. Of what is new, so much is written that
+``changes.false_discovery_rate`` bounds the expected share of false changes, over all series searched.
+
+When ClickHouse is away the outage is raised; the next run looks at the same series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.analyse.changepoints import LEAST_POINTS, Changes, benjamini_hochberg, direction, find_changes
+from pipeline.analyse.changeseries import Floats, Ints
+from pipeline.analyse.series import SERIES
+from pipeline.failpoints import hit
+
+if TYPE_CHECKING:
+    from pipeline.config import Settings
+    from pipeline.store.clickhouse import Store
+
+TABLE = "change_points"
+
+SAME_WITHIN_POINTS = 3
+"""A change this near to a stored one of the same direction is that one."""
+
+MOVED_WITHIN_POINTS = 12
+"""A stored change that is no longer found where it was has moved to the nearest of its direction, if not farther away:
+where autocorrelated noise hides the place, more points after the change tell it better."""
+
+WINDOW_S = 300
+_DAY_MS = 86_400_000
+_ALL_EVERY_MS = 3_600_000
+
+_OVERLAP_MS = 60_000
+"""A window is computed before it is written: one that was on its way during the last run is seen by this one."""
+
+_SERIES_AT_ONCE = 20_000
+"""Of 400 points each they take a third of a gigabyte."""
+
+_RECENT_WINDOWS = 1.5
+"""Times ``max_points``: a series with that many windows in this span needs no older ones."""
+
+_DIMENSIONS = ", ".join(SERIES)
+
+_WINDOWS = """
+    is_final AND (lower(metric_type) != 'duration' OR total > 0)
+    AND window_start >= toDateTime({from_s:UInt32}, 'UTC') AND window_start <= toDateTime({to_s:UInt32}, 'UTC')
+"""
+
+_SERIES = f"cityHash64({_DIMENSIONS})"
+
+_DUE = f"""
+SELECT DISTINCT {_SERIES} FROM metrics_5min
+WHERE {_WINDOWS} AND computed_at >= fromUnixTimestamp64Milli({{since_ms:Int64}}, 'UTC')
+"""
+
+_COUNT = f"SELECT count() FROM ({_DUE})"
+
+# Of a busy series only the newest points leave the server, which has thousands of them. GLOBAL lets the text run on a
+# cluster. A window never moves to another partition, so partitions need not be merged with each other.
+_READ = f"""
+SELECT {_DIMENSIONS}, groupArray(toUnixTimestamp(window_start)) AS starts_s, groupArray(p50) AS medians
+FROM metrics_5min
+WHERE {_WINDOWS}
+  AND {_SERIES} % {{shards:UInt32}} = {{shard:UInt32}}
+  AND {_SERIES} GLOBAL IN ({_DUE})
+  AND (window_start >= toDateTime({{recent_s:UInt32}}, 'UTC') OR {_SERIES} GLOBAL NOT IN (
+      SELECT {_SERIES} FROM metrics_5min
+      WHERE {_WINDOWS} AND window_start >= toDateTime({{recent_s:UInt32}}, 'UTC')
+      GROUP BY {_DIMENSIONS} HAVING count() >= {{max_points:UInt32}}
+  ))
+GROUP BY {_DIMENSIONS}
+HAVING count() >= {LEAST_POINTS}
+SETTINGS do_not_merge_across_partitions_select_final = 1
+"""
+
+_STORED = f"""
+SELECT {_DIMENSIONS}, toUnixTimestamp64Milli(changed_at), level_after > level_before
+FROM change_points
+WHERE changed_at >= fromUnixTimestamp64Milli({{from_ms:Int64}}, 'UTC')
+"""
+
+Series = tuple[str, ...]
+
+
+@dataclass
+class ChangesReport:
+    """What one run did: series searched, changes seen in them, and those of them that were new and written."""
+
+    searched: int = 0
+    found: int = 0
+    written: int = 0
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """Some series and the changes in them; ``changed_ms`` (changes,) says when the first window of each began."""
+
+    names: Sequence[Series]
+    changes: Changes
+    changed_ms: Ints
+    is_new: np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass
+class ChangesJob:
+    """Changes out of the windows in ``store``, and into it."""
+
+    store: Store
+    settings: Settings
+    _last_ms: int | None = field(default=None)
+    _last_all_ms: int = field(default=0)
+
+    def run(self, now_ms: int) -> ChangesReport:
+        """Search what is due as of ``now_ms`` and write the changes that are new. Raises ``StoreOutage``."""
+        everything = self._last_ms is None or now_ms - self._last_all_ms >= _ALL_EVERY_MS
+        since_ms = 0 if everything or self._last_ms is None else self._last_ms - _OVERLAP_MS
+        parts = list(self._search(since_ms, now_ms))
+        searched = sum(len(part.names) for part in parts)
+        report = ChangesReport(searched, sum(len(part.changes) for part in parts))
+        report.written = self._write(parts, searched, now_ms)
+        self._last_ms = now_ms
+        if everything:
+            self._last_all_ms = now_ms
+        return report
+
+    def _search(self, since_ms: int, now_ms: int) -> Iterator[_Searched]:
+        from_ms = now_ms - int(self.settings.changes.days * _DAY_MS)
+        span = {"from_s": max(from_ms, 0) // 1000, "to_s": now_ms // 1000, "since_ms": since_ms}
+        due = int(self.store.rows(_COUNT, span)[0][0])
+        stored = self._stored(from_ms) if due else {}
+        shards = -(-due // _SERIES_AT_ONCE)
+        most = self.settings.changes.max_points
+        span |= {"max_points": most, "recent_s": max(span["to_s"] - int(_RECENT_WINDOWS * most * WINDOW_S), 0)}
+        for shard in range(shards):
+            points = self.store.query(_READ, span | {"shards": shards, "shard": shard})
+            names: list[Series] = list(zip(*(points.column(name).to_pylist() for name in SERIES), strict=True))
+            starts_s, medians = _newest(points.column("starts_s"), points.column("medians"), most)
+            changes = find_changes(medians)
+            changed_ms = (starts_s[changes.series, changes.position] * 1000).astype(np.int64)
+            is_new = np.ones(len(changes), dtype=bool)
+            for series in np.unique(changes.series):
+                here = np.flatnonzero(changes.series == series)
+                known = stored.get(names[series], [])
+                if known:
+                    is_new[here] = ~_is_known(changes.take(here), starts_s[series] * 1000, known)
+            yield _Searched(names, changes, changed_ms, is_new)
+
+    def _stored(self, from_ms: int) -> dict[Series, list[tuple[int, bool]]]:
+        """The stored changes of each series: when, and whether the level rose."""
+        stored: dict[Series, list[tuple[int, bool]]] = {}
+        for *names, changed_ms, rose in self.store.rows(_STORED, {"from_ms": max(from_ms - _DAY_MS, 0)}):
+            stored.setdefault(tuple(names), []).append((changed_ms, bool(rose)))
+        return stored
+
+    def _write(self, parts: Sequence[_Searched], searched: int, now_ms: int) -> int:
+        # Known changes are left out of the balance: their certainty must not make room for doubtful new ones.
+        fresh = [part.changes.take(part.is_new) for part in parts]
+        p_values = np.concatenate([changes.p_value for changes in fresh]) if fresh else np.zeros(0)
+        series_with_any = sum(len(np.unique(changes.series)) for changes in fresh)
+        adjusted = benjamini_hochberg(p_values, searched + len(p_values) - series_with_any)
+        significant = adjusted <= self.settings.changes.false_discovery_rate
+        rows: list[dict[str, Any]] = []
+        place = 0
+        for part, changes in zip(parts, fresh, strict=True):
+            for index, changed_ms in enumerate(part.changed_ms[part.is_new]):
+                if significant[place]:
+                    names = part.names[changes.series[index]]
+                    rows.append(_row(names, changes, index, int(changed_ms), 1.0 - float(adjusted[place]), now_ms))
+                place += 1
+        hit("changes.before_insert")
+        if rows:
+            self.store.insert(TABLE, pa.Table.from_pylist(rows, schema=_SCHEMA))
+        return len(rows)
+
+
+_TIME = pa.timestamp("ms", "UTC")
+_FIGURES = ("level_before", "level_after", "change_pct", "effect_spreads", "p_value")
+_SCHEMA = pa.schema(
+    [("changed_at", _TIME), ("detected_at", _TIME)]
+    + [(name, pa.string()) for name in (*SERIES, "direction")]
+    + [(name, pa.float64()) for name in (*_FIGURES, "confidence")]
+    + [(name, pa.uint32()) for name in ("points_before", "points_after")]
+)
+
+
+def _row(
+    names: Series, changes: Changes, index: int, changed_ms: int, confidence: float, now_ms: int
+) -> dict[str, Any]:
+    row: dict[str, Any] = dict(zip(SERIES, names, strict=True))
+    row |= {name: float(getattr(changes, name)[index]) for name in _FIGURES}
+    row |= {name: int(getattr(changes, name)[index]) for name in ("points_before", "points_after")}
+    row["direction"] = direction(row["metric_type"], row["level_before"], row["level_after"])
+    return row | {"confidence": confidence, "changed_at": changed_ms, "detected_at": now_ms}
+
+
+def _newest(starts_s: pa.ChunkedArray, medians: pa.ChunkedArray, most: int) -> tuple[Floats, Floats]:
+    """Starts and medians of the newest windows of each series, oldest first, NaN at the end where there are fewer."""
+    lists = starts_s.combine_chunks()
+    lengths = np.diff(lists.offsets.to_numpy())
+    series = np.repeat(np.arange(len(lengths)), lengths)
+    starts, values = lists.flatten().to_numpy(), medians.combine_chunks().flatten().to_numpy()
+    order = np.lexsort((starts, series))
+    kept = np.minimum(lengths, most)
+    # Place among the newest of its series; negative for those that are too old.
+    place = np.arange(len(order)) - np.repeat(np.cumsum(lengths) - kept, lengths)
+    wanted = place >= 0
+    shape = (len(lengths), int(kept.max(initial=0)))
+    matrices = np.full(shape, np.nan), np.full(shape, np.nan)
+    for matrix, column in zip(matrices, (starts, values), strict=True):
+        matrix[series[wanted], place[wanted]] = column[order[wanted]]
+    return matrices
+
+
+def _is_known(changes: Changes, starts_ms: Floats, stored: Sequence[tuple[int, bool]]) -> np.ndarray[Any, Any]:
+    """Which changes of one series (ascending) are stored already; ``starts_ms`` (points,) may end in NaN."""
+    rose = changes.level_after > changes.level_before
+    known = np.zeros(len(changes), dtype=bool)
+    starts = starts_ms[np.isfinite(starts_ms)]
+    moved: list[tuple[int, bool]] = []
+    for changed_ms, went_up in stored:
+        if changed_ms < starts[0]:
+            continue
+        place = int(np.searchsorted(starts, changed_ms))
+        near = (np.abs(changes.position - place) <= SAME_WITHIN_POINTS) & (rose == went_up)
+        known |= near
+        if not near.any():
+            moved.append((place, went_up))
+    for place, went_up in moved:
+        distance = np.where((rose == went_up) & ~known, np.abs(changes.position - place), len(starts))
+        nearest = int(distance.argmin())
+        if distance[nearest] <= MOVED_WITHIN_POINTS:
+            known[nearest] = True
+    return known
