@@ -256,9 +256,14 @@ def _hand_over(smtp: smtplib.SMTP, channel: Channel, message: EmailMessage) -> N
 
 def _send_apprise(channel: Channel, body: Body, key: str) -> None:  # noqa: ARG001  apprise has no place for a key
     service = _apprise().Apprise()
-    if not service.add(channel.url):
+    try:
+        is_known = service.add(channel.url)
+        is_delivered = is_known and service.notify(title=title(body), body="\n".join(lines(body)))
+    except Exception as error:  # a hundred services behind one call, each with failures of its own
+        raise Undelivered(f"{channel.name}: {error or type(error).__name__}") from error
+    if not is_known:
         raise Undelivered(f"{channel.name}: apprise does not know this kind of url")
-    if not service.notify(title=title(body), body="\n".join(lines(body))):
+    if not is_delivered:
         raise Undelivered(f"{channel.name}: apprise could not deliver it")
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.alerts.frames import LabelValues, Selection
 from pipeline.alerts.rule import Rule
-from pipeline.analyse.histogram import RELATIVE_ERROR, Histograms, bucket_value
+from pipeline.analyse.histogram import GAMMA, RELATIVE_ERROR, Histograms, bucket_value
 from pipeline.analyse.intervals import CONFIDENCE, order_statistic_ranks, wilson
 from pipeline.analyse.quantiles import Float64Array, IndexArray, lerp
 
@@ -123,6 +123,7 @@ class WindowView:
             low, high = _percent(wilson(self._sum("poor")[groups], samples))
         elif rule.statistic == "avg":
             half = self._merge(groups).mean_half_width()
+            half = np.where((samples > 1) & (self._min == self._max)[groups], 0.0, half)  # no bucket's width here
             low, high = value - half, value + half
         return Seen(samples > 0, value, samples, low, high)
 
@@ -269,7 +270,9 @@ class _Merged:
         n = self._total.astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.bincount(self._into, weights=weight * value, minlength=self._groups) / n
-            squares = np.bincount(self._into, weights=weight * (value - mean[self._into]) ** 2, minlength=self._groups)
+            # Values lie anywhere in their bucket: its width adds the variance of a uniform distribution.
+            spread = (value - mean[self._into]) ** 2 + ((GAMMA - 1) * value) ** 2 / 12
+            squares = np.bincount(self._into, weights=weight * spread, minlength=self._groups)
             return np.where(n >= 2, student(n - 1) * np.sqrt(squares / (n - 1) / n), np.nan)
 
     def _at_ranks(self, ranks: IndexArray) -> Float64Array:
