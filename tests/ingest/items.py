@@ -59,6 +59,7 @@ NOT_NUMBERS = (
     "1.e5",
     "0x1",
     "1_0",
+    "1.2.3",
     "NaN",
     "Infinity",
     "-Infinity",
