@@ -13,11 +13,12 @@ from pipeline import log
 from pipeline.alerts import channels as channels_
 from pipeline.alerts import rules as rules_
 from pipeline.alerts import table
+from pipeline.alerts.alert_keys import AlertKeys
 from pipeline.alerts.channels import parse_channels
 from pipeline.alerts.deliveries import Deliveries
 from pipeline.alerts.evaluator import EvaluationReport, Evaluator, Progress
 from pipeline.alerts.facts import Facts
-from pipeline.alerts.journal import AlertKeys, Journal
+from pipeline.alerts.journal import Journal
 from pipeline.alerts.notify import ChannelWorker, Notifier
 from pipeline.alerts.silences import Silences
 from pipeline.alerts.sources import StoreSource

@@ -26,7 +26,7 @@ from pipeline.alerts import durations
 from pipeline.alerts.dispatch import Policy
 from pipeline.alerts.matchers import Matcher
 from pipeline.alerts.payloads import dumps
-from pipeline.alerts.rule_fields import nearest
+from pipeline.alerts.rule_checks import nearest
 from pipeline.alerts.silences import MuteTime
 from pipeline.errors import ConfigError, PipelineError
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.alerts import channels as channels_
+from pipeline.alerts.alert_keys import AlertKeys
 from pipeline.alerts.channels import parse_channels
 from pipeline.alerts.evaluation import Alerts, Transition, alert_id, judge, ticks
 from pipeline.alerts.evaluator import CHUNK_MS
 from pipeline.alerts.evidence import iso
-from pipeline.alerts.journal import AlertKeys, Journal
+from pipeline.alerts.journal import Journal
 from pipeline.alerts.rule import Rule
-from pipeline.alerts.rule_fields import nearest
+from pipeline.alerts.rule_checks import nearest
 from pipeline.alerts.silences import Silence, Silences
 from pipeline.alerts.sources import Batch, Source, StoreSource
 from pipeline.clock import Clock, WallClock

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import redis
 
+from pipeline.alerts.alert_keys import CHANNEL_MEMORY_S, AlertKeys
 from pipeline.alerts.dispatch import Group, Note, Update
-from pipeline.alerts.journal import CHANNEL_MEMORY_S, AlertKeys
 from pipeline.alerts.payloads import dumps
 from pipeline.redis_link import outages
 

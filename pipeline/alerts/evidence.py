@@ -24,6 +24,7 @@ class Account:
         self._subject = rule.fact or f"{rule.statistic} of {', '.join(rule.metrics)}"
         held = f" for {durations.show(rule.for_ms)}" if rule.for_ms else ""
         self._began = f", {rule.direction} {shown(rule.threshold)}{held}"
+        self._held = f", was {rule.direction} {shown(rule.threshold)} and not back at {shown(rule.clears_at)}{held}"
         self._ended = f", no longer {rule.direction} {shown(rule.clears_at)}"
         self._nothing = f": no data{held}"
         self._window = {"from": iso(tick_ms - rule.window_ms), "to": iso(tick_ms)}
@@ -35,7 +36,7 @@ class Account:
         if change.after is State.FIRING:
             if change.verdict is Verdict.NO_DATA:
                 return f"{self._subject}{self._nothing}"
-            return f"{self._subject} is {shown(value)}{self._began}"
+            return f"{self._subject} is {shown(value)}{self._held if change.verdict is Verdict.HELD else self._began}"
         if change.verdict is Verdict.NO_DATA:
             return f"{self._subject}: no data any more"
         return f"{self._subject} is {shown(value)}{self._ended}"

@@ -21,17 +21,14 @@ from typing import Any, cast
 import redis
 
 from pipeline import keys
+from pipeline.alerts.alert_keys import CHANNEL_MEMORY_S, AlertKeys
 from pipeline.alerts.evaluation import Alerts, Transition
 from pipeline.alerts.evidence import finite
-from pipeline.alerts.payloads import dumps, for_critical_channel, for_performance_list
+from pipeline.alerts.payloads import dumps, notice
 from pipeline.alerts.state import Alert, State
-from pipeline.config import Settings
 from pipeline.errors import PipelineError
 from pipeline.failpoints import hit
 from pipeline.redis_link import outages
-
-CHANNEL_MEMORY_S = 30 * 86_400
-"""What was meant for a channel that nobody serves any more is forgotten after this long."""
 
 PERFORMANCE_LENGTH = 100
 """``LTRIM alerts:performance 0 99``, as the schema document has it."""
@@ -77,60 +74,6 @@ return 1
 
 class StaleJournal(PipelineError):
     """Somebody else judged alerts since we loaded them; nothing was written, and we load again."""
-
-
-@dataclass(frozen=True)
-class AlertKeys:
-    """Keys of the alerts in the database ``metrics``, in the hash slot of the buffer they belong to."""
-
-    buffer: str
-
-    @classmethod
-    def of(cls, settings: Settings) -> AlertKeys:
-        """Beside the (first) buffer."""
-        return cls(settings.buffer.keys[0])
-
-    @property
-    def _prefix(self) -> str:
-        tag = self.buffer if "{" in self.buffer else "{" + self.buffer + "}"
-        return f"{tag}:alerts"
-
-    @property
-    def state(self) -> str:
-        """Hash: ``version``, and ``rule:<name>`` with the last tick and the alerts of each rule."""
-        return f"{self._prefix}:state"
-
-    @property
-    def scratch(self) -> str:
-        """Never exists; deleting it first lets a script run when memory is full."""
-        return f"{self._prefix}:scratch"
-
-    @property
-    def table_outbox(self) -> str:
-        """List: rows on their way to the ``alerts`` table, oldest first."""
-        return f"{self._prefix}:outbox:table"
-
-    @property
-    def redis_outbox(self) -> str:
-        """List: entries on their way to ``alerts:performance`` and ``alerts:critical``, oldest first."""
-        return f"{self._prefix}:outbox:redis"
-
-    @property
-    def silences(self) -> str:
-        """Hash: silence id to the silence."""
-        return f"{self._prefix}:silences"
-
-    def pending(self, channel: str) -> str:
-        """Hash: transition id to what the channel has not been told yet."""
-        return f"{self._prefix}:channel:{channel}:pending"
-
-    def told(self, channel: str) -> str:
-        """Hash: group to what the channel was told of it and when."""
-        return f"{self._prefix}:channel:{channel}:told"
-
-    def in_flight(self, channel: str) -> str:
-        """Hash: group to the notification that is being sent, unchanged until it has arrived."""
-        return f"{self._prefix}:channel:{channel}:in-flight"
 
 
 @dataclass
@@ -191,7 +134,7 @@ class Journal:
         """
         version = secrets.token_hex(8)
         fields = {f"rule:{name}": _write_state(state) if state else False for name, state in changed.items()}
-        notices = [_notice(transition, now_ms) for transition in transitions]
+        notices = [notice(transition, now_ms) for transition in transitions]
         all_keys = [
             *(self._keys.state, self._keys.scratch, self._keys.table_outbox, self._keys.redis_outbox),
             *(self._keys.pending(channel) for channel in self.channels),
@@ -255,50 +198,6 @@ class Journal:
             for item in items:
                 pipe.lrem(key, 1, cast(str, item))
             pipe.execute()
-
-
-def _notice(transition: Transition, now_ms: int) -> dict[str, str]:
-    """A transition as each reader wants it; fixed here, so that every repetition is byte for byte the same."""
-    entry = for_performance_list(transition)
-    critical = for_critical_channel(transition) if transition.severity == "critical" else None
-    note = {
-        "transition_id": transition.transition_id,
-        "alert_id": transition.alert_id,
-        "state": transition.to_state.value,
-        "seen_ms": now_ms,
-        "at_ms": transition.at_ms,
-        "labels": {**transition.labels, "rule": transition.rule, "severity": transition.severity},
-        "payload": entry,
-    }
-    return {
-        "id": transition.transition_id,
-        "row": dumps(_row(transition, now_ms)),
-        "redis": dumps({"entry": dumps(entry), "message": dumps(critical) if critical else ""}),
-        "note": dumps(note),
-    }
-
-
-def _row(transition: Transition, now_ms: int) -> dict[str, Any]:
-    """The columns of ``alerts``; times in epoch milliseconds."""
-    return {
-        "at": transition.at_ms,
-        "rule": transition.rule,
-        "alert_id": transition.alert_id,
-        "transition_id": transition.transition_id,
-        "from_state": transition.from_state.value,
-        "to_state": transition.to_state.value,
-        "severity": transition.severity,
-        "type": transition.type,
-        "labels": dict(transition.labels),
-        "value": finite(transition.value),
-        "threshold": transition.threshold,
-        "reason": transition.reason,
-        "message": transition.message,
-        "evidence": dumps(dict(transition.evidence)),
-        "active_since": transition.active_at_ms,
-        "fired_at": transition.fired_at_ms or transition.at_ms,
-        "written_at": now_ms,
-    }
 
 
 def _write_state(state: RuleState) -> str:

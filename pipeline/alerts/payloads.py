@@ -47,6 +47,50 @@ def dumps(payload: dict[str, Any]) -> str:
     return json.dumps(payload, ensure_ascii=False, allow_nan=False)
 
 
+def notice(transition: Transition, now_ms: int) -> dict[str, str]:
+    """A transition as each reader wants it; fixed here, so that every repetition is byte for byte the same."""
+    entry = for_performance_list(transition)
+    critical = for_critical_channel(transition) if transition.severity == "critical" else None
+    note = {
+        "transition_id": transition.transition_id,
+        "alert_id": transition.alert_id,
+        "state": transition.to_state.value,
+        "seen_ms": now_ms,
+        "at_ms": transition.at_ms,
+        "labels": {**transition.labels, "rule": transition.rule, "severity": transition.severity},
+        "payload": entry,
+    }
+    return {
+        "id": transition.transition_id,
+        "row": dumps(_row(transition, now_ms)),
+        "redis": dumps({"entry": dumps(entry), "message": dumps(critical) if critical else ""}),
+        "note": dumps(note),
+    }
+
+
+def _row(transition: Transition, now_ms: int) -> dict[str, Any]:
+    """The columns of ``alerts``; times in epoch milliseconds."""
+    return {
+        "at": transition.at_ms,
+        "rule": transition.rule,
+        "alert_id": transition.alert_id,
+        "transition_id": transition.transition_id,
+        "from_state": transition.from_state.value,
+        "to_state": transition.to_state.value,
+        "severity": transition.severity,
+        "type": transition.type,
+        "labels": dict(transition.labels),
+        "value": finite(transition.value),
+        "threshold": transition.threshold,
+        "reason": transition.reason,
+        "message": transition.message,
+        "evidence": dumps(dict(transition.evidence)),
+        "active_since": transition.active_at_ms,
+        "fired_at": transition.fired_at_ms or transition.at_ms,
+        "written_at": now_ms,
+    }
+
+
 def _details(transition: Transition, document: dict[str, Any]) -> dict[str, Any]:
     details: dict[str, Any] = {
         "state": transition.to_state.value,

@@ -16,8 +16,8 @@ from typing import Any, cast
 
 import redis
 
+from pipeline.alerts.alert_keys import AlertKeys
 from pipeline.alerts.evidence import iso
-from pipeline.alerts.journal import AlertKeys
 from pipeline.alerts.matchers import Matcher, all_match
 from pipeline.errors import UsageError
 from pipeline.redis_link import outages

@@ -42,7 +42,8 @@ class Verdict(StrEnum):
     """What one observation says about the condition."""
 
     BREACH = "beyond the threshold"
-    UNSURE = "beyond the threshold, but the confidence bound includes it"
+    HELD = "within the threshold, but not back at the level where it clears"
+    UNSURE = "the confidence bound includes the threshold"
     CLEAR = "within the threshold"
     INSUFFICIENT = "too few samples"
     NO_DATA = "no data"
@@ -109,9 +110,10 @@ def judge(alert: Alert | None, seen: Observation | None, rule: Rule) -> Verdict:
         return Verdict.INSUFFICIENT
     if not rule.beyond(seen.value, active=alert is not None and alert.active):
         return Verdict.CLEAR
-    if rule.when_unsure == "wait" and not _excludes_threshold(seen, rule):
+    # A bound that does not exist is NaN and excludes nothing.
+    if rule.when_unsure == "wait" and not (seen.low > rule.threshold or seen.high < rule.threshold):
         return Verdict.UNSURE
-    return Verdict.BREACH
+    return Verdict.BREACH if rule.beyond(seen.value, active=False) else Verdict.HELD
 
 
 def restore(alert: Alert, last_seen_ms: int, now_ms: int, rule: Rule) -> Alert | None:
@@ -132,17 +134,12 @@ def restore(alert: Alert, last_seen_ms: int, now_ms: int, rule: Rule) -> Alert |
     return replace(alert, active_at_ms=alert.active_at_ms + now_ms - last_seen_ms)
 
 
-def _excludes_threshold(seen: Observation, rule: Rule) -> bool:
-    # A bound that does not exist is NaN and excludes nothing.
-    return seen.low > rule.threshold if rule.direction == "above" else seen.high < rule.threshold
-
-
 def _is_met(alert: Alert | None, verdict: Verdict, rule: Rule) -> bool:
     if verdict is Verdict.NO_DATA:
         if rule.no_data == "keep":  # the last verdict goes on, also towards ``for``
             return alert is not None and alert.active and alert.keep_firing_since_ms is None
         return rule.no_data == "alert"
-    return verdict in (Verdict.BREACH, Verdict.UNSURE)
+    return verdict in (Verdict.BREACH, Verdict.HELD, Verdict.UNSURE)
 
 
 def _met(

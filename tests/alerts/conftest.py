@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from pipeline.alerts.journal import AlertKeys, Journal
+from pipeline.alerts.alert_keys import AlertKeys
+from pipeline.alerts.journal import Journal
 
 KEYS = AlertKeys("metrics:buffer")
 

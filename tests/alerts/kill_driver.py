@@ -12,10 +12,11 @@ import redis
 
 from pipeline import failpoints
 from pipeline.alerts import table
+from pipeline.alerts.alert_keys import AlertKeys
 from pipeline.alerts.channels import Channel
 from pipeline.alerts.deliveries import Deliveries
 from pipeline.alerts.evaluator import Evaluator
-from pipeline.alerts.journal import AlertKeys, Journal
+from pipeline.alerts.journal import Journal
 from pipeline.alerts.memory_source import MemorySource
 from pipeline.alerts.notify import ChannelWorker
 from pipeline.alerts.rule import MINUTE_MS, Rule

@@ -15,10 +15,11 @@ import pytest
 import redis
 
 from pipeline.alerts import channels, dispatch
+from pipeline.alerts.alert_keys import AlertKeys
 from pipeline.alerts.channels import Channel, Undelivered, parse_channels
 from pipeline.alerts.deliveries import Deliveries
 from pipeline.alerts.dispatch import plan
-from pipeline.alerts.journal import AlertKeys, Journal
+from pipeline.alerts.journal import Journal
 from pipeline.alerts.notify import LONGEST_PAUSE_MS, ChannelWorker, Notifier
 from pipeline.alerts.silences import Silences
 from pipeline.clock import ManualClock, WallClock

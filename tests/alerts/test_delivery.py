@@ -9,8 +9,9 @@ import redis
 
 from pipeline import failpoints
 from pipeline.alerts import payloads, table
+from pipeline.alerts.alert_keys import AlertKeys
 from pipeline.alerts.evaluation import Transition
-from pipeline.alerts.journal import AlertKeys, Journal
+from pipeline.alerts.journal import Journal
 from pipeline.alerts.rule import MINUTE_MS, Rule
 from pipeline.failpoints import Injected
 from pipeline.store.clickhouse import Store

@@ -10,10 +10,11 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.alerts.alert_keys import AlertKeys
 from pipeline.alerts.commands import replay
 from pipeline.alerts.evaluation import Transition
 from pipeline.alerts.evaluator import LATE_MS, MAX_CATCH_UP_MS, Evaluator
-from pipeline.alerts.journal import AlertKeys, Journal, StaleJournal
+from pipeline.alerts.journal import Journal, StaleJournal
 from pipeline.alerts.memory_source import MemorySource
 from pipeline.alerts.rule import MINUTE_MS, Rule
 from pipeline.alerts.state import State

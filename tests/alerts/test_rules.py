@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.alerts import durations, rules
 from pipeline.alerts.facts import FACTS
 from pipeline.alerts.rule import STATISTICS, Rule
-from pipeline.alerts.rule_fields import MESSAGE_FIELDS
+from pipeline.alerts.rule_checks import MESSAGE_FIELDS
 from pipeline.errors import RuleError
 
 GOOD = """

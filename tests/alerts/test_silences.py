@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 import redis
 
-from pipeline.alerts.journal import AlertKeys
+from pipeline.alerts.alert_keys import AlertKeys
 from pipeline.alerts.matchers import Matcher
 from pipeline.alerts.silences import MuteTime, Silences
 from pipeline.errors import UsageError

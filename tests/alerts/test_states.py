@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.alerts import durations
+from pipeline.alerts.evidence import Account
 from pipeline.alerts.lined_yaml import Mapping, read
 from pipeline.alerts.rule import Rule
 from pipeline.alerts.rule_fields import parse_rule
@@ -173,6 +174,18 @@ def test_evidence_that_includes_the_threshold_waits() -> None:
     hasty, _ = step(None, unsure, 0, replace(rule, when_unsure="fire", for_ms=0))
     assert hasty is not None
     assert hasty.state is State.FIRING
+
+
+def test_an_alert_between_its_levels_says_so() -> None:
+    """What fires between the levels is not said to be above the threshold; a bound that includes it waits there too."""
+    rule = replace(rule_of({"above": 50, "clears_at": 30, "for": "1m"}), when_unsure="wait")
+    alert, _ = step(None, Observation(60, 9, 55, 65), 0, rule)
+    waiting, change = step(alert, Observation(45, 9, 38, 52), MINUTE, rule)
+    assert waiting is not None
+    assert (waiting.state, change) == (State.PENDING, None)
+    _, change = step(alert, Observation(45, 9, 42, 48), MINUTE, rule)
+    assert change is not None
+    assert Account(rule, 0).reason(change, 45.0) == "avg of m is 45, was above 50 and not back at 30 for 1m"
 
 
 def test_an_unknown_bound_excludes_nothing() -> None:
