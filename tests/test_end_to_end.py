@@ -15,7 +15,7 @@ from pipeline import config, service
 from pipeline.clock import ManualClock
 
 TESTS = Path(__file__).parent
-OWN_TESTS = ("test_config.py", "analyse/test_intervals.py", "ingest/test_metric.py")
+OWN_TESTS = ("test_config.py", "analyse/test_intervals.py", "alerts/test_states.py")
 
 
 def _run_own_tests(url: str, report: Path) -> None:

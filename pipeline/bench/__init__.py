@@ -1,0 +1,1 @@
+"""Benchmarks of this machine: each module offers what ``pipeline bench`` of its name prints."""
