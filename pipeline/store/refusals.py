@@ -59,10 +59,10 @@ def _classified(error: DriverError, role: Role) -> StoreOutage | StoreRefused | 
         text = f"{text}: {_first_cause(error)}"
     code = error.code or _number(_CODE_IN_TEXT, text)
     sentence = (text.partition("DB::Exception: ")[2] or text)[:_MAX_SENTENCE]
+    if "EmbeddedServer already initialized" in text:
+        return EngineBusy(f"this process has another embedded ClickHouse open and can open only one: {sentence}")
     if "EmbeddedServer" in text:
-        return EngineBusy(
-            f"the embedded ClickHouse cannot be opened, perhaps a program that is not ours holds it: {sentence}"
-        )
+        return EngineBusy(f"the embedded ClickHouse is held by a program that is not ours: {sentence}")
     if code:
         refused_for_ever = (role == "reader" and code == _READONLY) or (
             code == _TOO_MANY_PARTS and _TOO_MANY_PARTITIONS in text

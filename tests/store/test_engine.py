@@ -163,6 +163,28 @@ def test_a_reader_opens_an_engine_that_nobody_holds(tmp_path: Path) -> None:
     assert ask(settings) == [True, [[1]], 164]
 
 
+def test_a_process_opens_one_engine(make_settings: Callable[..., Settings], store: Store, tmp_path: Path) -> None:
+    """A second directory is refused with the reason, and is not left locked."""
+    with pytest.raises(EngineBusy, match="can open only one"):
+        Store.open(make_settings(clickhouse={"dsn": f"chdb://{tmp_path / 'other'}"}))
+    assert engine.owner(tmp_path / "other") is None
+
+
+PEEK = "import sys, chdb; held = chdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+
+
+def test_a_program_that_is_not_ours_may_hold_the_engine(tmp_path: Path) -> None:
+    """Somebody's notebook does not know our lock; the engine's own refusal is told as such."""
+    foreign = [sys.executable, "-c", PEEK, str(tmp_path / "clickhouse")]
+    with subprocess.Popen(foreign, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"open\n"
+        opening = [sys.executable, "-c", WRITE, json.dumps({"data_dir": str(tmp_path)})]
+        done = subprocess.run(opening, capture_output=True, text=True, check=False)
+        other.kill()
+    assert "EngineBusy: the embedded ClickHouse is held by a program that is not ours" in done.stderr
+
+
 def test_a_reader_in_the_owners_process_cannot_write(make_settings: Callable[..., Settings], store: Store) -> None:
     """A second handle of the same process, opened as reader, is read-only and limited; the first one is not."""
     settings = make_settings(clickhouse={"database": store.database}, web={"query_max_result_rows": 10})
