@@ -43,7 +43,7 @@ from pipeline.schedule import Job, Schedule
 from pipeline.serve.clickhouse_http import ClickHouseHttp
 from pipeline.status import Watch
 from pipeline.store.clickhouse import Store
-from pipeline.store.migrate import migrate
+from pipeline.store.migrate import check, migrate
 
 _log = log.get(__name__)
 
@@ -256,7 +256,7 @@ def build(settings: Settings, stop: threading.Event, *, clock: Clock | None = No
         link.close()
         raise
     try:
-        patiently("ClickHouse", lambda: migrate(store, settings), stop)
+        patiently("ClickHouse", lambda: _bring_to_schema(store, settings), stop)
         for finding in [*doctor.redis_findings(link), *doctor.clickhouse_findings(store)]:
             if finding.level != "ok":
                 _log.warning("surroundings", check=finding.check, seen=finding.seen, fix=finding.fix)
@@ -265,6 +265,14 @@ def build(settings: Settings, stop: threading.Event, *, clock: Clock | None = No
         store.close()
         link.close()
         raise
+
+
+def _bring_to_schema(store: Store, settings: Settings) -> None:
+    """Our own engine is migrated; on a server that is another user's right, so here it is only checked."""
+    if store.is_embedded:
+        migrate(store, settings)
+    else:
+        check(store)
 
 
 def _wire(settings: Settings, clock: Clock, link: RedisLink, store: Store, role: str) -> Service:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from pipeline import resources
 from pipeline.config import Settings
-from pipeline.errors import MigrationError, StoreRefused
+from pipeline.errors import ConfigError, MigrationError, StoreRefused
 from pipeline.store.clickhouse import Store
 
 # Nothing may expire while it can still be verified or rolled up: two days more than the oldest
@@ -135,6 +135,22 @@ def migrate(store: Store, settings: Settings, *, raw_hours: int | None = None) -
     _create_functions(store, dialect)
     _create_views(store, dialect)
     return [migration.name for migration in missing]
+
+
+def check(store: Store) -> None:
+    """Make sure that the schema is the one this version expects, with no more than the right to read.
+
+    Raises ``ConfigError`` when migrations are missing, ``MigrationError`` when an applied one has changed.
+    """
+    available = migrations()
+    try:
+        applied = _applied(store)
+    except StoreRefused:
+        applied = {}  # neither database nor records
+    _check(available, applied)
+    missing = [migration.name for migration in available if migration.version not in applied]
+    if missing:
+        raise ConfigError(f"ClickHouse lacks the schema ({', '.join(missing)}): run 'pipeline migrate' first")
 
 
 def migrations() -> list[Migration]:
