@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import chdb
-
 Settings = tuple[tuple[str, str], ...]
 
 _MAX_IDLE = 16
@@ -51,6 +49,9 @@ class Handle:
     def __init__(self, path: Path, settings: Settings) -> None:
         self.settings = settings
         self.is_spoilt = False
+        import chdb  # an extra: a service on a ClickHouse server does without
+
+        self._refusals = chdb.ChdbError
         self._connection = chdb.connect(str(path))
         try:
             for name, value in settings:
@@ -70,7 +71,7 @@ class Handle:
         try:
             # The engine takes bytes as they are (an insert's data need not be text); its type says otherwise.
             result = self._connection.query(statement, format_name, params=dict(parameters or {}))  # type: ignore[arg-type]
-        except chdb.ChdbError as error:
+        except self._refusals as error:
             text = str(error)
             code = _CODE.search(text)
             raise EngineError(text, int(code[1]) if code else 0) from None
