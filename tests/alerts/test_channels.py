@@ -245,6 +245,20 @@ def test_a_channel_is_told_once_and_each_channel_for_itself(client: redis.Redis)
     assert (good.figures.sent, bad.figures.failed, bad.figures.last_error) == (1, 1, "bad: no")
 
 
+def test_nothing_is_sent_before_it_is_frozen(client: redis.Redis) -> None:
+    """While a notification is being sent it stands in Redis as it is sent; afterwards it does not."""
+    breach(client, "c")
+    deliveries = Deliveries(client, KEYS, "c")
+    frozen: list[Any] = []
+
+    def send(_: Channel, body: channels.Body, key: str) -> None:
+        (update,) = deliveries.in_flight().values()
+        frozen.append((update.body, update.key) == (body, key))
+
+    worker(client, "c", send).turn(at(2))
+    assert (frozen, deliveries.in_flight()) == ([True], {})
+
+
 def test_pauses_grow_up_to_five_minutes(client: redis.Redis) -> None:
     """A dead channel is tried again after pauses that double from a second to five minutes, under one key."""
     breach(client, "dead")

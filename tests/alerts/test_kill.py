@@ -112,6 +112,8 @@ def test_undisturbed_everything_is_told(undisturbed: dict[str, Any]) -> None:
     bodies = [json.loads(body) for body in undisturbed["notifications"].values()]
     told = {alert["transition_id"] for body in bodies for alert in body["alerts"]}
     assert len(told) > 15  # a page that breaks and recovers within one interval is told in one line
+    over = [alert["transition_id"] for body in bodies for alert in body["alerts"] if alert["state"] == "resolved"]
+    assert len(over) == len(set(over)), "a resolution is told once"
 
 
 def check_killed(redis_url: str, engine: Path, kills: list[str], undisturbed: dict[str, Any]) -> list[str]:
