@@ -77,7 +77,7 @@ class Changes:
     ``series`` and ``position`` index into what was searched: ``position`` is the first point of the new level.
     ``level_before`` and ``level_after`` are medians up to the neighbouring changes, over ``points_before`` and
     ``points_after`` points; ``change_pct`` is their difference in percent of the first, ``effect_spreads`` in spreads
-    (1.4826 median absolute deviations around the two levels; at least 0.2 % of the level). ``p_value`` is the chance
+    (1.4826 median absolute deviations around the two levels; at least 0.05 % of the level). ``p_value`` is the chance
     that a series of this length without any change shows one as strong anywhere. ``confidence`` is one minus the share
     of false changes to expect among this one and the stronger ones, given how many series were searched.
     """

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-NOISE_FLOOR = 0.002
-"""Spreads below 0.2 % of the level are not believed: two equal runs, or counts, say nothing about the noise."""
+NOISE_FLOOR = 0.0005
+"""Spreads below 0.05 % of the level are not believed: two equal runs, or counts, say nothing about the noise."""
 
 OUTLIER_SPREADS = 5.0
 """Farther than this from the median of the seven points around it, a point is replaced by that median."""
