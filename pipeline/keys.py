@@ -73,12 +73,12 @@ class BufferKeys:
 
     @property
     def dirty(self) -> str:
-        """Hash: minute (epoch seconds) to a counter that grows with every acknowledged touch."""
+        """Hash: minute (epoch seconds) to the number of the last acknowledged touch; no number comes twice."""
         return f"{self._tag}:dirty"
 
     @property
     def ledger(self) -> str:
-        """Hash: sealed, stored, dead_lettered, spilled, dropped; counted since the beginning."""
+        """Hash: sealed, stored, dead_lettered, spilled, dropped, touches; counted since the beginning."""
         return f"{self._tag}:ledger"
 
     @property

@@ -444,7 +444,8 @@ def run_rollup(
 
         keys = service.buffers[0].keys
         checkpoint = Checkpoint(service.link.database("metrics"), keys.checkpoints)
-        report = rebuild(service.store, from_ms, to_ms or now_ms, now_ms, settings.rollups, checkpoint, tell)
+        vitals = VitalsJob(service.store, service.link.database("metrics"), settings)
+        report = rebuild(service.store, from_ms, to_ms or now_ms, now_ms, settings.rollups, checkpoint, tell, vitals)
         return asdict(report)
     finally:
         service.stop()

@@ -342,7 +342,7 @@ class Buffer:
         )
 
     def dirty_minutes(self) -> dict[int, int]:
-        """Minutes (epoch seconds) touched by acknowledged chunks, each with a counter that grows at every touch."""
+        """Minutes (epoch seconds) touched by acknowledged chunks, each with the number of its last touch."""
         with outages():
             found: dict[bytes, bytes] = self.client.hgetall(self.keys.dirty)
         return {int(minute): int(counter) for minute, counter in found.items()}
@@ -386,8 +386,9 @@ class Buffer:
             raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")
 
     def _touch(self, minutes: list[int]) -> None:
+        keys = [self.keys.dirty, self.keys.ledger, self.keys.scratch]
         for start in range(0, len(minutes), MINUTES_PER_ACK):
-            self._run("TOUCH", [self.keys.dirty, self.keys.scratch], minutes[start : start + MINUTES_PER_ACK])
+            self._run("TOUCH", keys, minutes[start : start + MINUTES_PER_ACK])
 
     def _run(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
         with outages():

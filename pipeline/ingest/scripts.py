@@ -3,6 +3,9 @@
 Every script begins by deleting a key that never exists: a write that Redis allows when
 memory is full, after which it lets the rest of the script write too. Without it a full
 Redis could not be drained, and so would stay full.
+
+A touched minute is stamped with a number that never comes twice. A counter for each minute would start
+again once the minute was forgotten, and a worker that had seen the old 1 would forget the new one.
 """
 
 SEAL = """
@@ -73,9 +76,10 @@ return 1
 """Prolong a lease, or end it at once; 0 when it is no longer ours."""
 
 TOUCH = """
--- KEYS: dirty, scratch   ARGV: minute ...
-redis.call('DEL', KEYS[2])
-for i = 1, #ARGV do redis.call('HINCRBY', KEYS[1], ARGV[i], 1) end
+-- KEYS: dirty, ledger, scratch   ARGV: minute ...
+redis.call('DEL', KEYS[3])
+local touch = redis.call('HINCRBY', KEYS[2], 'touches', 1)
+for i = 1, #ARGV do redis.call('HSET', KEYS[1], ARGV[i], touch) end
 return 1
 """
 """Note touched minutes ahead of an ack that has too many of them; noted twice is harmless."""
@@ -108,7 +112,8 @@ redis.call('DEL', KEYS[8])
 local lease = redis.call('HGET', KEYS[4], ARGV[2])
 if string.match(lease or '', '^(%S+) %d+ %d+$') ~= ARGV[3] then return 0 end
 redis.call('HSET', KEYS[4], ARGV[2], 'done')
-for i = 7, #ARGV do redis.call('HINCRBY', KEYS[5], ARGV[i], 1) end
+local touch = redis.call('HINCRBY', KEYS[6], 'touches', 1)
+for i = 7, #ARGV do redis.call('HSET', KEYS[5], ARGV[i], touch) end
 redis.call('HINCRBY', KEYS[6], 'stored', ARGV[4])
 redis.call('HINCRBY', KEYS[6], 'dead_lettered', ARGV[5])
 local time = redis.call('TIME')
@@ -140,7 +145,8 @@ redis.call('DEL', KEYS[5])
 local rows = redis.call('HGET', KEYS[1], ARGV[1])
 if not rows then return 0 end
 redis.call('HDEL', KEYS[1], ARGV[1])
-for i = 5, #ARGV do redis.call('HINCRBY', KEYS[2], ARGV[i], 1) end
+local touch = redis.call('HINCRBY', KEYS[3], 'touches', 1)
+for i = 5, #ARGV do redis.call('HSET', KEYS[2], ARGV[i], touch) end
 redis.call('HINCRBY', KEYS[3], 'spilled', -rows)
 redis.call('HINCRBY', KEYS[3], 'stored', ARGV[2])
 redis.call('HINCRBY', KEYS[3], 'dead_lettered', ARGV[3])

@@ -8,7 +8,8 @@
 
 -- One row is one metric. (segment, position) is its identity: the chunk it came in can be read
 -- back and compared, which is what makes the delivery exactly-once.
--- Sorted so that "one kind of metric of one suite or test over time" reads little.
+-- Sorted by the hour first, so that computing a window again reads little of its day, and then so that
+-- "one kind of metric of one suite or test over time" does too.
 -- TTL: two days longer than the oldest timestamp accepted, so that nothing expires while it
 -- may still be verified or rolled up.
 CREATE TABLE IF NOT EXISTS {database}.{local:metrics} {on_cluster}
@@ -32,7 +33,7 @@ CREATE TABLE IF NOT EXISTS {database}.{local:metrics} {on_cluster}
 )
 ENGINE = {engine:MergeTree:metrics}
 PARTITION BY toDate(timestamp)
-ORDER BY (metric_type, environment, browser, test_suite, test_id, timestamp)
+ORDER BY (toStartOfHour(timestamp), metric_type, environment, browser, test_suite, test_id, timestamp)
 TTL toDateTime(timestamp) + INTERVAL {raw_ttl_hours} HOUR
 SETTINGS index_granularity = 8192, ttl_only_drop_parts = 1, {dedup_window};
 
