@@ -221,8 +221,8 @@ class Buffer:
                 key = self.keys.leases(name.decode())
                 leases: dict[bytes, bytes] = self.client.hgetall(key)
                 for number, lease in leases.items():
-                    token = lease.decode().split(" ")[0]
-                    if _is_orphan(token):
+                    token, _, held = lease.decode().partition(" ")
+                    if _is_orphan(token) and not held.startswith("0 "):
                         released += int(self._run("RENEW", [key, self.keys.scratch], [number, token, 0]))
         return released
 

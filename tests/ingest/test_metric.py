@@ -286,6 +286,7 @@ def test_a_damaged_time_is_refused_or_still_means_the_same(at: int, put: str, cu
 @example("1700000000.1239999999999999999999999999")
 @example("-0.0001")
 @example("1e17")
+@example("100000000000")
 def test_numbers_are_seconds_or_milliseconds_floored_exactly(text: str) -> None:
     """Below 1e11 seconds, else milliseconds; no digit is rounded up, whatever how many there are."""
     number = Fraction(text)
