@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -107,6 +108,13 @@ class BufferSettings(Section):
     overflow: Literal["refuse", "drop_oldest", "spill"] = Field(
         "refuse", description="what happens above the high-water mark: refuse (Redis says no), drop_oldest, spill"
     )
+
+    @field_validator("key")
+    @classmethod
+    def _some_key(cls, key: str | list[str]) -> str | list[str]:
+        if not key or (isinstance(key, list) and len(set(key)) < len(key)):
+            raise ValueError("must name one list, or several different ones")
+        return key
 
     @property
     def keys(self) -> list[str]:
@@ -324,6 +332,10 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         *parents, leaf = name.split("__")
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(
+                    f"{ENV_PREFIX}{parent.upper()} and {variable} cannot both be set: one is a part of the other"
+                )
         node[leaf] = _parse_text(_read_secret(variable, text) if is_file else text)
     return values
 
@@ -356,7 +368,9 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
 def _sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     location = [
-        str(part) for part in first["loc"] if not (isinstance(part, str) and part.startswith(("function-", "list[")))
+        str(part)
+        for part in first["loc"]
+        if not (isinstance(part, str) and part.startswith(("function-", "list[", "str")))
     ]
     key = ".".join(location)
     if first["type"] == "extra_forbidden":
@@ -365,7 +379,9 @@ def _sentence(error: ValidationError) -> str:
         hint = f"; did you mean {'.'.join([*location[:-1], near[0]])!r}?" if near else ""
         return f"unknown setting {key!r} (value {first['input']!r}){hint}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"setting {key!r} has the value {first['input']!r}: {message[:1].lower() + message[1:]}"
+    # An address may carry a password.
+    value = re.sub(r"(://[^:/@\s]*:)[^@\s]+@", r"\1…@", repr(first["input"]))
+    return f"setting {key!r} has the value {value}: {message[:1].lower() + message[1:]}"
 
 
 def _names_at(location: list[str]) -> list[str]:

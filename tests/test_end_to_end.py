@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -42,11 +43,12 @@ def _junit(report: Path) -> dict[str, tuple[float, str]]:
 
 
 @pytest.mark.timeout(240)
-def test_own_test_suite_from_pytest_to_query(tmp_path: Path) -> None:
+def test_own_test_suite_from_pytest_to_query(
+    make_settings: Callable[..., config.Settings], _open_engine: None, tmp_path: Path
+) -> None:
     """Our tests, run with the plugin, are drained, rolled up and baselined; count, durations and status agree with
     the JUnit report of the same run, and `pipeline query` shows the slowest of them."""
-    settings = config.private(config.load(environment={}), tmp_path)
-    settings = settings.model_copy(update={"web": settings.web.model_copy(update={"clickhouse_port": 0})})
+    settings = make_settings(data_dir=tmp_path, web={"clickhouse_port": 0})
     clock = ManualClock(time.time_ns() // 1_000_000)
     built = service.build(settings, threading.Event(), clock=clock)
     built.start(scheduled=False, any_port=True)
@@ -78,7 +80,12 @@ def test_own_test_suite_from_pytest_to_query(tmp_path: Path) -> None:
         baselines = built.store.rows("SELECT samples FROM baselines WHERE test_suite = 'own' AND test_id = ''")
         assert baselines and baselines[0][0] == len(expected) - skipped
 
-        environment = {**os.environ, "PIPELINE_DATA_DIR": str(tmp_path)}
+        environment = {
+            **os.environ,
+            "PIPELINE_DATA_DIR": str(tmp_path),
+            "PIPELINE_CLICKHOUSE__DSN": settings.clickhouse.dsn,
+            "PIPELINE_CLICKHOUSE__DATABASE": settings.clickhouse.database,
+        }
         asked = subprocess.run(
             [sys.executable, "-m", "pipeline", "query", "SELECT * FROM slowest_tests LIMIT 5", "--json"],
             env=environment,

@@ -106,6 +106,7 @@ def stopping() -> Iterator[threading.Event]:
 
 
 def pair(text: str) -> tuple[str, str]:
+    """The two sides of NAME=VALUE. Raises ``UsageError``."""
     name, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"--param takes NAME=VALUE, not {text!r}")
@@ -113,6 +114,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def show(facts: dict[str, Any], as_json: bool) -> None:
+    """Facts for people, or as JSON."""
     from pipeline.console import print_facts
 
     if as_json:
@@ -122,9 +124,11 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on stdout."""
     click.echo(json.dumps(value, default=str, ensure_ascii=False))
 
 
 def fail(sentence: str, code: int) -> NoReturn:
+    """Say it in one sentence on stderr, and end."""
     click.echo(f"pipeline: {sentence}", err=True)
     sys.exit(code)
