@@ -258,7 +258,7 @@ def build(settings: Settings, stop: threading.Event, *, clock: Clock | None = No
     try:
         patiently("ClickHouse", lambda: _bring_to_schema(store, settings), stop)
         for finding in [*doctor.redis_findings(link), *doctor.clickhouse_findings(store)]:
-            if finding.level != "ok":
+            if finding.level != "ok" and not (link.is_embedded and finding.check == "redis memory limit"):
                 _log.warning("surroundings", check=finding.check, seen=finding.seen, fix=finding.fix)
         return _wire(settings, clock, link, store, role)
     except BaseException:
@@ -297,7 +297,7 @@ def _wire(settings: Settings, clock: Clock, link: RedisLink, store: Store, role:
     alerting = Alerting(settings, handle(), link, clock=clock)
     housekeeping = Housekeeping(link, buffers, HOUSEKEEPING_INTERVAL_S)
     books = handle()
-    watch = Watch(settings, link, buffers, handle())
+    watch = Watch(settings, link, buffers, handle(), clock)
     rolled_up_ms = 0
 
     def roll_up() -> dict[str, Any]:
@@ -308,8 +308,9 @@ def _wire(settings: Settings, clock: Clock, link: RedisLink, store: Store, role:
         return report
 
     def evaluate() -> dict[str, Any]:
-        # Windows and vitals are complete as far as the last rollup came, wherever the clock stands.
-        report = alerting.run_once(watch.facts(schedule.states), {"windows": rolled_up_ms, "vitals": rolled_up_ms})
+        # Windows and vitals are complete as far as the last rollup came, and what is on its way allows.
+        until_ms = min(rolled_up_ms, watch.complete_until_ms())
+        report = alerting.run_once(watch.facts(schedule.states), {"windows": until_ms, "vitals": until_ms})
         return {"ticks": report.evaluation.ticks, "firing": report.evaluation.firing, "stored": report.stored}
 
     def flush() -> dict[str, Any]:

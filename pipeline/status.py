@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.alerts.facts import Facts, Readings
+from pipeline.clock import Clock
 from pipeline.collect.redis_health import RedisHealth
 from pipeline.config import Settings
 from pipeline.errors import Outage, PipelineError
@@ -144,22 +145,19 @@ class Watch:
     link: RedisLink
     buffers: Sequence[Buffer]
     store: Store
+    clock: Clock
 
     def __post_init__(self) -> None:
         self._redis = RedisHealth(self.link.database("metrics"))
 
     def facts(self, jobs: Mapping[str, JobState]) -> Facts:
-        """What can be known now; what a neighbour that is away would tell is left out, but that it is away."""
+        """What can be known now; of ClickHouse perhaps only that it is away. Raises ``RedisOutage``."""
         found: dict[str, float | Readings] = {
             "jobs_failing": float(sum(bool(state.trouble) for state in jobs.values())),
-            "redis_unreachable": 0.0,
             "clickhouse_unreachable": 0.0,
         }
-        try:
-            found |= self._redis.look()
-            found |= self._buffers()
-        except Outage:
-            found["redis_unreachable"] = 1.0
+        found |= self._redis.look()
+        found |= self._buffers()
         try:
             found["dead_letters_5min"] = float(
                 self.store.rows("SELECT count() FROM dead_letters WHERE refused_at > now() - INTERVAL 5 MINUTE")[0][0]
@@ -168,16 +166,34 @@ class Watch:
             found["clickhouse_unreachable"] = 1.0
         return found
 
+    def complete_until_ms(self) -> int:
+        """No item that is still on its way is expected to be older than this; alerts are judged up to here."""
+        now_ms = self.clock.now_ms()
+        oldest = [now_ms]
+        for buffer in self.buffers:
+            books = buffer.books()
+            if books.in_flight:
+                oldest.append(books.oldest_sealed_at_ms)
+            if books.waiting:
+                oldest.append(now_ms - int(oldest_waiting_s(buffer, now_ms) * 1000))
+        return min(oldest)
+
     def _buffers(self) -> dict[str, float | Readings]:
         now_ms = time.time_ns() // 1_000_000
         waiting: list[tuple[Mapping[str, str], float]] = []
         filled: list[tuple[Mapping[str, str], float]] = []
         lag: list[tuple[Mapping[str, str], float]] = []
         unaccounted = 0
+        rollup_lag_s = 0.0
+        # Until a minute is final it stays noted although it is rolled up.
+        settled_s = (
+            self.clock.now_ms() / 1000 - self.settings.rollups.grace_s - 60 - 2 * self.settings.rollups.interval_s
+        )
         for buffer in self.buffers:
             labels = {"buffer": buffer.key}
             books = buffer.books()
-            unaccounted += books.unaccounted
+            unaccounted += abs(books.unaccounted)
+            rollup_lag_s = max([rollup_lag_s, *(settled_s - minute for minute in buffer.dirty_minutes())])
             waiting.append((labels, float(books.waiting)))
             marks = self.settings.buffer
             filled.append((labels, 100 * (books.waiting + books.in_flight) / marks.high_water_rows))
@@ -188,4 +204,5 @@ class Watch:
             "buffer_high_water_pct": filled,
             "drain_lag_s": lag,
             "unaccounted": float(unaccounted),
+            "rollup_lag_s": rollup_lag_s,
         }

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline import config
+from pipeline import config, log
 from pipeline.commands.common import JSON, Moment, command, fail, print_json, show, stopping
 from pipeline.errors import UsageError
 
@@ -24,9 +24,11 @@ def demo(settings: config.Settings, seconds: float | None, rate: float, seed: in
     """The whole pipeline on its embedded engines, with a simulated platform pushing metrics."""
     from pipeline.demo import run_demo
 
+    if not as_json and sys.stderr.isatty():
+        # The live view tells of alerts; lines of log would push it off the screen.
+        log.configure(settings.log.model_copy(update={"level": "error"}))
     summary = run_demo(settings, seconds=seconds, rate=rate, seed=seed, quiet=as_json)
-    if as_json:
-        print_json(summary)
+    show(summary, as_json)
     if summary["unaccounted"]:
         sys.exit(1)
 
