@@ -78,7 +78,8 @@ def thin(block: Block, rows: Ints, cuts: Ints, penalty: Floats) -> Path:
 
 def _without(cuts: Ints, column: Ints) -> Ints:
     keep = np.arange(cuts.shape[1]) != column[:, None]
-    return cuts[keep].reshape(len(cuts), cuts.shape[1] - 1)
+    left: Ints = cuts[keep].reshape(len(cuts), cuts.shape[1] - 1)
+    return left
 
 
 def losses(block: Block, rows: Ints, cuts: Ints) -> tuple[Floats, Ints]:

@@ -163,10 +163,10 @@ def _choose(block: Block, rows: Ints, cuts: Ints, penalty: Floats) -> Found:
     evidence = penalty[:, None] + score[each, best][:, None] - below
     chosen = np.full((len(rows), max(most, 1)), block.width)
     strength = np.zeros(chosen.shape)
-    for stage in range(1, most + 1):
-        here = np.flatnonzero(best >= stage)
-        chosen[here, stage - 1] = path.removed[here, stage]
-        strength[here, stage - 1] = evidence[here, stage - 1]
+    for number in range(1, most + 1):
+        here = np.flatnonzero(best >= number)
+        chosen[here, number - 1] = path.removed[here, number]
+        strength[here, number - 1] = evidence[here, number - 1]
     order = np.argsort(chosen, axis=1, kind="stable")
     chosen, strength = np.take_along_axis(chosen, order, axis=1), np.take_along_axis(strength, order, axis=1)
     some = np.flatnonzero(best > 0)
@@ -190,7 +190,8 @@ def _noise_likelihood(flat: Block, freedom: Floats) -> Floats:
         residual, log_weight = _innovations(flat.y[batch], flat.size[batch])
         likelihood = _NOISE_PRIOR + log_weight - half[batch] * np.log(np.maximum(residual, least[batch]))
         best[batch] = np.maximum(best[batch], likelihood.max(axis=1))
-    return best
+    likelihoods: Floats = best
+    return likelihoods
 
 
 def _innovations(flat: Floats, size: Ints) -> tuple[Floats, Floats]:
