@@ -408,7 +408,7 @@ def run_drainer(settings: Settings, stop: threading.Event, *, until_empty: bool)
             for drainer in service.drainers:
                 drainer.run(stop, until_empty=True)
             for overflow in service.overflows:
-                while not stop.is_set() and overflow.spill.drain_one():
+                while not stop.is_set() and overflow.spill.drain_one(stop):
                     pass
         else:
             service.start()

@@ -244,9 +244,17 @@ class Drainer:
 
     # One chunk
 
-    def finish(self, chunk: Chunk, items: list[bytes]) -> None:
-        """Decode, write, verify and acknowledge one chunk whose items (newest first) are at hand."""
-        self._finish(self._decode(chunk, items))
+    def finish(self, chunk: Chunk, items: list[bytes], stop: threading.Event | None = None) -> bool:
+        """Decode, write, verify and acknowledge one chunk whose items (newest first) are at hand.
+
+        False when ``stop`` was set while a neighbour was waited for.
+        """
+        self._stop = stop or threading.Event()
+        try:
+            self._finish(self._decode(chunk, items))
+        except _StoppedError:
+            return False
+        return True
 
     def _decode(self, chunk: Chunk, items: list[bytes]) -> _Ready:
         positions = np.arange(chunk.last - 1, chunk.first - 1, -1, dtype=np.int64)

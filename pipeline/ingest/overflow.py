@@ -48,7 +48,7 @@ class Overflow:
         """Look twice a second until ``stop`` is set."""
         while not stop.is_set():
             try:
-                moved = self.step()
+                moved = self.step(stop)
                 self.trouble = ""
             except Outage as outage:
                 moved, self.trouble = 0, str(outage)
@@ -63,7 +63,7 @@ class Overflow:
             if not moved:
                 stop.wait(LOOK_EVERY_S)
 
-    def step(self) -> int:
+    def step(self, stop: threading.Event | None = None) -> int:
         """Do what the rule asks for once; the rows moved, 0 when nothing is to be done."""
         books = self.buffer.books()
         held = books.waiting + books.in_flight
@@ -79,7 +79,7 @@ class Overflow:
         if over and self.settings.overflow == "spill":
             return self.spill.spill_one()
         if books.spilled and held < LOW_WATER * mark and not self.drainer.progress.trouble:
-            return self.spill.drain_one()
+            return self.spill.drain_one(stop)
         return 0
 
     def _drop(self, keep_rows: int) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -86,8 +87,8 @@ class Spill:
         failpoints.hit("spill.after_let_go")
         return chunk.rows
 
-    def drain_one(self) -> int:
-        """Bring one file's chunk into ClickHouse; its rows, 0 when no file is left.
+    def drain_one(self, stop: threading.Event | None = None) -> int:
+        """Bring one file's chunk into ClickHouse; its rows, 0 when no file is left or ``stop`` was set.
 
         Waits for ClickHouse as a drainer does. Raises ``SpillDamaged`` for a file that cannot be read.
         """
@@ -98,7 +99,8 @@ class Spill:
                 path.unlink()
                 continue
             self._spilled.items = items
-            self._drainer.finish(chunk, items)
+            if not self._drainer.finish(chunk, items, stop):
+                return 0
             failpoints.hit("spill.after_drain")
             path.unlink()
             return chunk.rows
