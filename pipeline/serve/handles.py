@@ -69,8 +69,8 @@ class Handle:
                 f"Code: 73. DB::Exception: Unknown format {format_name}. (UNKNOWN_FORMAT)", _UNKNOWN_FORMAT
             )
         try:
-            # The engine takes bytes as they are (an insert's data need not be text); its type says otherwise.
-            result = self._connection.query(statement, format_name, params=dict(parameters or {}))  # type: ignore[arg-type]
+            # The engine takes bytes as they are: an insert's data need not be text.
+            result = self._connection.query(statement, format_name, params=dict(parameters or {}))
         except self._refusals as error:
             text = str(error)
             code = _CODE.search(text)
