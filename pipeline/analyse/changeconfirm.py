@@ -56,17 +56,15 @@ def confirm(packed: Floats, size: Ints, found: Found, min_change_pct: float) -> 
     ``packed`` (rows, width) holds ``size`` points a row. Of a series with changes that fail the weakest of those goes,
     and the others are measured anew: without it, its neighbours have longer segments to show for themselves.
     """
-    row, position, evidence = found.row, found.position, found.evidence
-    while len(row):
-        measured = measure(packed, size, row, position)
+    while len(found.row):
+        measured = measure(packed, size, found.row, found.position)
         fails = _fails(measured, min_change_pct)
-        open_rows = np.isin(row, row[fails])
-        settled = ~open_rows
-        yield Found(row[settled], position[settled], evidence[settled]), measured.take(settled)
-        weakest = np.lexsort((evidence, ~fails, row))
-        starts = np.concatenate([[True], row[weakest][1:] != row[weakest][:-1]])
-        open_rows[weakest[starts]] = False
-        row, position, evidence = row[open_rows], position[open_rows], evidence[open_rows]
+        unsettled = np.isin(found.row, found.row[fails])
+        yield found.take(~unsettled), measured.take(~unsettled)
+        weakest = np.lexsort((found.evidence, ~fails, found.row))
+        starts = np.concatenate([[True], found.row[weakest][1:] != found.row[weakest][:-1]])
+        unsettled[weakest[starts]] = False
+        found = found.take(unsettled)
 
 
 def _fails(measured: Measured, min_change_pct: float) -> Mask:

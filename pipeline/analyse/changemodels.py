@@ -105,7 +105,7 @@ def losses(block: Block, rows: Ints, cuts: Ints) -> tuple[Floats, Ints]:
     return 2.0 * (likelihood.max(axis=2) - null.max(axis=2)), likelihood.argmax(axis=2)
 
 
-def _autocorrelation(block: Block, rows: Ints, cuts: Ints) -> Floats:
+def autocorrelation(block: Block, rows: Ints, cuts: Ints) -> Floats:
     """The best autocorrelation of each row given its cuts."""
     rho = np.zeros(len(rows))
     for k, here in _grouped(cuts, block.width):
@@ -143,7 +143,7 @@ def _best_split(block: Block, rows: Ints, begin: Ints, end: Ints, rho: Floats) -
 
 def move(block: Block, rows: Ints, cuts: Ints) -> Ints:
     """Each cut in turn goes to its best place between its neighbours."""
-    rho = _autocorrelation(block, rows, cuts)
+    rho = autocorrelation(block, rows, cuts)
     moved = cuts.copy()
     for column in range(cuts.shape[1]):
         here = np.flatnonzero(moved[:, column] < block.width)
@@ -155,7 +155,7 @@ def move(block: Block, rows: Ints, cuts: Ints) -> Ints:
 
 def best_splits(block: Block, rows: Ints, cuts: Ints) -> Ints:
     """The best further split of every segment, (rows, segments)."""
-    rho = _autocorrelation(block, rows, cuts)
+    rho = autocorrelation(block, rows, cuts)
     size = block.size[rows]
     begin = np.concatenate([np.zeros((len(rows), 1), np.int64), cuts], axis=1)
     end = np.concatenate([cuts, np.full((len(rows), 1), block.width)], axis=1)

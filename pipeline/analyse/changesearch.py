@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.analyse.changemodels import (
     AUTOCORRELATIONS,
@@ -21,6 +22,7 @@ from pipeline.analyse.changemodels import (
     PRIOR_CENTRE,
     PRIOR_SPREAD,
     SHORTEST_SEGMENT,
+    autocorrelation,
     best_splits,
     fitted_steps,
     move,
@@ -56,11 +58,17 @@ class Found:
 
     ``row`` and ``position`` (changes,): the first point of the new level. ``evidence`` (changes,): by how much twice
     the log-likelihood falls at least when the change is given up, ``penalty`` of the row being the least that counts.
+    ``autocorrelation`` (changes,) is the noise's that fits the row best, given all its changes.
     """
 
     row: Ints
     position: Ints
     evidence: Floats
+    autocorrelation: Floats
+
+    def take(self, which: Ints | NDArray[np.bool_]) -> Found:
+        """Some of the changes."""
+        return Found(self.row[which], self.position[which], self.evidence[which], self.autocorrelation[which])
 
 
 def search(block: Block, penalty: Floats) -> Found:
@@ -72,7 +80,7 @@ def search(block: Block, penalty: Floats) -> Found:
         kept = path.cuts_of_best()
         rows, kept = rows[path.best > 0], kept[path.best > 0]
         if not len(rows):
-            return Found(rows, rows, np.zeros(0))
+            return Found(rows, rows, np.zeros(0), np.zeros(0))
         kept = move(block, rows, kept)
         cuts = np.full((block.rows, kept.shape[1]), block.width)
         cuts[rows] = kept
@@ -170,11 +178,12 @@ def _choose(block: Block, rows: Ints, cuts: Ints, penalty: Floats) -> Found:
     order = np.argsort(chosen, axis=1, kind="stable")
     chosen, strength = np.take_along_axis(chosen, order, axis=1), np.take_along_axis(strength, order, axis=1)
     some = np.flatnonzero(best > 0)
-    moved = chosen.copy()
+    moved, rho = chosen.copy(), np.zeros(len(rows))
     if len(some):
         moved[some] = move(block, rows[some], chosen[some])
+        rho[some] = autocorrelation(block, rows[some], moved[some])
     each, column = np.nonzero(chosen < block.width)
-    return Found(rows[each], moved[each, column], strength[each, column])
+    return Found(rows[each], moved[each, column], strength[each, column], rho[each])
 
 
 def _noise_likelihood(flat: Block, freedom: Floats) -> Floats:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.analyse.changeconfirm import confirm
 from pipeline.analyse.changemodels import SHORTEST_SEGMENT
-from pipeline.analyse.changepoints import PENALTY, find_changes, p_value
+from pipeline.analyse.changepoints import LITTLE_AUTOCORRELATION, PENALTY, find_changes, p_value
 from pipeline.analyse.changesearch import search
 from pipeline.analyse.changeseries import pack, prepare
 
@@ -198,28 +198,34 @@ def speed() -> float:
     return round(time.process_time() - started, 3)
 
 
-def null_tail(points: int, series: int) -> dict[str, float]:
-    """The constants of ``changepoints._NULL_TAIL`` for series of so many points, derived anew.
+def null_tail(points: int, series: int, autocorrelation: float = 0.6) -> dict[str, float]:
+    """What ``changepoints._NULL_TAIL`` says of series of so many points, seen anew in so many series without a change.
 
-    AR(1) noise with autocorrelation 0.6 from numpy's default generator seeded with 2000 + ``points``: how many
-    series show a change with an evidence of ``PENALTY``, and how fast that falls. The tail is watched from a little
-    below, where there is more of it.
+    How often one shows a change with an evidence of ``PENALTY``, whatever was found and where little autocorrelation
+    was, and how fast that falls. The tail is watched from a little below, where there is more of it. The first chance
+    is worst at the autocorrelation of 0.6, the second one between 0.15 and 0.45.
     """
     least = PENALTY - 0.7
-    values = 100.0 * (1.0 + NOISE * ar1(np.random.default_rng(2000 + points), series, points, 0.6))
-    strongest = np.zeros(series)
+    noise = ar1(np.random.default_rng([points, round(100 * autocorrelation)]), series, points, autocorrelation)
+    values = 100.0 * (1.0 + NOISE * noise)
+    strongest, strongest_if_little = np.zeros(series), np.zeros(series)
     for first in range(0, series, 256):
         packed, size = pack(values[first : first + 256])
         found = search(prepare(packed, size), np.full(len(packed), least))
         for confirmed, _ in confirm(packed, size, found, 0.0):
+            little = confirmed.take(confirmed.autocorrelation < LITTLE_AUTOCORRELATION)
             np.maximum.at(strongest, first + confirmed.row, confirmed.evidence)
+            np.maximum.at(strongest_if_little, first + little.row, little.evidence)
     tail = strongest[strongest > 0]
     decay = 1.0 / float(np.mean(tail - least)) if len(tail) else np.nan
+    fallen = float(np.exp(-decay * (PENALTY - least)))
     return {
         "points": points,
-        "chance": len(tail) / series * float(np.exp(-decay * (PENALTY - least))),
+        "chance": len(tail) / series * fallen,
+        "chance_if_little": np.count_nonzero(strongest_if_little) / series * fallen,
         "decay": decay,
         "chance_in_use": float(p_value(PENALTY, points)),
+        "chance_if_little_in_use": float(p_value(PENALTY, points, 0.0)),
     }
 
 
