@@ -273,7 +273,15 @@ class Buffer:
                 keys.acked,
                 keys.scratch,
             ],
-            [chunk.segment, chunk.number, self.token, stored, dead_lettered, record, *minutes[:MINUTES_PER_ACK]],
+            [
+                chunk.segment,
+                chunk.number,
+                self._lease(chunk),
+                stored,
+                dead_lettered,
+                record,
+                *minutes[:MINUTES_PER_ACK],
+            ],
         )
         if not done:
             raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")
@@ -295,7 +303,7 @@ class Buffer:
                 keys.acked,
                 keys.scratch,
             ],
-            [chunk.segment, chunk.number, self.token, chunk.rows],
+            [chunk.segment, chunk.number, self._lease(chunk), chunk.rows],
         )
         if not done:
             raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")
@@ -376,11 +384,15 @@ class Buffer:
 
     # Inside
 
+    def _lease(self, chunk: Chunk) -> str:
+        """Who holds it, and since which attempt: a chunk that went round and came back to us is another lease."""
+        return f"{self.token}#{chunk.attempts}"
+
     def _set_lease(self, chunk: Chunk, lease_ms: int) -> None:
         held = self._run(
             "RENEW",
             [self.keys.leases(chunk.segment), self.keys.scratch],
-            [chunk.number, self.token, lease_ms],
+            [chunk.number, self._lease(chunk), lease_ms],
         )
         if not held:
             raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")

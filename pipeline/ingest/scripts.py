@@ -35,7 +35,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function take(name, chunk, attempts)
   local key = ARGV[1] .. name
   local meta = redis.call('HMGET', key .. ':meta', 'rows', 'chunk_rows', 'sealed_at', 'run')
-  redis.call('HSET', key .. ':leases', chunk, ARGV[2] .. ' ' .. string.format('%.0f', now + ARGV[3]) .. ' ' .. attempts)
+  local lease = ARGV[2] .. '#' .. attempts .. ' ' .. string.format('%.0f', now + ARGV[3]) .. ' ' .. attempts
+  redis.call('HSET', key .. ':leases', chunk, lease)
   local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
   local first_run = 0
   if meta[4] == run then first_run = 1 end

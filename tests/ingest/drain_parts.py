@@ -92,7 +92,7 @@ class Whereabouts:
 
     def __init__(self, store: Store) -> None:
         self.stored = Counter(int(number) for (number,) in store.rows("SELECT test_id FROM metrics"))
-        self.buried = Counter(bytes_of(payload) for (payload,) in store.rows("SELECT payload FROM dead_letters"))
+        self.buried = Counter(bytes.fromhex(hexed) for (hexed,) in store.rows("SELECT hex(payload) FROM dead_letters"))
         self.places = Counter(
             store.rows("SELECT segment, position FROM metrics UNION ALL SELECT segment, position FROM dead_letters")
         )
@@ -106,10 +106,6 @@ class Whereabouts:
         assert (len(lost), doubled, strange) == (0, {}, set()), f"lost {len(lost)}: {sorted(lost)[:5]}"
         assert self.buried == wanted_bad, (self.buried - wanted_bad, wanted_bad - self.buried)
         assert not [place for place, count in self.places.items() if count > 1]
-
-
-def bytes_of(text: str | bytes) -> bytes:
-    return text if isinstance(text, bytes) else text.encode()
 
 
 def assert_books_agree(buffer: Buffer, store: Store) -> None:

@@ -248,6 +248,23 @@ def test_who_lost_a_lease_is_fenced_off(redis_url: str, act: str) -> None:
     assert {key: owner.client.dump(key) for key in owner.client.scan_iter()} == state
 
 
+@pytest.mark.parametrize("act", ["renew", "release", "ack"])
+def test_a_chunk_that_went_round_and_came_back_is_another_lease(redis_url: str, act: str) -> None:
+    """Taken by another and then by the first again: what the first holds of old is fenced off, though it is his own."""
+    first, other = filled(redis_url, 4), buffer_on(redis_url)
+    first.seal(10)
+    old = claimed(first)
+    expire(first, old)
+    expire(other, claimed(other))
+    new = claimed(first)
+    assert (new.attempts, new.doubtful, old.doubtful) == (3, True, False)
+    with pytest.raises(LeaseLost):
+        {"renew": first.renew, "release": first.release, "ack": lambda chunk: acknowledge(first, chunk)}[act](old)
+    first.renew(new)
+    acknowledge(first, new)
+    assert (first.books().stored, first.books().unaccounted) == (4, 0)
+
+
 def test_an_expired_lease_that_nobody_took_is_still_ours(redis_url: str) -> None:
     """Sleeping long is no harm as long as nobody came by."""
     buffer = filled(redis_url, 4)

@@ -1,0 +1,176 @@
+"""An HTTP proxy in front of ClickHouse that does to inserts what networks, proxies and servers do."""
+
+import contextlib
+import http.client
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+
+class ClickHouseProxy:
+    """Passes requests on, but for the inserts into one table that ``plan`` says something else about, in turn.
+
+    ``"503"`` or another number    answers with that HTTP status and no word of ClickHouse
+    ``"code:241"``                 answers as ClickHouse does when it fails with that code
+    ``"close before"``             closes the connection, the insert never arrives
+    ``"close after"``              closes the connection when the insert is done
+    ``"half a reply"``             the same, in the middle of the answer
+    ``"hang before"``              answers nothing until the client has gone, the insert never arrives
+    ``"hang after"``               the same, but the insert is done
+    ``"late"``                     the insert arrives when ``deliver`` is called, long after the client has gone
+    """
+
+    def __init__(self, target: str, table: str = "metrics") -> None:
+        address = urlsplit(target)
+        self.target = (address.hostname or "127.0.0.1", address.port or 8123)
+        self.table = table
+        self.plan: deque[str] = deque()
+        self.always = ""
+        self.inserts = 0
+        self.passed = 0
+        self.done: list[str] = []
+        self.held: list[threading.Event] = []
+        self.delivered = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        handler = type("BoundHandler", (_Handler,), {"proxy": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def deliver(self) -> None:
+        """Let the held inserts through and wait until ClickHouse has answered them."""
+        with self._lock:
+            held, self.held = self.held, []
+        for event in held:
+            event.set()
+        for _ in held:
+            assert self.delivered.acquire(timeout=60)
+
+    def fate(self, is_insert: bool) -> str:
+        """What becomes of a request."""
+        with self._lock:
+            if not is_insert:
+                return "pass"
+            self.inserts += 1
+            fate = self.plan.popleft() if self.plan else self.always or "pass"
+            if fate == "pass":
+                self.passed += 1
+            else:
+                self.done.append(fate)
+            return fate
+
+    def hold(self) -> threading.Event:
+        """An event that ``deliver`` sets."""
+        event = threading.Event()
+        with self._lock:
+            self.held.append(event)
+        return event
+
+
+class _Handler(BaseHTTPRequestHandler):
+    proxy: ClickHouseProxy
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._handle(b"")
+
+    def do_POST(self) -> None:
+        self._handle(self._body())
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        pieces = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
+
+    def _handle(self, body: bytes) -> None:
+        start = (self.path.encode() + b" " + body[:300]).replace(b"+", b" ").replace(b"%20", b" ").replace(b"%60", b"")
+        insert = b"INSERT INTO " + self.proxy.table.encode()
+        fate = self.proxy.fate(insert in start.replace(b"`", b""))
+        with contextlib.suppress(ConnectionError):
+            self._meet(fate, body)
+
+    def _meet(self, fate: str, body: bytes) -> None:
+        if fate == "pass":
+            self._reply(*self._forward(body))
+        elif fate.isdigit():
+            self._reply(int(fate), {}, b"somebody between us and ClickHouse")
+        elif fate.startswith("code:"):
+            code = fate.removeprefix("code:")
+            text = f"Code: {code}. DB::Exception: made up for a test. (NAME) (version 26.9)".encode()
+            self._reply(500, {"X-ClickHouse-Exception-Code": code}, text)
+        elif fate == "close before":
+            self._hang_up()
+        elif fate == "close after":
+            self._forward(body)
+            self._hang_up()
+        elif fate == "half a reply":
+            self._forward(body)
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
+            self._hang_up()
+        elif fate in ("hang before", "hang after"):
+            if fate == "hang after":
+                self._forward(body)
+            self.rfile.read(1)  # returns when the client has gone
+            self._hang_up()
+        elif fate == "late":
+            self.proxy.hold().wait(120)
+            self._forward(body)
+            self.proxy.delivered.release()
+            self._hang_up()
+        else:
+            raise AssertionError(f"no such fate: {fate}")
+
+    def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(*self.proxy.target, timeout=60)
+        try:
+            skipped = ("transfer-encoding", "content-length", "host", "connection")
+            headers = {name: text for name, text in self.headers.items() if name.lower() not in skipped}
+            connection.request(self.command, self.path, body, headers)
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+        except OSError:
+            return 502, {}, b"no server"
+        finally:
+            connection.close()
+
+    def _reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, text in headers.items():
+            if name.lower() not in ("transfer-encoding", "content-length", "connection", "date", "server"):
+                self.send_header(name, text)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+
+
+@contextmanager
+def clickhouse_proxy(target: str, table: str = "metrics") -> Iterator[ClickHouseProxy]:
+    """A proxy in front of ``target``, closed afterwards."""
+    proxy = ClickHouseProxy(target, table)
+    try:
+        yield proxy
+    finally:
+        for event in proxy.held:
+            event.set()
+        proxy.close()
