@@ -34,6 +34,7 @@ def readings_at(series: FactSeries, tick_ms: int) -> list[tuple[dict[str, str], 
 
 
 def source_of(reader: Reader, test: lined_yaml.Mapping) -> tuple[MemorySource, dict[str, FactSeries]]:
+    """The numbers a test gives: windows, baselines and change points, and facts by name. Raises ``RuleError``."""
     interval_ms = reader.duration(test, "interval", default="1m")
     if interval_ms < MINUTE_MS or interval_ms % MINUTE_MS:
         raise reader.wrong(test, "interval", "interval must be a multiple of 1m, the length of a window")

@@ -51,7 +51,6 @@ class Handle:
         self.is_spoilt = False
         import chdb  # an extra: a service on a ClickHouse server does without
 
-        self._refusals = chdb.ChdbError
         self._connection = chdb.connect(str(path))
         try:
             for name, value in settings:
@@ -71,7 +70,8 @@ class Handle:
         try:
             # The engine takes bytes as they are: an insert's data need not be text.
             result = self._connection.query(statement, format_name, params=dict(parameters or {}))
-        except self._refusals as error:
+        except RuntimeError as error:
+            # chdb's own error is one; which class of that name it is depends on how chdb was installed.
             text = str(error)
             code = _CODE.search(text)
             raise EngineError(text, int(code[1]) if code else 0) from None
