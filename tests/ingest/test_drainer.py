@@ -438,8 +438,8 @@ def test_a_retry_that_comes_late_is_dropped(
     sleeper_buffer, other = buffer_on(url), buffer_on(url)
     push(other.client, [good(number) for number in range(60)])
     proxy.plan.extend(["503"])
-    fail_at("drainer.before_insert:2:pause=1.5")
-    sleeper = drainer_on(sleeper_buffer, far, lease_s=0.1)
+    fail_at("drainer.before_insert:2:pause=4")
+    sleeper = drainer_on(sleeper_buffer, far, lease_s=0.6)
     with running(sleeper):
         wait_until(lambda: hits() >= 2, "it sleeps")
         drainer_on(other, embedded).drain_until_empty()
