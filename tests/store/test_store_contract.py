@@ -298,3 +298,8 @@ def _all_at_once(work: Callable[[int], None], threads: int) -> None:
         thread.start()
     for thread in running:
         thread.join()
+
+
+def test_raw_answers_in_the_format_asked_for(any_store: Store) -> None:
+    """CSV and its kin come as ClickHouse writes them, parameters filled in."""
+    assert any_store.raw("SELECT {n:UInt8} AS n, 'a' AS word", {"n": 7}, "CSVWithNames") == b'"n","word"\n7,"a"\n'
