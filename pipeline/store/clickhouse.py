@@ -151,7 +151,7 @@ class Store:
 
     def raw(self, sql: str, parameters: Mapping[str, Any] | None, output_format: str) -> bytes:
         """The result of ``sql`` in one of ClickHouse's formats, as it comes; for people who ask for CSV and its kin."""
-        with self._lock, _translated(self.role):
+        with self._lock, translated(self.role):
             body: bytes = self._client.raw_query(sql, dict(parameters or {}), fmt=output_format)
         return body
 
