@@ -1,6 +1,8 @@
 """Items for the drain's tests: realistic ones, each with a number of its own, and mangled ones of every kind."""
 
+import base64
 import json
+import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from random import Random
@@ -65,6 +67,23 @@ NOT_NUMBERS = (
     "-Infinity",
     "١",
 )
+STRANGE_BYTES = (
+    *(b"\\", b'"', b'\\"', b"\\u0000", b"\x00", b"\x7f", b"\n", b"{", b"}", b"[", b"]", b",", b":", b"\xef\xbb\xbf"),
+    *(b"\xff", b"\xc3", b"\xa9", b"\xc0\x80", b"\xf4\x90\x80\x80", b"\xed\xa0\x80", b"\xed\xa0\xbd\xed\xb8\x80"),
+    *(
+        b"\\ud800",
+        b"\\udc00",
+        b"\\ud83e\\udd86",
+        b"\\udd86\\ud83e",
+        b"\\ud83e\\ud83e",
+        b"\\u00e9",
+        b"\\u12",
+        b"\\x41",
+        b"\\/",
+    ),
+)
+"""Escapes good and bad, halves of characters, overlong and beyond Unicode, surrogates as bytes and as escapes."""
+COMMENTS = (b"/* why */", b"// why\n", b"# why\n", b"<!-- why -->", b"-- why\n")
 NOT_VALUES = (*NOT_NUMBERS, "true", "false", "null", '"5"', "[5]", '{"v":5}', "tru", "nul", "", "5 5", '"')
 
 
@@ -108,6 +127,37 @@ class Maker:
         if chance.random() < 0.3:
             items = self.with_torn_borders(items)
         return items
+
+    def stream(self, count: int) -> list[bytes]:
+        """Items as a whole drain meets them: mostly good ones, every kind of damage among them."""
+        chance = self.chance
+        items: list[bytes] = []
+        while len(items) < count:
+            block = self.batch(most=200) if chance.random() < 0.5 else self.usual(chance.randint(1, 200))
+            for _ in range(chance.randint(0, len(block) // 2)):
+                at = chance.randrange(len(block))
+                match chance.randrange(5):
+                    case 0:
+                        block[at] = self.mangled(block[at])
+                    case 1 | 2:
+                        block[at] = self.scarred(block[at], chance.choice(block))
+                    case 3:
+                        block[at] = self.disguised(block[at])
+                    case _:
+                        block[at] = self.scarred(self.disguised(block[at]), self.mangled(block[at]))
+            items += block
+        return items[:count]
+
+    def usual(self, count: int) -> list[bytes]:
+        """What one producer sends."""
+        chance = self.chance
+        kind = chance.choice(("duration", "lcp", "cls"))
+        extra = chance.choice((b"}", b',"tags":{"branch":"main","retry":1},"build":"b-7"}', b',"page":"/caf\xc3\xa9"}'))
+        time = chance.choice((self.iso_text, self.epoch_number))
+        return [
+            metric(number, time(), kind=kind, value=chance.randrange(10**6) / 100)[:-1] + extra
+            for number in range(count)
+        ]
 
     def shape(self) -> list[tuple[str, Callable[[], str]]]:
         """Field names, each with what makes its JSON text, in the order they are written."""
@@ -191,6 +241,96 @@ class Maker:
                 flipped = bytearray(item or b"{")
                 flipped[at % len(flipped)] ^= 1 << chance.randrange(8)
                 return bytes(flipped)
+
+    def scarred(self, item: bytes, other: bytes) -> bytes:
+        """The item after an accident to its bytes; ``other`` is what it may have got mixed up with."""
+        chance = self.chance
+        at = chance.randrange(len(item) + 1)
+        until = min(len(item), at + chance.choice((1, 1, 2, 8, 40)))
+        match chance.randrange(9):
+            case 0:
+                flipped = bytearray(item or b"{")
+                for _ in range(chance.choice((1, 1, 2, 5))):
+                    flipped[chance.randrange(len(flipped))] ^= 1 << chance.randrange(8)
+                return bytes(flipped)
+            case 1:
+                return item[:at] + chance.choice(STRANGE_BYTES) + item[at:]
+            case 2:
+                return item[:at] + chance.randbytes(chance.randint(1, 8)) + item[until:]
+            case 3:
+                return item[:at] + item[until:]
+            case 4:
+                return item[:until] + item[at:until] * chance.choice((1, 1, 2, 10)) + item[until:]
+            case 5:
+                return item[:at] + other[chance.randrange(len(other) + 1) :]
+            case 6:
+                return item[:at] + other[at:until] + item[until:]
+            case 7:
+                # Two fields, or two values under each other's names.
+                mark = chance.choice((b",", b":", b'"'))
+                pieces = item.split(mark)
+                one, two = chance.randrange(len(pieces)), chance.randrange(len(pieces))
+                pieces[one], pieces[two] = pieces[two], pieces[one]
+                return mark.join(pieces)
+            case _:
+                mark = chance.choice((b",", b"{", b"}", b":"))
+                return item.replace(mark, mark + chance.choice(COMMENTS), chance.choice((1, -1)))
+
+    def disguised(self, item: bytes) -> bytes:
+        """What the item says, written in a way that somebody might take for JSON."""
+        chance = self.chance
+        text = item.decode("utf-8", "replace")
+        match chance.randrange(14):
+            case 0:
+                return text.encode(chance.choice(("utf-16", "utf-16-le", "utf-32-be", "cp037", "utf-7")), "replace")
+            case 1:
+                return text.replace("e", "é").encode(chance.choice(("latin-1", "cp1250", "utf-8")), "replace")
+            case 2:
+                return chance.choice((b"\xef\xbb\xbf", b"\xfe\xff", b")]}',\n", b"\x1e", b"data: ", b"\x00")) + item
+            case 3:
+                return item + chance.choice((b"\n", b"\r\n", b" ", b"\x00", b";", b",", b"\xef\xbb\xbf", b"\x0c"))
+            case 4:
+                gap = chance.choice((b"\n  ", b"\r\n\t", b" ", b"\x0b", b"\xc2\xa0", b"\xe2\x80\xa8"))
+                return item.replace(b",", b"," + gap).replace(b"{", b"{" + gap).replace(b":", b": ")
+            case 5:
+                return chance.choice((zlib.compress, base64.b64encode, lambda sent: sent.hex().encode()))(item)
+            case 6:
+                return chance.choice((b"%r" % [text], repr(text).encode(), text.replace('"', "'").encode()))
+            case 7:
+                return item.replace(b"}", b",}").replace(b"]", b",]")
+            case 8:
+                return chance.randbytes(chance.choice((0, 1, 7, 200)))
+            case 9:
+                brackets = chance.choice((b"[", b'{"a":', b'[{"a":', b"{", b'"['))
+                times = chance.choice((3, 31, 32, 33, 500, 10_000))
+                ends = brackets.translate(bytes.maketrans(b"[{", b"]}"), b'":a')[::-1]
+                place = chance.choice((b'"deep":', b'"tags":', b'"value":', b'"page":'))
+                return item[:-1] + b"," + place + brackets * times + b"1" + ends * times + b"}"
+            case 10:
+                place = chance.choice((b"timestamp", b"value", b"page", b"try", b"tags"))
+                wrong = chance.choice(NOT_VALUES).encode()
+                return item[:-1] + b',"%s":%s}' % (place, chance.choice((b"%s", b'{"a":%s}', b"[%s]")) % wrong)
+            case 11:
+                # Sizes about the limit: to the byte, most often by far less.
+                size = chance.choice((1_000, 2_000, 65_535, 65_536, 65_537)) if chance.random() < 0.1 else 300
+                filling = size - len(item) - len(b',"big":""')
+                return item[:-1] + b',"big":"' + b"x" * filling + b'"}'
+            case 12:
+                names = chance.choice(
+                    (
+                        (b"value", b"page"),
+                        (b"timestamp", b"value"),
+                        (b"page", b"page "),
+                        (b"a", b"A"),
+                        (b"tags", b"tag"),
+                    )
+                )
+                return item[:-1] + b"," + item[1:].replace(*names)
+            case _:
+                return chance.choice((b"[%s,%s]", b"%s\n%s", b"%s%s", b"%s,%s", b'{"item":%s,"next":%s}')) % (
+                    item,
+                    item,
+                )
 
     def with_torn_borders(self, items: list[bytes]) -> list[bytes]:
         """Neighbours that would mean something else if they were simply joined."""
