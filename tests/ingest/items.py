@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
@@ -83,6 +84,7 @@ STRANGE_BYTES = (
     ),
 )
 """Escapes good and bad, halves of characters, overlong and beyond Unicode, surrogates as bytes and as escapes."""
+_VALUE = re.compile(rb':[ \n\t]*("[^"]*"|[^",{}\[\]\s]+)')
 COMMENTS = (b"/* why */", b"// why\n", b"# why\n", b"<!-- why -->", b"-- why\n")
 NOT_VALUES = (*NOT_NUMBERS, "true", "false", "null", '"5"', "[5]", '{"v":5}', "tru", "nul", "", "5 5", '"')
 
@@ -129,35 +131,38 @@ class Maker:
         return items
 
     def stream(self, count: int) -> list[bytes]:
-        """Items as a whole drain meets them: mostly good ones, every kind of damage among them."""
+        """Items as a whole drain meets them: of a few producers, mostly good, every kind of damage among them."""
         chance = self.chance
+        producers = [self.producer() for _ in range(6)]
         items: list[bytes] = []
         while len(items) < count:
-            block = self.batch(most=200) if chance.random() < 0.5 else self.usual(chance.randint(1, 200))
-            for _ in range(chance.randint(0, len(block) // 2)):
+            block = [chance.choice(producers)(number) for number in range(200)]
+            for _ in range(chance.choice((0, 2, 20, 100))):
                 at = chance.randrange(len(block))
-                match chance.randrange(5):
+                match chance.randrange(7):
                     case 0:
                         block[at] = self.mangled(block[at])
-                    case 1 | 2:
-                        block[at] = self.scarred(block[at], chance.choice(block))
-                    case 3:
+                    case 1:
                         block[at] = self.disguised(block[at])
+                    case 2 | 3 | 4:
+                        block[at] = self.reworded(block[at])
+                    case 5:
+                        block[at] = self.scarred(block[at], chance.choice(block))
                     case _:
                         block[at] = self.scarred(self.disguised(block[at]), self.mangled(block[at]))
-            items += block
+            items += block if chance.random() < 0.9 else self.batch(most=200)
         return items[:count]
 
-    def usual(self, count: int) -> list[bytes]:
-        """What one producer sends."""
+    def producer(self) -> Callable[[int], bytes]:
+        """Makes items of one shape: the usual ones, or any."""
         chance = self.chance
+        if chance.random() < 0.3:
+            shape = self.shape()
+            return lambda number: self.filled(shape)
         kind = chance.choice(("duration", "lcp", "cls"))
-        extra = chance.choice((b"}", b',"tags":{"branch":"main","retry":1},"build":"b-7"}', b',"page":"/caf\xc3\xa9"}'))
+        rest = chance.choice((b"}", b',"tags":{"branch":"main","retry":1},"build":"b-7"}', b',"page":"/caf\xc3\xa9"}'))
         time = chance.choice((self.iso_text, self.epoch_number))
-        return [
-            metric(number, time(), kind=kind, value=chance.randrange(10**6) / 100)[:-1] + extra
-            for number in range(count)
-        ]
+        return lambda number: metric(number, time(), kind=kind, value=chance.randrange(10**6) / 100)[:-1] + rest
 
     def shape(self) -> list[tuple[str, Callable[[], str]]]:
         """Field names, each with what makes its JSON text, in the order they are written."""
@@ -241,6 +246,22 @@ class Maker:
                 flipped = bytearray(item or b"{")
                 flipped[at % len(flipped)] ^= 1 << chance.randrange(8)
                 return bytes(flipped)
+
+    def reworded(self, item: bytes) -> bytes:
+        """The item with another text for one of its values: it keeps its shape, at least at first sight."""
+        chance = self.chance
+        values = list(_VALUE.finditer(item))
+        if not values:
+            return item
+        found = chance.choice(values)
+        old = found[1]
+        if old.startswith(b'"') and chance.random() < 0.7:
+            at = chance.randrange(1, len(old)) if len(old) > 1 else 0
+            new = old[:at] + chance.choice(STRANGE_BYTES) + old[at:]
+        else:
+            makers = (self.number, self.number, self.string, self.any_time, self.any_value)
+            new = chance.choice((lambda: chance.choice(NOT_VALUES), *makers))().encode()
+        return item[: found.start(1)] + new + item[found.end(1) :]
 
     def scarred(self, item: bytes, other: bytes) -> bytes:
         """The item after an accident to its bytes; ``other`` is what it may have got mixed up with."""
