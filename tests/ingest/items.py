@@ -46,6 +46,10 @@ NAMES = (
     "commit",
 )
 OPTIONAL = ("environment", "browser", "test_suite", "test_id", "test_name", "page", "endpoint", "node", "status")
+TEXTS_OF_TIMES = (
+    *("2023-02-29T00:00:00Z", "2024-02-29T00:00:00Z", "2023-11-14T24:00:00Z", "2023-11-14T22:13:60Z", "2023-11-14"),
+    *("2023-11-14T22:13:20", "2023-11-14T22:13:20.5+24:00", "2262-04-12T00:00:00Z", "0000-01-01T00:00:00Z", "now"),
+)
 NUMBERS = (
     *("0", "-0", "1", "-1", "1.5", "-0.0", "0.1", "1e5", "1E-5", "1e+5", "12345678901234567890", "1e308", "5e-324"),
     *("1e309", "-1e400", "0." + "0" * 330 + "1", "9" * 400, "2.2250738585072011e-308", "0e99999999999999999999"),
@@ -133,7 +137,7 @@ class Maker:
     def stream(self, count: int) -> list[bytes]:
         """Items as a whole drain meets them: of a few producers, mostly good, every kind of damage among them."""
         chance = self.chance
-        producers = [self.producer() for _ in range(6)]
+        producers = [self.usual_producer() for _ in range(4)] + [self.odd_producer() for _ in range(2)]
         items: list[bytes] = []
         while len(items) < count:
             block = [chance.choice(producers)(number) for number in range(200)]
@@ -153,16 +157,18 @@ class Maker:
             items += block if chance.random() < 0.9 else self.batch(most=200)
         return items[:count]
 
-    def producer(self) -> Callable[[int], bytes]:
-        """Makes items of one shape: the usual ones, or any."""
+    def usual_producer(self) -> Callable[[int], bytes]:
+        """Makes realistic items of one shape."""
         chance = self.chance
-        if chance.random() < 0.3:
-            shape = self.shape()
-            return lambda number: self.filled(shape)
         kind = chance.choice(("duration", "lcp", "cls"))
         rest = chance.choice((b"}", b',"tags":{"branch":"main","retry":1},"build":"b-7"}', b',"page":"/caf\xc3\xa9"}'))
         time = chance.choice((self.iso_text, self.epoch_number))
         return lambda number: metric(number, time(), kind=kind, value=chance.randrange(10**6) / 100)[:-1] + rest
+
+    def odd_producer(self) -> Callable[[int], bytes]:
+        """Makes items of one shape, which may be any."""
+        shape = self.shape()
+        return lambda number: self.filled(shape)
 
     def shape(self) -> list[tuple[str, Callable[[], str]]]:
         """Field names, each with what makes its JSON text, in the order they are written."""
@@ -255,12 +261,18 @@ class Maker:
             return item
         found = chance.choice(values)
         old = found[1]
-        if old.startswith(b'"') and chance.random() < 0.7:
-            at = chance.randrange(1, len(old)) if len(old) > 1 else 0
-            new = old[:at] + chance.choice(STRANGE_BYTES) + old[at:]
-        else:
-            makers = (self.number, self.number, self.string, self.any_time, self.any_value)
-            new = chance.choice((lambda: chance.choice(NOT_VALUES), *makers))().encode()
+        at = chance.randrange(1, len(old)) if len(old) > 1 else 0
+        match chance.randrange(4):
+            case 0:
+                new = old[:at] + chance.choice(STRANGE_BYTES) + old[at:]
+            case 1 if not old.startswith(b'"'):
+                new = chance.choice((b"0", b"-", b"-0", b"1.")) + old
+            case 1 | 2:
+                texts = (TEXTS_OF_TIMES, TEXTS) if old.startswith(b'"') else (NUMBERS, NOT_NUMBERS)
+                new = chance.choice(chance.choice(texts)).encode()
+                new = b'"' + new + b'"' if old.startswith(b'"') else new
+            case _:
+                new = chance.choice((self.string, self.any_value, self.any_time))().encode()
         return item[: found.start(1)] + new + item[found.end(1) :]
 
     def scarred(self, item: bytes, other: bytes) -> bytes:
@@ -418,7 +430,7 @@ class Maker:
 
     def moment_ms(self) -> int:
         chance = self.chance
-        edges = (-720 * 3_600_000 - 1, -720 * 3_600_000, 300_000, 300_001, 0)
+        edges = (-720 * 3_600_000 - 1, -720 * 3_600_000, 300_000, 300_001, 0, -721 * 3_600_000, 310_000)
         return self.now_ms + (chance.choice(edges) if chance.random() < 0.05 else -chance.randrange(1_800_000))
 
     def iso_text(self) -> str:
