@@ -74,7 +74,7 @@ def test_wheel_carries_sql_and_configuration(tmp_path: Path) -> None:
 
 # Imports
 
-HEAVY = ("numpy", "pyarrow", "polars", "redis", "clickhouse_connect", "chdb", "pydantic", "yaml", "structlog", "rich")
+HEAVY = ("numpy", "pyarrow", "numba", "redis", "clickhouse_connect", "chdb", "pydantic", "yaml", "structlog", "rich")
 
 
 @pytest.mark.parametrize("module", ["pipeline", "pipeline.pytest_plugin"])

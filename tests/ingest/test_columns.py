@@ -1,3 +1,6 @@
+import ctypes
+import json
+import mmap
 import struct
 from collections.abc import Sequence
 from random import Random
@@ -9,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from items import OPTIONAL, SEALED_AT_MS, Maker, iso, metric
 
-from pipeline.ingest import columns, ledger
+from pipeline.ingest import columns, ledger, scan
 from pipeline.ingest.buffer import Chunk
 from pipeline.ingest.columns import COLUMNS, decode_chunk
 from pipeline.ingest.drainer import identified
@@ -18,6 +21,8 @@ from pipeline.store.clickhouse import Store
 
 SMALL = Limits(max_item_bytes=2_000)
 NOW = str(SEALED_AT_MS)
+PROT_NONE = 0
+"""Whoever touches a page so protected dies."""
 
 
 def read_fast(items: Sequence[bytes], limits: Limits = SMALL) -> dict[int, Any]:
@@ -179,15 +184,18 @@ def test_an_odd_neighbour_changes_nothing_for_the_others(neighbours: list[bytes]
     assert_agree(neighbours)
 
 
-def test_more_shapes_than_templates_are_still_all_read() -> None:
-    """Every item of a shape of its own, and many shapes of many items."""
-    lonely = [
-        metric(number, NOW)[:-1] + b',"field_%d":%d}' % (number, number) for number in range(3 * columns.MAX_TEMPLATES)
-    ]
+def test_items_of_many_shapes_are_all_read() -> None:
+    """Every item with a field of its own, alone and many of each; an item with more tags than most, and far more."""
+    lonely = [metric(number, NOW)[:-1] + b',"field_%d":%d}' % (number, number) for number in range(300)]
     assert_agree(lonely)
-    crowded = [item for item in lonely for _ in range(columns.MIN_SHAPE_ROWS + 1)]
+    crowded = [item for item in lonely for _ in range(20)]
     Random(1).shuffle(crowded)
     assert_agree(crowded)
+    for count in (scan.MAX_TAGS - 1, scan.MAX_TAGS, scan.MAX_TAGS + 1, 500):
+        fields = b"".join(b',"field_%d":%d' % (number, number) for number in range(count - 1))
+        assert_agree([ALIKE[0][:-1] + fields + b',"tags":{"team":"web"}}', *ALIKE])
+    assert_agree([ALIKE[0][:-1] + b',"field_%d":1,"tags":{%s}}' % (k, b",".join(
+        b'"%d":%d' % (tag, tag) for tag in range(60))) for k in range(100)])  # fmt: skip
 
 
 @pytest.mark.parametrize("digits", range(10))
@@ -276,19 +284,68 @@ def test_a_chunk_too_large_to_join_is_read_in_pieces(monkeypatch: pytest.MonkeyP
     assert_agree([*ALIKE, b"x" * 1_000, b"", b"x" * 3_000, *ALIKE])
 
 
-def test_regular_items_are_not_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 3 × 1,000 items of three shapes the careful path sees those that make a template, and no more."""
+def test_the_careful_path_sees_nothing_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What producers send every day is read by the compiled loops: any order, escapes, Unicode, tags, long numbers."""
     seen: list[bytes] = []
     monkeypatch.setattr(columns, "decode", lambda item, *rest: seen.append(item) or decode(item, *rest))
     plain = [metric(number, NOW) for number in range(1_000)]
     tagged = [
-        item[:-1] + b',"tags":{"team":"web","try":"%d"},"shard":%d}' % (at % 7, at) for at, item in enumerate(plain)
+        item[:-1] + b',"tags":{"team":"web","try":"%d","none":null,"yes":true},"shard":%d}' % (at % 7, at)
+        for at, item in enumerate(plain)
     ]
     timed = [metric(number, f'"{iso(SEALED_AT_MS - number)}"') for number in range(1_000)]
-    items = plain + tagged + timed
+    measured = [
+        metric(number, f"{SEALED_AT_MS / 1000:.6f}", value=Random(number).random() * 1e4) for number in range(99)
+    ]
+    dumped = [json.dumps(json.loads(item) | {"page": 'a/"ü"\n🦆'}).encode() for item in plain]
+    pretty = [json.dumps(json.loads(item), indent=2, sort_keys=True, ensure_ascii=False).encode() for item in dumped]
+    items = plain + tagged + timed + measured + dumped + pretty
     Random(1).shuffle(items)
     assert_agree(items)
-    assert len(seen) == 3
+    assert seen == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_read_or_written_outside_the_items(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The joined items end where the mapped memory ends, and the bytes around them stay as they are."""
+    page = mmap.PAGESIZE
+    memory = mmap.mmap(-1, 4096 * page)
+    guard = np.frombuffer(memory, np.uint8)[-page:]
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mprotect(ctypes.c_void_p(guard.ctypes.data), page, PROT_NONE) == 0, "no guard page here"
+    usable = np.frombuffer(memory, np.uint8)[:-page]
+    scan_items = scan.scan_items
+
+    def at_the_edge(buffer: int, starts: Any, ends: Any, *rest: Any) -> Any:
+        size = int(ends[-1]) + 1 + scan.PADDING
+        place = usable[len(usable) - size :]
+        ctypes.memmove(place.ctypes.data, buffer, size)
+        usable[: len(usable) - size] = 0xEE
+        found = scan_items(place.ctypes.data, starts, ends, *rest)
+        assert (usable[: len(usable) - size] == 0xEE).all()
+        assert (place[ends] == 0x0A).all() and (place[-scan.PADDING :] == 0x0A).all()
+        ctypes.memmove(buffer, place.ctypes.data, size)  # the texts are gathered from there
+        return found
+
+    monkeypatch.setattr(scan, "scan_items", at_the_edge)
+    maker = Maker(Random(seed))
+    for _ in range(60):
+        items = maker.batch(most=30)
+        if sum(map(len, items)) < len(usable) // 2:
+            assert_agree(items)
+    for last in (
+        ALIKE[0],
+        b'{"a":tru',
+        b'{"a":nul',
+        b'{"a":"\\',
+        b'{"a":"\\u12',
+        b'{"a":-',
+        b'{"a":1e',
+        b"{",
+        b"",
+        b'{"',
+    ):
+        assert_agree([last])
 
 
 def test_no_items_are_no_rows() -> None:
