@@ -1,19 +1,89 @@
-"""A drainer in a process of its own, quick to start: what the kill tests kill."""
+"""What the processes do that the kill tests kill: drain, and look whether everything is where it belongs."""
 
+import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import redis
+import numpy as np
+from drain_parts import Whereabouts, assert_books_agree, buffer_on, drainer_on, good, make_tables
 
-from pipeline import config
-from pipeline.ingest.buffer import Buffer
-from pipeline.ingest.drainer import Drainer
+from pipeline import config, failpoints
+from pipeline.audit import audit
+from pipeline.ingest import ledger
+from pipeline.ingest.columns import decode_chunk
 from pipeline.ingest.metric import Limits
+from pipeline.ingest.spill import Spill
 from pipeline.store.clickhouse import Store
 
+# Once, before any child is forked: the first chunk of a process costs half a second of imports.
+decode_chunk([good(number) for number in range(100)], np.arange(100), time.time_ns() // 1_000_000, Limits())
 
-def drain_for_ever(redis_url: str, clickhouse_url: str, database: str, aof_dir: str) -> None:
-    """Drain until killed."""
-    settings = config.Settings(clickhouse=config.ClickHouseSettings(dsn=clickhouse_url, database=database))
-    drainer = config.DrainerSettings(batch_rows=150, flush_interval_s=0.02, max_retry_pause_s=0.2)
-    buffer = Buffer(redis.Redis.from_url(redis_url, retry=None), aof_dir=Path(aof_dir))
-    Drainer(buffer, Store.open(settings), drainer, Limits.of(settings)).run()
+USUAL = {"lease_s": 60, "durable_seal": True, "flush_interval_s": 0.02}
+RAW_TTL_MS = 770 * 3_600_000
+
+
+def drain(
+    redis_url: str,
+    dsn: str,
+    database: str,
+    *,
+    aof_dir: Path | None = None,
+    failpoint: str = "",
+    until_empty: bool = False,
+    spill_dir: Path | None = None,
+    flush: bool = False,
+    **settings: Any,
+) -> None:
+    """Drain until killed or, with ``until_empty``, until nothing is left.
+
+    With ``spill_dir`` everything takes the way through files; with ``flush`` the ledger's records are moved at the end.
+    """
+    os.environ[failpoints.VARIABLE] = failpoint
+    failpoints.reset()
+    buffer = buffer_on(redis_url, aof_dir=aof_dir)
+    with _open(dsn, database) as store:
+        drainer = drainer_on(buffer, store, **(USUAL | settings))
+        spill = Spill(spill_dir, buffer, store, drainer.settings, drainer.limits) if spill_dir else None
+        if spill:
+            buffer.release_orphans()
+            while spill.spill_one():
+                pass
+        drainer.run(until_empty=until_empty)
+        while spill and spill.drain_one():
+            pass
+        if flush:
+            ledger.flush(buffer, store)
+
+
+def set_up(dsn: str, database: str, statements: Sequence[str] = ()) -> None:
+    """Make the drain's tables, and run what else is to be run."""
+    with _open(dsn, database) as store:
+        make_tables(store, _settings(dsn, database))
+        for statement in statements:
+            store.command(statement)
+
+
+def verify(redis_url: str, dsn: str, database: str, good: Sequence[int], bad: Sequence[bytes]) -> None:
+    """Every item once where it belongs, books, digests and audit agreeing, before and after the ledger is flushed."""
+    buffer = buffer_on(redis_url)
+    with _open(dsn, database) as store:
+        Whereabouts(store).assert_each_once(good, bad)
+        assert_books_agree(buffer, store)
+        books = buffer.books()
+        assert (books.sealed, books.spilled) == (len(good) + len(bad), 0), books
+        ledger.flush(buffer, store)
+        report = audit(store, [buffer], full=True, now_ms=time.time_ns() // 1_000_000, raw_ttl_ms=RAW_TTL_MS)
+        assert report.ok, report
+        assert store.rows("SELECT count(), sum(stored), sum(dead_lettered) FROM ledger") == [
+            (report.chunks, books.stored, books.dead_lettered)
+        ]
+
+
+def _open(dsn: str, database: str) -> Store:
+    return Store.open(_settings(dsn, database))
+
+
+def _settings(dsn: str, database: str) -> config.Settings:
+    return config.Settings(clickhouse=config.ClickHouseSettings(dsn=dsn, database=database, request_timeout_s=20))

@@ -1,16 +1,14 @@
 """kill -9 at random, under load: of drainers, of Redis, of both at once. Every row stands once, whatever died."""
 
-import multiprocessing
-import os
 import random
-import signal
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.context import ForkServerContext
-from pathlib import Path
 
+import children
+import kill_child
 import pytest
-from ingest.kill_child import drain_for_ever
+from conftest import RedisServer
+from drain_parts import buffer_on
 
 from pipeline import config
 from pipeline.bench.drain import plain_items
@@ -27,23 +25,6 @@ KILLS = {"drainer": 75, "redis": 15, "both": 10}
 LONG_FACTOR = 10
 
 
-@pytest.fixture(scope="module")
-def forkserver() -> ForkServerContext:
-    """Starts a child in some ten milliseconds: the imports are done once, before any thread exists."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ingest.kill_child"])
-    # The server is a fresh interpreter and has to find the tests; it says nothing when it does not.
-    before = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), before]))
-    try:
-        first = context.Process(target=os.getpid)
-        first.start()
-        first.join()
-    finally:
-        os.environ["PYTHONPATH"] = before
-    return context
-
-
 @pytest.fixture
 def clickhouse(store: Store) -> Iterator[ClickHouseHttp]:
     with ClickHouseHttp(store, writable=True) as server:
@@ -55,28 +36,26 @@ def clickhouse(store: Store) -> Iterator[ClickHouseHttp]:
 def test_random_kills_lose_and_double_nothing(
     victim: str,
     request: pytest.FixtureRequest,
-    redis_server: Callable[..., "object"],
+    redis_server: Callable[..., RedisServer],
     clickhouse: ClickHouseHttp,
     store: Store,
     settings: config.Settings,
-    forkserver: ForkServerContext,
 ) -> None:
     """After every kill and a plain restart, and at the end: pushed = stored + dead-lettered, each identity once."""
     kills = KILLS[victim] * (LONG_FACTOR if request.config.getoption("--long") else 1)
     server = redis_server(appendonly=True)
     chance = random.Random(kills)
-    buffer = Buffer(server.client())  # type: ignore[attr-defined]
+    buffer = buffer_on(server.url)
     items = plain_items(ROWS_A_ROUND, 1)
     items[::300] = [b"not json"] * len(items[::300])
-    arguments = (server.url, clickhouse.url, store.database, str(server.dir))  # type: ignore[attr-defined]
+    surroundings = {"redis_url": server.url, "dsn": clickhouse.url, "database": store.database}
     pushed = hit = stored = 0
     for number in range(kills):
         if number % 2 == 0:
             buffer.client.lpush(buffer.key, *items)
             pushed += len(items)
             _wait_until_written(buffer)
-        child = forkserver.Process(target=drain_for_ever, args=arguments, daemon=True)
-        child.start()
+        child = children.start(kill_child.drain, **surroundings, aof_dir=server.dir, batch_rows=150)
         begun = time.monotonic()
         while time.monotonic() < begun + 3 and buffer.books().stored == stored and buffer.waiting():
             time.sleep(0.005)
@@ -85,15 +64,14 @@ def test_random_kills_lose_and_double_nothing(
         stored = books.stored
         hit += bool(books.in_flight)
         if victim != "drainer":
-            server.kill()  # type: ignore[attr-defined]
+            server.kill()
         if victim != "redis":
-            _kill(child.pid)
+            children.kill(child)
         if victim != "drainer":
             time.sleep(0.02)
-            server.start()  # type: ignore[attr-defined]
+            server.start()
         if victim == "redis":
-            _kill(child.pid)
-        child.join(10)
+            children.kill(child)
     assert hit > kills // 20, f"only {hit} of {kills} kills hit a chunk in flight"
     Drainer(buffer, store, config.DrainerSettings(batch_rows=150), Limits.of(settings)).drain_until_empty()
     bad = pushed // len(items) * len(items[::300])
@@ -108,8 +86,3 @@ def _wait_until_written(buffer: Buffer) -> None:
     """Redis answers before it writes while an fsync runs in the background; what a kill takes then is its own loss."""
     while buffer.client.info("persistence")["aof_buffer_length"]:
         time.sleep(0.01)
-
-
-def _kill(pid: int | None) -> None:
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
