@@ -102,13 +102,20 @@ def status_table(status: Status, rates: dict[str, float] | None = None) -> Table
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """The doctor's findings, each bad one with its fix."""
+    """The doctor's findings, each that is not well with its fix, and the sum of them."""
     table = _plain_table(columns=3)
     for finding in findings:
-        level = Text(finding.level, style=_COLOURS[finding.level])
-        seen = finding.seen if not finding.fix else f"{finding.seen}\n  fix: {finding.fix}"
-        table.add_row(level, finding.check, seen)
-    stdout().print(table)
+        table.add_row(Text(finding.level, style=_COLOURS[finding.level]), finding.check, Text(finding.seen))
+        if finding.fix:
+            table.add_row("", "", Text(f"fix: {finding.fix}", style="bold"))
+    console = stdout()
+    console.print(table)
+    levels = [finding.level for finding in findings]
+    warned = f", {levels.count('warn')} to be warned of" if "warn" in levels else ""
+    if "bad" in levels:
+        console.print(Text(f"{levels.count('bad')} bad{warned}: a promise cannot be kept", style="red"))
+    else:
+        console.print(Text(f"nothing bad{warned}", style="yellow" if warned else "green"))
 
 
 def print_audit(report: Report) -> None:

@@ -76,7 +76,12 @@ def doctor(settings: config.Settings, as_json: bool) -> None:
     from pipeline.service import open_for_doctor
 
     link, store, opening = open_for_doctor(settings)
-    findings = [*opening, *examine(settings, link, store)]
+    try:
+        findings = [*opening, *examine(settings, link, store)]
+    finally:
+        for opened in (store, link):
+            if opened is not None:
+                opened.close()
     if as_json:
         print_json({"ok": all(f.level != "bad" for f in findings), "findings": [vars(f) for f in findings]})
     else:

@@ -131,8 +131,12 @@ class Store:
                 rows.column_names,
                 body if self.is_embedded else _read_once(body),  # see may_resend
                 fmt="ArrowStream",
-                settings=_INSERT_SETTINGS | self._deduplication(token),
+                settings=self.insert_settings(token),
             )
+
+    def insert_settings(self, token: str = "") -> dict[str, Any]:
+        """Every setting that goes with an insert."""
+        return _INSERT_SETTINGS | self._deduplication(token)
 
     def _deduplication(self, token: str) -> dict[str, Any]:
         """Off unless asked for: without a token two chunks with equal rows would become one.
@@ -269,8 +273,9 @@ def _server_profile(settings: Settings, role: engine.Role) -> dict[str, Any]:
 
 
 def _connect_http(settings: Settings, dsn: str, profile: Mapping[str, Any]) -> Client:
-    # The driver logs a traceback for every request that fails; whoever retries logs the outage once.
-    logging.getLogger("clickhouse_connect").setLevel(logging.ERROR)
+    # These log every request that fails, with a traceback; whoever retries logs the outage once.
+    for talker in ("clickhouse_connect", "urllib3.connectionpool"):
+        logging.getLogger(talker).setLevel(logging.ERROR)
     return clickhouse_connect.get_client(
         dsn=dsn,
         # A handle per thread is what clone() is for; a session would refuse the second one.
