@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from pipeline import log
 from pipeline.config import BufferSettings
-from pipeline.errors import Outage
+from pipeline.errors import LeaseLost, Outage, SchemaMismatch
 from pipeline.ingest.buffer import Buffer
 from pipeline.ingest.drainer import Drainer
 from pipeline.ingest.spill import Spill, SpillDamaged
@@ -52,6 +52,14 @@ class Overflow:
                 self.trouble = ""
             except Outage as outage:
                 moved, self.trouble = 0, str(outage)
+            except LeaseLost as lost:
+                # Another finished the chunk while it was written to disk; its file is a left-over.
+                moved, self.trouble = 0, ""
+                _log.info("not spilled", reason=str(lost))
+            except SchemaMismatch as mismatch:
+                moved, self.trouble = 0, str(mismatch)
+                _log.error("draining a spilled file stopped", reason=str(mismatch))
+                stop.wait(DISK_PAUSE_S)
             except SpillDamaged as damaged:
                 moved, self.trouble = 0, str(damaged)
                 _log.error("spilled file cannot be read", reason=str(damaged))
@@ -78,7 +86,8 @@ class Overflow:
             return self._drop(max(0, mark - books.in_flight))
         if over and self.settings.overflow == "spill":
             return self.spill.spill_one()
-        if books.spilled and held < LOW_WATER * mark and not self.drainer.progress.trouble:
+        on_disk = books.spilled or self.spill.files()
+        if on_disk and held < LOW_WATER * mark and not self.drainer.progress.trouble:
             return self.spill.drain_one(stop)
         return 0
 

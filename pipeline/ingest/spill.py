@@ -5,6 +5,9 @@ exactly once. The order of things makes every crash harmless: the file is on dis
 of the chunk, and Redis remembers which files count. A file that Redis does not know is a left-over of
 a crash (its chunk was given back, or is acknowledged already) and is removed.
 
+A drained file is removed only when Redis's disk knows that it was drained: a power cut could make Redis
+ask for it again.
+
 Files belong to the drainer whose disk they lie on: another machine cannot drain them, and a lost
 disk loses them.
 """
@@ -28,9 +31,13 @@ from pipeline.errors import PipelineError
 from pipeline.ingest.buffer import Buffer, Chunk, spill_name
 from pipeline.ingest.drainer import Drainer
 from pipeline.ingest.metric import Limits
+from pipeline.redis_link import outages
 from pipeline.store.clickhouse import Store
 
 _log = log.get(__name__)
+
+KEPT_FILES = 16
+"""So many drained files are kept before Redis's disk is waited for, once for all of them."""
 
 _CODEC = "zstd"
 _SUFFIX = ".spill"
@@ -59,6 +66,7 @@ class Spill:
         self._buffer = buffer
         self._settings = settings
         self._spilled = _Spilled(buffer)
+        self._done: dict[Path, Chunk] = {}
         # It finishes single chunks only, for which this much of a buffer is enough.
         self._drainer = Drainer(cast(Buffer, self._spilled), store, settings, limits)
 
@@ -93,18 +101,36 @@ class Spill:
         Waits for ClickHouse as a drainer does. Raises ``SpillDamaged`` for a file that cannot be read.
         """
         for path in self.files():
+            if path in self._done:
+                continue
             chunk, items = _read(path)
             if not self._buffer.is_spilled(chunk):
-                _log.info("left-over removed", file=path.name)
-                path.unlink()
+                _log.info("left-over found", file=path.name)
+                self._done[path] = chunk
                 continue
             self._spilled.items = items
             if not self._drainer.finish(chunk, items, stop):
                 return 0
             failpoints.hit("spill.after_drain")
-            path.unlink()
+            self._done[path] = chunk
+            if len(self._done) >= KEPT_FILES:
+                self._remove_done()
             return chunk.rows
-        return 0
+        return self.drain_one(stop) if self._remove_done() else 0
+
+    def _remove_done(self) -> int:
+        """Remove the files that Redis would not ask for even after a power cut; how many it asks for again."""
+        if self._done and self._settings.durable_seal:
+            with outages():
+                self._buffer._wait_for_disk(next(iter(self._done.values())))
+        done, self._done = self._done, {}
+        again = 0
+        for path, chunk in done.items():
+            if self._buffer.is_spilled(chunk):
+                again += 1
+            else:
+                path.unlink(missing_ok=True)
+        return again
 
     def files(self) -> list[Path]:
         """The files, in the order their segments were sealed."""
@@ -123,6 +149,7 @@ class Spill:
         head = {**asdict(chunk), "packed_bytes": len(packed), "checksum": zlib.crc32(body)}
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / (spill_name(chunk).replace(":", "-") + _SUFFIX)
+        self._done.pop(path, None)
         draft = path.with_suffix(".draft")
         with draft.open("wb") as file:
             file.write(json.dumps(head).encode() + b"\n" + body)

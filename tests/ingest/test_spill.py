@@ -11,7 +11,7 @@ from pipeline.bench.drain import plain_items
 from pipeline.config import BufferSettings, DrainerSettings
 from pipeline.errors import StoreOutage
 from pipeline.failpoints import Injected
-from pipeline.ingest.buffer import Buffer
+from pipeline.ingest.buffer import Buffer, Chunk, spill_name
 from pipeline.ingest.drainer import Drainer
 from pipeline.ingest.metric import Limits
 from pipeline.ingest.overflow import Overflow
@@ -93,6 +93,71 @@ def test_a_crash_while_spilling_loses_and_doubles_nothing(
         pass
     assert again.spill.files() == []
     _assert_all_once(buffer, store, ROWS)
+
+
+def test_a_power_cut_after_a_drain_is_made_good(buffer: Buffer, store: Store, tmp_path: Path) -> None:
+    """Redis asks again for a chunk whose rows stand: its file is still there, the books end with none spilled."""
+    _push(buffer, ROWS)
+    overflow = _overflow(buffer, store, tmp_path, "spill")
+    while overflow.step():
+        pass
+    on_disk = {key: buffer.client.dump(key) for key in buffer.client.scan_iter()}
+    assert overflow.spill.drain_one()
+    buffer.client.flushdb()
+    for key, value in on_disk.items():
+        buffer.client.restore(key, 0, value)
+    overflow.drainer.drain_until_empty()
+    while overflow.step():
+        pass
+    assert overflow.spill.files() == []
+    _assert_all_once(buffer, store, ROWS)
+
+
+def test_a_file_is_kept_until_redis_s_disk_knows_of_its_drain(
+    buffer: Buffer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With durable seals on, no file is removed before the disk was waited for, once for several files."""
+    _push(buffer, ROWS)
+    _overflow(buffer, store, tmp_path, "spill").spill.spill_one()
+    files_at_sync: list[int] = []
+    spill = Spill(tmp_path, buffer, store, SETTINGS.model_copy(update={"durable_seal": True}), Limits())
+    monkeypatch.setattr(Buffer, "_wait_for_disk", lambda self, chunk: files_at_sync.append(len(spill.files())))
+    while spill.spill_one():
+        pass
+    files_at_sync.clear()
+    files = len(spill.files())
+    while spill.drain_one():
+        pass
+    assert (files_at_sync, spill.files()) == ([files], [])
+    _assert_all_once(buffer, store, ROWS)
+
+
+def test_who_loses_a_chunk_while_spilling_goes_on(
+    buffer: Buffer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was slow, the lease ran out, a drainer finished the chunk: the next one is spilled."""
+    _push(buffer, ROWS)
+    overflow = _overflow(buffer, store, tmp_path, "spill")
+    write = Spill._write
+    late: list[Chunk] = []
+
+    def slow_write(self: Spill, chunk: Chunk, items: list[bytes]) -> None:
+        write(self, chunk, items)
+        if not late:
+            late.append(chunk)
+            self._buffer.release(chunk)  # as if its lease had run out
+            assert Buffer(buffer.client).claim() is not None
+
+    monkeypatch.setattr(Spill, "_write", slow_write)
+    stop = threading.Event()
+    thread = threading.Thread(target=overflow.run, args=(stop,))
+    thread.start()
+    while thread.is_alive() and not buffer.books().spilled:
+        pass
+    stop.set()
+    thread.join()
+    assert late and buffer.books().spilled
+    assert not buffer.client.hexists(buffer.keys.spilled, spill_name(late[0]))
 
 
 def test_dropped_items_are_the_oldest_and_counted(buffer: Buffer, store: Store, tmp_path: Path) -> None:
