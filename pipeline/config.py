@@ -125,7 +125,7 @@ class BufferSettings(Section):
 class DrainerSettings(Section):
     """How the buffer is drained."""
 
-    batch_rows: PositiveInt = Field(50_000, le=1_000_000, description="rows per insert")
+    batch_rows: PositiveInt = Field(100_000, le=1_000_000, description="rows per insert")
     page_rows: PositiveInt = Field(5_000, description="items per read from Redis")
     flush_interval_s: Positive = Field(0.5, description="a partial batch waits no longer")
     lease_s: Positive = Field(60, description="a chunk not acknowledged by then may be taken over")

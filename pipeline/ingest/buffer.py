@@ -26,6 +26,7 @@ import redis
 
 from pipeline.errors import LeaseLost
 from pipeline.ingest import scripts
+from pipeline.ingest.items import Items, fetch
 from pipeline.keys import BufferKeys
 from pipeline.redis_link import outages
 
@@ -226,7 +227,7 @@ class Buffer:
                         released += int(self._run("RENEW", [key, self.keys.scratch], [number, token, 0]))
         return released
 
-    def read(self, chunk: Chunk) -> list[bytes]:
+    def read(self, chunk: Chunk) -> Items:
         """The chunk's items from the newest to the oldest: positions ``last - 1`` down to ``first``.
 
         Positions count from the list's tail, which acks trim; indexes from the head never move.
@@ -235,10 +236,8 @@ class Buffer:
         key = self.keys.segment(chunk.segment)
         head = chunk.segment_rows - chunk.last
         tail = chunk.segment_rows - chunk.first
-        items: list[bytes] = []
         with outages():
-            for start in range(head, tail, self.page_rows):
-                items += self.client.lrange(key, start, min(start + self.page_rows, tail) - 1)
+            items = fetch(self.client, key, head, tail - head, self.page_rows)
         if len(items) != chunk.rows:
             raise LeaseLost(f"segment {chunk.segment} is no longer whole: {len(items)} of {chunk.rows} items read")
         return items

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.ingest import scan
+from pipeline.ingest.items import Items
 from pipeline.ingest.metric import DIMENSIONS, Limits, Metric, Refusal, decode
 
 Ints = npt.NDArray[np.int64]
@@ -49,15 +50,15 @@ def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, lim
 
     Same rows, same refusals and same reasons as ``metric.decode`` item by item.
     """
-    if not items:
+    if not len(items):
         return Decoded(COLUMNS.empty_table(), [])
-    lengths = np.fromiter(map(len, items), np.int64, len(items))
-    if lengths.sum() > MAX_JOINED_BYTES and len(items) > 1:
+    items = Items.of(items)
+    if items.ends[-1] - items.starts[0] > MAX_JOINED_BYTES and len(items) > 1:
         half = len(items) // 2
         newer = decode_chunk(items[:half], positions[:half], sealed_at_ms, limits)
         older = decode_chunk(items[half:], positions[half:], sealed_at_ms, limits)
         return Decoded(_one_table([newer.rows, older.rows]), newer.refusals + older.refusals)
-    rows, table = _scan(items, lengths, positions, sealed_at_ms, limits)
+    rows, table = _scan(items, positions, sealed_at_ms, limits)
     if len(rows) == len(items):
         return Decoded(table, [])
     rest = np.ones(len(items), np.bool_)
@@ -66,21 +67,16 @@ def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, lim
     return Decoded(_one_table([part for part in (table, careful) if part.num_rows]), refusals)
 
 
-def _scan(
-    items: Sequence[bytes], lengths: Ints, positions: Ints, sealed_at_ms: int, limits: Limits
-) -> tuple[Ints, pa.Table]:
+def _scan(items: Items, positions: Ints, sealed_at_ms: int, limits: Limits) -> tuple[Ints, pa.Table]:
     """The indexes of the items that the compiled loops are certain of, and their columns."""
-    joined = bytearray(b"\n").join([*items, b"\n" * scan.PADDING])
-    buffer = np.frombuffer(joined, np.uint8)
-    ends = np.cumsum(lengths + 1) - 1
-    starts = ends - lengths
+    first = items.starts[0]
+    # A copy: escapes are resolved in place, and whoever reads an item after that needs it as it was sent.
+    buffer = items.data[first : items.ends[-1] + 1 + scan.PADDING].copy()
+    starts, ends = items.starts - first, items.ends - first
     # An object of scalars with tags is two levels deep.
-    eligible = (lengths <= limits.max_item_bytes) & (limits.max_depth >= 2)
-    if not joined.isascii():
-        try:
-            joined.decode("utf-8")
-        except UnicodeDecodeError:
-            eligible &= np.logical_or.reduceat(buffer >= 0x80, starts) == 0
+    eligible = (ends - starts <= limits.max_item_bytes) & (limits.max_depth >= 2)
+    if buffer.max() >= 0x80 and not _is_utf8(buffer[: ends[-1]]):
+        eligible &= ~np.logical_or.reduceat(buffer >= 0x80, starts)
     (
         rows, timestamps, values, inexact, value_starts, value_lengths,
         codes, entry_counts, entry_starts, entry_lengths, tag_counts, tag_codes, tag_starts, tag_lengths,
@@ -121,6 +117,14 @@ def _scan(
 def _texts(buffer: npt.NDArray[np.uint8], starts: Ints, lengths: Ints) -> pa.StringArray:
     offsets, texts = scan.gather(buffer.ctypes.data, starts, lengths)
     return pa.StringArray.from_buffers(len(starts), pa.py_buffer(offsets), pa.py_buffer(texts))
+
+
+def _is_utf8(buffer: npt.NDArray[np.uint8]) -> bool:
+    try:
+        buffer.tobytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _read_carefully(

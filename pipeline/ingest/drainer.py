@@ -18,8 +18,8 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from pipeline.ingest import ledger
 from pipeline.ingest.buffer import Buffer, Chunk
 from pipeline.ingest.columns import COLUMNS, decode_chunk
 from pipeline.ingest.deadletters import DEAD_LETTERS, DeadLetter, as_table
+from pipeline.ingest.items import Items
 from pipeline.ingest.metric import Limits, Refusal
 from pipeline.store.clickhouse import Store, rows_at_fault
 
@@ -86,16 +87,21 @@ class Progress:
 @dataclass(frozen=True)
 class _Read:
     chunk: Chunk
-    items: list[bytes]
+    items: Items
 
 
 @dataclass(frozen=True)
 class _Ready:
     chunk: Chunk
     rows: pa.Table
+    tally: ledger.Tally
     dead: list[DeadLetter]
     buried: int = 0
     """Rows that are readable but that ClickHouse refused: they stand in the dead letters."""
+
+    @classmethod
+    def of(cls, chunk: Chunk, rows: pa.Table, dead: list[DeadLetter], buried: int = 0) -> _Ready:
+        return cls(chunk, rows, ledger.Tally.of(rows), dead, buried)
 
     @property
     def dead_lettered(self) -> int:
@@ -244,7 +250,7 @@ class Drainer:
 
     # One chunk
 
-    def finish(self, chunk: Chunk, items: list[bytes], stop: threading.Event | None = None) -> bool:
+    def finish(self, chunk: Chunk, items: Sequence[bytes], stop: threading.Event | None = None) -> bool:
         """Decode, write, verify and acknowledge one chunk whose items (newest first) are at hand.
 
         False when ``stop`` was set while a neighbour was waited for.
@@ -256,7 +262,7 @@ class Drainer:
             return False
         return True
 
-    def _decode(self, chunk: Chunk, items: list[bytes]) -> _Ready:
+    def _decode(self, chunk: Chunk, items: Sequence[bytes]) -> _Ready:
         positions = np.arange(chunk.last - 1, chunk.first - 1, -1, dtype=np.int64)
         decoded = decode_chunk(items, positions, chunk.sealed_at_ms, self.limits)
         if len(decoded.refusals) > max(MIN_SUSPECT_ROWS, chunk.rows) * self.settings.max_bad_share:
@@ -264,7 +270,7 @@ class Drainer:
         dead = [
             DeadLetter(position, refusal, items[chunk.last - 1 - position]) for position, refusal in decoded.refusals
         ]
-        return _Ready(chunk, decoded.rows, dead)
+        return _Ready.of(chunk, decoded.rows, dead)
 
     def _mismatch(self, chunk: Chunk, refusals: list[tuple[int, Refusal]]) -> SchemaMismatch:
         self._give_back(chunk)
@@ -284,13 +290,9 @@ class Drainer:
         chunk = ready.chunk
         self._pause_s = FIRST_PAUSE_S
         self._recovered()
-        record = ledger.record(chunk, ready.rows, ready.dead_lettered)
-        minutes = _minutes(ready.rows)
-        self._redis(
-            lambda: self.buffer.ack(
-                chunk, stored=ready.rows.num_rows, dead_lettered=ready.dead_lettered, minutes=minutes, record=record
-            )
-        )
+        counts = {"stored": ready.rows.num_rows, "dead_lettered": ready.dead_lettered}
+        record = ledger.record(chunk, ready.tally, **counts)
+        self._redis(lambda: self.buffer.ack(chunk, **counts, minutes=ready.tally.minutes, record=record))
         failpoints.hit("drainer.after_ack")
         progress = self.progress
         progress.chunks += 1
@@ -375,7 +377,8 @@ class Drainer:
         """What stands in one table never goes into the other, even if limits or constraints changed since."""
         refused = np.isin(ready.rows["position"].to_numpy(), buried)
         if refused.any():
-            ready = replace(ready, rows=ready.rows.filter(pa.array(~refused)), buried=ready.buried + int(refused.sum()))
+            rows = ready.rows.filter(pa.array(~refused))
+            ready = _Ready.of(ready.chunk, rows, ready.dead, ready.buried + int(refused.sum()))
         accepted = set(stored.tolist()) & {letter.position for letter in ready.dead}
         if accepted:
             as_stored = self.store.query(
@@ -383,11 +386,9 @@ class Drainer:
                 "WHERE segment = {segment:String} AND position IN {positions:Array(UInt32)}",
                 {"segment": ready.chunk.segment, "positions": sorted(accepted)},
             ).cast(COLUMNS)
-            ready = replace(
-                ready,
-                rows=pa.concat_tables([ready.rows, as_stored]).unify_dictionaries().combine_chunks(),
-                dead=[letter for letter in ready.dead if letter.position not in accepted],
-            )
+            rows = pa.concat_tables([ready.rows, as_stored]).unify_dictionaries().combine_chunks()
+            dead = [letter for letter in ready.dead if letter.position not in accepted]
+            ready = _Ready.of(ready.chunk, rows, dead, ready.buried)
         return ready
 
     def _lacking(self, rows: pa.Table, stored: Words) -> pa.Table:
@@ -553,12 +554,3 @@ def identified(rows: pa.Table, chunk: Chunk) -> pa.Table:
         [*rows.columns, segment, now],
         schema=COLUMNS.append(pa.field("segment", segment.type)).append(pa.field("ingested_at", now.type)),
     )
-
-
-def _minutes(rows: pa.Table) -> list[int]:
-    """The minutes the rows touch, epoch seconds, ascending."""
-    if not rows.num_rows:
-        return []
-    stamps = rows["timestamp"].cast(pa.int64()).to_numpy()
-    minutes: list[int] = (np.unique(stamps // 60_000) * 60).tolist()
-    return minutes

@@ -96,21 +96,39 @@ class Record:
     acked_at: int = 0
 
 
-def record(chunk: Chunk, rows: pa.Table, dead_lettered: int) -> str:
+@dataclass(frozen=True)
+class Tally:
+    """What the ledger keeps of a chunk's rows. Times in epoch milliseconds, minutes in epoch seconds, ascending."""
+
+    digest: int
+    min_timestamp: int
+    max_timestamp: int
+    minutes: list[int]
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> Tally:
+        """Tally decoded rows (schema ``columns.COLUMNS``)."""
+        if not rows.num_rows:
+            return cls(0, 0, 0, [])
+        stamps = rows["timestamp"].cast(pa.int64()).to_numpy()
+        minutes: list[int] = (np.unique(stamps // 60_000) * 60).tolist()
+        return cls(digest(rows), int(stamps.min()), int(stamps.max()), minutes)
+
+
+def record(chunk: Chunk, tally: Tally, *, stored: int, dead_lettered: int) -> str:
     """A chunk's record as JSON; the ack appends its own time to it."""
-    stamps = rows["timestamp"].cast(pa.int64()).to_numpy() if rows.num_rows else np.zeros(1, np.int64)
     fields = asdict(
         Record(
             segment=chunk.segment,
             chunk=chunk.number,
             chunk_rows=chunk.chunk_rows,
             rows=chunk.rows,
-            stored=rows.num_rows,
+            stored=stored,
             dead_lettered=dead_lettered,
-            digest=digest(rows),
+            digest=tally.digest,
             sealed_at=chunk.sealed_at_ms,
-            min_timestamp=int(stamps.min()),
-            max_timestamp=int(stamps.max()),
+            min_timestamp=tally.min_timestamp,
+            max_timestamp=tally.max_timestamp,
         )
     )
     del fields["acked_at"]

@@ -351,6 +351,37 @@ def scan_items(
 
 
 @compiled
+def split_replies(
+    buffer: int, at: int, filled: int, starts: Ints, ends: Ints, found: int, target: int
+) -> tuple[int, int]:
+    """Note where the bulk strings of a Redis reply lie ("$", length, CR LF, bytes, CR LF), as far as it has come.
+
+    Reading goes on at ``at``, up to ``filled``; ``found`` strings were found before, ``target`` is how many there
+    are in the end. Returns the new ``found`` and ``at``; ``at`` is -1 if there is something else.
+    """
+    while found < target and at < filled:
+        if _byte(buffer, at) != 36:
+            return found, -1
+        length = 0
+        start = at + 1
+        while start < filled and 48 <= _byte(buffer, start) <= 57:
+            length = length * 10 + _byte(buffer, start) - 48
+            start += 1
+        if start == filled:
+            break
+        if start == at + 1 or _byte(buffer, start) != 13:
+            return found, -1
+        start += 2
+        if start + length + 2 > filled:
+            break
+        starts[found] = start
+        ends[found] = start + length
+        found += 1
+        at = start + length + 2
+    return found, at
+
+
+@compiled
 def gather(buffer: int, starts: Ints, lengths: Ints) -> tuple[npt.NDArray[np.int32], Bytes]:
     """The texts at these places of the buffer, as the offsets and the bytes of an Arrow string array."""
     offsets = np.empty(len(starts) + 1, np.int32)

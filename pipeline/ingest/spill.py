@@ -86,7 +86,7 @@ class Spill:
             items = self._buffer.read(chunk)
             if self._settings.durable_seal:
                 self._buffer.make_durable(chunk)
-            self._write(chunk, items)
+            self._write(chunk, list(items))
         except BaseException:
             self._buffer.release(chunk)
             raise
