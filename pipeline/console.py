@@ -26,6 +26,12 @@ _WIDE = 200
 """Columns assumed where no terminal tells: lines in a pipe must not be broken."""
 
 _MAX_CELL = 60
+_LEVELS = {
+    "rows": ("not stored yet", "{:,.0f}", "high_water_rows"),
+    "age_s": ("the oldest of it", "{:,.1f} s", "high_water_age_s"),
+    "memory_pct": ("redis is full to", "{:.1f} %", "high_water_memory_pct"),
+}
+"""How the levels of the buffer are shown: name, value, and the setting that is the mark."""
 
 
 def stdout() -> Console:
@@ -83,10 +89,13 @@ def status_table(status: Status, rates: dict[str, float] | None = None) -> Table
         rate = f"{rates[name]:,.0f}/s" if rates and name in rates else ""
         style = "red" if name == "unaccounted" and value else ""
         table.add_row(name, Text(f"{value:,}", style=style), rate)
-    table.add_row("oldest waiting", f"{status.oldest_waiting_s:.1f} s", "")
+    for level in status.highest():
+        name, form, setting = _LEVELS[level.name]
+        style = "red" if level.is_passed else ""
+        of_mark = f"{level.pct:,.0f} % of buffer.{setting}"
+        table.add_row(*(Text(text, style=style) for text in (name, form.format(level.value), of_mark)))
     table.add_row("minutes to roll up", f"{status.dirty_minutes:,}", "")
-    memory = f"{status.redis_memory_bytes / 1048576:,.1f} MiB"
-    table.add_row("redis memory", memory, f"{status.redis_memory_pct} %" if status.redis_memory_pct else "")
+    table.add_row("redis memory", f"{status.redis_memory_bytes / 1048576:,.1f} MiB", "")
     if status.rows is not None:
         age = "" if status.newest_row_age_s is None else f"newest {status.newest_row_age_s} s ago"
         table.add_row("rows in ClickHouse", f"{status.rows:,}", age)

@@ -17,12 +17,15 @@ from pipeline.collect.redis_health import RedisHealth
 from pipeline.config import Settings
 from pipeline.errors import Outage, PipelineError
 from pipeline.ingest.buffer import Books, Buffer
+from pipeline.ingest.marks import Level, levels, memory, sealed_age_s, spilled_age_s
 from pipeline.ingest.metric import Limits, Metric, decode
 from pipeline.redis_link import RedisLink, outages
 from pipeline.schedule import JobState
 from pipeline.store.clickhouse import Store
 
 STALE_HEARTBEAT_MS = 15_000
+DRAINING = ("run", "drain")
+"""Roles of processes that seal what waits."""
 
 
 @dataclass
@@ -31,6 +34,8 @@ class Status:
 
     books: Books = field(default_factory=Books)
     oldest_waiting_s: float = 0.0
+    oldest_s: float = 0.0
+    marks: dict[str, list[Level]] = field(default_factory=dict)
     dirty_minutes: int = 0
     ledger_pending: int = 0
     redis_memory_bytes: int = 0
@@ -45,8 +50,16 @@ class Status:
 
     def as_dict(self) -> dict[str, Any]:
         """The object that ``pipeline status --json`` prints."""
-        fields = {name: value for name, value in vars(self).items() if name != "books"}
-        return {**self.books.as_dict(), **fields}
+        fields = {name: value for name, value in vars(self).items() if name not in ("books", "marks")}
+        marks = {
+            key: {level.name: {"value": level.value, "mark": level.mark, "passed": level.is_passed} for level in levels}
+            for key, levels in self.marks.items()
+        }
+        return {**self.books.as_dict(), **fields, "marks": marks}
+
+    def highest(self) -> list[Level]:
+        """Of each mark the level of the buffer that is nearest to it, or furthest beyond."""
+        return [max(of_one, key=lambda level: level.pct) for of_one in zip(*self.marks.values(), strict=True)]
 
 
 def gather(settings: Settings, link: RedisLink, buffers: Sequence[Buffer], store: Store | None) -> Status:
@@ -82,18 +95,27 @@ def oldest_waiting_s(buffer: Buffer, now_ms: int) -> float:
 
 def _ask_redis(status: Status, settings: Settings, link: RedisLink, buffers: Sequence[Buffer]) -> None:
     now_ms = time.time_ns() // 1_000_000
+    info = link.server_info()
+    used, limit = memory(info)
+    status.redis_memory_bytes = used
+    memory_pct = 100 * used / limit if limit else 0.0
+    status.redis_memory_pct = round(memory_pct, 1)
+    status.services = services(buffers[0], now_ms)
     for buffer in buffers:
-        status.books += buffer.books()
-        status.oldest_waiting_s = max(status.oldest_waiting_s, oldest_waiting_s(buffer, now_ms))
+        books = buffer.books()
+        waiting_s = oldest_waiting_s(buffer, now_ms)
+        age_s = max(sealed_age_s(books, now_ms), spilled_age_s(buffer, now_ms) if books.spilled else 0.0)
+        if not any(service.get("role") in DRAINING for service in status.services):
+            # Nobody seals; how long an item lies there only its own time can tell.
+            age_s = max(age_s, waiting_s)
+        status.books += books
+        status.oldest_waiting_s = max(status.oldest_waiting_s, waiting_s)
+        status.oldest_s = max(status.oldest_s, round(age_s, 1))
+        status.marks[buffer.key] = levels(settings.buffer, books, round(age_s, 1), round(memory_pct, 4))
         with outages():
             status.dirty_minutes += buffer.client.hlen(buffer.keys.dirty)
             status.ledger_pending += buffer.client.llen(buffer.keys.acked)
-    memory = link.server_info()
-    status.redis_memory_bytes = int(memory["used_memory"])
-    limit = int(memory.get("maxmemory") or 0)
-    status.redis_memory_pct = round(100 * status.redis_memory_bytes / limit, 1) if limit else 0.0
-    status.services = services(buffers[0], now_ms)
-    status.high_water = high_water(settings, status)
+    status.high_water = high_water(status)
 
 
 def services(buffer: Buffer, now_ms: int) -> list[dict[str, Any]]:
@@ -104,26 +126,15 @@ def services(buffer: Buffer, now_ms: int) -> list[dict[str, Any]]:
     return [one for one in said if now_ms - one["at"] < STALE_HEARTBEAT_MS]
 
 
-def high_water(settings: Settings, status: Status) -> list[str]:
-    """Which high-water marks are passed, in words."""
-    marks = settings.buffer
-    passed = []
-    if status.books.waiting + status.books.in_flight > marks.high_water_rows:
-        passed.append(
-            f"{status.books.waiting + status.books.in_flight:,} items are not stored yet, "
-            f"more than buffer.high_water_rows {marks.high_water_rows:,}"
-        )
-    if status.books.waiting and status.oldest_waiting_s > marks.high_water_age_s and status.books.segments:
-        passed.append(
-            f"the oldest item is {status.oldest_waiting_s:.0f} s old, "
-            f"more than buffer.high_water_age_s {marks.high_water_age_s:.0f}"
-        )
-    if status.redis_memory_pct > marks.high_water_memory_pct:
-        passed.append(
-            f"Redis uses {status.redis_memory_pct} % of its memory, "
-            f"more than buffer.high_water_memory_pct {marks.high_water_memory_pct:g}"
-        )
-    return passed
+def high_water(status: Status) -> list[str]:
+    """Which high-water marks are passed, in words; the memory is the same for all buffers and said once."""
+    several = len(status.marks) > 1
+    passed: dict[str, None] = {}
+    for key, of_buffer in status.marks.items():
+        for level in of_buffer:
+            if level.is_passed:
+                passed[f"{key}: {level}" if several and level.name != "memory_pct" else str(level)] = None
+    return list(passed)
 
 
 def _ask_clickhouse(status: Status, store: Store) -> None:
@@ -197,8 +208,7 @@ class Watch:
             waiting.append((labels, float(books.waiting)))
             marks = self.settings.buffer
             filled.append((labels, 100 * (books.waiting + books.in_flight) / marks.high_water_rows))
-            sealed_s = (now_ms - books.oldest_sealed_at_ms) / 1000 if books.oldest_sealed_at_ms else 0.0
-            lag.append((labels, max(sealed_s, 0.0)))
+            lag.append((labels, sealed_age_s(books, now_ms)))
         return {
             "buffer_waiting": waiting,
             "buffer_high_water_pct": filled,

@@ -4,20 +4,30 @@
 ``drop_oldest`` drops what waited longest, counted as ``dropped``. ``spill`` brings chunks to disk and, once
 ClickHouse answers again and the buffer is well below its mark, drains them.
 
+Both act on the marks of rows and of memory; the mark of age is alarmed and nothing else, since neither would
+make anything younger. Memory that others fill is not the buffer's to give back: then nothing is dropped, and
+nothing spilled while ClickHouse takes it.
+
 When Redis is away there is nothing to guard; when the disk is full, spilling stops with an error in the log
 and everything stays in Redis.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+import redis
 
 from pipeline import log
 from pipeline.config import BufferSettings
-from pipeline.errors import LeaseLost, Outage, SchemaMismatch
-from pipeline.ingest.buffer import Buffer
+from pipeline.errors import LeaseLost, Outage, SchemaMismatch, UsageError
+from pipeline.ingest.buffer import Books, Buffer
 from pipeline.ingest.drainer import Drainer
+from pipeline.ingest.marks import Level, levels, memory, sealed_age_s, spilled_age_s
 from pipeline.ingest.spill import Spill, SpillDamaged
 from pipeline.redis_link import outages
 
@@ -27,10 +37,20 @@ LOOK_EVERY_S = 0.5
 DROP_ROWS = 50_000
 """At most this many items are dropped in one step: LTRIM holds Redis up for as long as it frees."""
 
+KEPT_SHARE = 0.1
+"""This share of the mark is kept of the newest, however much is in flight, which cannot be dropped."""
+
+SLACK_PCT = 1
+"""So much below its mark memory is brought, percent of the limit."""
+
+SAID_BELOW_PCT = 90
+"""A level is said to be below its mark again from here on, so that one that hovers is not said twice a second."""
+
 LOW_WATER = 0.5
 """Spilled chunks are drained while less than this share of the mark lies in Redis."""
 
 DISK_PAUSE_S = 10.0
+SPILLED_AGE_EVERY_S = 10.0
 
 
 @dataclass
@@ -42,7 +62,9 @@ class Overflow:
     settings: BufferSettings
     spill: Spill
     trouble: str = ""
-    _said: bool = field(default=False)
+    _said: set[str] = field(default_factory=set)
+    _spilled_age: tuple[float, float] = (0.0, 0.0)
+    """When the age of what is spilled was looked up, and what it was."""
 
     def run(self, stop: threading.Event) -> None:
         """Look twice a second until ``stop`` is set."""
@@ -76,29 +98,82 @@ class Overflow:
         books = self.buffer.books()
         held = books.waiting + books.in_flight
         mark = self.settings.high_water_rows
-        over = held > mark or self._memory_pct() > self.settings.high_water_memory_pct
-        if over != self._said:
-            self._said = over
-            (_log.warning if over else _log.info)(
-                "buffer over its mark" if over else "buffer below its mark", rows=held, rule=self.settings.overflow
-            )
-        if over and self.settings.overflow == "drop_oldest":
-            return self._drop(max(0, mark - books.in_flight))
-        if over and self.settings.overflow == "spill":
-            return self.spill.spill_one()
+        used, limit = self._memory()
+        memory_pct = 100 * used / limit if limit else 0.0
+        age_s = self._age_s(books)
+        now = {level.name: level for level in levels(self.settings, books, age_s, memory_pct)}
+        self._tell(now.values())
+        over_rows, over_memory = now["rows"].is_passed, now["memory_pct"].is_passed
+        # A little more than is needed, or the next look would find it at the mark again.
+        excess = used - int(limit * (self.settings.high_water_memory_pct - SLACK_PCT) / 100) if over_memory else 0
+        moved = 0
+        if self.settings.overflow == "drop_oldest":
+            moved = self._drop(books, excess, used)
+        elif self.settings.overflow == "spill" and (over_rows or (over_memory and self._spilling_helps(excess, used))):
+            moved = self.spill.spill_one()
+        if moved:
+            return moved
         on_disk = books.spilled or self.spill.files()
         if on_disk and held < LOW_WATER * mark and not self.drainer.progress.trouble:
             return self.spill.drain_one(stop)
         return 0
 
-    def _drop(self, keep_rows: int) -> int:
-        dropped = self.buffer.drop_oldest(keep_rows, DROP_ROWS)
+    def _age_s(self, books: Books) -> float:
+        age_s = sealed_age_s(books, time.time_ns() // 1_000_000)
+        if not books.spilled:
+            return age_s
+        at, spilled_s = self._spilled_age
+        since = time.monotonic() - at
+        if not at or since > SPILLED_AGE_EVERY_S:
+            spilled_s, since = spilled_age_s(self.buffer, time.time_ns() // 1_000_000), 0.0
+            self._spilled_age = (time.monotonic(), spilled_s)
+        return max(age_s, spilled_s + since)
+
+    def _tell(self, levels: Iterable[Level]) -> None:
+        """Each mark once when it is passed, and once when it is well below again."""
+        for level in levels:
+            if level.is_passed and level.name not in self._said:
+                self._said.add(level.name)
+                rule = self.settings.overflow
+                _log.warning(
+                    "buffer over its mark", buffer=self.buffer.key, mark=level.name, seen=str(level), rule=rule
+                )
+            elif level.name in self._said and level.pct < SAID_BELOW_PCT:
+                self._said.remove(level.name)
+                _log.info("buffer below its mark", buffer=self.buffer.key, mark=level.name)
+
+    def _drop(self, books: Books, excess: int, used: int) -> int:
+        """What is more than the mark of rows allows, or what frees ``excess`` bytes if that much waits."""
+        mark = self.settings.high_water_rows
+        keep = max(int(mark * KEPT_SHARE), mark - books.in_flight)
+        if excess > 0 and books.waiting:
+            waiting_bytes = self._bytes_of([self.buffer.key], used)
+            if excess <= waiting_bytes:
+                keep = min(keep, books.waiting - math.ceil(books.waiting * excess / waiting_bytes))
+        if keep >= books.waiting:
+            return 0
+        dropped = self.buffer.drop_oldest(keep, DROP_ROWS)
         if dropped:
-            _log.warning("dropped the oldest", rows=dropped)
+            _log.warning("dropped the oldest", buffer=self.buffer.key, rows=dropped)
         return dropped
 
-    def _memory_pct(self) -> float:
+    def _spilling_helps(self, excess: int, used: int) -> bool:
+        """While ClickHouse is away, always; else only if what is to be stored is what fills Redis."""
+        if self.drainer.progress.trouble:
+            return True
         with outages():
-            memory = self.buffer.client.info("memory")
-        limit = int(memory.get("maxmemory") or 0)
-        return 100 * int(memory["used_memory"]) / limit if limit else 0.0
+            names: list[bytes] = self.buffer.client.zrange(self.buffer.keys.segments, 0, -1)
+        segments = [self.buffer.keys.segment(name.decode()) for name in names]
+        return excess <= self._bytes_of([self.buffer.key, *segments], used)
+
+    def _bytes_of(self, keys: list[str], used: int) -> int:
+        """What lists take in Redis, by a few samples of each; all that is used where nobody may ask."""
+        try:
+            with outages():
+                return sum(int(self.buffer.client.memory_usage(key) or 0) for key in keys)
+        except (UsageError, redis.ResponseError):
+            return used
+
+    def _memory(self) -> tuple[int, int]:
+        with outages():
+            return memory(self.buffer.client.info("memory"))
