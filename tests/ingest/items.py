@@ -267,10 +267,11 @@ class Maker:
                 new = old[:at] + chance.choice(STRANGE_BYTES) + old[at:]
             case 1 if not old.startswith(b'"'):
                 new = chance.choice((b"0", b"-", b"-0", b"1.")) + old
-            case 1 | 2:
-                texts = (TEXTS_OF_TIMES, TEXTS) if old.startswith(b'"') else (NUMBERS, NOT_NUMBERS)
-                new = chance.choice(chance.choice(texts)).encode()
-                new = b'"' + new + b'"' if old.startswith(b'"') else new
+            case 1 | 2 if old.startswith(b'"'):
+                new = b'"%s"' % chance.choice(chance.choice((TEXTS_OF_TIMES, TEXTS))).encode()
+            case 2:
+                makers = (self.long_number, self.long_number, self.number, lambda: chance.choice(NOT_NUMBERS))
+                new = chance.choice(makers)().encode()
             case _:
                 new = chance.choice((self.string, self.any_value, self.any_time))().encode()
         return item[: found.start(1)] + new + item[found.end(1) :]
@@ -313,7 +314,24 @@ class Maker:
         """What the item says, written in a way that somebody might take for JSON."""
         chance = self.chance
         text = item.decode("utf-8", "replace")
-        match chance.randrange(14):
+        match chance.randrange(16):
+            case 14:
+                names = [f"n{number}" for number in range(chance.choice((1, 9, 30, 62, 63, 64, 65, 200)))]
+                names += chance.sample(names, chance.randint(0, 1))
+                more = ",".join(f'"{name}":{chance.randrange(9)}' for name in names).encode()
+                return item[:-1] + chance.choice((b",%s}", b',"tags":{%s}}', b',"page":"p","tags":{"n1":1},%s}')) % more
+            case 15:
+                # Almost a known name.
+                name = chance.choice((*OPTIONAL, "metric_type", "timestamp", "value", "tags"))
+                at = chance.randrange(len(name) + 1)
+                almost = (
+                    name[:at]
+                    + chance.choice(("", "x", "_", " ", "\\u0061", "X" * 20))
+                    + name[at + chance.randint(0, 1) :]
+                )
+                if chance.random() < 0.5:
+                    return item.replace(b'"%s"' % name.encode(), b'"%s"' % almost.encode())
+                return item[:-1] + b',"%s":%s}' % (almost.encode(), chance.choice((b"1", b'"x"', b"null", b"{}")))
             case 0:
                 return text.encode(chance.choice(("utf-16", "utf-16-le", "utf-32-be", "cp037", "utf-7")), "replace")
             case 1:
@@ -425,6 +443,13 @@ class Maker:
 
     def number(self) -> str:
         return self.chance.choice(NUMBERS)
+
+    def long_number(self) -> str:
+        """As many digits as a float tells apart, a few less and a few more: where reading fast and exactly part."""
+        chance = self.chance
+        whole, decimals = (str(chance.randrange(10 ** chance.randint(1, 20))) for _ in range(2))
+        sign, exponent = chance.choice(("", "", "-")), chance.choice(("", "", f"e{chance.randint(-330, 310)}"))
+        return f"{sign}{whole}{chance.choice(('', '.' + decimals, '.' + decimals.zfill(20)))}{exponent}"
 
     # Times
 
