@@ -4,15 +4,19 @@
 """
 
 import functools
+import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 120
+PATIENCE_S = 60
 
 
 def start(target: Callable[..., None], **arguments: Any) -> ForkServerProcess:
@@ -38,9 +42,26 @@ def exit_code(child: ForkServerProcess) -> int:
     """What it ended with, a signal's number as a negative one; waits for its end."""
     child.join(PATIENCE_S)
     code = child.exitcode
-    assert code is not None, "a child does not end"
+    if code is None:
+        child.kill()  # it would work on what the next test looks at
+        child.join()
     child.close()
+    assert code is not None, "a child does not end"
     return code
+
+
+@contextmanager
+def clickhouse(directory: Path) -> Iterator[str]:
+    """ClickHouse's HTTP interface in a process of its own, its files in ``directory``; yields the URL."""
+    command = [sys.executable, "-m", "pipeline.serve.clickhouse_http", "--port", "0", "--writable"]
+    process = subprocess.Popen([*command, "--path", str(directory)], stdout=subprocess.PIPE)
+    assert process.stdout
+    try:
+        yield json.loads(process.stdout.readline())["url"]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 @functools.cache

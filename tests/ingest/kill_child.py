@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,16 @@ def drain(
     until_empty: bool = False,
     spill_dir: Path | None = None,
     flush: bool = False,
+    fsync_log: Path | None = None,
     **settings: Any,
 ) -> None:
     """Drain until killed or, with ``until_empty``, until nothing is left.
 
     With ``spill_dir`` everything takes the way through files; with ``flush`` the ledger's records are moved at the end.
+    ``fsync_log`` gets a line for every fsync of an append-only file: so many bytes of it are on disk for certain.
     """
+    if fsync_log:
+        os.fsync = _noting(os.fsync, fsync_log)
     os.environ[failpoints.VARIABLE] = failpoint
     failpoints.reset()
     buffer = buffer_on(redis_url, aof_dir=aof_dir)
@@ -79,6 +83,19 @@ def verify(redis_url: str, dsn: str, database: str, good: Sequence[int], bad: Se
         assert store.rows("SELECT count(), sum(stored), sum(dead_lettered) FROM ledger") == [
             (report.chunks, books.stored, books.dead_lettered)
         ]
+
+
+def _noting(fsync: Callable[[int], None], log: Path) -> Callable[[int], None]:
+    file = log.open("a")
+
+    def noted(descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size  # what is written after this may or may not be covered
+        fsync(descriptor)
+        if Path(f"/proc/self/fd/{descriptor}").readlink().suffix == ".aof":
+            file.write(f"{size}\n")
+            file.flush()
+
+    return noted
 
 
 def _open(dsn: str, database: str) -> Store:

@@ -1,12 +1,9 @@
 """kill -9 at every named place where items move, on the first, second and third attempt, then a plain restart."""
 
 import itertools
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,15 +64,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def clickhouse_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """ClickHouse's HTTP interface in a process of its own."""
-    command = [sys.executable, "-m", "pipeline.serve.clickhouse_http", "--port", "0", "--writable"]
-    directory = tmp_path_factory.mktemp("clickhouse") / "engine"
-    process = subprocess.Popen([*command, "--path", str(directory)], stdout=subprocess.PIPE)
-    assert process.stdout
-    yield json.loads(process.stdout.readline())["url"]
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with children.clickhouse(tmp_path_factory.mktemp("clickhouse") / "engine") as url:
+        yield url
 
 
 class Trial:
