@@ -83,12 +83,15 @@ STRANGE_BYTES = (
         b"\\ud83e\\ud83e",
         b"\\u00e9",
         b"\\u12",
+        b"\\u00g0",
+        b"\\u00/0",
         b"\\x41",
         b"\\/",
     ),
 )
 """Escapes good and bad, halves of characters, overlong and beyond Unicode, surrogates as bytes and as escapes."""
 _VALUE = re.compile(rb':[ \n\t]*("[^"]*"|[^",{}\[\]\s]+)')
+_KEY = re.compile(rb'"([a-z_]+)":')
 COMMENTS = (b"/* why */", b"// why\n", b"# why\n", b"<!-- why -->", b"-- why\n")
 NOT_VALUES = (*NOT_NUMBERS, "true", "false", "null", '"5"', "[5]", '{"v":5}', "tru", "nul", "", "5 5", '"')
 
@@ -358,7 +361,7 @@ class Maker:
                 place = chance.choice((b'"deep":', b'"tags":', b'"value":', b'"page":'))
                 return item[:-1] + b"," + place + brackets * times + b"1" + ends * times + b"}"
             case 10:
-                place = chance.choice((b"timestamp", b"value", b"page", b"try", b"tags"))
+                place = chance.choice([b"page", b"try", b"tags", *_KEY.findall(item)])
                 wrong = chance.choice(NOT_VALUES).encode()
                 return item[:-1] + b',"%s":%s}' % (place, chance.choice((b"%s", b'{"a":%s}', b"[%s]")) % wrong)
             case 11:
