@@ -20,13 +20,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from pipeline import doctor, log
+from pipeline import doctor, log, process
 from pipeline.alerts.alerting import Alerting
 from pipeline.clock import Clock, WallClock
 from pipeline.config import Settings
 from pipeline.errors import Outage, PipelineError, RuleError, SchemaMismatch, UsageError
 from pipeline.ingest import deadletters, ledger
-from pipeline.ingest.buffer import Books, Buffer
+from pipeline.ingest.buffer import Books, Buffer, open_buffers
 from pipeline.ingest.drainer import Drainer
 from pipeline.ingest.metric import Limits
 from pipeline.ingest.overflow import Overflow
@@ -42,7 +42,7 @@ from pipeline.redis_link import RedisLink, outages
 from pipeline.schedule import Job, Schedule
 from pipeline.serve.clickhouse_http import ClickHouseHttp
 from pipeline.status import Watch
-from pipeline.store.clickhouse import Store
+from pipeline.store.clickhouse import Store, engine_path
 from pipeline.store.migrate import check, migrate
 
 _log = log.get(__name__)
@@ -59,20 +59,6 @@ MAX_PAUSE_S = 15.0
 Built = TypeVar("Built")
 
 
-def open_buffers(settings: Settings, link: RedisLink) -> list[Buffer]:
-    """The buffers of the settings."""
-    return [
-        Buffer(
-            link.database("metrics"),
-            key,
-            page_rows=settings.drainer.page_rows,
-            lease_s=settings.drainer.lease_s,
-            aof_dir=link.embedded_dir,
-        )
-        for key in settings.buffer.keys
-    ]
-
-
 def open_for_doctor(settings: Settings) -> tuple[RedisLink | None, Store | None, list[doctor.Finding]]:
     """What can be opened of the surroundings; what cannot is a finding."""
     findings = []
@@ -83,7 +69,7 @@ def open_for_doctor(settings: Settings) -> tuple[RedisLink | None, Store | None,
     except PipelineError as error:
         findings.append(doctor.Finding("redis", "bad", str(error), "see 'redis.url' in the settings"))
     try:
-        store = Store.open(settings, role="reader" if settings.clickhouse.dsn == "embedded" else "writer")
+        store = Store.open(settings, role="reader" if engine_path(settings) is not None else "writer")
     except PipelineError as error:
         findings.append(doctor.Finding("clickhouse", "bad", str(error), "see 'clickhouse.dsn' in the settings"))
     return link, store, findings
@@ -251,15 +237,18 @@ def build(settings: Settings, stop: threading.Event, *, clock: Clock | None = No
     try:
         patiently("Redis", lambda: doctor.refuse_risky_redis(settings, link), stop)
         settings = patiently("Redis", lambda: _with_retention(settings, link), stop)
+        process.share_memory()
+        process.yield_to_redis()
         store = patiently("ClickHouse", lambda: Store.open(settings), stop)
     except BaseException:
         link.close()
         raise
     try:
         patiently("ClickHouse", lambda: _bring_to_schema(store, settings), stop)
-        for finding in [*doctor.redis_findings(link), *doctor.clickhouse_findings(store)]:
-            if finding.level != "ok" and not (link.is_embedded and finding.check == "redis memory limit"):
-                _log.warning("surroundings", check=finding.check, seen=finding.seen, fix=finding.fix)
+        for finding in doctor.examine(settings, link, store):
+            if finding.level != "ok":
+                say = _log.error if finding.level == "bad" else _log.warning
+                say("surroundings", check=finding.check, seen=finding.seen, fix=finding.fix)
         return _wire(settings, clock, link, store, role)
     except BaseException:
         store.close()

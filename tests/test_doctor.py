@@ -441,16 +441,30 @@ def test_the_service_says_at_its_start_what_is_not_well(
     make_settings: Callable[..., config.Settings],
     _open_engine: None,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every finding that is not ok is logged once, with what was seen and what to do; what is well is not."""
+    monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 1 << 62)
     settings = make_settings(redis={"url": redis_server().url})
     built = service.build(settings, threading.Event())
     try:
         said = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
         told = {one["check"]: one for one in said if one["event"] == "surroundings"}
-        assert {"redis persistence", "redis memory limit"} <= told.keys()
+        assert {"redis persistence", "redis memory limit", "durable seal", "disk"} <= told.keys()
+        levels_of = {record.msg.get("check"): record.levelname for record in caplog.records if record.msg in said}
+        assert (levels_of["redis persistence"], levels_of["durable seal"]) == ("ERROR", "WARNING")
         assert all(one["seen"] and one["fix"] for one in told.values())
         assert "redis eviction" not in told and "schema" not in told
     finally:
         built.store.command(f"DROP DATABASE {settings.clickhouse.database} SYNC")
         built.stop()
+
+
+def test_an_engine_that_is_named_by_its_path_is_looked_at_beside_its_service(
+    make_settings: Callable[..., config.Settings], _open_engine: None, redis_url: str
+) -> None:
+    """``chdb:///path``: the doctor reads as it does with ``embedded``, and takes the engine from nobody."""
+    link, store, findings = service.open_for_doctor(make_settings(redis={"url": redis_url}))
+    assert link is not None and store is not None
+    with store:
+        assert (store.role, findings) == ("reader", [])

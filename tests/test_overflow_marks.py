@@ -22,7 +22,7 @@ from pipeline.ingest.metric import Limits
 from pipeline.ingest.overflow import Overflow
 from pipeline.ingest.spill import Spill
 from pipeline.redis_link import RedisLink
-from pipeline.service import open_buffers
+from pipeline.ingest.buffer import open_buffers
 from pipeline.status import Status, gather
 from pipeline.store.clickhouse import Store
 

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import gc
 import json
+import random
 import resource
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -28,9 +31,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import config
+from pipeline import config, process
 from pipeline.clock import iso
-from pipeline.ingest.buffer import Buffer, Chunk
+from pipeline.ingest.buffer import Buffer, Chunk, open_buffers
 from pipeline.ingest.columns import decode_chunk
 from pipeline.ingest.drainer import Drainer, identified
 from pipeline.ingest.metric import Limits
@@ -39,6 +42,9 @@ from pipeline.store.clickhouse import Store
 from pipeline.store.migrate import migrate
 
 PUSH_ROWS = 1_000
+FLOOR_PAGE_ROWS = 5_000
+"""The floor reads as fast as redis-py can: that many items a call."""
+
 SPREAD_MS = 1_800_000
 BAD_SHARE = 0.001
 
@@ -143,15 +149,12 @@ def private(settings: config.Settings) -> Iterator[Bench]:
     directory = Path(tempfile.mkdtemp(prefix="pipeline-bench-"))
     settings = config.private(settings, directory)
     link = RedisLink.open(settings)
+    process.share_memory()
+    process.yield_to_redis()
     try:
         with Store.open(settings) as store:
             migrate(store, settings)
-            yield Bench(
-                settings,
-                link,
-                store,
-                Buffer(link.database("metrics"), settings.buffer.keys[0], aof_dir=link.embedded_dir),
-            )
+            yield Bench(settings, link, store, open_buffers(settings, link)[0])
     finally:
         link.close(stop_embedded=True)
         shutil.rmtree(directory, ignore_errors=True)
@@ -160,6 +163,7 @@ def private(settings: config.Settings) -> Iterator[Bench]:
 def run(settings: config.Settings, rows: int, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Drain ``rows`` metrics of each mix, ``rounds`` times in turn with the floor."""
     with private(settings) as bench:
+        warm_up(bench)
         return {mix: _run_mix(bench, mix, rows, rounds, say) for mix in MIXES}
 
 
@@ -216,8 +220,8 @@ def _floor(bench: Bench, rows: int, tables: list[pa.Table]) -> dict[str, Any]:
     client, key = bench.link.database("metrics"), bench.buffer.key
 
     def read() -> None:
-        for start in range(0, rows, bench.buffer.page_rows):
-            client.lrange(key, start, start + bench.buffer.page_rows - 1)
+        for start in range(0, rows, FLOOR_PAGE_ROWS):
+            client.lrange(key, start, start + FLOOR_PAGE_ROWS - 1)
 
     reader = threading.Thread(target=read)
     started, cpu = time.perf_counter(), time.process_time()
@@ -254,10 +258,17 @@ def _drain(bench: Bench, rows: int) -> dict[str, Any]:
 
 def freshness(settings: config.Settings, rate: int, seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
     """Push ``rate`` rows a second for ``seconds`` and measure how long a marked row takes until it can be queried."""
-    with private(settings) as bench, _draining(bench):
+    with private(settings) as bench:
+        warm_up(bench)
         say(f"pushing {rate:,} rows/s for {seconds:g} s")
-        probe = bench.store.clone()
+        with _draining(bench):
+            return _freshness(bench, rate, seconds)
+
+
+def _freshness(bench: Bench, rate: int, seconds: float) -> dict[str, Any]:
+    with bench.store.clone() as probe:
         waits: list[float] = []
+        chance = random.Random(1)
         done = threading.Event()
         pusher = threading.Thread(target=_push_steadily, args=(bench, rate, done), daemon=True)
         pusher.start()
@@ -265,11 +276,12 @@ def freshness(settings: config.Settings, rate: int, seconds: float, say: Callabl
         number = 0
         while time.monotonic() < ends:
             number += 1
+            # At any moment between two seals; straight after the last row came through would be the longest wait.
+            time.sleep(chance.uniform(0, bench.settings.drainer.flush_interval_s))
             waits.append(_one_row(bench, probe, f"probe-{number}"))
         done.set()
         pusher.join()
         single = [_one_row(bench, probe, f"alone-{index}") for index in range(10)]
-        probe.close()
     return {
         "rate": rate,
         "probes": len(waits),
@@ -280,41 +292,90 @@ def freshness(settings: config.Settings, rate: int, seconds: float, say: Callabl
 
 
 def producers(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """How long one LPUSH takes while ``rows`` waiting rows are drained, and how long our scripts hold Redis up."""
+    """How long one LPUSH takes while ``rows`` waiting rows are drained, and how long our scripts hold Redis up.
+
+    The producer is a process of its own, as producers are: in ours it would wait for the interpreter, not for Redis.
+    """
+    # Started first: afterwards they would be as nice to Redis as we are.
+    idle, producer = _Producer(), _Producer()
     with private(settings) as bench:
         say(f"pushing a backlog of {rows:,} rows")
+        warm_up(bench)
         _fill(bench, rows)
         client = bench.link.database("metrics")
+        idle.push_to(bench.link.url(), "other:list")
+        time.sleep(2)
+        idle_waits = idle.waits()
+        client.delete("other:list")
         client.config_set("slowlog-log-slower-than", 1000)
         client.config_set("slowlog-max-len", 10_000)
         client.slowlog_reset()
-        item = plain_items(1, 2)[0]
-        waits: list[float] = []
-        idle = [_timed(lambda: client.lpush("other:list", item)) for _ in range(2000)]
+        producer.push_to(bench.link.url(), bench.buffer.key)
         with _draining(bench):
             while bench.buffer.books().in_flight or bench.buffer.waiting() > 100:
-                waits.append(_timed(lambda: client.lpush(bench.buffer.key, item)))
-                time.sleep(0.001)
+                time.sleep(0.01)
+            waits = producer.waits()
         slow = [entry for entry in client.slowlog_get(10_000) if not entry["command"].startswith(b"LPUSH")]
-    worst = max(slow, key=lambda entry: entry["duration"], default=None)
     return {
         "backlog_rows": rows,
         "pushes": len(waits),
-        "idle_p99_ms": round(float(np.quantile(idle, 0.99)) * 1000, 3),
+        "idle_p99_ms": round(float(np.quantile(idle_waits, 0.99)) * 1000, 3),
         "p50_ms": round(float(np.quantile(waits, 0.5)) * 1000, 3),
         "p99_ms": round(float(np.quantile(waits, 0.99)) * 1000, 3),
-        "longest_command_ms": round(worst["duration"] / 1000, 2) if worst else "below 1",
-        "longest_command": worst["command"].split()[0].decode() if worst else "",
+        "longest_read_ms": _longest_ms(slow, b"LRANGE"),
+        "longest_claim_or_ack_ms": _longest_ms(slow, b"EVAL"),
     }
+
+
+def _longest_ms(slow: list[dict[str, Any]], command: bytes) -> float | str:
+    """The longest of these commands by Redis's own clock, which runs on while Redis itself waits for a core."""
+    longest = max((entry["duration"] for entry in slow if entry["command"].startswith(command)), default=0)
+    return round(longest / 1000, 2) if longest else "below 1"
+
+
+_PRODUCER = """
+import json, redis, sys, threading, time
+url, key, item = json.loads(sys.stdin.readline())
+client = redis.Redis.from_url(url)
+client.ping()
+waits, stop = [], threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+print("ready", flush=True)
+while not stop.is_set():
+    began = time.perf_counter()
+    client.lpush(key, item)
+    waits.append(time.perf_counter() - began)
+    time.sleep(0.001)
+print(json.dumps(waits))
+"""
+
+
+class _Producer:
+    """A process that pushes one item a millisecond and notes how long each push takes, in seconds."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-c", _PRODUCER]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def push_to(self, url: str, key: str) -> None:
+        """Begin; returns when the first push is about to be made."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps([url, key, plain_items(1, 2)[0].decode()]) + "\n")
+        self._process.stdin.flush()
+        self._process.stdout.readline()
+
+    def waits(self) -> list[float]:
+        """Stop it; how long each push took."""
+        told, _ = self._process.communicate()
+        waits: list[float] = json.loads(told)
+        return waits
 
 
 def backlog(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Memory of the drainer above the empty service while ``rows`` waiting rows are drained."""
     with private(settings) as bench:
         say(f"pushing a backlog of {rows:,} rows")
-        # A first small drain brings in what any service has loaded; it is not the backlog's doing.
-        bench.push(plain_items(bench.settings.drainer.batch_rows, 3))
-        bench.drainer().drain_until_empty()
+        warm_up(bench)
         _fill(bench, rows)
         empty_mb = _rss_mb()
         peak_mb = empty_mb
@@ -323,6 +384,12 @@ def backlog(settings: config.Settings, rows: int, say: Callable[[str], None]) ->
                 peak_mb = max(peak_mb, _rss_mb())
                 time.sleep(0.01)
     return {"backlog_rows": rows, "empty_mb": empty_mb, "peak_mb": peak_mb, "above_empty_mb": peak_mb - empty_mb}
+
+
+def warm_up(bench: Bench) -> None:
+    """A first small drain brings in what any service has loaded and compiled; it is not what is measured."""
+    bench.push(plain_items(bench.settings.drainer.batch_rows, 3))
+    bench.drainer().drain_until_empty()
 
 
 def _fill(bench: Bench, rows: int) -> None:

@@ -68,8 +68,8 @@ def command(*, group: click.Group | None = None, **attributes: Any) -> Callable[
 @contextmanager
 def surroundings(settings: config.Settings, *, need_store: bool = False) -> Iterator[tuple[Any, Any, Any]]:
     """Redis, the buffers, and ClickHouse for reading; the store is None when it is away and not needed."""
+    from pipeline.ingest.buffer import open_buffers
     from pipeline.redis_link import RedisLink
-    from pipeline.service import open_buffers
     from pipeline.store.clickhouse import Store
 
     link = RedisLink.open(settings)

@@ -47,8 +47,8 @@ def top(settings: config.Settings, interval_s: float) -> None:
 @click.option("--grep", default="", help="Only items that contain this text.")
 def tap(settings: config.Settings, count: int | None, grep: str) -> None:
     """A sample of what flows by, one item a line; consumes nothing."""
+    from pipeline.ingest.buffer import open_buffers
     from pipeline.redis_link import RedisLink
-    from pipeline.service import open_buffers
 
     buffers = open_buffers(settings, RedisLink.open(settings))
     shown = 0

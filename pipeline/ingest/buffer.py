@@ -24,11 +24,12 @@ from typing import Any
 
 import redis
 
+from pipeline.config import Settings
 from pipeline.errors import LeaseLost
 from pipeline.ingest import scripts
 from pipeline.ingest.items import Items, fetch
 from pipeline.keys import BufferKeys
-from pipeline.redis_link import outages
+from pipeline.redis_link import RedisLink, outages
 
 MINUTES_PER_ACK = 250
 """More touched minutes than this are noted in calls of their own, so that no ack holds Redis up."""
@@ -435,6 +436,10 @@ class Buffer:
                 pipe.execute_command("WAITAOF", 1, 0, 2000)
                 if pipe.execute()[1][0] >= 1:
                     return
+            # Nothing synced in two seconds: a slow disk, or a server that was told meanwhile not to sync at all.
+            self._fsync_policy = None
+            if self._policy() != "waitaof":
+                return
 
     def _policy(self) -> str:
         """How this server makes a write durable: ``none``, ``always``, ``local``, ``waitaof`` or ``everysec``."""
@@ -446,10 +451,11 @@ class Buffer:
                 self._fsync_policy = "none"
             elif self.aof_dir is not None:
                 self._fsync_policy = "local"
-            elif version >= (7, 2):
-                self._fsync_policy = "waitaof"
             else:
                 self._fsync_policy = self._configured_policy()
+                if version >= (7, 2) and self._fsync_policy != "none":
+                    # With appendfsync no, WAITAOF would wait for a sync that never comes.
+                    self._fsync_policy = "waitaof"
         return self._fsync_policy
 
     def _configured_policy(self) -> str:
@@ -480,6 +486,20 @@ class Buffer:
     def _redis_now_ms(self) -> int:
         seconds, microseconds = self.client.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def open_buffers(settings: Settings, link: RedisLink) -> list[Buffer]:
+    """The buffers of the settings."""
+    return [
+        Buffer(
+            link.database("metrics"),
+            key,
+            page_rows=settings.drainer.page_rows,
+            lease_s=settings.drainer.lease_s,
+            aof_dir=link.embedded_dir,
+        )
+        for key in settings.buffer.keys
+    ]
 
 
 def spill_name(chunk: Chunk) -> str:

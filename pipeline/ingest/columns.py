@@ -45,6 +45,13 @@ class Decoded:
     refusals: list[tuple[int, Refusal]]
 
 
+def prepare() -> None:
+    """Compile what numba does not have in its cache yet: some seconds, once after an installation."""
+    item = b'{"timestamp":0,"metric_type":"duration","value":1,"tags":{"a":"b"}}'
+    scan.split_replies(0, 0, 0, np.zeros(0, np.int64), np.zeros(0, np.int64), 0, 0)
+    decode_chunk([item], np.zeros(1, np.int64), 0, Limits())
+
+
 def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, limits: Limits) -> Decoded:
     """Read ``items`` (all of one segment); ``positions[i]`` is the place of ``items[i]`` in it.
 

@@ -31,7 +31,7 @@ from pipeline.config import DrainerSettings
 from pipeline.errors import LeaseLost, RedisOutage, SchemaMismatch, StoreOutage, StoreRefused
 from pipeline.ingest import ledger
 from pipeline.ingest.buffer import Buffer, Chunk
-from pipeline.ingest.columns import COLUMNS, decode_chunk
+from pipeline.ingest.columns import COLUMNS, decode_chunk, prepare
 from pipeline.ingest.deadletters import DEAD_LETTERS, DeadLetter, as_table
 from pipeline.ingest.items import Items
 from pipeline.ingest.metric import Limits, Refusal
@@ -54,7 +54,13 @@ SETTLE_S = 1.0
 EXPIRY_MARGIN_MS = 47 * 3_600_000
 """The table keeps rows two days longer than the oldest accepted; past this they are no longer looked for."""
 
+COMPILED_S = 2.0
+"""Loading it from numba's cache takes a tenth of this."""
+
 IDLE_PAUSE_S = 0.02
+MAX_CHUNKS_IN_HAND = 3
+"""One is read, one decoded, one written: more would cost memory and gain nothing."""
+
 MAX_OPEN_CHUNKS = 8
 """Sealing stops while this many chunks are sealed and unclaimed: a backlog stays in one piece."""
 
@@ -120,6 +126,7 @@ class Drainer:
         self._stop = threading.Event()
         self._claims_done = threading.Event()
         self._failure: BaseException | None = None
+        self._in_hand = threading.Semaphore(MAX_CHUNKS_IN_HAND)
 
     # The main verb
 
@@ -132,6 +139,7 @@ class Drainer:
         """
         self._stop = stop or threading.Event()
         self._claims_done.clear()
+        _prepare()
         try:
             self._redis(self.buffer.release_orphans)
         except _StoppedError:
@@ -139,6 +147,7 @@ class Drainer:
         failpoints.hit("drainer.after_orphans")
         read: queue.Queue[_Read | None] = queue.Queue(maxsize=1)
         ready: queue.Queue[_Ready | None] = queue.Queue(maxsize=1)
+        self._in_hand = threading.Semaphore(MAX_CHUNKS_IN_HAND)
         threads = [
             threading.Thread(target=self._guarded, args=(work, out), name=f"drainer-{name}", daemon=True)
             for name, work, out in (
@@ -202,8 +211,11 @@ class Drainer:
 
     def _reading(self, out: queue.Queue[_Read | None], until_empty: bool) -> None:
         while not self._stop.is_set():
+            if not self._in_hand.acquire(timeout=0.1):
+                continue
             chunk = self._redis(self.buffer.claim)
             if chunk is None:
+                self._in_hand.release()
                 if until_empty and self._redis(self._nothing_left):
                     return
                 self._stop.wait(IDLE_PAUSE_S)
@@ -213,6 +225,7 @@ class Drainer:
             try:
                 items = self._redis(lambda chunk=chunk: self.buffer.read(chunk))  # type: ignore[misc]
             except LeaseLost as lost:
+                self._in_hand.release()
                 self._fenced(chunk, lost)
                 continue
             failpoints.hit("drainer.after_read")
@@ -246,6 +259,8 @@ class Drainer:
                 # The others in hand would wait for the same neighbour: ``run`` gives them back untried.
                 self._give_back(ready.chunk)
                 break
+            finally:
+                self._in_hand.release()
         self._claims_done.set()
 
     # One chunk
@@ -515,6 +530,15 @@ class Drainer:
             except queue.Empty:
                 if self._stop.is_set():
                     return None
+
+
+def _prepare() -> None:
+    """Before anything is claimed, whose lease would run meanwhile."""
+    started = time.perf_counter()
+    prepare()
+    seconds = time.perf_counter() - started
+    if seconds > COMPILED_S:
+        _log.info("compiled the reader of items", seconds=round(seconds, 1))
 
 
 class _StoppedError(Exception):

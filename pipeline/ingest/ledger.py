@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import failpoints
 from pipeline.ingest.buffer import Buffer, Chunk
@@ -40,7 +41,8 @@ DIGEST_SQL = (
     )
     + "".join(f" + toUInt64(CRC32({name})) * toUInt64('{_FACTORS[name]}')" for name in DIMENSIONS)
     + " + arraySum(arrayMap((name, text) -> "
-    f"toUInt64(CRC32(name)) * toUInt64('{_TAG_NAME}') * (toUInt64(CRC32(text)) * toUInt64('{_TAG_VALUE}') + 1), "
+    f"(toUInt64(CRC32(name)) + (name = '')) * toUInt64('{_TAG_NAME}') * "
+    f"(toUInt64(CRC32(text)) * toUInt64('{_TAG_VALUE}') + 1), "
     "mapKeys(tags), mapValues(tags)))"
     ") * (2 * toUInt64(position) + 1))"
 )
@@ -185,7 +187,9 @@ def _tag_hashes(tags: pa.MapArray, count: int) -> Words:
     texts = tags.items.slice(offsets[0], offsets[-1] - offsets[0]).dictionary_encode()
     if not len(names):
         return np.zeros(count, np.uint64)
-    name_hashes = (_crc32(names.dictionary) * np.uint64(_TAG_NAME))[names.indices.to_numpy()]
+    # The CRC of no bytes is 0: a tag without a name would not count.
+    unnamed = pc.equal(names.dictionary, "").to_numpy(zero_copy_only=False).astype(np.uint64)
+    name_hashes = ((_crc32(names.dictionary) + unnamed) * np.uint64(_TAG_NAME))[names.indices.to_numpy()]
     text_hashes = (_crc32(texts.dictionary) * np.uint64(_TAG_VALUE) + np.uint64(1))[texts.indices.to_numpy()]
     running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(name_hashes * text_hashes, dtype=np.uint64)])
     sums: Words = np.diff(running[offsets - offsets[0]])

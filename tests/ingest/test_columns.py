@@ -377,6 +377,13 @@ def test_the_digest_is_the_same_here_and_in_clickhouse(seed: int, store: Store) 
         assert ledger.digest(altered(rows, name)) != there, name
 
 
+def test_the_digest_sees_tags_without_a_name() -> None:
+    """A tag whose name is empty counts like any other: its value altered, or the tag gone, is another digest."""
+    items = [metric(0, NOW)[:-1] + b',"tags":%s}' % tags for tags in (b'{"":"a"}', b'{"":"b"}', b'{"":""}', b"{}")]
+    digests = {ledger.digest(decode_chunk([item], np.zeros(1, np.int64), SEALED_AT_MS, SMALL).rows) for item in items}
+    assert len(digests) == 4
+
+
 def altered(rows: Any, name: str) -> Any:
     """The rows with the first and the last value of one column traded (or, where they are equal, another value)."""
     values = rows[name].to_pylist()
