@@ -83,8 +83,8 @@ class AppendOnlyFile:
             kept = chance.randint(floor, self.path.stat().st_size)
             seals = [command for command in self.commands() if command.kind == "seal" and command.end > floor]
             if seals and chance.random() < 0.5:
-                seal = chance.choice(seals)  # of all that can be lost it matters most
-                kept = chance.randint(max(floor, seal.start), seal.end - 1)
+                # Of all that can be lost it matters most, and the oldest is the most likely to be relied on.
+                kept = chance.randint(max(floor, seals[0].start), seals[0].end - 1)
             self._sizes.clear()
             return self.cut(kept)
 

@@ -20,6 +20,12 @@ from pipeline.store.clickhouse import Store
 # Once, before any child is forked: the first chunk of a process costs half a second of imports.
 decode_chunk([good(number) for number in range(100)], np.arange(100), time.time_ns() // 1_000_000, Limits())
 
+NO_TOKENS = [
+    f"ALTER TABLE {table} MODIFY SETTING non_replicated_deduplication_window = 0"
+    for table in ("metrics", "dead_letters")
+]
+"""For ``set_up``: without ClickHouse's own help against inserts that come twice."""
+
 USUAL = {"lease_s": 60, "durable_seal": True, "flush_interval_s": 0.02}
 RAW_TTL_MS = 770 * 3_600_000
 

@@ -42,10 +42,6 @@ USED_UP = ["drainer.after_seal", "drainer.after_burial"]
 
 REFUSED_FROM = 1_000_000.0
 CONSTRAINT = f"ALTER TABLE metrics ADD CONSTRAINT small CHECK value < {REFUSED_FROM}"
-NO_TOKENS = [
-    f"ALTER TABLE {table} MODIFY SETTING non_replicated_deduplication_window = 0"
-    for table in ("metrics", "dead_letters")
-]
 
 _databases = itertools.count(1)
 killed: Counter[str] = Counter()
@@ -124,7 +120,7 @@ def test_killed_at(place: str, server: RedisServer, clickhouse_url: str, tmp_pat
     """Once, twice and three times in a row at the same place; then a plain restart finishes: each item once."""
     before = killed[place]
     for attempts in (1, 2, 3):
-        tokens = () if attempts % 2 else NO_TOKENS  # with and without ClickHouse's own help
+        tokens = () if attempts % 2 else kill_child.NO_TOKENS  # with and without ClickHouse's own help
         kill_at(Trial(server, clickhouse_url, CONSTRAINT, *tokens), place, attempts, tmp_path / "spill")
     assert killed[place] == before + 6
 
