@@ -5,8 +5,9 @@ switched on, and checks count and uniqueness. The *floor* is measured in the sam
 one thread reads the list while another inserts the rows, prepared beforehand as Arrow tables; nothing is
 decoded, checked or acknowledged. Floor and drain take turns, and the medians are told.
 
-``freshness``, ``producers`` and ``backlog`` measure what people notice: how soon a row can be queried, how
-long a push takes while a backlog drains, and how much memory the drainer takes for it.
+``freshness``, ``producers``, ``backlog`` and ``spill`` measure what people notice: how soon a row can be queried,
+how long a push takes while a backlog drains, how much memory the drainer takes for it, and what an outage of
+ClickHouse takes on disk.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from pipeline.ingest.buffer import Buffer, Chunk, open_buffers
 from pipeline.ingest.columns import decode_chunk
 from pipeline.ingest.drainer import Drainer, identified
 from pipeline.ingest.metric import Limits
+from pipeline.ingest.overflow import Overflow
+from pipeline.ingest.spill import Spill
 from pipeline.redis_link import RedisLink
 from pipeline.store.clickhouse import Store
 from pipeline.store.migrate import migrate
@@ -390,6 +393,57 @@ def warm_up(bench: Bench) -> None:
     """A first small drain brings in what any service has loaded and compiled; it is not what is measured."""
     bench.push(plain_items(bench.settings.drainer.batch_rows, 3))
     bench.drainer().drain_until_empty()
+
+
+def spill(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """ClickHouse is away while ``rows`` rows come in: what lies on disk, and what Redis needs meanwhile.
+
+    Nobody drains until all has come; what runs over the mark of a fifth of the rows goes to disk. Then ClickHouse
+    is back, and everything is drained and counted.
+    """
+    mark = max(1, rows // 5)
+    guarded = settings.model_copy(
+        update={"buffer": settings.buffer.model_copy(update={"overflow": "spill", "high_water_rows": mark})}
+    )
+    with private(guarded) as bench:
+        warm_up(bench)
+        client = bench.link.database("metrics")
+        drainer = bench.drainer()
+        limits = Limits.of(bench.settings)
+        files = Spill(bench.settings.data_dir / "spill", bench.buffer, bench.store, bench.settings.drainer, limits)
+        overflow = Overflow(bench.buffer, drainer, bench.settings.buffer, files)
+        drainer.progress.trouble = "ClickHouse is away"
+        say(f"pushing {rows:,} rows while ClickHouse is away")
+        redis_mb: list[float] = []
+        spill_s = 0.0
+        for start in range(0, rows, PUSH_ROWS * 50):
+            bench.push(plain_items(min(PUSH_ROWS * 50, rows - start), start))
+            spill_s += _timed(lambda: _until_nothing_moves(overflow))
+            redis_mb.append(client.info("memory")["used_memory"] / 2**20)
+        figures = files.figures()
+        say(f"{figures.rows:,} rows lie on disk; ClickHouse is back")
+        drainer.progress.trouble = ""
+        drain_s = _timed(drainer.drain_until_empty) + _timed(lambda: _until_nothing_moves(overflow))
+        ((count, distinct),) = bench.store.rows("SELECT count(), uniqExact(segment, position) FROM metrics")
+        books = bench.buffer.books()
+    pushed = rows + bench.settings.drainer.batch_rows  # those of the warm-up
+    if count != distinct or count != pushed or books.unaccounted or books.spilled:
+        raise AssertionError(f"{pushed} pushed, {count} stored, {distinct} distinct, {books}")
+    return {
+        "rows": rows,
+        "spilled_rows": figures.rows,
+        "bytes_per_spilled_row": round(figures.bytes / max(1, figures.rows), 1),
+        "spilled_rows_per_s": round(figures.rows / spill_s),
+        "redis_peak_mb": round(max(redis_mb)),
+        "redis_mb_by_fifth": [round(redis_mb[len(redis_mb) * fifth // 5 - 1]) for fifth in range(1, 6)],
+        "drained_rows_per_s": round(rows / drain_s),
+        "stored": rows,
+    }
+
+
+def _until_nothing_moves(overflow: Overflow) -> None:
+    while overflow.step():
+        pass
 
 
 def _fill(bench: Bench, rows: int) -> None:

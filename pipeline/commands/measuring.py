@@ -93,6 +93,16 @@ def bench_backlog(settings: config.Settings, say: Callable[[str], None], rows: i
 
 
 @_bench(
+    "spill", "What an outage of ClickHouse takes on disk and in Redis, with buffer.overflow: spill.", _rows(2_000_000)
+)
+def bench_spill(settings: config.Settings, say: Callable[[str], None], rows: int) -> dict[str, Any]:
+    """Spilling."""
+    from pipeline.bench import drain as measure
+
+    return measure.spill(settings, rows, say)
+
+
+@_bench(
     "rollup",
     "Exact grouped percentiles in numpy and a whole minute end to end, beside ClickHouse's own.",
     _rows(1_000_000),
