@@ -34,6 +34,9 @@ from pipeline.redis_link import RedisLink, outages
 MINUTES_PER_ACK = 250
 """More touched minutes than this are noted in calls of their own, so that no ack holds Redis up."""
 
+MAX_CHUNK_BYTES = 64 << 20
+"""Items that are larger than usual make chunks of fewer rows: a drainer holds three chunks, each some times over."""
+
 FSYNC_WAIT_S = 1.2
 """``appendfsync everysec`` starts its fsync within a second of the write; the rest is for the disk."""
 
@@ -152,7 +155,10 @@ class Buffer:
         return items
 
     def seal(self, chunk_rows: int) -> Segment | None:
-        """Turn all that waits into one segment, cut into chunks of ``chunk_rows``; None when nothing waits."""
+        """Turn all that waits into one segment, cut into chunks of ``chunk_rows``; None when nothing waits.
+
+        Chunks that would take more than about ``MAX_CHUNK_BYTES`` get fewer rows.
+        """
         # Time-ordered for people, random for safety: a counter could be rewound by a power cut and
         # give the same name to other rows.
         name = f"{int(time.time()):x}-{secrets.token_hex(8)}"
@@ -160,7 +166,7 @@ class Buffer:
         rows, sealed_at = self._run(
             "SEAL",
             [keys.buffer, keys.segment(name), keys.meta(name), keys.segments, keys.ledger, keys.scratch],
-            [name, chunk_rows],
+            [name, chunk_rows, MAX_CHUNK_BYTES],
         )
         return Segment(name, int(rows), int(sealed_at)) if rows else None
 

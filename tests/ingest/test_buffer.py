@@ -77,6 +77,20 @@ def test_sealing_takes_what_waits_and_nothing_else(redis_url: str) -> None:
     assert (buffer.open_segments(), buffer.books().sealed) == (2, 13)
 
 
+@pytest.mark.parametrize(
+    ("chunk_rows", "item_bytes", "expected"),
+    [(100_000, 150, 100_000), (100_000, 60_000, 625), (50_000, 60_000, 625), (64, 60_000, 64), (7, 30_000_000, 1)],
+)
+def test_large_items_make_smaller_chunks(redis_url: str, chunk_rows: int, item_bytes: int, expected: int) -> None:
+    """No chunk takes more than some ten megabytes, and what its rows divided they still divide."""
+    buffer = buffer_on(redis_url)
+    push(buffer.client, [b"x" * item_bytes] * 5)
+    buffer.seal(chunk_rows)
+    chunk = claimed(buffer)
+    assert chunk.chunk_rows == expected
+    assert 1_000_000 % expected == 0 or chunk_rows == expected
+
+
 def test_names_of_segments_are_nonces(redis_url: str) -> None:
     """Two buffers in the same state never give the same name, so that no rewind of Redis can repeat one."""
     names = set()
@@ -103,6 +117,10 @@ def test_a_name_that_is_taken_is_refused(redis_url: str, monkeypatch: pytest.Mon
     assert len(buffer.read(claimed(buffer))) == 3
 
 
+LOOKS = {"memory", "memory|usage"}
+"""At a sample of five places, whatever the list's length."""
+
+
 def test_sealing_moves_no_item(redis_url: str) -> None:
     """However long the list: one RENAME and a few small writes, so producers are not held up."""
     buffer = filled(redis_url, 20_000)
@@ -122,7 +140,18 @@ def test_sealing_moves_no_item(redis_url: str) -> None:
     ):
         used.pop(bookkeeping, None)
     assert used.pop("rename") == 1
-    assert used.keys() <= {"del", "llen", "exists", "time", "hset", "zadd", "hincrby", "client", "client|setinfo"}
+    assert used.keys() <= {
+        "del",
+        "llen",
+        "exists",
+        "time",
+        "hset",
+        "zadd",
+        "hincrby",
+        "client",
+        "client|setinfo",
+        *LOOKS,
+    }
 
 
 def test_all_keys_lie_in_the_buffer_s_slot(redis_url: str) -> None:
