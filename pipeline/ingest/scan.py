@@ -80,7 +80,7 @@ def compiled(function: Function) -> Function:
 
 def inlined(function: Function) -> Function:
     """Compile into each caller."""
-    result: Function = numba.njit(forceinline=True, **_OPTIONS)(function)
+    result: Function = numba.njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
     return result
 
 
@@ -193,7 +193,8 @@ def scan_items(
         if _byte(buffer, at) != 123:  # {
             continue
         at = _skip_space(buffer, at + 1, end)
-        text_lengths[:_DIMENSIONS] = 0
+        for field in range(_DIMENSIONS):
+            text_lengths[field] = 0
         timestamp_ms = _OUT_OF_RANGE
         value, exact, value_start, value_length = 0.0, False, 0, 0
         seen = key = inner = outer = 0
@@ -398,7 +399,8 @@ def gather(buffer: int, starts: Ints, lengths: Ints) -> tuple[npt.NDArray[np.int
 @inlined
 def _longer(array: Any, used: int, room: int) -> Any:
     longer = np.empty(room, array.dtype)
-    longer[:used] = array[:used]
+    for k in range(used):  # a slice would compile for two seconds, for its error messages
+        longer[k] = array[k]
     return longer
 
 
