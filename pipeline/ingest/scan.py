@@ -1,4 +1,4 @@
-"""Reads joined items byte by byte: compiled loops, called by ``columns`` and by nobody else.
+"""Reads items byte by byte where they lie: compiled loops, called by ``columns`` and ``items`` and by nobody else.
 
 ``scan_items`` reads the items it is certain of and leaves every other to ``metric.decode``, the one careful
 definition. It is certain of an item when it is one JSON object of scalars (and one flat object of scalars under
@@ -6,9 +6,9 @@ definition. It is certain of an item when it is one JSON object of scalars (and 
 
 Compiled by numba on first use (some seconds, then kept in numba's cache) and run without the GIL. Bytes are
 read by address, eight at a time where that helps: handing an array to a helper would count references, which took
-two thirds of the time. So nothing here checks bounds. What keeps the reading inside the buffer: every
-item is followed by a newline, which ends a string, a number and a literal; loops that may pass a newline compare
-with the item's end; and ``PADDING`` more bytes stand behind the last one.
+two thirds of the time. So nothing here checks bounds. What keeps the reading inside the buffer: every item is
+followed by a control character, a line's end, which ends a string, a number and a literal; loops that may pass one
+compare with the item's end; and ``PADDING`` more bytes stand behind the last one.
 
 All of it is one module because numba knows from a module's own file alone when its cache is stale.
 """
@@ -32,7 +32,7 @@ Bytes = npt.NDArray[np.uint8]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 PADDING = 16
-"""Bytes behind the last item's newline: a word may be read from any byte of an item."""
+"""Bytes behind the last item and its line's end: a word may be read from any byte of an item."""
 
 MAX_TAGS = 64
 """An item with more tags is left to the careful path."""
@@ -80,7 +80,9 @@ def compiled(function: Function) -> Function:
 
 def inlined(function: Function) -> Function:
     """Compile into each caller."""
-    result: Function = numba.njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    result: Function = numba.njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(
+        function
+    )
     return result
 
 
@@ -148,7 +150,7 @@ def scan_items(
     """Read the eligible items; returns one array per output, whose rows are the items that were read.
 
     ``buffer`` and ``names`` are the addresses of the joined items (writable: escapes are resolved in place) and of
-    ``NAMES``. Item ``i`` lies in bytes ``starts[i]`` to ``ends[i]``, where a newline follows. Returns (rows,
+    ``NAMES``. Item ``i`` lies in bytes ``starts[i]`` to ``ends[i]``, where a line ends. Returns (rows,
     timestamps, values, inexact, value_starts, value_lengths, codes, entry_counts, entry_starts, entry_lengths,
     tag_counts, tag_codes, tag_starts, tag_lengths): ``rows`` are the indexes of the items read, ``codes[c, r]``
     numbers the text of dimension c among ``entry_counts[c]`` entries (places in the buffer); the last row of the
