@@ -29,7 +29,6 @@ Level = Literal["ok", "warn", "bad"]
 
 MAX_CLOCK_DIFFERENCE_S = 2.0
 MIN_REDIS = (6, 2)
-WAITAOF_SINCE = (7, 2)
 MIN_CLICKHOUSE = (24, 8)
 MIN_FREE_BYTES = 2 << 30
 MAX_PARTS = 1_000
@@ -175,13 +174,9 @@ def durable_seal_finding(settings: Settings, link: RedisLink) -> Finding:
         )  # fmt: skip
     if link.is_embedded:
         return Finding(check, "ok", "on: the drainer syncs the file itself")
-    if _version(info["redis_version"]) >= WAITAOF_SINCE:
-        return Finding(check, "ok", "on: Redis says when the file is synced (WAITAOF)")
     if policy == "always":
         return Finding(check, "ok", "on: Redis syncs every write")
-    return Finding(
-        check, "ok", f"on: a segment waits {FSYNC_WAIT_S:g} s for the disk; from Redis 7.2 on only until it is synced"
-    )
+    return Finding(check, "ok", f"on: a segment waits {FSYNC_WAIT_S:g} s for the disk")
 
 
 def _appendfsync(link: RedisLink) -> str:
