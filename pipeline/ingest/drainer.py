@@ -58,6 +58,9 @@ COMPILED_S = 2.0
 """Loading it from numba's cache takes a tenth of this."""
 
 IDLE_PAUSE_S = 0.02
+HURRIED_PAUSE_S = 0.004
+"""The same for a drainer that somebody waits for."""
+
 MAX_CHUNKS_IN_HAND = 3
 """One is read, one decoded, one written: more would cost memory and gain nothing."""
 
@@ -207,7 +210,7 @@ class Drainer:
                 since = time.monotonic()
                 if segment is not None:
                     _log.debug("sealed", segment=segment.name, rows=segment.rows)
-            self._stop.wait(0.005 if until_empty else tick_s)
+            self._stop.wait(HURRIED_PAUSE_S if until_empty else tick_s)
 
     def _reading(self, out: queue.Queue[_Read | None], until_empty: bool) -> None:
         while not self._stop.is_set():
@@ -218,7 +221,7 @@ class Drainer:
                 self._in_hand.release()
                 if until_empty and self._redis(self._nothing_left):
                     return
-                self._stop.wait(IDLE_PAUSE_S)
+                self._stop.wait(HURRIED_PAUSE_S if until_empty else IDLE_PAUSE_S)
                 continue
             failpoints.hit("drainer.after_claim")
             started = time.perf_counter()

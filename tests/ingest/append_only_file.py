@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from drain_parts import wait_until
 
 BUFFER, ACKED = b"metrics:buffer", b"{metrics:buffer}:acked"
 
@@ -109,6 +112,11 @@ class AppendOnlyFile:
             at = end
         if begun is not None:
             os.truncate(self.path, begun)
+
+
+def wait_until_written(client: Any) -> None:
+    """Redis answers before it writes while an fsync runs in the background; what a kill takes then is its own loss."""
+    wait_until(lambda: not client.info("persistence")["aof_buffer_length"], "all is written to the file")
 
 
 def _parsed(data: bytes) -> Iterator[tuple[int, list[bytes]]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import children
 import kill_child
 import pytest
+from append_only_file import wait_until_written
 from conftest import RedisServer
 from drain_parts import buffer_on
 
@@ -54,7 +55,7 @@ def test_random_kills_lose_and_double_nothing(
         if number % 2 == 0:
             buffer.client.lpush(buffer.key, *items)
             pushed += len(items)
-            _wait_until_written(buffer)
+            wait_until_written(buffer.client)
         child = children.start(kill_child.drain, **surroundings, aof_dir=server.dir, batch_rows=150)
         begun = time.monotonic()
         while time.monotonic() < begun + 3 and buffer.books().stored == stored and buffer.waiting():
@@ -80,9 +81,3 @@ def test_random_kills_lose_and_double_nothing(
     assert store.rows("SELECT count(), uniqExact(segment, position) FROM metrics") == [(pushed - bad, pushed - bad)]
     assert store.rows("SELECT count(), uniqExact(segment, position) FROM dead_letters") == [(bad, bad)]
     print(f"{victim}: {kills} kills, {hit} with a chunk in flight, {pushed} items")
-
-
-def _wait_until_written(buffer: Buffer) -> None:
-    """Redis answers before it writes while an fsync runs in the background; what a kill takes then is its own loss."""
-    while buffer.client.info("persistence")["aof_buffer_length"]:
-        time.sleep(0.01)

@@ -21,7 +21,7 @@ import children
 import kill_child
 import pytest
 import redis
-from append_only_file import LOST_S, AppendOnlyFile
+from append_only_file import LOST_S, AppendOnlyFile, wait_until_written
 from conftest import RedisServer
 from drain_parts import Whereabouts, assert_books_agree, bad, buffer_on, drainer_on, good, push, wait_until
 
@@ -165,7 +165,7 @@ def test_with_the_protection_off_a_cut_is_detected(flushed: bool, server: RedisS
     drainer_on(buffer, store, durable_seal=False).drain_until_empty()
     if flushed:
         ledger.flush(buffer, store)
-    server.kill()
+    _kill(server, buffer)
     file = AppendOnlyFile(server.dir)
     (seal,) = [command for command in file.commands() if command.kind == "seal"]
     assert Counter(command.kind for command in file.cut(seal.start))["seal"] == 1
@@ -187,7 +187,7 @@ def test_a_torn_script_stays_undone_at_the_next_start(server: RedisServer, store
     buffer = buffer_on(server.url)
     push(buffer.client, map(good, range(ROWS)))
     drainer_on(buffer, store, batch_rows=ROWS, lease_s=1).drain_until_empty()
-    server.kill()
+    _kill(server, buffer)
     file = AppendOnlyFile(server.dir)
     (ack,) = [command for command in file.commands() if command.kind == "ack"]
     file.cut(ack.end - len("*1|$4|EXEC||||") - 1)
@@ -195,7 +195,7 @@ def test_a_torn_script_stays_undone_at_the_next_start(server: RedisServer, store
     drainer_on(buffer, store, batch_rows=ROWS, lease_s=1).drain_until_empty()
     push(buffer.client, map(good, range(ROWS, 2 * ROWS)))
     wait_until(lambda: not buffer.client.info("persistence")["aof_rewrite_in_progress"], "the file is rewritten")
-    server.kill()
+    _kill(server, buffer)
     server.start()
     drainer_on(buffer, store, lease_s=1).drain_until_empty()
     Whereabouts(store).assert_each_once(range(2 * ROWS))
@@ -210,11 +210,16 @@ def test_a_restarted_redis_is_waited_for_anew(server: RedisServer) -> None:
     buffer.seal(ROWS)
     chunk = buffer.claim()
     assert chunk is not None
-    server.kill()
+    _kill(server, buffer)
     server.start()
     begun = time.monotonic()
     buffer.make_durable(replace(chunk, sealed_at_ms=chunk.sealed_at_ms - 10_000))
     assert time.monotonic() - begun >= LOST_S
+
+
+def _kill(server: RedisServer, buffer: Buffer) -> None:
+    wait_until_written(buffer.client)
+    server.kill()
 
 
 def _audit(buffer: Buffer, store: Store) -> Report:
