@@ -13,7 +13,6 @@ from drain_parts import buffer_on
 
 from pipeline import config
 from pipeline.bench.drain import plain_items
-from pipeline.ingest.buffer import Buffer
 from pipeline.ingest.drainer import Drainer
 from pipeline.ingest.metric import Limits
 from pipeline.serve.clickhouse_http import ClickHouseHttp
