@@ -29,7 +29,7 @@ def buffer(redis_url: str) -> Buffer:
 def drained(request: pytest.FixtureRequest, buffer: Buffer, store: Store) -> Buffer:
     _drain(buffer, store)
     if "table" in request.param:
-        assert ledger.flush(buffer, store) == ROWS // 100
+        assert ledger.flush(buffer, store, settled_ms=0) == ROWS // 100
         assert ledger.pending_records(buffer) == []
     return buffer
 
@@ -130,9 +130,9 @@ def test_flushed_twice_is_there_once(buffer: Buffer, store: Store) -> None:
     """A crash between the insert into the ledger table and the removal from Redis: the audit still balances."""
     _drain(buffer, store)
     records = buffer.client.lrange(buffer.keys.acked, 0, -1)
-    assert ledger.flush(buffer, store) == len(records)
+    assert ledger.flush(buffer, store, settled_ms=0) == len(records)
     buffer.client.rpush(buffer.keys.acked, *records)
     assert _audit(buffer, store).ok
-    assert ledger.flush(buffer, store) == len(records)
+    assert ledger.flush(buffer, store, settled_ms=0) == len(records)
     assert store.rows("SELECT count() FROM ledger") == [(len(records),)]
     assert _audit(buffer, store, full=True).ok

@@ -16,13 +16,12 @@ from pipeline import config, console
 from pipeline.bench.drain import plain_items
 from pipeline.config import BufferSettings, DrainerSettings
 from pipeline.errors import StoreOutage
-from pipeline.ingest.buffer import Buffer
+from pipeline.ingest.buffer import Buffer, open_buffers
 from pipeline.ingest.drainer import Drainer
 from pipeline.ingest.metric import Limits
 from pipeline.ingest.overflow import Overflow
 from pipeline.ingest.spill import Spill
 from pipeline.redis_link import RedisLink
-from pipeline.ingest.buffer import open_buffers
 from pipeline.status import Status, gather
 from pipeline.store.clickhouse import Store
 

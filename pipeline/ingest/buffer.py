@@ -13,6 +13,7 @@ segment, an expired lease), an ack whose reply was lost is answered ``LeaseLost`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -24,12 +25,15 @@ from typing import Any
 
 import redis
 
+from pipeline import log
 from pipeline.config import Settings
 from pipeline.errors import LeaseLost
 from pipeline.ingest import scripts
 from pipeline.ingest.items import Items, fetch
 from pipeline.keys import BufferKeys
 from pipeline.redis_link import RedisLink, outages
+
+_log = log.get(__name__)
 
 MINUTES_PER_ACK = 250
 """More touched minutes than this are noted in calls of their own, so that no ack holds Redis up."""
@@ -140,6 +144,7 @@ class Buffer:
         self._scripts = {name: self.client.register_script(getattr(scripts, name)) for name in _SCRIPTS}
         self._durable: dict[str, bool] = {}
         self._fsync_policy: str | None = None
+        self._tidied = ""
 
     # Seal
 
@@ -179,10 +184,37 @@ class Buffer:
         if self._durable.get(chunk.segment):
             return
         with outages():
-            self._wait_for_disk(chunk)
+            self.wait_for_disk(chunk)
         if len(self._durable) > 10_000:
             self._durable.clear()
         self._durable[chunk.segment] = True
+
+    def tidy_after_restart(self) -> None:
+        """Have a Redis that was started since the last look rewrite its append-only file, once a start.
+
+        A power cut may leave half a script at the end of the file. Redis undoes it when it loads the file, but
+        removes only the torn command: what it writes then would be read as the rest of that script at its next
+        start, which would bring the half back, or drop all that came after it.
+        """
+        with outages():
+            run = self._run_id()
+            if run == self._tidied:
+                return
+            before = self.client.hget(self.keys.checkpoints, "tidied")
+            if before != run.encode():
+                # Before the first of us there was no script that could be torn.
+                if before and self.client.info("persistence").get("aof_enabled"):
+                    self._rewrite()
+                with contextlib.suppress(redis.exceptions.OutOfMemoryError):  # then it is rewritten once more
+                    self.client.hset(self.keys.checkpoints, "tidied", run)
+        self._tidied = run
+
+    def _rewrite(self) -> None:
+        try:
+            self.client.bgrewriteaof()
+        except redis.ResponseError as error:
+            if "in progress" not in str(error):
+                _log.warning("the append-only file is not rewritten", reason=str(error))
 
     # Claim
 
@@ -412,25 +444,41 @@ class Buffer:
         with outages():
             return self._scripts[name](keys=keys, args=arguments)
 
-    def _wait_for_disk(self, chunk: Chunk) -> None:
+    def wait_for_disk(self, chunk: Chunk) -> None:
+        """Return once what was written before the call, the chunk's seal included, is on Redis's disk."""
         policy = self._policy()
         if policy == "local":
             self._fsync_files()
         elif policy == "everysec":
-            # A server that was started since has perhaps not synced what its predecessor wrote.
-            since_ms = self._redis_now_ms() if chunk.doubtful else chunk.sealed_at_ms
-            while (remaining_s := FSYNC_WAIT_S - (self._redis_now_ms() - since_ms) / 1000) > 0:
-                time.sleep(remaining_s)
-            if self._is_syncing():
-                # Perhaps since before the seal: the next one, which starts within a second of its end, counts.
-                while self._is_syncing():
-                    time.sleep(0.02)
-                time.sleep(FSYNC_WAIT_S)
-                while self._is_syncing():
-                    time.sleep(0.02)
+            run = ""
+            while run != (run := self._run_id()):
+                self._wait_for_sync(chunk, run)
+
+    def _wait_for_sync(self, chunk: Chunk, run: str) -> None:
+        since_ms = chunk.sealed_at_ms
+        if self.client.hget(self.keys.meta(chunk.segment), "run") != run.encode():
+            # Its predecessor may not have synced the seal; this server will, with the first write of its own.
+            with contextlib.suppress(LeaseLost):
+                self.renew(chunk)
+            since_ms = self._redis_now_ms()
+        while (remaining_s := FSYNC_WAIT_S - (self._redis_now_ms() - since_ms) / 1000) > 0:
+            time.sleep(remaining_s)
+        if self._is_syncing():
+            # Perhaps since before the seal: the next one, which starts within a second of its end, counts.
+            while self._is_syncing():
+                time.sleep(0.02)
+            time.sleep(FSYNC_WAIT_S)
+            while self._is_syncing():
+                time.sleep(0.02)
 
     def _is_syncing(self) -> bool:
-        return bool(self.client.info("persistence").get("aof_pending_bio_fsync", 0))
+        """Whether Redis syncs its file; a write that waits for the end of a sync is waited for first."""
+        while (persistence := self.client.info("persistence")).get("aof_buffer_length", 0):
+            time.sleep(0.002)
+        return bool(persistence.get("aof_pending_bio_fsync", 0))
+
+    def _run_id(self) -> str:
+        return str(self.client.info("server")["run_id"])
 
     def _policy(self) -> str:
         """How this server makes a write durable: ``none``, ``always``, ``local`` or ``everysec``.

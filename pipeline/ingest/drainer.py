@@ -57,6 +57,7 @@ EXPIRY_MARGIN_MS = 47 * 3_600_000
 COMPILED_S = 2.0
 """Loading it from numba's cache takes a tenth of this."""
 
+RESTART_LOOK_S = 1.0
 IDLE_PAUSE_S = 0.02
 HURRIED_PAUSE_S = 0.004
 """The same for a drainer that somebody waits for."""
@@ -144,6 +145,7 @@ class Drainer:
         self._claims_done.clear()
         _prepare()
         try:
+            self._redis(self.buffer.tidy_after_restart)
             self._redis(self.buffer.release_orphans)
         except _StoppedError:
             return self.progress
@@ -195,8 +197,11 @@ class Drainer:
     def _sealing(self, until_empty: bool) -> None:
         """Seal when a batch is full or the oldest item has waited long enough, and what is sealed is nearly used up."""
         tick_s = min(self.settings.flush_interval_s / 5, 0.1)
-        since = time.monotonic()
+        since = looked = time.monotonic()
         while not self._stop.is_set() and not self._claims_done.is_set():
+            if time.monotonic() - looked > RESTART_LOOK_S:
+                self._redis(self.buffer.tidy_after_restart)
+                looked = time.monotonic()
             waiting, open_segments = self._redis(lambda: (self.buffer.waiting(), self.buffer.open_segments()))
             self.progress.heartbeat_s = time.monotonic()
             if not waiting:

@@ -5,8 +5,20 @@ memory is full, after which it lets the rest of the script write too. Without it
 Redis could not be drained, and so would stay full.
 
 A touched minute is stamped with a number that never comes twice. A counter for each minute would start
-again once the minute was forgotten, and a worker that had seen the old 1 would forget the new one.
+again once the minute was forgotten, and a worker that had seen the old 1 would forget the new one; a counter
+for all of them is rewound by a power cut. So the stamp is the time in microseconds, or one more than the last.
 """
+
+_STAMP = """
+local function stamp(ledger)
+  local time = redis.call('TIME')
+  local last = tonumber(redis.call('HGET', ledger, 'touches') or 0)
+  local touch = string.format('%.0f', math.max(last + 1, time[1] * 1000000 + time[2]))
+  redis.call('HSET', ledger, 'touches', touch)
+  return touch
+end
+"""
+"""What TOUCH, ACK and UNSPILL begin with."""
 
 SEAL = """
 -- KEYS: buffer, segment, meta, segments, ledger, scratch   ARGV: name, chunk_rows, chunk_bytes
@@ -88,13 +100,16 @@ return 1
 """
 """Prolong a lease, or end it at once; 0 when it is no longer ours."""
 
-TOUCH = """
+TOUCH = (
+    _STAMP
+    + """
 -- KEYS: dirty, ledger, scratch   ARGV: minute ...
 redis.call('DEL', KEYS[3])
-local touch = redis.call('HINCRBY', KEYS[2], 'touches', 1)
+local touch = stamp(KEYS[2])
 for i = 1, #ARGV do redis.call('HSET', KEYS[1], ARGV[i], touch) end
 return 1
 """
+)
 """Note touched minutes ahead of an ack that has too many of them; noted twice is harmless."""
 
 _TRIM = """
@@ -118,14 +133,15 @@ return 1
 """The end of ACK and SPILL: count ``done`` rows of the segment, and remove what is finished at its old end."""
 
 ACK = (
-    """
+    _STAMP
+    + """
 -- KEYS: segments, segment, meta, leases, dirty, ledger, acked, scratch
 -- ARGV: name, chunk, token, stored, dead_lettered, record, minute ...
 redis.call('DEL', KEYS[8])
 local lease = redis.call('HGET', KEYS[4], ARGV[2])
 if string.match(lease or '', '^(%S+) %d+ %d+$') ~= ARGV[3] then return 0 end
 redis.call('HSET', KEYS[4], ARGV[2], 'done')
-local touch = redis.call('HINCRBY', KEYS[6], 'touches', 1)
+local touch = stamp(KEYS[6])
 for i = 7, #ARGV do redis.call('HSET', KEYS[5], ARGV[i], touch) end
 redis.call('HINCRBY', KEYS[6], 'stored', ARGV[4])
 redis.call('HINCRBY', KEYS[6], 'dead_lettered', ARGV[5])
@@ -152,13 +168,15 @@ local done = ARGV[4]
 )
 """Let go of a chunk that now lies in a file, if its lease is still ours; from here on the file is what counts."""
 
-UNSPILL = """
+UNSPILL = (
+    _STAMP
+    + """
 -- KEYS: spilled, dirty, ledger, acked, scratch   ARGV: field, stored, dead_lettered, record, minute ...
 redis.call('DEL', KEYS[5])
 local rows = redis.call('HGET', KEYS[1], ARGV[1])
 if not rows then return 0 end
 redis.call('HDEL', KEYS[1], ARGV[1])
-local touch = redis.call('HINCRBY', KEYS[3], 'touches', 1)
+local touch = stamp(KEYS[3])
 for i = 5, #ARGV do redis.call('HSET', KEYS[2], ARGV[i], touch) end
 redis.call('HINCRBY', KEYS[3], 'spilled', -rows)
 redis.call('HINCRBY', KEYS[3], 'stored', ARGV[2])
@@ -167,6 +185,7 @@ local time = redis.call('TIME')
 redis.call('LPUSH', KEYS[4], ARGV[4] .. ' ' .. string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
 return 1
 """
+)
 """Acknowledge a spilled chunk whose rows stand in ClickHouse; 0 when that was done before."""
 
 DROP_OLDEST = """

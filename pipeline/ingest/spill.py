@@ -122,7 +122,7 @@ class Spill:
         """Remove the files that Redis would not ask for even after a power cut; how many it asks for again."""
         if self._done and self._settings.durable_seal:
             with outages():
-                self._buffer._wait_for_disk(next(iter(self._done.values())))
+                self._buffer.wait_for_disk(next(iter(self._done.values())))
         done, self._done = self._done, {}
         again = 0
         for path, chunk in done.items():

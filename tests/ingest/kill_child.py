@@ -64,7 +64,7 @@ def drain(
         while spill and spill.drain_one():
             pass
         if flush:
-            ledger.flush(buffer, store)
+            ledger.flush(buffer, store, settled_ms=0)
 
 
 def set_up(dsn: str, database: str, statements: Sequence[str] = ()) -> None:
@@ -83,7 +83,7 @@ def verify(redis_url: str, dsn: str, database: str, good: Sequence[int], bad: Se
         assert_books_agree(buffer, store)
         books = buffer.books()
         assert (books.sealed, books.spilled) == (len(good) + len(bad), 0), books
-        ledger.flush(buffer, store)
+        ledger.flush(buffer, store, settled_ms=0)
         report = audit(store, [buffer], full=True, now_ms=time.time_ns() // 1_000_000, raw_ttl_ms=RAW_TTL_MS)
         assert report.ok, report
         assert store.rows("SELECT count(), sum(stored), sum(dead_lettered) FROM ledger") == [

@@ -387,7 +387,7 @@ class SteppedBuffer(Buffer):
         self.world.happened["left-over"] += not found
         return found
 
-    def _wait_for_disk(self, chunk: Chunk) -> None:
+    def wait_for_disk(self, chunk: Chunk) -> None:
         # In a plain drain several threads are at work, and no power is lost.
         if current() is not None:
             self.world.synced()

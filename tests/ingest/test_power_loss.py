@@ -154,7 +154,6 @@ def test_power_cuts_lose_and_double_nothing(
         pytest.param(
             True,
             id="records in the ledger table",
-            marks=pytest.mark.xfail(strict=True, reason="a record moved at once vouches for a seal that is undone"),
         ),
     ],
 )
@@ -178,7 +177,6 @@ def test_with_the_protection_off_a_cut_is_detected(flushed: bool, server: RedisS
     assert [finding.where for finding in report.findings] == [f"segment {seal.words[2].decode().rpartition(':')[2]}"]
 
 
-@pytest.mark.xfail(strict=True, reason="nobody has the file rewritten after a restart")
 def test_a_torn_script_stays_undone_at_the_next_start(server: RedisServer, store: Store) -> None:
     """A power cut leaves half of an ack: Redis undoes it, and nothing of it comes back when Redis starts once more.
 
@@ -202,7 +200,6 @@ def test_a_torn_script_stays_undone_at_the_next_start(server: RedisServer, store
     assert_books_agree(buffer, store)
 
 
-@pytest.mark.xfail(strict=True, reason="only the time since the seal counts")
 def test_a_restarted_redis_is_waited_for_anew(server: RedisServer) -> None:
     """A seal of long ago may be not on disk yet when Redis died since: its successor has a second to sync it."""
     buffer = buffer_on(server.url)
