@@ -314,11 +314,13 @@ def producers(settings: config.Settings, rows: int, say: Callable[[str], None]) 
         client.config_set("slowlog-log-slower-than", 1000)
         client.config_set("slowlog-max-len", 10_000)
         client.slowlog_reset()
+        client.config_resetstat()
         producer.push_to(bench.link.url(), bench.buffer.key)
         with _draining(bench):
             while bench.buffer.books().in_flight or bench.buffer.waiting() > 100:
                 time.sleep(0.01)
             waits = producer.waits()
+        usual = client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"]
         slow = [entry for entry in client.slowlog_get(10_000) if not entry["command"].startswith(b"LPUSH")]
     return {
         "backlog_rows": rows,
@@ -327,6 +329,7 @@ def producers(settings: config.Settings, rows: int, say: Callable[[str], None]) 
         "p50_ms": round(float(np.quantile(waits, 0.5)) * 1000, 3),
         "p99_ms": round(float(np.quantile(waits, 0.99)) * 1000, 3),
         "longest_read_ms": _longest_ms(slow, b"LRANGE"),
+        "mean_claim_or_ack_ms": round(usual / 1000, 3),
         "longest_claim_or_ack_ms": _longest_ms(slow, b"EVAL"),
     }
 
