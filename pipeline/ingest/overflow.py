@@ -34,7 +34,7 @@ from pipeline.redis_link import outages
 _log = log.get(__name__)
 
 LOOK_EVERY_S = 0.5
-DROP_ROWS = 50_000
+DROP_ROWS = 20_000
 """At most this many items are dropped in one step: LTRIM holds Redis up for as long as it frees."""
 
 KEPT_SHARE = 0.1
