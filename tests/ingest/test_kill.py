@@ -1,6 +1,8 @@
 """kill -9 at random, under load: of drainers, of Redis, of both at once. Every row stands once, whatever died."""
 
+import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -9,7 +11,7 @@ import kill_child
 import pytest
 from append_only_file import wait_until_written
 from conftest import RedisServer
-from drain_parts import buffer_on
+from drain_parts import Whereabouts, assert_books_agree, buffer_on, good, push, wait_until
 
 from pipeline import config
 from pipeline.bench.drain import plain_items
@@ -82,3 +84,24 @@ def test_random_kills_lose_and_double_nothing(
     assert store.rows("SELECT count(), uniqExact(segment, position) FROM metrics") == [(pushed - bad, pushed - bad)]
     assert store.rows("SELECT count(), uniqExact(segment, position) FROM dead_letters") == [(bad, bad)]
     print(f"{victim}: {kills} kills, {hit} with a chunk in flight, {pushed} items")
+
+
+def test_processes_share_a_buffer_and_who_wakes_late_is_fenced_off(
+    redis_url: str, clickhouse: ClickHouseHttp, store: Store
+) -> None:
+    """One of four is stopped just before it inserts; the others finish its chunk too; then it goes on."""
+    buffer = buffer_on(redis_url)
+    push(buffer.client, [good(number) for number in range(2_000)])
+    options = {"redis_url": redis_url, "dsn": clickhouse.url, "database": store.database, "until_empty": True}
+    options |= {"batch_rows": 50, "lease_s": 1, "durable_seal": False}
+    late = children.start(kill_child.drain, **options, failpoint="drainer.before_insert:2:pause=5")
+    assert late.pid is not None
+    wait_until(lambda: buffer.books().stored, "its first chunk is done and it has the second in hand")
+    os.kill(late.pid, signal.SIGSTOP)
+    others = [children.start(kill_child.drain, **options) for _ in range(3)]
+    assert [children.exit_code(other) for other in others] == [0, 0, 0]
+    assert buffer.books().in_flight == 0
+    os.kill(late.pid, signal.SIGCONT)
+    assert children.exit_code(late) == 0
+    Whereabouts(store).assert_each_once(range(2_000))
+    assert_books_agree(buffer, store)
