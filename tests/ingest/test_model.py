@@ -48,12 +48,12 @@ from pipeline.ingest.drainer import identified
 from pipeline.ingest.metric import DIMENSIONS, Limits, Refusal
 from pipeline.store.clickhouse import rows_at_fault
 
-EXAMPLES, STEPS = 170, 50
+EXAMPLES, STEPS = 140, 50
 LONG_FACTOR = 20
 
 KINDS = (
-    *("sealed", "claimed", "doubtful", "tried thrice", "ack", "release", "crashed", "lease ran out"),
-    *("orphans given back", "row at fault", "dropped", "spill", "unspill", "left-over"),
+    *("sealed", "claimed", "doubtful", "ack", "release", "crashed", "lease ran out", "orphans given back"),
+    *("row at fault", "dropped", "spill", "unspill", "left-over", "rows found by reading back alone"),
     *("insert landed", "insert landed without tokens", "insert lost", "insert in part", "insert's reply lost"),
     *("late insert dropped", "zombie's insert dropped", "token without rows", "rows without token"),
     *("fenced", "renew fenced", "ack fenced", "Redis away", "Redis's reply lost", "rewound", "rewind lost items"),
@@ -66,21 +66,15 @@ AHEAD = 2
 """Chunks that one drainer may have in hand: it reads the next while it writes."""
 
 PLACES = (
-    "make_durable",
-    "write",
-    "renew",
-    "insert",
-    "insert",
-    "query",
-    "ack",
-    "spill",
-    "unspill",
-    "the end",
-    "the end",
+    *("make_durable", "make_durable", "write", "renew", "insert", "insert", "query", "ack"),
+    *("trim", "file", "spill", "unspill", "the end", "the end"),
 )
 """Where a work may be left standing: before this request."""
 
-FATES = ("away", "reply lost", "in part", "in part", "late", "late", "token without rows", "rows without token")
+FATES = (
+    *("away", "reply lost", "in part", "in part", "late", "late"),
+    *("token without rows", "token without rows", "rows without token", "rows without token"),
+)
 
 items = st.lists(
     st.tuples(st.sampled_from(["good", "good", "good", "bad", "at fault", "large"]), st.sampled_from([0, 1, 2])),
@@ -89,9 +83,10 @@ items = st.lists(
 )
 sizes = st.integers(2, 6)
 places = st.sampled_from(PLACES)
-beds = st.sampled_from(["renew", "insert", "insert", "query", "ack"])
+beds = st.sampled_from(["renew", "insert", "insert", "insert", "query", "ack"])
+turns = st.sampled_from(["insert", "insert", "insert", "insert", "renew", "ack", "trim", "spill", "unspill"])
+actions = st.sampled_from(["drain", "drain", "drain", "spill", "unspill"])
 slots = st.integers(0, SLOTS - 1)
-actions = st.sampled_from(["drain", "spill", "unspill"])
 choices = st.integers(0, 7)
 fates = st.builds(Fate, st.sampled_from(FATES), st.integers(1, 7))
 
@@ -108,21 +103,20 @@ class Delivery(RuleBasedStateMachine):
 
     # What others do
 
-    @initialize(kinds=items, size=sizes, remembers=st.sampled_from([True, True, False]), sleepers_first=st.booleans())
-    def begin(self, kinds: list[tuple[str, int]], size: int, remembers: bool, sleepers_first: bool) -> None:
+    @initialize(kinds=items, size=sizes, remembers=st.booleans(), sleepers_first=st.booleans())
+    def set_out(self, kinds: list[tuple[str, int]], size: int, remembers: bool, sleepers_first: bool) -> None:
         """Where ClickHouse remembers no tokens, nobody may sleep and wake late; all else must hold all the same."""
         self.world.push(kinds)
-        self.slots[0].buffer.seal(size)
+        self._seal(size)
         self.world.clickhouse.remembers = remembers
         self.sleepers_first = sleepers_first
 
-    @rule(kinds=items)
-    def push(self, kinds: list[tuple[str, int]]) -> None:
+    @rule(kinds=items, size=st.none() | sizes)
+    def push(self, kinds: list[tuple[str, int]], size: int | None) -> None:
+        """Some is sealed at once, some waits."""
         self.world.push(kinds)
-
-    @rule(size=sizes)
-    def seal(self, size: int) -> None:
-        self.slots[0].buffer.seal(size)
+        if size is not None:
+            self._seal(size)
 
     @rule(keep_rows=st.integers(0, 6), most=st.integers(1, 4))
     def drop_oldest(self, keep_rows: int, most: int) -> None:
@@ -130,29 +124,16 @@ class Delivery(RuleBasedStateMachine):
 
     # Processes
 
-    @rule(slot=slots, size=sizes, place=places)
-    def drain(self, slot: int, size: int, place: str) -> None:
-        """A chunk is drained as far as before its first such request."""
-        if (work := self._claim(slot, size)) is not None:
-            self._walk(self.slots[slot], work, place)
+    @rule(slot=slots, action=actions, place=places)
+    def act(self, slot: int, action: str, place: str) -> None:
+        """As far as before its first such request."""
+        self._act(slot, action, place)
 
-    @rule(slot=slots, size=sizes, fate=fates, place=places)
-    def drain_badly(self, slot: int, size: int, fate: Fate, place: str) -> None:
-        """Its first insert fails."""
-        if (work := self._claim(slot, size)) is not None:
-            self._insert_badly(self.slots[slot], work, fate, place)
-
-    @rule(slot=slots, place=places)
-    def spill(self, slot: int, place: str) -> None:
-        if not self.slots[slot].spills:
-            self._walk(self.slots[slot], self.slots[slot].start_spill(), place)
-
-    @rule(which=choices, place=places)
-    def unspill(self, which: int, place: str) -> None:
-        idle = [process for process in self.slots if not process.spills]
-        if idle := [process for process in idle if process.spill.files()] or idle:
-            process = idle[which % len(idle)]
-            self._walk(process, process.start_unspill(), place)
+    @rule(slot=slots, action=actions, turn=turns, fate=fates, place=places)
+    def act_and_turn_bad(self, slot: int, action: str, turn: str, fate: Fate, place: str) -> None:
+        """Well as far as the first such request, which ends badly."""
+        if (work := self._begin(slot, action)) is not None:
+            self._turn_bad(self.slots[slot], work, turn, fate, place)
 
     @precondition(lambda self: self.world.works())
     @rule(which=choices, place=places)
@@ -163,73 +144,63 @@ class Delivery(RuleBasedStateMachine):
         self._walk(process, work, place)
 
     @precondition(lambda self: self.world.works())
+    @rule(which=choices, turn=turns, fate=fates, place=places)
+    def turn_bad(self, which: int, turn: str, fate: Fate, place: str) -> None:
+        """The same with what is under way."""
+        self._turn_bad(*self._pick(which), turn, fate, place)
+
+    @precondition(lambda self: self.world.works())
     @rule(which=choices, fate=fates)
     def go_wrong(self, which: int, fate: Fate) -> None:
-        """One step that ends badly."""
+        """One step that ends badly, whatever it is."""
         process, work = self._pick(which)
         process.step(work, fate)
 
-    @precondition(lambda self: self.world.works())
-    @rule(which=choices, fate=fates, place=places)
-    def insert_badly(self, which: int, fate: Fate, place: str) -> None:
-        self._insert_badly(*self._pick(which), fate, place)
+    @rule(slot=slots, asleep=beds, other=slots, place=places, wakes=st.booleans())
+    def take_over(self, slot: int, asleep: str, other: int, place: str, wakes: bool) -> None:
+        """A drainer sleeps through its lease, or dies, and another takes its chunk; it wakes up soon or late."""
+        process = self.slots[slot]
+        work = process.drains[0] if process.drains else self._claim(slot)
+        if work is not None:
+            self._walk(process, work, asleep)
+            if chunk := work.notes.get("chunk"):
+                if not self.world.clickhouse.remembers:
+                    self._crash(slot)
+                self.world.expire((chunk.segment, chunk.number))
+            self._act(other, "drain", place)
+            if wakes:
+                self._walk(process, work, "the end")
 
-    @precondition(lambda self: self.world.works())
-    @rule(which=choices, slot=slots, asleep=beds, place=places)
-    def take_over(self, which: int, slot: int, asleep: str, place: str) -> None:
-        """A work sleeps through its lease, or dies, and another process takes its chunk."""
-        process, work = self._pick(which)
-        self._walk(process, work, asleep)
-        chunk = work.notes.get("chunk")
-        if work.next and chunk is not None:
-            if not self.world.clickhouse.remembers:
-                self.crash(process.slot)
-            self.world.expire((chunk.segment, chunk.number))
-            if (other := self._claim(slot)) is not None:
-                self._walk(self.slots[slot], other, place)
-
-    @rule(slot=slots)
-    def crash(self, slot: int) -> None:
-        """``kill -9``, and started again on the same disk."""
-        self.world.happened["crashed"] += bool(self.slots[slot].works)
-        self.slots[slot].kill()
-        self.slots[slot] = Process(self.world, slot)
-
-    @rule(slot=slots)
-    def give_back_orphans(self, slot: int) -> None:
-        self.world.happened["orphans given back"] += self.slots[slot].buffer.release_orphans()
-
-    @rule(slot=slots)
-    def stop(self, slot: int) -> None:
-        """It ends as soon as it would have to wait for a neighbour, and gives back what it holds."""
-        self.slots[slot].stop.set()
+    @rule(slot=slots, what=st.sampled_from(["crash", "crash", "stop", "orphans"]))
+    def befall(self, slot: int, what: str) -> None:
+        """A process dies; or ends while ClickHouse is away; or gives back what the dead have left."""
+        process = self.slots[slot]
+        if what == "crash":
+            self._crash(slot)
+        elif what == "orphans":
+            self.world.happened["orphans given back"] += process.buffer.release_orphans()
+        else:
+            process.stop.set()
+            for work in process.drains:
+                self._turn_bad(process, work, "insert", Fate("away"), "the end")
 
     # Neighbours
-
-    @rule(steps=st.integers(0, 9), new=st.integers(0, 2), slot=slots, size=sizes, place=places)
-    def lose_power(self, steps: int, new: int, slot: int, size: int, place: str) -> None:
-        """Redis comes back as it was so many changes ago; what waits then is sealed, and somebody goes to work."""
-        if not self.world.clickhouse.remembers:
-            self.crash_all()
-        self.world.rewind(steps)
-        self.world.push([("good", days) for days in range(new)])
-        self.seal(size)
-        self.drain(slot, size, place)
 
     @rule(slot=slots, size=sizes, steps=st.integers(1, 3), new=st.integers(0, 2), then=places)
     def lose_a_seal(self, slot: int, size: int, steps: int, new: int, then: str) -> None:
         """Somebody has read a chunk of a segment whose seal is not on disk; it is undone, and something else sealed."""
         self.world.push([("good", days) for days in range(3)])
         self.world.remember(self.world.look())
-        self.seal(size)
-        self._act(slot, "drain", "make_durable")
-        self.lose_power(steps, new, slot, size, then)
+        self._seal(size)
+        self._act(slot, "drain", "make_durable", remember=True)
+        self._lose_power(steps, new, slot, size, then)
 
-    @rule(slot=slots, action=actions, place=places, steps=st.integers(1, 9), then=places)
+    @rule(slot=slots, action=actions, place=places, steps=st.integers(1, 5), then=places)
     def lose_an_action(self, slot: int, action: str, place: str, steps: int, then: str) -> None:
-        """As far as Redis is concerned."""
-        self._act(slot, action, place)
-        self.lose_power(steps, 0, slot, 3, then)
+        """As far as Redis is concerned; the seal of its segment is on disk, since a chunk was drained before."""
+        self._act(slot, "drain", "the end")
+        self._act(slot, action, place, remember=True)
+        self._lose_power(steps, 0, slot, 3, then)
 
     @precondition(lambda self: self.world.late)
     @rule(which=choices)
@@ -242,11 +213,7 @@ class Delivery(RuleBasedStateMachine):
         """Limits and tables change while nothing is under way, and everybody starts again."""
         self.world.limits = STRICT if strict else Limits()
         self.world.clickhouse.most = ALLOWED_VALUE if constraint else None
-        self.crash_all()
-
-    def crash_all(self) -> None:
-        for slot in range(SLOTS):
-            self.crash(slot)
+        self._crash_all()
 
     # What must hold
 
@@ -270,7 +237,7 @@ class Delivery(RuleBasedStateMachine):
         """A plain drain, before or after the sleepers wake up and late inserts arrive."""
         world = self.world
         if not world.clickhouse.remembers:
-            self.crash_all()
+            self._crash_all()
         for process in self.slots:
             for work in process.spills:
                 self._walk(process, work, "the end")
@@ -302,30 +269,62 @@ class Delivery(RuleBasedStateMachine):
             while spill.drain_one():
                 pass
 
+    # Steps
+
     def _pick(self, which: int) -> tuple[Process, Work]:
         works = [(process, work) for process in self.slots for work in process.works]
         return works[which % len(works)]
 
-    def _act(self, slot: int, action: str, place: str) -> None:
-        """As far as before the first such request, every step of which a power cut may bring back."""
+    def _seal(self, size: int) -> None:
+        self.slots[0].buffer.seal(size)
+
+    def _crash(self, slot: int) -> None:
+        """``kill -9``, and started again on the same disk."""
+        self.world.happened["crashed"] += bool(self.slots[slot].works)
+        self.slots[slot].kill()
+        self.slots[slot] = Process(self.world, slot)
+
+    def _crash_all(self) -> None:
+        for slot in range(SLOTS):
+            self._crash(slot)
+
+    def _lose_power(self, steps: int, new: int, slot: int, size: int, place: str) -> None:
+        """Redis comes back as it was so many changes ago; what waits then is sealed, and somebody goes to work."""
+        if not self.world.clickhouse.remembers:
+            self._crash_all()
+        self.world.rewind(steps)
+        self.world.push([("good", days) for days in range(new)])
+        self._seal(size)
+        self._act(slot, "drain", place)
+
+    def _act(self, slot: int, action: str, place: str, *, remember: bool = False) -> None:
+        """``remember``: a power cut may bring back every single step of it."""
+        if (work := self._begin(slot, action)) is not None:
+            self._walk(self.slots[slot], work, place, remember=remember)
+
+    def _begin(self, slot: int, action: str) -> Work | None:
+        """A work of this kind, of which nothing is done yet, or the one that is under way."""
         process = self.slots[slot]
         if action == "drain":
-            work = self._claim(slot)
-        elif process.spills:
-            work = process.spills[0]
-        elif action == "spill":
-            work = process.start_spill()
-        else:
+            return self._claim(slot)
+        if process.spills:
+            return process.spills[0]
+        if action == "unspill":
             self._walk(process, process.start_spill(), "the end")
-            work = process.start_unspill()
-        if work is not None:
-            self._walk(process, work, place, remember=True)
+            return process.start_unspill()
+        return process.start_spill()
 
-    def _claim(self, slot: int, size: int = 3) -> Work | None:
+    def _claim(self, slot: int) -> Work | None:
         """A work that is about to claim a chunk, sealed before if there is none."""
         if not self.world.look().segments:
-            self.slots[slot].buffer.seal(size)
+            self._seal(3)
         return self.slots[slot].start_drain() if len(self.slots[slot].drains) < AHEAD else None
+
+    def _turn_bad(self, process: Process, work: Work, turn: str, fate: Fate, place: str) -> None:
+        self._walk(process, work, turn)
+        if work.next:
+            process.step(work, fate)
+        self._walk(process, work, place)
 
     def _walk(self, process: Process, work: Work, place: str, *, remember: bool = False) -> None:
         """Until it is about to ask for ``place``, or has ended."""
@@ -336,12 +335,6 @@ class Delivery(RuleBasedStateMachine):
                 return
             process.step(work)
         raise AssertionError(f"it goes round and round before {work.next}")
-
-    def _insert_badly(self, process: Process, work: Work, fate: Fate, place: str) -> None:
-        self._walk(process, work, "insert")
-        if work.next:
-            process.step(work, fate)
-        self._walk(process, work, place)
 
 
 @pytest.fixture
@@ -381,6 +374,8 @@ def test_every_item_is_delivered_once(
     chosen = settings(max_examples=examples, stateful_step_count=STEPS, suppress_health_check=list(HealthCheck))
     for attempt in range(3):
         run_state_machine_as_test(seed(attempt)(machine) if attempt else machine, settings=chosen)
+        happened.update(world.happened)
+        world.happened.clear()
         missing = [kind for kind in KINDS if not happened[kind]]
         if not missing:
             break
