@@ -298,7 +298,9 @@ class Buffer:
         """Acknowledge a chunk whose rows all stand in ClickHouse.
 
         ``minutes`` are the minutes (epoch seconds) its rows touched; ``record`` goes to the ledger table.
-        Raises ``LeaseLost`` when somebody else has the chunk by now, or has finished it.
+        Raises ``LeaseLost`` when somebody else has the chunk by now, or has finished it; also when the chunk was
+        not read back and Redis restarted since it was claimed: a power cut may have undone another's attempt, and
+        with it what would have made the chunk doubtful. It is given back then.
         """
         keys = self.keys
         self._touch(minutes[MINUTES_PER_ACK:])
@@ -321,6 +323,7 @@ class Buffer:
                 stored,
                 dead_lettered,
                 record,
+                int(chunk.doubtful),
                 *minutes[:MINUTES_PER_ACK],
             ],
         )

@@ -342,6 +342,7 @@ class Drainer:
         chunk = ready.chunk
         doubtful = chunk.doubtful
         accepted = False
+        halved = -1
         tokens_spent = 0
         while True:
             try:
@@ -350,8 +351,9 @@ class Drainer:
                     ready, rows, dead = self._missing(ready)
                     if not rows.num_rows and not dead:
                         return ready
-                if accepted:
-                    accepted = False
+                missing = rows.num_rows + len(dead)
+                if accepted or missing == halved:
+                    accepted, halved = False, -1
                     tokens_spent += 1
                     if self._stop.wait(SETTLE_S):
                         raise _StoppedError
@@ -359,10 +361,14 @@ class Drainer:
                 token = f"{chunk.segment}:{chunk.number}" + (f".{tokens_spent}" if tokens_spent else "")
                 refused = self._insert(chunk, rows, dead, token)
                 if refused is not None:
+                    # ClickHouse does not know a refused token: it is spent only if its halves changed nothing.
                     self._bury_at_fault(chunk, rows, refused, token)
-                elif not doubtful:
+                    halved = missing
+                elif doubtful:
+                    accepted = True
+                else:
                     return ready
-                doubtful = accepted = True
+                doubtful = True
             except (StoreOutage, StoreRefused) as trouble:
                 # In doubt, or at odds with the statement, the table or our rights: no row is to blame.
                 self._pause(trouble, chunk)

@@ -147,13 +147,19 @@ ACK = (
     _STAMP
     + """
 -- KEYS: segments, segment, meta, leases, dirty, ledger, acked, scratch
--- ARGV: name, chunk, token, stored, dead_lettered, record, minute ...
+-- ARGV: name, chunk, token, stored, dead_lettered, record, verified (0 or 1), minute ...
 redis.call('DEL', KEYS[8])
 local lease = redis.call('HGET', KEYS[4], ARGV[2])
-if string.match(lease or '', '^(%S+) %d+ %d+$') ~= ARGV[3] then return 0 end
+local token, attempts = string.match(lease or '', '^(%S+) %d+ (%d+)$')
+if token ~= ARGV[3] then return 0 end
+if ARGV[7] == '0' and redis.call('HGET', KEYS[3], 'run') ~= string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') then
+  -- A power cut may have made Redis forget that somebody else tried it since: given back, to be read back.
+  redis.call('HSET', KEYS[4], ARGV[2], token .. ' 0 ' .. attempts)
+  return 0
+end
 redis.call('HSET', KEYS[4], ARGV[2], 'done')
 local touch = stamp(KEYS[6])
-for i = 7, #ARGV do redis.call('HSET', KEYS[5], ARGV[i], touch) end
+for i = 8, #ARGV do redis.call('HSET', KEYS[5], ARGV[i], touch) end
 redis.call('HINCRBY', KEYS[6], 'stored', ARGV[4])
 redis.call('HINCRBY', KEYS[6], 'dead_lettered', ARGV[5])
 local time = redis.call('TIME')

@@ -554,7 +554,11 @@ def test_when_redis_is_away_every_method_says_so(redis_server: Callable[..., Red
     server.start()
     assert len(buffer.read(chunk)) == 2
     buffer.renew(chunk)
-    acknowledge(buffer, chunk)
+    with pytest.raises(LeaseLost):
+        acknowledge(buffer, chunk)  # by somebody who claimed it before, and so did not read back
+    again = claimed(buffer)
+    assert (again.number, again.attempts, again.doubtful) == (0, 2, True)
+    acknowledge(buffer, again)
     untouched = claimed(buffer)
     assert (untouched.number, untouched.attempts, untouched.doubtful) == (1, 1, True)
     assert buffer.books().unaccounted == 0
@@ -712,7 +716,11 @@ def test_what_is_sealed_before_a_kill_is_there_afterwards(redis_server: Callable
     other = buffer_on(server.url)
     third = claimed(other)
     assert (third.first, third.last, third.attempts, third.doubtful) == (8, 10, 1, True)
-    acknowledge(buffer, second)
+    with pytest.raises(LeaseLost):
+        acknowledge(buffer, second)
+    again = claimed(buffer)
+    assert (again.first, again.last, again.doubtful) == (second.first, second.last, True)
+    acknowledge(buffer, again)
     acknowledge(other, third)
     assert (buffer.books().unaccounted, buffer.books().in_flight, buffer.books().waiting) == (0, 0, 3)
 
