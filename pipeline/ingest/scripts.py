@@ -152,7 +152,8 @@ redis.call('DEL', KEYS[8])
 local lease = redis.call('HGET', KEYS[4], ARGV[2])
 local token, attempts = string.match(lease or '', '^(%S+) %d+ (%d+)$')
 if token ~= ARGV[3] then return 0 end
-if ARGV[7] == '0' and redis.call('HGET', KEYS[3], 'run') ~= string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') then
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+if ARGV[7] == '0' and redis.call('HGET', KEYS[3], 'run') ~= run then
   -- A power cut may have made Redis forget that somebody else tried it since: given back, to be read back.
   redis.call('HSET', KEYS[4], ARGV[2], token .. ' 0 ' .. attempts)
   return 0
