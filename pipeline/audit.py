@@ -150,8 +150,12 @@ def _mutations(store: Store) -> int:
     return int(found[0][0])
 
 
-def _segments_in_clickhouse(store: Store) -> dict[str, int]:
-    return dict(store.rows("SELECT segment, count() FROM metrics GROUP BY segment"))
+def _segments_in_clickhouse(store: Store) -> dict[str, dict[str, int]]:
+    """How many rows and dead letters of each segment there are."""
+    return {
+        what: dict(store.rows(f"SELECT segment, count() FROM {table} GROUP BY segment"))
+        for what, table in (("rows", "metrics"), ("dead letters", "dead_letters"))
+    }
 
 
 _ACTUAL = f"""
@@ -266,13 +270,17 @@ def _compare(store: Store, report: Report, expected: str, parameters: Mapping[st
 
 
 def _check_unknown(
-    store: Store, report: Report, buffers: Sequence[Buffer], in_clickhouse: Mapping[str, int], pending: Sequence[Record]
+    store: Store,
+    report: Report,
+    buffers: Sequence[Buffer],
+    in_clickhouse: Mapping[str, Mapping[str, int]],
+    pending: Sequence[Record],
 ) -> None:
     """Segments in ClickHouse that no Redis and no ledger knows: their seal was undone, their items came again."""
     known = {record.segment for record in pending}
     for buffer in buffers:
         known |= buffer.unfinished_segments()
-    suspects = [segment for segment in in_clickhouse if segment not in known]
+    suspects = sorted({segment for counts in in_clickhouse.values() for segment in counts} - known)
     for start in range(0, len(suspects), 10_000):
         part = suspects[start : start + 10_000]
         recorded = {
@@ -282,15 +290,13 @@ def _check_unknown(
             )
         }
         for segment in part:
-            if segment not in recorded:
-                rows = in_clickhouse[segment]
-                report.unknown += rows
-                _note(
-                    report,
-                    "unknown",
-                    f"segment {segment}",
-                    f"{rows} rows of a segment that was never acknowledged here",
-                )
+            if segment in recorded:
+                continue
+            for what, counts in in_clickhouse.items():
+                if count := counts.get(segment, 0):
+                    report.unknown += count
+                    detail = f"{count} {what} of a segment that was never acknowledged here"
+                    _note(report, "unknown", f"segment {segment}", detail)
 
 
 def _note(report: Report, kind: str, where: str, detail: str) -> None:

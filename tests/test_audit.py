@@ -99,11 +99,14 @@ def test_a_lost_dead_letter_is_missing(drained: Buffer, store: Store) -> None:
     assert _audit(drained, store).missing == 1
 
 
-def test_rows_of_a_segment_that_redis_never_knew_are_unknown(drained: Buffer, store: Store) -> None:
+@pytest.mark.parametrize(("table", "count"), [("metrics", 3), ("dead_letters", 1)])
+def test_rows_of_a_segment_that_redis_never_knew_are_unknown(
+    drained: Buffer, store: Store, table: str, count: int
+) -> None:
     """What a power cut leaves without a durable seal: rows under a name that was never acknowledged."""
-    store.command("INSERT INTO metrics SELECT * REPLACE('undone' AS segment) FROM metrics WHERE position < 3")
+    store.command(f"INSERT INTO {table} SELECT * REPLACE('undone' AS segment) FROM {table} LIMIT {count}")
     report = _audit(drained, store)
-    assert (report.ok, report.unknown) == (False, 3)
+    assert (report.ok, report.unknown) == (False, count)
     assert report.findings[0].where == "segment undone"
 
 

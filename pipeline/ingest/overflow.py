@@ -28,7 +28,7 @@ from pipeline.errors import LeaseLost, Outage, SchemaMismatch, UsageError
 from pipeline.ingest.buffer import Books, Buffer
 from pipeline.ingest.drainer import Drainer
 from pipeline.ingest.marks import Level, levels, memory, sealed_age_s, spilled_age_s
-from pipeline.ingest.spill import Spill, SpillDamaged
+from pipeline.ingest.spill import Spill
 from pipeline.redis_link import outages
 
 _log = log.get(__name__)
@@ -71,7 +71,7 @@ class Overflow:
         while not stop.is_set():
             try:
                 moved = self.step(stop)
-                self.trouble = ""
+                self.trouble = self.spill.trouble
             except Outage as outage:
                 moved, self.trouble = 0, str(outage)
             except LeaseLost as lost:
@@ -81,10 +81,6 @@ class Overflow:
             except SchemaMismatch as mismatch:
                 moved, self.trouble = 0, str(mismatch)
                 _log.error("draining a spilled file stopped", reason=str(mismatch))
-                stop.wait(DISK_PAUSE_S)
-            except SpillDamaged as damaged:
-                moved, self.trouble = 0, str(damaged)
-                _log.error("spilled file cannot be read", reason=str(damaged))
                 stop.wait(DISK_PAUSE_S)
             except OSError as error:
                 moved, self.trouble = 0, f"spilling stopped: {error}"

@@ -8,6 +8,9 @@ a crash (its chunk was given back, or is acknowledged already) and is removed.
 A drained file is removed only when Redis's disk knows that it was drained: a power cut could make Redis
 ask for it again.
 
+A file that cannot be read is kept and passed over, said aloud for as long as it lies there, and tried again
+once a minute: it may come back from a backup, or the disk may answer again.
+
 Files belong to the drainer whose disk they lie on: another machine cannot drain them, and a lost
 disk loses them.
 """
@@ -15,8 +18,10 @@ disk loses them.
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
+import time
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,12 +44,14 @@ _log = log.get(__name__)
 KEPT_FILES = 16
 """So many drained files are kept before Redis's disk is waited for, once for all of them."""
 
+RETRY_DAMAGED_S = 60.0
+
 _CODEC = "zstd"
 _SUFFIX = ".spill"
 
 
 class SpillDamaged(PipelineError):
-    """A spilled file does not hold what was written to it; it is kept for a person to look at."""
+    """A spilled file does not hold what was written to it, or cannot be read; it is kept for a person to look at."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ class Spill:
         self._settings = settings
         self._spilled = _Spilled(buffer)
         self._done: dict[Path, Chunk] = {}
+        self._damaged: dict[Path, tuple[float, str]] = {}
+        """When each was tried last, and what was wrong."""
         # It finishes single chunks only, for which this much of a buffer is enough.
         self._drainer = Drainer(cast(Buffer, self._spilled), store, settings, limits)
 
@@ -98,12 +107,18 @@ class Spill:
     def drain_one(self, stop: threading.Event | None = None) -> int:
         """Bring one file's chunk into ClickHouse; its rows, 0 when no file is left or ``stop`` was set.
 
-        Waits for ClickHouse as a drainer does. Raises ``SpillDamaged`` for a file that cannot be read.
+        Waits for ClickHouse as a drainer does. A file that cannot be read is passed over.
         """
         for path in self.files():
-            if path in self._done:
+            if path in self._done or self._is_known_damaged(path):
                 continue
-            chunk, items = _read(path)
+            try:
+                chunk, items = _read(path)
+            except SpillDamaged as damaged:
+                _log.error("spilled file cannot be read", reason=str(damaged), retry_s=RETRY_DAMAGED_S)
+                self._damaged[path] = (time.monotonic(), str(damaged))
+                continue
+            self._damaged.pop(path, None)
             if not self._buffer.is_spilled(chunk):
                 _log.info("left-over found", file=path.name)
                 self._done[path] = chunk
@@ -117,6 +132,17 @@ class Spill:
                 self._remove_done()
             return chunk.rows
         return self.drain_one(stop) if self._remove_done() else 0
+
+    @property
+    def trouble(self) -> str:
+        """What lies here and cannot be read, in words; empty when all is well."""
+        reasons = [reason for path, (_, reason) in self._damaged.items() if path.exists()]
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        return f"spilled file cannot be read: {reasons[0]}{more}" if reasons else ""
+
+    def _is_known_damaged(self, path: Path) -> bool:
+        tried_at, _ = self._damaged.get(path, (-math.inf, ""))
+        return time.monotonic() - tried_at < RETRY_DAMAGED_S
 
     def _remove_done(self) -> int:
         """Remove the files that Redis would not ask for even after a power cut; how many it asks for again."""

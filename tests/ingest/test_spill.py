@@ -1,6 +1,7 @@
 """Overflow: spilled chunks come back once, whatever dies; dropped items are counted; Redis memory stays flat."""
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from pipeline.bench.drain import plain_items
 from pipeline.config import BufferSettings, DrainerSettings
 from pipeline.errors import StoreOutage
 from pipeline.failpoints import Injected
+from pipeline.ingest import spill
 from pipeline.ingest.buffer import Buffer, Chunk, spill_name
 from pipeline.ingest.drainer import Drainer
 from pipeline.ingest.metric import Limits
 from pipeline.ingest.overflow import Overflow
-from pipeline.ingest.spill import Spill, SpillDamaged
+from pipeline.ingest.spill import Spill
 from pipeline.store.clickhouse import Store
 
 ROWS = 3000
@@ -180,19 +182,58 @@ def test_refuse_touches_nothing(buffer: Buffer, store: Store, tmp_path: Path) ->
     assert buffer.waiting() == ROWS
 
 
-def test_damaged_file_is_kept_and_told(buffer: Buffer, store: Store, tmp_path: Path) -> None:
-    """A file whose bytes changed is refused with its name, and stays for a person to look at."""
+@pytest.mark.parametrize("at", [3, -5], ids=["head", "items"])
+def test_a_damaged_file_is_kept_and_told_and_stops_no_other(
+    buffer: Buffer, store: Store, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file whose bytes changed is named and kept, the others are drained; mended, it is drained like them."""
     _push(buffer, ROWS)
     overflow = _overflow(buffer, store, tmp_path, "spill")
-    overflow.step()
-    (path,) = overflow.spill.files()
-    damaged = bytearray(path.read_bytes())
-    damaged[-5] ^= 0xFF
+    while overflow.step():
+        pass
+    path, *others = overflow.spill.files()
+    assert others
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[at] ^= 0xFF
     path.write_bytes(damaged)
-    with pytest.raises(SpillDamaged, match=path.name):
-        overflow.spill.drain_one()
-    assert path.exists()
-    assert buffer.books().spilled > 0
+    stop = threading.Event()
+    guard = threading.Thread(target=overflow.run, args=(stop,))
+    overflow.drainer.drain_until_empty()
+    guard.start()
+    _wait_until(lambda: buffer.books().spilled == SETTINGS.batch_rows and path.name in overflow.trouble)
+    assert path.read_bytes() == damaged
+    path.write_bytes(whole)
+    monkeypatch.setattr(spill, "RETRY_DAMAGED_S", 0.0)
+    _wait_until(lambda: not overflow.spill.files() and not overflow.trouble)
+    stop.set()
+    guard.join()
+    _assert_all_once(buffer, store, ROWS)
+
+
+def test_a_spilled_file_of_mostly_bad_items_stays_and_is_told(buffer: Buffer, store: Store, tmp_path: Path) -> None:
+    """Nobody is blamed when more than half of it is refused: it lies where it is until a person looked at it."""
+    buffer.client.lpush(buffer.key, *[b"not json"] * 1500)
+    settings = SETTINGS.model_copy(update={"batch_rows": 1500})
+    files = Spill(tmp_path, Buffer(buffer.client, lease_s=LEASE_S), store, settings, Limits())
+    assert files.spill_one() == 1500
+    overflow = _overflow(buffer, store, tmp_path, "spill")
+    stop = threading.Event()
+    guard = threading.Thread(target=overflow.run, args=(stop,))
+    guard.start()
+    _wait_until(lambda: "1500 of 1500 items" in overflow.trouble)
+    stop.set()
+    guard.join()
+    assert len(files.files()) == 1
+    books = buffer.books()
+    assert (books.spilled, books.dead_lettered, books.unaccounted) == (1500, 0, 0)
+
+
+def _wait_until(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    until = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < until, "not within its time"
+        time.sleep(0.02)
 
 
 def test_memory_stays_flat_while_clickhouse_is_away(buffer: Buffer, store: Store, tmp_path: Path) -> None:
