@@ -20,10 +20,14 @@ from pipeline.ingest.buffer import Books, Buffer
 from pipeline.ingest.ledger import DIGEST_SQL, Record, pending_records
 from pipeline.redis_link import outages
 from pipeline.store.clickhouse import Store
+from pipeline.store.migrate import kept_hours
 
 CHECKPOINT = "audit"
 OVERLAP_MS = 600_000
 """An incremental audit looks back this far beyond the last one: acks of several drainers arrive out of order."""
+
+EXPIRY_MARGIN_MS = 3_600_000
+"""A timestamp may lie a few minutes after the sealing, and clocks differ."""
 
 MAX_FINDINGS = 20
 PENDING_PER_QUERY = 500
@@ -71,15 +75,16 @@ class Report:
         }
 
 
-def audit(store: Store, buffers: Sequence[Buffer], *, full: bool, now_ms: int, raw_ttl_ms: int) -> Report:
+def audit(store: Store, buffers: Sequence[Buffer], *, full: bool, now_ms: int) -> Report:
     """Check the books of ``buffers`` against ``store``.
 
-    ``raw_ttl_ms`` is how long raw rows are kept: chunks with older rows may have lost them by right and
-    are left out. Raises ``StoreOutage`` or ``RedisOutage``.
+    What is about to outlive the tables' retention, or has, is left out: rows, dead letters and ledger expire
+    by right, each at its own pace. Raises ``StoreOutage`` or ``RedisOutage``.
     """
+    kept = kept_hours(store)
+    oldest_ms = 0 if kept is None else now_ms - kept * 3_600_000 + EXPIRY_MARGIN_MS
     # What ClickHouse has is read before what Redis knows: a chunk acknowledged in between is then known.
-    in_clickhouse = _segments_in_clickhouse(store)
-    oldest_ms = now_ms - raw_ttl_ms
+    in_clickhouse = _segments_in_clickhouse(store, oldest_ms)
     since_ms, reason = (0, "asked for") if full else _since(store, buffers)
     if since_ms and _counts_differ(store, buffers, oldest_ms):
         since_ms, reason = 0, "the number of rows of a segment is not what was acknowledged"
@@ -150,11 +155,18 @@ def _mutations(store: Store) -> int:
     return int(found[0][0])
 
 
-def _segments_in_clickhouse(store: Store) -> dict[str, dict[str, int]]:
-    """How many rows and dead letters of each segment there are."""
+def _segments_in_clickhouse(store: Store, oldest_ms: int) -> dict[str, dict[str, int]]:
+    """How many rows and dead letters of each segment there are, those whose ledger may have expired left out."""
+    tables = (("rows", "metrics", "timestamp"), ("dead letters", "dead_letters", "refused_at"))
     return {
-        what: dict(store.rows(f"SELECT segment, count() FROM {table} GROUP BY segment"))
-        for what, table in (("rows", "metrics"), ("dead letters", "dead_letters"))
+        what: dict(
+            store.rows(
+                f"SELECT segment, count() FROM {table} WHERE {at} > fromUnixTimestamp64Milli({{oldest_ms:Int64}}) "
+                "GROUP BY segment",
+                {"oldest_ms": oldest_ms},
+            )
+        )
+        for what, table, at in tables
     }
 
 
@@ -189,6 +201,7 @@ WHERE e.stored != actual.found OR actual.found != actual.distinct_found OR e.dig
 def _check_ledger(store: Store, report: Report, since_ms: int, oldest_ms: int) -> None:
     where = (
         "acked_at >= fromUnixTimestamp64Milli({since_ms:Int64}) "
+        "AND sealed_at > fromUnixTimestamp64Milli({oldest_ms:Int64}) "
         "AND (stored = 0 OR min_timestamp > fromUnixTimestamp64Milli({oldest_ms:Int64}))"
     )
     parameters: dict[str, Any] = {"since_ms": since_ms, "oldest_ms": oldest_ms}
@@ -218,7 +231,11 @@ def _in_ledger(store: Store, pending: Sequence[Record]) -> set[tuple[str, int]]:
 
 def _check_pending(store: Store, report: Report, records: Sequence[Record], oldest_ms: int) -> None:
     """Chunks whose ledger rows are still on their way from Redis."""
-    checked = [record for record in records if not record.stored or record.min_timestamp > oldest_ms]
+    checked = [
+        record
+        for record in records
+        if record.sealed_at > oldest_ms and (not record.stored or record.min_timestamp > oldest_ms)
+    ]
     report.chunks += len(checked)
     for batch in _batches(checked):
         columns = {

@@ -23,7 +23,7 @@ from pipeline.ingest.buffer import FSYNC_WAIT_S
 from pipeline.jobs.housekeeping import retention_hours
 from pipeline.redis_link import RedisLink, outages
 from pipeline.store.clickhouse import Store, engine_path
-from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS, check
+from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS, check, engine_of, kept_hours
 
 Level = Literal["ok", "warn", "bad"]
 
@@ -235,7 +235,7 @@ def _deduplication(store: Store) -> Finding:
     """An insert that arrives late, after its chunk was taken over, is told by its token, if the table remembers it."""
     forgetful = []
     for table in ("metrics", "dead_letters"):
-        engine = _engine_of(table, store)
+        engine = engine_of(store, table)
         # Replicated tables remember by default, others do not.
         default, setting = (0, "non_replicated_deduplication_window")
         if not engine.startswith("MergeTree"):
@@ -315,11 +315,11 @@ def retention_finding(settings: Settings, link: RedisLink | None, store: Store) 
     if link is not None:
         with contextlib.suppress(Outage):  # which is said elsewhere
             accepted = retention_hours(link, accepted)
-    kept = re.search(r"\bTTL\b.*?toIntervalHour\((\d+)\)", _engine_of("metrics", store))
+    kept = kept_hours(store)
     if kept is None:
         return Finding("retention", "ok", f"items of the last {accepted:,} h are accepted, rows kept for ever")
-    seen = f"items of the last {accepted:,} h are accepted, rows kept for {int(kept[1]):,} h"
-    if int(kept[1]) >= accepted + RAW_TTL_MARGIN_HOURS:
+    seen = f"items of the last {accepted:,} h are accepted, rows kept for {kept:,} h"
+    if kept >= accepted + RAW_TTL_MARGIN_HOURS:
         return Finding("retention", "ok", seen)
     if engine_path(settings) is not None:
         return Finding("retention", "warn", seen, "start 'pipeline run' again: it adapts the tables")
@@ -327,13 +327,6 @@ def retention_finding(settings: Settings, link: RedisLink | None, store: Store) 
         "retention", "bad", f"{seen}: the oldest vanish",
         f"set retention.raw_hours to {accepted} and run 'pipeline migrate'",
     )  # fmt: skip
-
-
-def _engine_of(name: str, store: Store) -> str:
-    """Engine, TTL and settings of the table that holds the rows, as SQL; empty when there is no such table."""
-    table = f"{name}_local" if store.cluster else name
-    sql = "SELECT any(engine_full) FROM system.tables WHERE database = currentDatabase() AND name = {table:String}"
-    return str(store.rows(sql, {"table": table})[0][0])
 
 
 # The machine

@@ -5,6 +5,7 @@ import time
 import pytest
 import redis
 
+from pipeline import config
 from pipeline.audit import Report, audit
 from pipeline.bench.drain import plain_items
 from pipeline.config import DrainerSettings
@@ -13,6 +14,7 @@ from pipeline.ingest.buffer import Buffer
 from pipeline.ingest.drainer import Drainer
 from pipeline.ingest.metric import Limits
 from pipeline.store.clickhouse import Store
+from pipeline.store.migrate import kept_hours, migrate
 
 ROWS = 400
 SETTINGS = DrainerSettings(batch_rows=100, durable_seal=False)
@@ -42,7 +44,7 @@ def _drain(buffer: Buffer, store: Store) -> None:
 
 
 def _audit(buffer: Buffer, store: Store, *, full: bool = False) -> Report:
-    return audit(store, [buffer], full=full, now_ms=time.time_ns() // 1_000_000, raw_ttl_ms=770 * 3_600_000)
+    return audit(store, [buffer], full=full, now_ms=time.time_ns() // 1_000_000)
 
 
 def _change(store: Store, statement: str) -> None:
@@ -108,6 +110,32 @@ def test_rows_of_a_segment_that_redis_never_knew_are_unknown(
     report = _audit(drained, store)
     assert (report.ok, report.unknown) == (False, count)
     assert report.findings[0].where == "segment undone"
+
+
+@pytest.mark.parametrize("expired", [["metrics", "dead_letters"], ["ledger"]])
+def test_what_expired_is_nobody_s_loss(drained: Buffer, store: Store, expired: list[str]) -> None:
+    """Rows and their ledger expire each at its own pace: what went first is not missed, what stays not unknown."""
+    drained.client.lpush(drained.key, b"a chunk of nothing but this")
+    Drainer(drained, store, SETTINGS, Limits()).drain_until_empty()
+    for table in expired:
+        _change(store, f"ALTER TABLE {table} DELETE WHERE 1")
+    kept_ms = 3_600_000 * (kept_hours(store) or 0)
+    report = audit(store, [drained], full=True, now_ms=time.time_ns() // 1_000_000 + kept_ms)
+    assert (report.ok, report.findings) == (True, [])
+
+
+def test_the_tables_say_how_long_rows_are_kept(buffer: Buffer, store: Store, settings: config.Settings) -> None:
+    """The platform may shorten the retention in Redis: what the tables have dropped since is not missed."""
+    five_days_ago_ms = time.time_ns() // 1_000_000 - 5 * 86_400_000
+    buffer.client.lpush(buffer.key, *[f'{{"metric_type":"a","value":1,"timestamp":{five_days_ago_ms}}}'] * 100)
+    Drainer(buffer, store, SETTINGS, Limits()).drain_until_empty()
+    assert ledger.flush(buffer, store, settled_ms=0) == 1
+    assert _audit(buffer, store).chunks == 1
+    migrate(store, settings, raw_hours=24)
+    store.command("OPTIMIZE TABLE metrics FINAL")
+    assert store.rows("SELECT count() FROM metrics") == [(0,)]
+    report = _audit(buffer, store, full=True)
+    assert (report.ok, report.chunks) == (True, 0)
 
 
 def test_counters_that_do_not_add_up_are_unaccounted(drained: Buffer, store: Store) -> None:

@@ -97,16 +97,9 @@ def audit(settings: config.Settings, full: bool, as_json: bool) -> None:
     """Prove that the books balance: every sealed item is stored, dead-lettered or in flight, once. Exit 1 if not."""
     from pipeline.audit import audit as check
     from pipeline.console import print_audit
-    from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS
 
     with surroundings(settings, need_store=True) as (_, buffers, store):
-        report = check(
-            store,
-            buffers,
-            full=full,
-            now_ms=time.time_ns() // 1_000_000,
-            raw_ttl_ms=(settings.retention.raw_hours + RAW_TTL_MARGIN_HOURS) * 3_600_000,
-        )
+        report = check(store, buffers, full=full, now_ms=time.time_ns() // 1_000_000)
     if as_json:
         print_json(report.as_dict())
     else:

@@ -153,6 +153,19 @@ def check(store: Store) -> None:
         raise ConfigError(f"ClickHouse lacks the schema ({', '.join(missing)}): run 'pipeline migrate' first")
 
 
+def engine_of(store: Store, name: str) -> str:
+    """Engine, TTL and settings of the table that holds the rows, as SQL; empty when there is no such table."""
+    table = f"{name}_local" if store.cluster else name
+    sql = "SELECT any(engine_full) FROM system.tables WHERE database = currentDatabase() AND name = {table:String}"
+    return str(store.rows(sql, {"table": table})[0][0])
+
+
+def kept_hours(store: Store) -> int | None:
+    """How long ``metrics`` keeps its rows now, whatever was configured since; ``None`` is for ever."""
+    kept = re.search(r"\bTTL\b.*?toIntervalHour\((\d+)\)", engine_of(store, "metrics"))
+    return int(kept[1]) if kept else None
+
+
 def migrations() -> list[Migration]:
     """The files we have, in order."""
     found = []

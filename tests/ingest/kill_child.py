@@ -27,7 +27,6 @@ NO_TOKENS = [
 """For ``set_up``: without ClickHouse's own help against inserts that come twice."""
 
 USUAL = {"lease_s": 60, "durable_seal": True, "flush_interval_s": 0.02}
-RAW_TTL_MS = 770 * 3_600_000
 
 
 def drain(
@@ -84,7 +83,7 @@ def verify(redis_url: str, dsn: str, database: str, good: Sequence[int], bad: Se
         books = buffer.books()
         assert (books.sealed, books.spilled) == (len(good) + len(bad), 0), books
         ledger.flush(buffer, store, settled_ms=0)
-        report = audit(store, [buffer], full=True, now_ms=time.time_ns() // 1_000_000, raw_ttl_ms=RAW_TTL_MS)
+        report = audit(store, [buffer], full=True, now_ms=time.time_ns() // 1_000_000)
         assert report.ok, report
         assert store.rows("SELECT count(), sum(stored), sum(dead_lettered) FROM ledger") == [
             (report.chunks, books.stored, books.dead_lettered)

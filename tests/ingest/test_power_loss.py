@@ -220,7 +220,7 @@ def _kill(server: RedisServer, buffer: Buffer) -> None:
 
 
 def _audit(buffer: Buffer, store: Store) -> Report:
-    return audit(store, [buffer], full=True, now_ms=time.time_ns() // 1_000_000, raw_ttl_ms=kill_child.RAW_TTL_MS)
+    return audit(store, [buffer], full=True, now_ms=time.time_ns() // 1_000_000)
 
 
 def _wait_for_more(buffer: Buffer, what: str) -> None:
