@@ -234,4 +234,4 @@ def _read(path: Path) -> tuple[Chunk, list[bytes]]:
         chunk = Chunk(**{**head, "doubtful": True, "attempts": head["attempts"] + 1})
         return chunk, msgspec.msgpack.decode(packed, type=list[bytes])
     except (ValueError, KeyError, TypeError, OSError, msgspec.DecodeError) as error:
-        raise SpillDamaged(f"{path}: {error}") from error
+        raise SpillDamaged(f"{path} is not as it was written: {error}") from error
