@@ -19,7 +19,7 @@ import redis
 
 from pipeline.config import Settings
 from pipeline.errors import ConfigError, MigrationError, Outage, PipelineError, StoreRefused
-from pipeline.ingest.buffer import FSYNC_WAIT_S
+from pipeline.ingest.redis_disk import FSYNC_WAIT_S
 from pipeline.jobs.housekeeping import retention_hours
 from pipeline.redis_link import RedisLink, outages
 from pipeline.store.clickhouse import Store, engine_path

@@ -23,17 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import redis
-
-from pipeline import log
 from pipeline.config import Settings
 from pipeline.errors import LeaseLost, RedisOutage
 from pipeline.ingest import scripts
 from pipeline.ingest.items import Items, fetch
+from pipeline.ingest.redis_disk import RedisDisk
 from pipeline.keys import BufferKeys
 from pipeline.redis_link import RedisLink, outages
-
-_log = log.get(__name__)
 
 MINUTES_PER_ACK = 250
 """More touched minutes than this are noted in calls of their own, so that no ack holds Redis up."""
@@ -43,10 +39,6 @@ MAX_CHUNK_BYTES = 64 << 20
 
 TRIM_STEPS = 10
 """A chunk is freed in so many steps: each took 0.4 ms at 100,000 rows of 143 bytes."""
-
-FSYNC_WAIT_S = 1.2
-"""``appendfsync everysec`` starts its fsync within a second of the write; the rest is for the disk."""
-
 
 _SCRIPTS = (
     *("SEAL", "CLAIM", "RENEW", "TOUCH", "ACK", "SPILL", "UNSPILL", "TRIM", "DROP_OLDEST"),
@@ -146,8 +138,7 @@ class Buffer:
         self.token = f"{_process_name(os.getpid())}/{secrets.token_hex(8)}"
         self._scripts = {name: self.client.register_script(getattr(scripts, name)) for name in _SCRIPTS}
         self._durable: dict[str, bool] = {}
-        self._fsync_policy: str | None = None
-        self._tidied = ""
+        self._disk = RedisDisk(self.client, self.aof_dir)
 
     # Seal
 
@@ -187,37 +178,23 @@ class Buffer:
         if self._durable.get(chunk.segment):
             return
         with outages():
-            self.wait_for_disk(chunk)
+            meta = self.keys.meta(chunk.segment)
+            self._disk.wait(
+                lambda run: chunk.sealed_at_ms if self.client.hget(meta, "run") == run.encode() else self._write_now()
+            )
         if len(self._durable) > 10_000:
             self._durable.clear()
         self._durable[chunk.segment] = True
 
-    def tidy_after_restart(self) -> None:
-        """Have a Redis that was started since the last look rewrite its append-only file, once a start.
-
-        A power cut may leave half a script at the end of the file. Redis undoes it when it loads the file, but
-        removes only the torn command: what it writes then would be read as the rest of that script at its next
-        start, which would bring the half back, or drop all that came after it.
-        """
+    def wait_for_disk(self) -> None:
+        """Return once all that was written before the call is on Redis's disk, as far as its configuration allows."""
         with outages():
-            run = self._run_id()
-            if run == self._tidied:
-                return
-            before = self.client.hget(self.keys.checkpoints, "tidied")
-            if before != run.encode():
-                # Before the first of us there was no script that could be torn.
-                if before and self.client.info("persistence").get("aof_enabled"):
-                    self._rewrite()
-                with contextlib.suppress(redis.exceptions.OutOfMemoryError):  # then it is rewritten once more
-                    self.client.hset(self.keys.checkpoints, "tidied", run)
-        self._tidied = run
+            self._disk.wait(lambda _run: self._write_now())
 
-    def _rewrite(self) -> None:
-        try:
-            self.client.bgrewriteaof()
-        except redis.ResponseError as error:
-            if "in progress" not in str(error):
-                _log.warning("the append-only file is not rewritten", reason=str(error))
+    def tidy_after_restart(self) -> None:
+        """See ``RedisDisk.tidy_after_restart``; cheap enough to be called every second."""
+        with outages():
+            self._disk.tidy_after_restart(self.keys.checkpoints)
 
     # Claim
 
@@ -455,89 +432,14 @@ class Buffer:
         for start in range(0, len(minutes), MINUTES_PER_ACK):
             self._run("TOUCH", keys, minutes[start : start + MINUTES_PER_ACK])
 
+    def _write_now(self) -> int:
+        """Write something that changes nothing, even when memory is full; when, by Redis's clock."""
+        self._run("TOUCH", [self.keys.dirty, self.keys.ledger, self.keys.scratch], [])
+        return self._disk.now_ms()
+
     def _run(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
         with outages():
             return self._scripts[name](keys=keys, args=arguments)
-
-    def wait_for_disk(self, chunk: Chunk) -> None:
-        """Return once what was written before the call, the chunk's seal included, is on Redis's disk."""
-        policy = self._policy()
-        if policy == "local":
-            self._fsync_files()
-        elif policy == "everysec":
-            run = ""
-            while run != (run := self._run_id()):
-                self._wait_for_sync(chunk, run)
-
-    def _wait_for_sync(self, chunk: Chunk, run: str) -> None:
-        since_ms = chunk.sealed_at_ms
-        if self.client.hget(self.keys.meta(chunk.segment), "run") != run.encode():
-            # Its predecessor may not have synced the seal; this server will, with the first write of its own.
-            with contextlib.suppress(LeaseLost):
-                self.renew(chunk)
-            since_ms = self._redis_now_ms()
-        while (remaining_s := FSYNC_WAIT_S - (self._redis_now_ms() - since_ms) / 1000) > 0:
-            time.sleep(remaining_s)
-        if self._is_syncing():
-            # Perhaps since before the seal: the next one, which starts within a second of its end, counts.
-            while self._is_syncing():
-                time.sleep(0.02)
-            time.sleep(FSYNC_WAIT_S)
-            while self._is_syncing():
-                time.sleep(0.02)
-
-    def _is_syncing(self) -> bool:
-        """Whether Redis syncs its file; a write that waits for the end of a sync is waited for first."""
-        while (persistence := self.client.info("persistence")).get("aof_buffer_length", 0):
-            time.sleep(0.002)
-        return bool(persistence.get("aof_pending_bio_fsync", 0))
-
-    def _run_id(self) -> str:
-        return str(self.client.info("server")["run_id"])
-
-    def _policy(self) -> str:
-        """How this server makes a write durable: ``none``, ``always``, ``local`` or ``everysec``.
-
-        WAITAOF (Redis 7.2) is not asked: Valkey 9.1 was seen to answer "synced" with no fsync since the write.
-        """
-        if self._fsync_policy is None:
-            persistence: dict[str, Any] = self.client.info("persistence")
-            if not persistence.get("aof_enabled"):
-                self._fsync_policy = "none"
-            elif self.aof_dir is not None:
-                self._fsync_policy = "local"
-            else:
-                self._fsync_policy = self._configured_policy()
-        return self._fsync_policy
-
-    def _configured_policy(self) -> str:
-        try:
-            policy = self.client.config_get("appendfsync").get("appendfsync", "everysec")
-        except redis.ResponseError:
-            return "everysec"  # CONFIG is forbidden here: assume the usual
-        return {"always": "always", "no": "none"}.get(str(policy), "everysec")
-
-    def _fsync_files(self) -> None:
-        """The server answers only after its write to the file, so an fsync of the file covers the seal.
-
-        The one exception, a write put off while a background fsync runs, shows as a filled buffer.
-        """
-        while self.client.info("persistence").get("aof_buffer_length", 0):
-            time.sleep(0.002)
-        assert self.aof_dir is not None
-        for path in [*self.aof_dir.glob("*.aof"), *self.aof_dir.glob("appendonlydir/*"), self.aof_dir]:
-            try:
-                descriptor = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:
-                continue  # a rewrite put another in its place, synced by Redis
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-    def _redis_now_ms(self) -> int:
-        seconds, microseconds = self.client.time()
-        return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 def open_buffers(settings: Settings, link: RedisLink) -> list[Buffer]:

@@ -36,7 +36,6 @@ from pipeline.errors import PipelineError
 from pipeline.ingest.buffer import Buffer, Chunk, spill_name
 from pipeline.ingest.drainer import Drainer
 from pipeline.ingest.metric import Limits
-from pipeline.redis_link import outages
 from pipeline.store.clickhouse import Store
 
 _log = log.get(__name__)
@@ -147,8 +146,7 @@ class Spill:
     def _remove_done(self) -> int:
         """Remove the files that Redis would not ask for even after a power cut; how many it asks for again."""
         if self._done and self._settings.durable_seal:
-            with outages():
-                self._buffer.wait_for_disk(next(iter(self._done.values())))
+            self._buffer.wait_for_disk()
         done, self._done = self._done, {}
         again = 0
         for path, chunk in done.items():

@@ -400,7 +400,7 @@ class SteppedBuffer(Buffer):
         if ask("trim") is DONE:
             super()._trim(chunk)
 
-    def wait_for_disk(self, chunk: Chunk) -> None:
+    def wait_for_disk(self) -> None:
         # In a plain drain several threads are at work, and no power is lost.
         if current() is not None:
             self.world.synced()

@@ -21,6 +21,7 @@ from redis_proxy import redis_proxy
 from pipeline.errors import LeaseLost, RedisOutage
 from pipeline.ingest import buffer as buffer_module
 from pipeline.ingest.buffer import MINUTES_PER_ACK, Buffer, Chunk
+from pipeline.ingest.redis_disk import FSYNC_WAIT_S, RedisDisk
 from pipeline.redis_link import RedisFull
 
 KEY = "metrics:buffer"
@@ -667,7 +668,7 @@ def test_a_server_that_syncs_every_second_is_given_its_second(redis_server: Call
     """appendfsync everysec: by the server's own clock at least FSYNC_WAIT_S lie between the seal and the return."""
     buffer, chunk = sealed_on(redis_server(appendonly=True, options=["--appendfsync", "everysec"]))
     buffer.make_durable(chunk)
-    assert buffer._redis_now_ms() - chunk.sealed_at_ms >= 1000 * buffer_module.FSYNC_WAIT_S
+    assert buffer._disk.now_ms() - chunk.sealed_at_ms >= 1000 * FSYNC_WAIT_S
     assert not buffer.client.info("persistence")["aof_pending_bio_fsync"]
 
 
@@ -677,14 +678,43 @@ def test_a_server_started_since_is_given_its_second_from_now(redis_server: Calla
     buffer, _ = sealed_on(server)
     push(buffer.client, numbered(5))
     buffer.seal(10)
-    time.sleep(buffer_module.FSYNC_WAIT_S)
+    time.sleep(FSYNC_WAIT_S)
     server.kill()
     server.start()
     chunk = claimed(buffer)
     assert chunk.doubtful
-    claimed_at_ms = buffer._redis_now_ms()
+    claimed_at_ms = buffer._disk.now_ms()
     buffer.make_durable(chunk)
-    assert buffer._redis_now_ms() - claimed_at_ms >= 1000 * buffer_module.FSYNC_WAIT_S
+    assert buffer._disk.now_ms() - claimed_at_ms >= 1000 * FSYNC_WAIT_S
+
+
+def test_whatever_was_written_last_is_waited_for(redis_server: Callable[..., RedisServer]) -> None:
+    """However long ago its segment was sealed: what was acknowledged just now is on the disk when this returns."""
+    buffer = filled(redis_server(appendonly=True, options=["--appendfsync", "everysec"]).url, 5)
+    buffer.seal(3)
+    time.sleep(FSYNC_WAIT_S)
+    acknowledge(buffer, claimed(buffer))
+    acked_at_ms = buffer._disk.now_ms()
+    buffer.wait_for_disk()
+    assert buffer._disk.now_ms() - acked_at_ms >= 1000 * FSYNC_WAIT_S
+
+
+@pytest.mark.parametrize("how", ["make_durable", "wait_for_disk"])
+def test_a_server_started_since_is_given_something_to_sync(how: str, redis_server: Callable[..., RedisServer]) -> None:
+    """What its predecessor wrote it syncs with a write of its own; there is one, even when memory is full."""
+    server = redis_server(appendonly=True, options=["--appendfsync", "everysec"])
+    buffer, chunk = sealed_on(server)
+    acknowledge(buffer, chunk)
+    server.kill()
+    server.start()
+    client = buffer.client
+    client.config_set("maxmemory", 1)
+    before = client.info("persistence")["aof_current_size"]
+    if how == "make_durable":
+        buffer.make_durable(chunk)
+    else:
+        buffer.wait_for_disk()
+    assert client.info("persistence")["aof_current_size"] > before
 
 
 def test_a_sync_under_way_may_be_older_than_the_seal(
@@ -693,11 +723,11 @@ def test_a_sync_under_way_may_be_older_than_the_seal(
     """So its end is waited for and then another second: that sync began after the seal."""
     buffer, chunk = sealed_on(redis_server(appendonly=True, options=["--appendfsync", "everysec"]))
     answers = iter([True, True, False, True, False])
-    monkeypatch.setattr(Buffer, "_is_syncing", lambda self: next(answers))
+    monkeypatch.setattr(RedisDisk, "_is_syncing", lambda self: next(answers))
     buffer.make_durable(chunk)
     assert list(answers) == []
     # The first sleep waits for the second after the seal, which may be just as long.
-    assert disk.slept_s[1:].count(buffer_module.FSYNC_WAIT_S) == 1
+    assert disk.slept_s[1:].count(FSYNC_WAIT_S) == 1
 
 
 def test_what_is_sealed_before_a_kill_is_there_afterwards(redis_server: Callable[..., RedisServer]) -> None:
@@ -731,4 +761,4 @@ def test_the_wait_is_what_the_server_is_set_to(
 ) -> None:
     """Nobody waits for a sync that never comes."""
     server = redis_server(appendonly=True, options=["--appendfsync", appendfsync])
-    assert Buffer(server.client(3))._policy() == policy
+    assert RedisDisk(server.client(3), None).policy() == policy

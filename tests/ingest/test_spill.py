@@ -123,7 +123,7 @@ def test_a_file_is_kept_until_redis_s_disk_knows_of_its_drain(
     _overflow(buffer, store, tmp_path, "spill").spill.spill_one()
     files_at_sync: list[int] = []
     spill = Spill(tmp_path, buffer, store, SETTINGS.model_copy(update={"durable_seal": True}), Limits())
-    monkeypatch.setattr(Buffer, "wait_for_disk", lambda self, chunk: files_at_sync.append(len(spill.files())))
+    monkeypatch.setattr(Buffer, "wait_for_disk", lambda self: files_at_sync.append(len(spill.files())))
     while spill.spill_one():
         pass
     files_at_sync.clear()
