@@ -27,6 +27,8 @@ FIRST_BYTES = 1 << 20
 """Room for the first reply; afterwards the rest is guessed from what came."""
 
 LEAST_ROOM = 1 << 16
+MOST_GROWTH = 16
+"""So many times as much memory is taken at most when a reply needs more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +130,9 @@ class _Landing:
     def _make_room(self) -> None:
         if len(self.data) - self._filled - scan.PADDING >= LEAST_ROOM:
             return
-        # What all items will take, if the rest is like those that came; else twice as much.
-        guess = self._filled * len(self.starts) // max(self.found, 1) if self.found else 0
-        larger = np.empty(max(int(guess * 1.02) + 2 * LEAST_ROOM, 2 * len(self.data)), np.uint8)
+        # What all items will take, if the rest is like those that came; but one huge item says little about the rest.
+        guess = int(1.02 * self._filled * len(self.starts) / max(self.found, 1)) + 2 * LEAST_ROOM
+        larger = np.empty(min(max(guess, 2 * len(self.data)), MOST_GROWTH * len(self.data)), np.uint8)
         larger[: self._filled] = self.data[: self._filled]
         self.data = larger
 

@@ -49,6 +49,16 @@ def test_large_items_make_room_for_themselves(redis_url: str) -> None:
     assert list(fetch(client, "metrics:buffer", 0, len(items), 20)) == items[::-1]
 
 
+def test_one_huge_item_says_little_about_the_rest(redis_url: str) -> None:
+    """Two megabytes first and small ones behind: no memory is asked for as if all were like that (200 GB)."""
+    client = client_of(redis_url)
+    items = [b"small"] * 99_998 + [b"y" * 60_000, b"x" * 2_084_000]
+    push(client, items)
+    found = fetch(client, "metrics:buffer", 0, len(items), 5_000)
+    assert len(found.data) < 64 << 20
+    assert list(found) == items[::-1]
+
+
 def test_a_list_that_is_shorter_gives_what_it_has(redis_url: str) -> None:
     """Also one that is gone; the connection can be used afterwards."""
     client = client_of(redis_url)
