@@ -26,7 +26,7 @@ from pipeline.clock import Clock, WallClock
 from pipeline.config import Settings
 from pipeline.errors import Outage, PipelineError, RuleError, SchemaMismatch, UsageError
 from pipeline.ingest import deadletters, ledger
-from pipeline.ingest.buffer import Books, Buffer, open_buffers
+from pipeline.ingest.buffer import Books, Buffer, open_buffer, open_buffers
 from pipeline.ingest.drainer import Drainer
 from pipeline.ingest.metric import Limits
 from pipeline.ingest.overflow import Overflow
@@ -324,7 +324,7 @@ def _wire(settings: Settings, clock: Clock, link: RedisLink, store: Store, role:
 def make_overflow(settings: Settings, link: RedisLink, drainer: Drainer, store: Store) -> Overflow:
     """The guard of a drainer's buffer, with its own claims and its own directory for spilled chunks."""
     key = drainer.buffer.key
-    own = open_buffers(settings.model_copy(update={"buffer": settings.buffer.model_copy(update={"key": key})}), link)[0]
+    own = open_buffer(settings, link, key)
     directory = settings.data_dir / "spill" / re.sub(r"[^A-Za-z0-9_.-]", "_", key)
     spill = Spill(directory, own, store, settings.drainer, Limits.of(settings))
     return Overflow(own, drainer, settings.buffer, spill)

@@ -71,7 +71,7 @@ def bench_drain(settings: config.Settings, say: Callable[[str], None], rows: int
 )
 def bench_freshness(settings: config.Settings, say: Callable[[str], None], rate: int, seconds: float) -> dict[str, Any]:
     """Freshness."""
-    from pipeline.bench import drain as measure
+    from pipeline.bench import impact as measure
 
     return measure.freshness(settings, rate, seconds, say)
 
@@ -79,7 +79,7 @@ def bench_freshness(settings: config.Settings, say: Callable[[str], None], rate:
 @_bench("producers", "How long a push takes while a backlog drains.", _rows(2_000_000))
 def bench_producers(settings: config.Settings, say: Callable[[str], None], rows: int) -> dict[str, Any]:
     """What producers notice."""
-    from pipeline.bench import drain as measure
+    from pipeline.bench import impact as measure
 
     return measure.producers(settings, rows, say)
 
@@ -87,7 +87,7 @@ def bench_producers(settings: config.Settings, say: Callable[[str], None], rows:
 @_bench("backlog", "Memory of the drainer while a backlog drains.", _rows(5_000_000))
 def bench_backlog(settings: config.Settings, say: Callable[[str], None], rows: int) -> dict[str, Any]:
     """Memory."""
-    from pipeline.bench import drain as measure
+    from pipeline.bench import impact as measure
 
     return measure.backlog(settings, rows, say)
 
@@ -97,7 +97,7 @@ def bench_backlog(settings: config.Settings, say: Callable[[str], None], rows: i
 )
 def bench_spill(settings: config.Settings, say: Callable[[str], None], rows: int) -> dict[str, Any]:
     """Spilling."""
-    from pipeline.bench import drain as measure
+    from pipeline.bench import impact as measure
 
     return measure.spill(settings, rows, say)
 

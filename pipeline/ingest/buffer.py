@@ -442,18 +442,20 @@ class Buffer:
             return self._scripts[name](keys=keys, args=arguments)
 
 
+def open_buffer(settings: Settings, link: RedisLink, key: str) -> Buffer:
+    """One buffer as the settings have it."""
+    return Buffer(
+        link.database("metrics"),
+        key,
+        page_rows=settings.drainer.page_rows,
+        lease_s=settings.drainer.lease_s,
+        aof_dir=link.embedded_dir,
+    )
+
+
 def open_buffers(settings: Settings, link: RedisLink) -> list[Buffer]:
     """The buffers of the settings."""
-    return [
-        Buffer(
-            link.database("metrics"),
-            key,
-            page_rows=settings.drainer.page_rows,
-            lease_s=settings.drainer.lease_s,
-            aof_dir=link.embedded_dir,
-        )
-        for key in settings.buffer.keys
-    ]
+    return [open_buffer(settings, link, key) for key in settings.buffer.keys]
 
 
 def spill_name(chunk: Chunk) -> str:

@@ -29,7 +29,7 @@ if redis.call('EXISTS', KEYS[2], KEYS[3]) > 0 then
   return redis.error_reply('segment name is taken')
 end
 local chunk_rows = tonumber(ARGV[2])
-local bytes = redis.pcall('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', 5)
+local bytes = redis.pcall('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', 1000)
 if type(bytes) == 'number' then
   while chunk_rows > 1 and bytes / rows * chunk_rows > tonumber(ARGV[3]) do
     if chunk_rows % 2 == 0 then chunk_rows = chunk_rows / 2
@@ -48,8 +48,9 @@ return {rows, string.format('%.0f', now)}
 """
 """Turn the whole buffer into one segment. O(1); returns {rows, sealed_at_ms}, rows 0 when there was nothing.
 
-Chunks of large items (by a sample) have fewer rows, so that no drainer has to hold gigabytes; the number is divided by
-2 and 5 only, so that it still divides what the full one divides (on a cluster a million rows go to one shard)."""
+Chunks of large items have fewer rows, so that no drainer has to hold gigabytes. How large they are the newest tell, so
+many (4 µs) that a single huge one does not cut the others to pieces. The number is divided by 2 and 5 only, so that it
+still divides what the full one divides (on a cluster a million rows go to one shard)."""
 
 CLAIM = """
 -- KEYS: segments, scratch   ARGV: prefix of segment keys, token, lease_ms
@@ -112,7 +113,7 @@ return 1
 )
 """Note touched minutes ahead of an ack that has too many of them; noted twice is harmless."""
 
-_TRIM = """
+_FINISH = """
 local meta = redis.call('HMGET', KEYS[3], 'rows', 'chunk_rows', 'trimmed')
 local rows, chunk_rows, trimmed = tonumber(meta[1]), tonumber(meta[2]), tonumber(meta[3] or 0)
 redis.call('HINCRBY', KEYS[3], 'acked_rows', done)
@@ -152,11 +153,13 @@ redis.call('DEL', KEYS[8])
 local lease = redis.call('HGET', KEYS[4], ARGV[2])
 local token, attempts = string.match(lease or '', '^(%S+) %d+ (%d+)$')
 if token ~= ARGV[3] then return 0 end
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-if ARGV[7] == '0' and redis.call('HGET', KEYS[3], 'run') ~= run then
-  -- A power cut may have made Redis forget that somebody else tried it since: given back, to be read back.
-  redis.call('HSET', KEYS[4], ARGV[2], token .. ' 0 ' .. attempts)
-  return 0
+if ARGV[7] == '0' then
+  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+  if redis.call('HGET', KEYS[3], 'run') ~= run then
+    -- A power cut may have made Redis forget that somebody else tried it since: given back, to be read back.
+    redis.call('HSET', KEYS[4], ARGV[2], token .. ' 0 ' .. attempts)
+    return 0
+  end
 end
 redis.call('HSET', KEYS[4], ARGV[2], 'done')
 local touch = stamp(KEYS[6])
@@ -167,7 +170,7 @@ local time = redis.call('TIME')
 redis.call('LPUSH', KEYS[7], ARGV[6] .. ' ' .. string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
 local done = ARGV[4] + ARGV[5]
 """
-    + _TRIM
+    + _FINISH
 )
 """Acknowledge a chunk if its lease is still ours: count it, note the minutes it touched, and what may be trimmed."""
 
@@ -182,7 +185,7 @@ redis.call('HSET', KEYS[5], ARGV[1] .. ':' .. ARGV[2], ARGV[4])
 redis.call('HINCRBY', KEYS[6], 'spilled', ARGV[4])
 local done = ARGV[4]
 """
-    + _TRIM
+    + _FINISH
 )
 """Let go of a chunk that now lies in a file, if its lease is still ours; from here on the file is what counts."""
 

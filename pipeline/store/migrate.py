@@ -29,6 +29,8 @@ _PLACEHOLDER = re.compile(
 _ONLY_ON_CLUSTER = "-- cluster"
 _TTL = re.compile(r"CREATE TABLE IF NOT EXISTS \w+\.(\w+).*\nTTL ([^\n]+)", re.DOTALL)
 _TTL_LENGTH = re.compile(r"\bTTL\b.*?\btoInterval(\w+)\((\d+)\)")
+_HOURS = {"Hour": 1, "Day": 24, "Week": 168, "Month": 28 * 24, "Quarter": 90 * 24, "Year": 365 * 24}
+"""By the unit of a TTL, which somebody may have changed by hand; the least that it can be."""
 _TTL_LENGTH_WRITTEN = re.compile(r"INTERVAL (\d+) (\w+)")
 
 _RECORDS = """CREATE TABLE IF NOT EXISTS {database}.schema_migrations {on_cluster}
@@ -162,8 +164,8 @@ def engine_of(store: Store, name: str) -> str:
 
 def kept_hours(store: Store) -> int | None:
     """How long ``metrics`` keeps its rows now, whatever was configured since; ``None`` is for ever."""
-    kept = re.search(r"\bTTL\b.*?toIntervalHour\((\d+)\)", engine_of(store, "metrics"))
-    return int(kept[1]) if kept else None
+    kept = _TTL_LENGTH.search(engine_of(store, "metrics"))
+    return int(kept[2]) * _HOURS[kept[1]] if kept else None
 
 
 def migrations() -> list[Migration]:

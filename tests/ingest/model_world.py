@@ -1,6 +1,8 @@
 """The world of the delivery's model: real Redis, ClickHouse's double, processes that drain and spill step by step."""
 
 import contextlib
+import itertools
+import logging
 import queue
 import threading
 from collections import Counter
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 import redis
 from clickhouse_double import ClickHouseDouble
 from drain_parts import bad, good, now_s, push
@@ -20,11 +23,13 @@ from pipeline import config
 from pipeline.errors import LeaseLost, RedisOutage, StoreOutage, StoreRefused
 from pipeline.ingest import buffer as buffer_module
 from pipeline.ingest import drainer as drainer_module
+from pipeline.ingest import spill as spill_module
 from pipeline.ingest.buffer import Buffer, Chunk
 from pipeline.ingest.columns import COLUMNS
 from pipeline.ingest.drainer import Drainer
 from pipeline.ingest.ledger import digest, pending_records
 from pipeline.ingest.metric import Limits
+from pipeline.ingest.redis_disk import RedisDisk
 from pipeline.ingest.spill import Spill
 from pipeline.keys import BufferKeys
 
@@ -400,11 +405,6 @@ class SteppedBuffer(Buffer):
         if ask("trim") is DONE:
             super()._trim(chunk)
 
-    def wait_for_disk(self) -> None:
-        # In a plain drain several threads are at work, and no power is lost.
-        if current() is not None:
-            self.world.synced()
-
     def _fated(self, name: str, *arguments: Any, **options: Any) -> Any:
         fate = ask(name)
         happened = self.world.happened
@@ -434,6 +434,19 @@ def _fated(name: str) -> Callable[..., Any]:
 
 for _name in ("read", "read_at", "make_durable", "renew", "release", "ack", "spill", "unspill"):
     setattr(SteppedBuffer, _name, _fated(_name))
+
+
+class WorldsDisk(RedisDisk):
+    """The disk under the world's Redis: whoever waits for it finds everything synced at once."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.client, None)
+        self.world = world
+
+    def wait(self, written_at_ms: Callable[[str], int]) -> None:
+        # In a plain drain several threads are at work, and no power is lost.
+        if current() is not None:
+            self.world.synced()
 
 
 class DrainersBuffer(SteppedBuffer):
@@ -492,6 +505,7 @@ class Process:
 
     def _own(self, buffer: Any) -> Any:
         buffer.world = self.world
+        buffer._disk = WorldsDisk(self.world)
         buffer.lease_s = SETTINGS.lease_s
         buffer.token = f"{self.world.process_name(self.pid)}/{type(buffer).__name__}"
         return buffer
@@ -557,3 +571,18 @@ class Process:
 
 FIRST_PID = 100_000_000
 """Above every process number of the machine."""
+
+
+def one_pace(monkeypatch: pytest.MonkeyPatch, world: Callable[[], World]) -> None:
+    """No pauses, no syncs, names of segments that sort as they came, and processes as the world has them."""
+    for name in ("SETTLE_S", "FIRST_PAUSE_S", "IDLE_PAUSE_S"):
+        monkeypatch.setattr(drainer_module, name, 0)
+    monkeypatch.setattr(drainer_module, "_jittered", lambda pause_s: 0)
+    monkeypatch.setattr(spill_module.os, "fsync", lambda descriptor: None)
+    numbers = itertools.count(1)
+    monkeypatch.setattr(buffer_module.secrets, "token_hex", lambda size: f"{next(numbers):0{2 * size}x}")
+    monkeypatch.setattr(logging.getLogger("pipeline"), "disabled", True)
+    own_name = buffer_module._process_name
+    monkeypatch.setattr(
+        buffer_module, "_process_name", lambda pid: world().process_name(pid) if pid > FIRST_PID else own_name(pid)
+    )

@@ -92,6 +92,15 @@ def test_large_items_make_smaller_chunks(redis_url: str, chunk_rows: int, item_b
     assert 1_000_000 % expected == 0 or chunk_rows == expected
 
 
+def test_one_huge_item_does_not_cut_the_others_to_pieces(redis_url: str) -> None:
+    """A hundred megabytes among 60,000 usual items: a few dozen chunks, not tens of thousands."""
+    buffer = buffer_on(redis_url)
+    push(buffer.client, [b"x" * 1_000] * 60_000)
+    push(buffer.client, [b"x" * 100_000_000])
+    buffer.seal(100_000)
+    assert claimed(buffer).chunk_rows >= 1_000
+
+
 def test_names_of_segments_are_nonces(redis_url: str) -> None:
     """Two buffers in the same state never give the same name, so that no rewind of Redis can repeat one."""
     names = set()

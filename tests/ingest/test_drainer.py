@@ -632,7 +632,7 @@ def test_a_drainer_that_is_stopped_gives_its_chunks_back(
 
 def leased(buffer: Buffer) -> int:
     """Chunks that somebody holds now."""
-    now_ms = buffer._redis_now_ms()
+    now_ms = buffer._disk.now_ms()
     leases = [
         lease
         for name in buffer.client.zrange(buffer.keys.segments, 0, -1)

@@ -11,8 +11,6 @@ Left out is what the delivery does not promise to survive: that ClickHouse takes
 their token, or that limits or constraints change, while a sleeper holds an insert of the same chunk.
 """
 
-import itertools
-import logging
 import shutil
 import sys
 import threading
@@ -37,14 +35,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from model_world import ALLOWED_VALUE, FIRST_PID, STRICT, Process, World, as_columns, item_of
+from model_world import ALLOWED_VALUE, STRICT, Process, World, as_columns, item_of, one_pace
 from stepping import Fate, Work
 
 from pipeline import failpoints
 from pipeline.errors import StoreRefused
-from pipeline.ingest import buffer as buffer_module
-from pipeline.ingest import drainer as drainer_module
-from pipeline.ingest import spill as spill_module
 from pipeline.ingest.buffer import Chunk
 from pipeline.ingest.deadletters import DeadLetter, as_table
 from pipeline.ingest.drainer import identified
@@ -342,30 +337,15 @@ class Delivery(RuleBasedStateMachine):
         raise AssertionError(f"it goes round and round before {work.next}")
 
 
-@pytest.fixture
-def one_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pauses, no syncs, and names of segments that sort as they came."""
-    for name in ("SETTLE_S", "FIRST_PAUSE_S", "IDLE_PAUSE_S"):
-        monkeypatch.setattr(drainer_module, name, 0)
-    monkeypatch.setattr(drainer_module, "_jittered", lambda pause_s: 0)
-    monkeypatch.setattr(spill_module.os, "fsync", lambda descriptor: None)
-    numbers = itertools.count(1)
-    monkeypatch.setattr(buffer_module.secrets, "token_hex", lambda size: f"{next(numbers):0{2 * size}x}")
-    monkeypatch.setattr(logging.getLogger("pipeline"), "disabled", True)
-
-
 @pytest.mark.timeout(1800)
 def test_every_item_is_delivered_once(
-    redis_url: str, tmp_path: Path, one_pace: None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """Whatever dies, sleeps, wakes late, loses its reply or its memory, and in whatever order."""
     client = client_of(redis_url)
     world = World(client, tmp_path)
     happened: Counter[str] = Counter()
-    own_name = buffer_module._process_name
-    monkeypatch.setattr(
-        buffer_module, "_process_name", lambda pid: world.process_name(pid) if pid > FIRST_PID else own_name(pid)
-    )
+    one_pace(monkeypatch, lambda: world)
 
     def machine() -> Delivery:
         nonlocal world

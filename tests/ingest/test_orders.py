@@ -5,24 +5,18 @@ from pathlib import Path
 
 import pytest
 from drain_parts import client_of
-from model_world import ALLOWED_VALUE, FIRST_PID, Process, World
+from model_world import ALLOWED_VALUE, Process, World, one_pace
 from stepping import DONE, Fate, Work
-from test_model import one_pace  # noqa: F401
-
-from pipeline.ingest import buffer as buffer_module
 
 LOGGED = Fate("token without rows", 7)
 
 
 @pytest.fixture
-def world(redis_url: str, tmp_path: Path, one_pace: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:  # noqa: F811
+def world(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     client = client_of(redis_url)
     client.flushdb()
     world = World(client, tmp_path)
-    own_name = buffer_module._process_name
-    monkeypatch.setattr(
-        buffer_module, "_process_name", lambda pid: world.process_name(pid) if pid > FIRST_PID else own_name(pid)
-    )
+    one_pace(monkeypatch, lambda: world)
     world.processes = [Process(world, slot) for slot in range(3)]
     yield world
     for process in world.processes:

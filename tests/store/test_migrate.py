@@ -16,7 +16,7 @@ from pipeline.config import Settings
 from pipeline.errors import MigrationError, StoreOutage
 from pipeline.store import migrate as migrating
 from pipeline.store.clickhouse import Store
-from pipeline.store.migrate import Dialect, migrate, migrations
+from pipeline.store.migrate import Dialect, kept_hours, migrate, migrations
 
 TABLES = {
     *("metrics", "metrics_1min", "metrics_5min", "web_vitals", "baselines", "change_points", "alerts"),
@@ -163,6 +163,11 @@ def test_retention_follows_the_settings(store: Store, make_settings: Callable[..
     assert changed == {"metrics", "dead_letters", "dead_letter_marks", "ledger"}
     migrate(store, longer, raw_hours=48)
     assert ttl("dead_letters") == "toDateTime(refused_at) + toIntervalHour(97)"
+    assert kept_hours(store) == 97
+    store.command("ALTER TABLE metrics MODIFY TTL toDateTime(timestamp) + INTERVAL 5 DAY")
+    assert kept_hours(store) == 120
+    store.command("ALTER TABLE metrics REMOVE TTL")
+    assert kept_hours(store) is None
 
 
 def test_a_row_lives_longer_than_its_timestamp_is_accepted(settings: Settings) -> None:
