@@ -11,12 +11,16 @@
 One stop, one module, named as the stop is named. Imports point downstream; only
 ``service`` and ``cli`` know everybody:
 
-- ``ingest``   producer, buffer (seal, claim, ack), drainer, dead letters
+- ``client``   what other teams install: the client, importers, the pytest plugin
+- ``buffer``   the Redis list: seal, claim, ack
+- ``decode``   bytes to Arrow columns, checked on the way
+- ``deliver``  the drainer, spilling, the ledger, dead letters
 - ``store``    the only place that talks to ClickHouse
 - ``analyse``  windows, quantiles, vitals, baselines, change points: pure, numpy in and out
 - ``alerts``   rules, states, evaluator, notify
 - ``collect``  parts of the platform's Redis schema that are read
-- ``serve``    the HTTP interfaces
+- ``embedded`` an embedded Redis and ClickHouse engine, with its HTTP interface
+- ``operate``  service, schedule, status, audit, doctor
 """
 
 from typing import TYPE_CHECKING, Any
@@ -25,13 +29,13 @@ __version__ = "0.1.0"
 __all__ = ["MetricsClient", "__version__"]
 
 if TYPE_CHECKING:
-    from pipeline.ingest.producer import MetricsClient
+    from pipeline.client.producer import MetricsClient
 
 
 def __getattr__(name: str) -> Any:
     """Import the client on first use, so that ``import pipeline`` stays light for the pytest plugin."""
     if name == "MetricsClient":
-        from pipeline.ingest.producer import MetricsClient
+        from pipeline.client.producer import MetricsClient
 
         return MetricsClient
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

@@ -20,10 +20,10 @@ import hypothesis
 import pytest
 import redis
 
-from pipeline import config, failpoints
+from pipeline.base import config, failpoints
 
 if TYPE_CHECKING:
-    from pipeline.store.clickhouse import Store
+    from pipeline.store.client import Store
 
 _database_numbers = itertools.count(1)
 
@@ -88,7 +88,7 @@ def settings(make_settings: Callable[..., config.Settings]) -> config.Settings:
 @pytest.fixture(scope="session")
 def _open_engine(engine_path: Path) -> Iterator[None]:
     """Keeps the engine open between tests: the last handle to close would end it, and starting costs 0.3 s."""
-    from pipeline.store.clickhouse import Store
+    from pipeline.store.client import Store
 
     with Store.open(config.Settings(clickhouse=config.ClickHouseSettings(dsn=f"chdb://{engine_path}"))):
         yield
@@ -97,7 +97,7 @@ def _open_engine(engine_path: Path) -> Iterator[None]:
 @pytest.fixture
 def store(settings: config.Settings, _open_engine: None) -> Iterator["Store"]:
     """A migrated ``Store`` on a database of this test's own, dropped afterwards."""
-    from pipeline.store.clickhouse import Store
+    from pipeline.store.client import Store
     from pipeline.store.migrate import migrate
 
     store = Store.open(settings)
@@ -143,8 +143,8 @@ def redis_executables() -> dict[str, str]:
 @pytest.fixture
 def http_store(store: "Store", settings: config.Settings) -> Iterator["Store"]:
     """The same fresh database as ``store``, spoken to over HTTP as if it were a server's."""
-    from pipeline.serve.clickhouse_http import ClickHouseHttp
-    from pipeline.store.clickhouse import Store
+    from pipeline.embedded.http_interface import ClickHouseHttp
+    from pipeline.store.client import Store
 
     with ClickHouseHttp(store, writable=True) as server:
         over_http = settings.clickhouse.model_copy(update={"dsn": server.url})

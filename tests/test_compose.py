@@ -17,10 +17,10 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipeline import config
+from pipeline.base import config
 
 if TYPE_CHECKING:
-    from pipeline.store.clickhouse import Store
+    from pipeline.store.client import Store
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

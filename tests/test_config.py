@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline import config, resources
-from pipeline.errors import ConfigError
+from pipeline.base import config, resources
+from pipeline.base.errors import ConfigError
 
 PATHS = {path: (default, meaning) for path, default, meaning in config.setting_paths()}
 

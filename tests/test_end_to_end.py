@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline import config, service
-from pipeline.clock import ManualClock
+from pipeline.base import config
+from pipeline.base.clock import ManualClock
+from pipeline.operate import service
 
 TESTS = Path(__file__).parent
 OWN_TESTS = ("test_config.py", "analyse/test_intervals.py", "alerts/test_states.py")

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from pipeline import failpoints
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.base import failpoints
+from pipeline.base.errors import ConfigError, PipelineError
 
 
 def arm(monkeypatch: pytest.MonkeyPatch, text: str) -> None:

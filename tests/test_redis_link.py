@@ -15,11 +15,11 @@ import redis
 from conftest import RedisServer
 from redis_proxy import redis_proxy
 
-from pipeline import embedded_redis
-from pipeline.config import RedisDatabases, RedisPool, RedisSettings, Settings
-from pipeline.embedded_redis import EmbeddedRedisFailed
-from pipeline.errors import RedisOutage, UsageError
-from pipeline.redis_link import RedisFull, RedisLink, classify, outages, url_of_database
+from pipeline.base.config import RedisDatabases, RedisPool, RedisSettings, Settings
+from pipeline.base.errors import RedisOutage, UsageError
+from pipeline.base.redis_link import RedisFull, RedisLink, classify, outages, url_of_database
+from pipeline.embedded import redis_server as embedded_redis
+from pipeline.embedded.redis_server import EmbeddedRedisFailed
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def test_a_second_opening_joins_the_running_server(embedded: Settings) -> None:
 def test_processes_that_start_at_once_share_one_server(embedded: Settings) -> None:
     """Four processes open the same directory at the same moment: one server, four items in it."""
     script = (
-        "import sys; from pathlib import Path; from pipeline.config import Settings\n"
-        "from pipeline.redis_link import RedisLink\n"
+        "import sys; from pathlib import Path; from pipeline.base.config import Settings\n"
+        "from pipeline.base.redis_link import RedisLink\n"
         "settings = Settings(data_dir=Path(sys.argv[1])); print('ready', flush=True); sys.stdin.read()\n"
         "RedisLink.open(settings).database('metrics').rpush('who', sys.argv[2])\n"
     )
@@ -141,8 +141,8 @@ def test_nobody_starts_a_second_server_while_the_first_is_on_its_way(
 def test_the_server_outlives_a_killed_starter(embedded: Settings) -> None:
     """kill -9 of the whole process group that started it takes nothing away."""
     script = (
-        "import sys, time; from pathlib import Path; from pipeline.config import Settings\n"
-        "from pipeline.redis_link import RedisLink\n"
+        "import sys, time; from pathlib import Path; from pipeline.base.config import Settings\n"
+        "from pipeline.base.redis_link import RedisLink\n"
         "link = RedisLink.open(Settings(data_dir=Path(sys.argv[1]))); link.database('metrics').set('a', 1)\n"
         "print('started', flush=True); time.sleep(600)\n"
     )

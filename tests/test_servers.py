@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from test_compose import ROOT, SERVICES, interpolated
 
-from pipeline import config
+from pipeline.base import config
 
 CLICKHOUSE_USERS = ROOT / "config/clickhouse/users.d/pipeline.xml"
 
@@ -158,8 +158,8 @@ import time
 from pathlib import Path
 import pyarrow as pa
 from pipeline import config
-from pipeline.errors import StoreRefused
-from pipeline.store.clickhouse import Store
+from pipeline.base.errors import StoreRefused
+from pipeline.store.client import Store
 from pipeline.store.migrate import migrate
 settings = config.Settings(clickhouse={"dsn": f"chdb://{Path.cwd()}/engine"})
 def refused(store, sql):
@@ -229,7 +229,7 @@ def test_analyst_may_read_within_limits(migrated: Path, server_environment: dict
         "pipeline_analyst",
         """
 import clickhouse_connect
-from pipeline.store.clickhouse import analyst_settings
+from pipeline.store.client import analyst_settings
 client = clickhouse_connect.get_client(interface="chdb", path=settings.clickhouse.dsn.removeprefix("chdb://"))
 store.close()
 def code(sql):

@@ -4,8 +4,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipeline.ingest.metric import Limits, Metric, Refusal, decode
-from pipeline.simulator import MALFORMED, Batch, Malformed, Platform
+from pipeline.demo.simulator import MALFORMED, Batch, Malformed, Platform
+from pipeline.metric import Limits, Metric, Refusal, decode
 
 NOON_MS = 1_736_596_800_000
 MINUTE_MS = 60_000

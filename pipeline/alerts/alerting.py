@@ -9,24 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import log
-from pipeline.alerts import channels as channels_
-from pipeline.alerts import rules as rules_
-from pipeline.alerts import table
-from pipeline.alerts.alert_keys import AlertKeys
-from pipeline.alerts.channels import parse_channels
-from pipeline.alerts.deliveries import Deliveries
-from pipeline.alerts.evaluator import EvaluationReport, Evaluator, Progress
-from pipeline.alerts.facts import Facts
-from pipeline.alerts.journal import Journal
-from pipeline.alerts.notify import ChannelWorker, Notifier
-from pipeline.alerts.silences import Silences
-from pipeline.alerts.sources import StoreSource
-from pipeline.clock import Clock, WallClock
-from pipeline.config import Settings
-from pipeline.errors import StoreOutage
-from pipeline.redis_link import RedisLink
-from pipeline.store.clickhouse import Store
+from pipeline.alerts.journal import table
+from pipeline.alerts.journal.alert_keys import AlertKeys
+from pipeline.alerts.journal.journal import Journal
+from pipeline.alerts.journal.silences import Silences
+from pipeline.alerts.judge.evaluator import EvaluationReport, Evaluator, Progress
+from pipeline.alerts.judge.facts import Facts
+from pipeline.alerts.judge.sources import StoreSource
+from pipeline.alerts.notify import channels as channels_
+from pipeline.alerts.notify.channels import parse_channels
+from pipeline.alerts.notify.deliveries import Deliveries
+from pipeline.alerts.notify.notify import ChannelWorker, Notifier
+from pipeline.alerts.rules import load as rules_
+from pipeline.base import log
+from pipeline.base.clock import Clock, WallClock
+from pipeline.base.config import Settings
+from pipeline.base.errors import StoreOutage
+from pipeline.base.redis_link import RedisLink
+from pipeline.store.client import Store
 
 _log = log.get(__name__)
 

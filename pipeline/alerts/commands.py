@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline.alerts import channels as channels_
-from pipeline.alerts.alert_keys import AlertKeys
-from pipeline.alerts.channels import parse_channels
-from pipeline.alerts.evaluation import Alerts, Transition, alert_id, judge, ticks
-from pipeline.alerts.evaluator import CHUNK_MS
-from pipeline.alerts.evidence import iso
-from pipeline.alerts.journal import Journal
-from pipeline.alerts.rule import Rule
-from pipeline.alerts.rule_checks import nearest
-from pipeline.alerts.silences import Silence, Silences
-from pipeline.alerts.sources import Batch, Source, StoreSource
-from pipeline.clock import Clock, WallClock
-from pipeline.config import Settings
-from pipeline.errors import UsageError
-from pipeline.redis_link import RedisLink
-from pipeline.store.clickhouse import Store
+from pipeline.alerts.journal.alert_keys import AlertKeys
+from pipeline.alerts.journal.journal import Journal
+from pipeline.alerts.journal.silences import Silence, Silences
+from pipeline.alerts.judge.evaluation import Alerts, Transition, alert_id, judge, ticks
+from pipeline.alerts.judge.evaluator import CHUNK_MS
+from pipeline.alerts.judge.evidence import iso
+from pipeline.alerts.judge.sources import Batch, Source, StoreSource
+from pipeline.alerts.notify import channels as channels_
+from pipeline.alerts.notify.channels import parse_channels
+from pipeline.alerts.rules.checks import nearest
+from pipeline.alerts.rules.rule import Rule
+from pipeline.base.clock import Clock, WallClock
+from pipeline.base.config import Settings
+from pipeline.base.errors import UsageError
+from pipeline.base.redis_link import RedisLink
+from pipeline.store.client import Store
 
 
 def replay(

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import config
-from pipeline.alerts.evaluation import Alerts, judge
-from pipeline.alerts.rule import MINUTE_MS, Rule
-from pipeline.alerts.sources import Batch, StoreSource
+from pipeline.alerts.judge.evaluation import Alerts, judge
+from pipeline.alerts.judge.sources import Batch, StoreSource
+from pipeline.alerts.rules.rule import MINUTE_MS, Rule
 from pipeline.analyse.series import SERIES
 from pipeline.analyse.windows import roll_up, stamp
-from pipeline.store.clickhouse import Store
+from pipeline.base import config
+from pipeline.store.client import Store
 from pipeline.store.migrate import migrate
 
 MINUTES = 5

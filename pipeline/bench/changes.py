@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analyse.changeconfirm import confirm
-from pipeline.analyse.changemodels import SHORTEST_SEGMENT
-from pipeline.analyse.changepoints import LITTLE_AUTOCORRELATION, PENALTY, find_changes, p_value
-from pipeline.analyse.changesearch import search
-from pipeline.analyse.changeseries import pack, prepare
+from pipeline.analyse.changes.confirm import confirm
+from pipeline.analyse.changes.models import SHORTEST_SEGMENT
+from pipeline.analyse.changes.points import LITTLE_AUTOCORRELATION, PENALTY, find_changes, p_value
+from pipeline.analyse.changes.search import search
+from pipeline.analyse.changes.series import pack, prepare
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

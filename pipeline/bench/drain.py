@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import config, process
-from pipeline.ingest.buffer import Buffer, Chunk, open_buffers
-from pipeline.ingest.columns import decode_chunk
-from pipeline.ingest.drainer import Drainer, identified
-from pipeline.ingest.metric import Limits
-from pipeline.redis_link import RedisLink
-from pipeline.store.clickhouse import Store
+from pipeline.base import config
+from pipeline.base.redis_link import RedisLink
+from pipeline.buffer.buffer import Buffer, Chunk, open_buffers
+from pipeline.decode.columns import decode_chunk
+from pipeline.deliver.drainer import Drainer, identified
+from pipeline.metric import Limits
+from pipeline.operate import process
+from pipeline.store.client import Store
 from pipeline.store.migrate import migrate
 
 PUSH_ROWS = 1_000

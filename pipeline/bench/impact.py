@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import config
+from pipeline.base import config
+from pipeline.base.clock import iso
 from pipeline.bench.drain import PUSH_ROWS, Bench, plain_items, private, warm_up
-from pipeline.clock import iso
-from pipeline.ingest.metric import Limits
-from pipeline.ingest.overflow import Overflow
-from pipeline.ingest.spill import Spill
-from pipeline.store.clickhouse import Store
+from pipeline.deliver.overflow import Overflow
+from pipeline.deliver.spill import Spill
+from pipeline.metric import Limits
+from pipeline.store.client import Store
 
 
 def freshness(settings: config.Settings, rate: int, seconds: float, say: Callable[[str], None]) -> dict[str, Any]:

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import config
 from pipeline.analyse.histogram import grouped_histograms
 from pipeline.analyse.quantiles import LEVELS, Float64Array, IndexArray, group_sorted, grouped_quantiles, grouped_sums
 from pipeline.analyse.series import SERIES
+from pipeline.base import config
 from pipeline.bench.drain import private
-from pipeline.jobs.rawrows import FRAME_S, MINUTE_S
+from pipeline.jobs.raw_rows import FRAME_S, MINUTE_S
 from pipeline.jobs.rollup import TABLES, RollupJob
-from pipeline.store.clickhouse import Store
+from pipeline.store.client import Store
 
 GROUPS = 50_000
 ROUNDS = 5

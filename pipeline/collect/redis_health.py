@@ -13,8 +13,8 @@ from typing import Any
 
 import redis
 
-from pipeline.alerts.facts import Facts, Readings
-from pipeline.redis_link import outages
+from pipeline.alerts.judge.facts import Facts, Readings
+from pipeline.base.redis_link import outages
 
 SLOW_WINDOW_S = 60
 """Slow commands of the last minute count; older ones were told already."""

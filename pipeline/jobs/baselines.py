@@ -19,17 +19,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import keys
 from pipeline.analyse.baselines import PERCENTILE_DEFINITION, baselines, history
-from pipeline.failpoints import hit
-from pipeline.jobs.hash_text import instant, number
-from pipeline.redis_link import outages
+from pipeline.base import keys
+from pipeline.base.failpoints import hit
+from pipeline.base.redis_link import outages
+from pipeline.jobs.redis_text import instant, number
 
 if TYPE_CHECKING:
     import redis
 
-    from pipeline.config import Settings
-    from pipeline.store.clickhouse import Store
+    from pipeline.base.config import Settings
+    from pipeline.store.client import Store
 
 TABLE = "baselines"
 

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.analyse.changepoints import LEAST_POINTS, Changes, benjamini_hochberg, direction, find_changes
-from pipeline.analyse.changeseries import Floats, Ints
+from pipeline.analyse.changes.points import LEAST_POINTS, Changes, benjamini_hochberg, direction, find_changes
+from pipeline.analyse.changes.series import Floats, Ints
 from pipeline.analyse.series import SERIES
-from pipeline.failpoints import hit
+from pipeline.base.failpoints import hit
 
 if TYPE_CHECKING:
-    from pipeline.config import Settings
-    from pipeline.store.clickhouse import Store
+    from pipeline.base.config import Settings
+    from pipeline.store.client import Store
 
 TABLE = "change_points"
 

@@ -11,10 +11,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline import keys, log
-from pipeline.clock import iso
-from pipeline.ingest.buffer import Buffer
-from pipeline.redis_link import RedisLink, outages
+from pipeline.base import keys, log
+from pipeline.base.clock import iso
+from pipeline.base.redis_link import RedisLink, outages
+from pipeline.buffer.buffer import Buffer
 
 _log = log.get(__name__)
 

@@ -20,15 +20,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import redis
 
-from pipeline import keys, log
 from pipeline.analyse.windows import NO_EXECUTIONS, Executions, Windows, is_final, revision
-from pipeline.errors import Outage
-from pipeline.jobs.hash_text import instant, number
-from pipeline.jobs.rawrows import FRAME_S, MINUTE_S
-from pipeline.redis_link import RedisLink, outages
+from pipeline.base import keys, log
+from pipeline.base.errors import Outage
+from pipeline.base.redis_link import RedisLink, outages
+from pipeline.jobs.raw_rows import FRAME_S, MINUTE_S
+from pipeline.jobs.redis_text import instant, number
 
 if TYPE_CHECKING:
-    from pipeline.store.clickhouse import Store
+    from pipeline.store.client import Store
 
 _log = log.get(__name__)
 

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 import redis
 
 from pipeline.analyse.windows import stamp
-from pipeline.config import RollupSettings
-from pipeline.failpoints import hit
-from pipeline.jobs import rawrows
-from pipeline.jobs.rawrows import FRAME_S
+from pipeline.base.config import RollupSettings
+from pipeline.base.failpoints import hit
+from pipeline.base.redis_link import outages
+from pipeline.jobs import raw_rows as rawrows
+from pipeline.jobs.raw_rows import FRAME_S
 from pipeline.jobs.rollup import TABLES, RollupReport, Window, WindowVitals, compute
-from pipeline.redis_link import outages
 
 if TYPE_CHECKING:
-    from pipeline.store.clickhouse import Store
+    from pipeline.store.client import Store
 
 # Counting rows ahead of reading them goes in steps of a day, one partition.
 _STEP_S = 86_400

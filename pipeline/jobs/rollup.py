@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline.analyse.series import factorise
 from pipeline.analyse.windows import Windows, is_final, merge_series, roll_up, stamp
-from pipeline.config import RollupSettings
-from pipeline.failpoints import hit
-from pipeline.jobs import rawrows
-from pipeline.jobs.rawrows import FRAME_S, MINUTE_S, Piece
+from pipeline.base.config import RollupSettings
+from pipeline.base.failpoints import hit
+from pipeline.jobs import raw_rows as rawrows
+from pipeline.jobs.raw_rows import FRAME_S, MINUTE_S, Piece
 
 if TYPE_CHECKING:
     from pipeline.jobs.publish import Publisher
-    from pipeline.store.clickhouse import Store
+    from pipeline.store.client import Store
 
 TABLES = {MINUTE_S: "metrics_1min", FRAME_S: "metrics_5min"}
 

@@ -21,19 +21,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import keys
-from pipeline.analyse.vitals import PERCENTILE_DEFINITION, RATED_BY, VITALS, WINDOW_DIMENSIONS, assess, reported_browser
+from pipeline.analyse.vitals import (
+    PERCENTILE_DEFINITION,
+    RATED_BY,
+    VITALS,
+    WINDOW_DIMENSIONS,
+    assess,
+    reported_browser,
+)
 from pipeline.analyse.windows import is_final, revision
-from pipeline.failpoints import hit
-from pipeline.jobs.hash_text import instant, number
-from pipeline.redis_link import outages
+from pipeline.base import keys
+from pipeline.base.failpoints import hit
+from pipeline.base.redis_link import outages
+from pipeline.jobs.redis_text import instant, number
 
 if TYPE_CHECKING:
     import redis
     from redis.client import Pipeline
 
-    from pipeline.config import Settings
-    from pipeline.store.clickhouse import Store
+    from pipeline.base.config import Settings
+    from pipeline.store.client import Store
 
 TABLE = "web_vitals"
 WINDOW_S = 300

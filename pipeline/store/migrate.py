@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline import resources
-from pipeline.config import Settings
-from pipeline.errors import ConfigError, MigrationError, StoreRefused
-from pipeline.store.clickhouse import Store
+from pipeline.base import resources
+from pipeline.base.config import Settings
+from pipeline.base.errors import ConfigError, MigrationError, StoreRefused
+from pipeline.store.client import Store
 
 # Nothing may expire while it can still be verified or rolled up: two days more than the oldest
 # timestamp accepted, and an hour because TTLs count whole hours.

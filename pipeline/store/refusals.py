@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from clickhouse_connect.driver.exceptions import DataError, NotSupportedError, ProgrammingError
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
-from pipeline.errors import EngineBusy, StoreOutage, StoreRefused
-from pipeline.store.engine import Role
+from pipeline.base.errors import EngineBusy, StoreOutage, StoreRefused
+from pipeline.embedded.engine import Role
 
 # Worth a retry: ClickHouse's own Kafka connector retries these (unexpected end, time-outs, read-only,
 # too many queries or parts, network, memory, too few replicas, unknown status, keeper) …

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from pipeline.alerts.alert_keys import AlertKeys
-from pipeline.alerts.journal import Journal
+from pipeline.alerts.journal.alert_keys import AlertKeys
+from pipeline.alerts.journal.journal import Journal
 
 KEYS = AlertKeys("metrics:buffer")
 

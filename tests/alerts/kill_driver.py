@@ -10,20 +10,20 @@ from pathlib import Path
 
 import redis
 
-from pipeline import failpoints
-from pipeline.alerts import table
-from pipeline.alerts.alert_keys import AlertKeys
-from pipeline.alerts.channels import Channel
-from pipeline.alerts.deliveries import Deliveries
-from pipeline.alerts.evaluator import Evaluator
-from pipeline.alerts.journal import Journal
-from pipeline.alerts.memory_source import MemorySource
-from pipeline.alerts.notify import ChannelWorker
-from pipeline.alerts.rule import MINUTE_MS, Rule
-from pipeline.alerts.silences import Silences
-from pipeline.clock import ManualClock
-from pipeline.config import ClickHouseSettings, Settings
-from pipeline.store.clickhouse import Store
+from pipeline.alerts.journal import table
+from pipeline.alerts.journal.alert_keys import AlertKeys
+from pipeline.alerts.journal.journal import Journal
+from pipeline.alerts.journal.silences import Silences
+from pipeline.alerts.judge.evaluator import Evaluator
+from pipeline.alerts.judge.memory_source import MemorySource
+from pipeline.alerts.notify.channels import Channel
+from pipeline.alerts.notify.deliveries import Deliveries
+from pipeline.alerts.notify.notify import ChannelWorker
+from pipeline.alerts.rules.rule import MINUTE_MS, Rule
+from pipeline.base import failpoints
+from pipeline.base.clock import ManualClock
+from pipeline.base.config import ClickHouseSettings, Settings
+from pipeline.store.client import Store
 from pipeline.store.migrate import migrate
 
 sys.path.insert(0, str(Path(__file__).parent.parent))

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline import config
 from pipeline.alerts import commands
 from pipeline.alerts.alerting import Alerting
 from pipeline.alerts.commands import end_silence, list_alerts, list_silences, silence
-from pipeline.alerts.rule import MINUTE_MS
+from pipeline.alerts.rules.rule import MINUTE_MS
 from pipeline.analyse.windows import roll_up, stamp
-from pipeline.clock import ManualClock
-from pipeline.errors import ConfigError, RuleError, StoreOutage, UsageError
-from pipeline.redis_link import RedisLink
-from pipeline.store.clickhouse import Store
+from pipeline.base import config
+from pipeline.base.clock import ManualClock
+from pipeline.base.errors import ConfigError, RuleError, StoreOutage, UsageError
+from pipeline.base.redis_link import RedisLink
+from pipeline.store.client import Store
 
 from .test_channels import http
 from .test_views import T0, raw

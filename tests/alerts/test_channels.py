@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline.alerts import channels, dispatch
-from pipeline.alerts.alert_keys import AlertKeys
-from pipeline.alerts.channels import Channel, Undelivered, parse_channels
-from pipeline.alerts.deliveries import Deliveries
-from pipeline.alerts.dispatch import plan
-from pipeline.alerts.journal import Journal
-from pipeline.alerts.notify import LONGEST_PAUSE_MS, ChannelWorker, Notifier
-from pipeline.alerts.silences import Silences
-from pipeline.clock import ManualClock, WallClock
-from pipeline.errors import ConfigError
+from pipeline.alerts.journal.alert_keys import AlertKeys
+from pipeline.alerts.journal.journal import Journal
+from pipeline.alerts.journal.silences import Silences
+from pipeline.alerts.notify import channels, dispatch
+from pipeline.alerts.notify.channels import Channel, Undelivered, parse_channels
+from pipeline.alerts.notify.deliveries import Deliveries
+from pipeline.alerts.notify.dispatch import plan
+from pipeline.alerts.notify.notify import LONGEST_PAUSE_MS, ChannelWorker, Notifier
+from pipeline.base.clock import ManualClock, WallClock
+from pipeline.base.errors import ConfigError
 
 from .test_dispatch import note
 from .test_evaluator import SLOW, at, evaluator, source

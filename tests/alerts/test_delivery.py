@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline import failpoints
-from pipeline.alerts import payloads, table
-from pipeline.alerts.alert_keys import AlertKeys
-from pipeline.alerts.evaluation import Transition
-from pipeline.alerts.journal import Journal
-from pipeline.alerts.rule import MINUTE_MS, Rule
-from pipeline.failpoints import Injected
-from pipeline.store.clickhouse import Store
+from pipeline.alerts.journal import table
+from pipeline.alerts.journal.alert_keys import AlertKeys
+from pipeline.alerts.journal.journal import Journal
+from pipeline.alerts.judge.evaluation import Transition
+from pipeline.alerts.notify import payloads
+from pipeline.alerts.rules.rule import MINUTE_MS, Rule
+from pipeline.base import failpoints
+from pipeline.base.failpoints import Injected
+from pipeline.store.client import Store
 
 from .test_evaluator import SLOW, at, evaluator, source
 from .test_views import T0

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.alerts.dispatch import Group, Note, Policy, Update, arrived, plan
-from pipeline.alerts.matchers import Matcher
-from pipeline.alerts.silences import Silence, is_quiet
+from pipeline.alerts.journal.silences import Silence, is_quiet
+from pipeline.alerts.notify.dispatch import Group, Note, Policy, Update, arrived, plan
+from pipeline.alerts.rules.matchers import Matcher
 
 GOLDEN = yaml.safe_load((Path(__file__).parent / "golden" / "alertmanager.yaml").read_text())["cases"]
 STEP_MS = 50

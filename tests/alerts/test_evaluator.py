@@ -10,15 +10,15 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.alerts.alert_keys import AlertKeys
 from pipeline.alerts.commands import replay
-from pipeline.alerts.evaluation import Transition
-from pipeline.alerts.evaluator import LATE_MS, MAX_CATCH_UP_MS, Evaluator
-from pipeline.alerts.journal import Journal, StaleJournal
-from pipeline.alerts.memory_source import MemorySource
-from pipeline.alerts.rule import MINUTE_MS, Rule
-from pipeline.alerts.state import State
-from pipeline.errors import RedisOutage
+from pipeline.alerts.journal.alert_keys import AlertKeys
+from pipeline.alerts.journal.journal import Journal, StaleJournal
+from pipeline.alerts.judge.evaluation import Transition
+from pipeline.alerts.judge.evaluator import LATE_MS, MAX_CATCH_UP_MS, Evaluator
+from pipeline.alerts.judge.memory_source import MemorySource
+from pipeline.alerts.judge.state import State
+from pipeline.alerts.rules.rule import MINUTE_MS, Rule
+from pipeline.base.errors import RedisOutage
 
 from .test_views import T0, raw
 

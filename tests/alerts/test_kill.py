@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from pipeline.alerts.commands import replay
-from pipeline.store.clickhouse import Store
+from pipeline.store.client import Store
 
 from .kill_driver import MINUTES, RULE, numbers, work
 from .test_views import T0

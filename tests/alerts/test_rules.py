@@ -8,11 +8,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.alerts import durations, rules
-from pipeline.alerts.facts import FACTS
-from pipeline.alerts.rule import STATISTICS, Rule
-from pipeline.alerts.rule_checks import MESSAGE_FIELDS
-from pipeline.errors import RuleError
+from pipeline.alerts.judge.facts import FACTS
+from pipeline.alerts.rules import durations
+from pipeline.alerts.rules import load as rules
+from pipeline.alerts.rules.checks import MESSAGE_FIELDS
+from pipeline.alerts.rules.rule import STATISTICS, Rule
+from pipeline.base.errors import RuleError
 
 GOOD = """
 rules:
@@ -187,7 +188,7 @@ def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
 @given(st.text(max_size=200))
 def test_no_text_breaks_the_reader(text: str) -> None:
     """Whatever stands in a file, the answer is findings, not an exception."""
-    from pipeline.alerts.rule_fields import parse
+    from pipeline.alerts.rules.fields import parse
 
     parse(text)
 
@@ -201,7 +202,7 @@ VALUE = st.one_of(SCALAR, st.lists(SCALAR, max_size=3), st.dictionaries(st.text(
 @given(st.dictionaries(FIELD, VALUE))
 def test_no_value_breaks_the_reader(fields: dict[str, object]) -> None:
     """Whatever values fields have, the answer is a rule or findings."""
-    from pipeline.alerts.rule_fields import parse
+    from pipeline.alerts.rules.fields import parse
 
     found, problems = parse(yaml.safe_dump({"rules": [fields]}))
     assert bool(found) != bool(problems)

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import pytest
 import redis
 
-from pipeline.alerts.alert_keys import AlertKeys
-from pipeline.alerts.matchers import Matcher
-from pipeline.alerts.silences import MuteTime, Silences
-from pipeline.errors import UsageError
+from pipeline.alerts.journal.alert_keys import AlertKeys
+from pipeline.alerts.journal.silences import MuteTime, Silences
+from pipeline.alerts.rules.matchers import Matcher
+from pipeline.base.errors import UsageError
 
 LABELS = {"rule": "slow", "severity": "critical", "test_suite": "auth-eu"}
 

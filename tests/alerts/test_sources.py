@@ -11,13 +11,13 @@ import pytest
 from numpy.testing import assert_allclose
 
 from pipeline.alerts.commands import replay
-from pipeline.alerts.memory_source import MemorySource
-from pipeline.alerts.rule import BASELINE_LEVELS, MINUTE_MS, Rule
-from pipeline.alerts.sources import Batch, StoreSource
+from pipeline.alerts.judge.memory_source import MemorySource
+from pipeline.alerts.judge.sources import Batch, StoreSource
+from pipeline.alerts.rules.rule import BASELINE_LEVELS, MINUTE_MS, Rule
 from pipeline.analyse.series import SERIES
 from pipeline.analyse.windows import roll_up, stamp
 from pipeline.jobs import baselines as baseline_jobs
-from pipeline.store.clickhouse import Store
+from pipeline.store.client import Store
 
 from .test_views import T0, raw
 

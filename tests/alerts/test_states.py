@@ -10,13 +10,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.alerts import durations
-from pipeline.alerts.evidence import Account
-from pipeline.alerts.lined_yaml import Mapping, read
-from pipeline.alerts.rule import Rule
-from pipeline.alerts.rule_fields import parse_rule
-from pipeline.alerts.series_notation import STALE, Mark, values
-from pipeline.alerts.state import Alert, Change, Observation, State, restore, step
+from pipeline.alerts.judge.evidence import Account
+from pipeline.alerts.judge.state import Alert, Change, Observation, State, restore, step
+from pipeline.alerts.rule_tests.series_notation import STALE, Mark, values
+from pipeline.alerts.rules import durations
+from pipeline.alerts.rules.fields import parse_rule
+from pipeline.alerts.rules.lined_yaml import Mapping, read
+from pipeline.alerts.rules.rule import Rule
 
 GOLDEN = Path(__file__).parent / "golden"
 MINUTE = 60_000

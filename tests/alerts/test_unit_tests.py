@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from pipeline.alerts.series_notation import Mark, series, values
-from pipeline.alerts.unit_tests import run_tests
-from pipeline.errors import RuleError
+from pipeline.alerts.rule_tests.run import run_tests
+from pipeline.alerts.rule_tests.series_notation import Mark, series, values
+from pipeline.base.errors import RuleError
 
 GOLDEN = Path(__file__).parent / "golden"
 NOTATION = yaml.safe_load((GOLDEN / "promtool.yaml").read_text())

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.alerts.list_views import Baseline, ChangePoint
-from pipeline.alerts.memory_source import MemorySource
-from pipeline.alerts.merged import student
-from pipeline.alerts.rule import MINUTE_MS, Rule
-from pipeline.alerts.sources import Batch
-from pipeline.alerts.views import Seen, View
+from pipeline.alerts.judge.list_views import Baseline, ChangePoint
+from pipeline.alerts.judge.memory_source import MemorySource
+from pipeline.alerts.judge.merged import student
+from pipeline.alerts.judge.sources import Batch
+from pipeline.alerts.judge.views import Seen, View
+from pipeline.alerts.rules.rule import MINUTE_MS, Rule
 from pipeline.analyse.histogram import bucket_key, histogram_quantile
 from pipeline.analyse.intervals import order_statistic_ranks, wilson
 from pipeline.analyse.series import SERIES

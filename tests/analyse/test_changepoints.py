@@ -8,10 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.analyse import changesearch
-from pipeline.analyse.changeconfirm import measure
-from pipeline.analyse.changemodels import AUTOCORRELATIONS, losses, move
-from pipeline.analyse.changepoints import (
+from pipeline.analyse.changes import search as changesearch
+from pipeline.analyse.changes.confirm import measure
+from pipeline.analyse.changes.models import AUTOCORRELATIONS, losses, move
+from pipeline.analyse.changes.points import (
     LEAST_POINTS,
     PENALTY,
     Changes,
@@ -21,7 +21,7 @@ from pipeline.analyse.changepoints import (
     find_changes_in,
     p_value,
 )
-from pipeline.analyse.changeseries import Block, Floats, fit_level, fit_step, pack, prepare
+from pipeline.analyse.changes.series import Block, Floats, fit_level, fit_step, pack, prepare
 from pipeline.bench.changes import NOISES, Noise, ar1, figures, null_tail, ours
 
 THREE = ("independent", "autocorrelated", "outliers")

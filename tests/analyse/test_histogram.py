@@ -25,7 +25,7 @@ from pipeline.analyse.histogram import (
 from pipeline.analyse.quantiles import group_sorted
 from pipeline.analyse.series import SERIES
 from pipeline.analyse.windows import roll_up, stamp
-from pipeline.store.clickhouse import Store
+from pipeline.store.client import Store
 
 EDGES_SHA256 = "0a565f871f0e21ed2b653f5638c6f80f7e418d598ae012216f5994de0fc84da8"
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.analyse.quantiles import LEVELS, group_sorted, grouped_quantiles, grouped_sums
-from pipeline.store.clickhouse import Store
+from pipeline.store.client import Store
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=True)
 # Where the difference of two of them cannot overflow; beyond it numpy's own quantile gives inf or nan.

@@ -14,7 +14,7 @@ from pipeline.analyse.histogram import bucket_key
 from pipeline.analyse.quantiles import LEVELS
 from pipeline.analyse.series import SERIES, factorise
 from pipeline.analyse.windows import Executions, is_final, merge_series, revision, roll_up, stamp
-from pipeline.store.clickhouse import Store
+from pipeline.store.client import Store
 
 T0 = 1_700_000_100
 """A whole number of five minutes."""

@@ -2,7 +2,7 @@
 
 import redis
 
-from pipeline.alerts.facts import FACTS
+from pipeline.alerts.judge.facts import FACTS
 from pipeline.collect.redis_health import Look, RedisHealth, facts
 
 INFO = {"run_id": "r", "used_memory": 950, "maxmemory": 1000, "connected_clients": 81, "mem_fragmentation_ratio": 1.5}

@@ -8,9 +8,9 @@ from pathlib import Path
 from rollup_fakes import without_time
 from test_rollup import TABLES, expected, final, some_rows, write_raw
 
-from pipeline.config import ClickHouseSettings, Settings
+from pipeline.base.config import ClickHouseSettings, Settings
 from pipeline.jobs.rollup import RollupJob
-from pipeline.store.clickhouse import Store
+from pipeline.store.client import Store
 from pipeline.store.migrate import migrate
 
 

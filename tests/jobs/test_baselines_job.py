@@ -13,14 +13,14 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pipeline import failpoints
 from pipeline.analyse.baselines import baselines, history
 from pipeline.analyse.series import SERIES
-from pipeline.config import Settings
-from pipeline.errors import RedisOutage
-from pipeline.failpoints import Injected
+from pipeline.base import failpoints
+from pipeline.base.config import Settings
+from pipeline.base.errors import RedisOutage
+from pipeline.base.failpoints import Injected
 from pipeline.jobs.baselines import LEVELS, BaselinesJob
-from pipeline.store.clickhouse import Store
+from pipeline.store.client import Store
 
 # Recent: the tables' TTL goes by the real clock.
 NOW_MS = int(time.time()) // 60 * 60_000 - 3_600_000

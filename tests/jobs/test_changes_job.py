@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import failpoints
-from pipeline.analyse.changepoints import find_changes, find_changes_in
+from pipeline.analyse.changes.points import find_changes, find_changes_in
 from pipeline.analyse.series import SERIES
+from pipeline.base import failpoints
+from pipeline.base.config import Settings
+from pipeline.base.errors import StoreOutage
+from pipeline.base.failpoints import Injected
 from pipeline.bench.changes import NOISES
-from pipeline.config import Settings
-from pipeline.errors import StoreOutage
-from pipeline.failpoints import Injected
 from pipeline.jobs.changes import ChangesJob
-from pipeline.store.clickhouse import Store
+from pipeline.store.client import Store
 
 WINDOW_S = 300
 # The start of a window, and recent: the tables' TTL goes by the real clock.

@@ -8,10 +8,10 @@ import redis
 from rollup_fakes import MemoryBuffer, Row
 from test_rollup import SETTINGS, write_raw
 
-from pipeline import keys
+from pipeline.base import keys
 from pipeline.jobs.publish import Publisher
 from pipeline.jobs.rollup import RollupJob
-from pipeline.store.clickhouse import Store
+from pipeline.store.client import Store
 
 NOW = int(time.time())
 T0 = NOW // 300 * 300 - 600

@@ -7,12 +7,12 @@ import pytest
 import redis
 from rollup_fakes import MemoryBuffer, MemoryStore, Row, without_time
 
-from pipeline import failpoints
-from pipeline.config import RollupSettings
-from pipeline.jobs import rawrows
+from pipeline.base import failpoints
+from pipeline.base.config import RollupSettings
+from pipeline.base.keys import BufferKeys
+from pipeline.jobs import raw_rows as rawrows
 from pipeline.jobs.rebuild import Checkpoint, RebuildProgress, rebuild
 from pipeline.jobs.rollup import TABLES, RollupJob
-from pipeline.keys import BufferKeys
 
 SETTINGS = RollupSettings(delay_s=2, grace_s=120)
 T0 = 1_700_000_100

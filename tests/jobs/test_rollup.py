@@ -15,13 +15,13 @@ import pyarrow as pa
 import pytest
 from rollup_fakes import MemoryBuffer, MemoryStore, Row, raw_table, without_time
 
-from pipeline import failpoints
 from pipeline.analyse.series import SERIES
 from pipeline.analyse.windows import roll_up, stamp
-from pipeline.config import RollupSettings
-from pipeline.jobs import rawrows
+from pipeline.base import failpoints
+from pipeline.base.config import RollupSettings
+from pipeline.jobs import raw_rows as rawrows
 from pipeline.jobs.rollup import TABLES, RollupJob, RollupReport
-from pipeline.store.clickhouse import Store
+from pipeline.store.client import Store
 
 SETTINGS = RollupSettings(delay_s=2, grace_s=120)
 # Recent, or the table's TTL would take the rows away.

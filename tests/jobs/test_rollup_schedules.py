@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from rollup_fakes import MemoryBuffer, MemoryStore, Row, Steps, without_time
 
-from pipeline.config import RollupSettings
-from pipeline.errors import StoreOutage
-from pipeline.jobs import rawrows
+from pipeline.base.config import RollupSettings
+from pipeline.base.errors import StoreOutage
+from pipeline.jobs import raw_rows as rawrows
 from pipeline.jobs.rebuild import rebuild
 from pipeline.jobs.rollup import TABLES, RollupJob
 

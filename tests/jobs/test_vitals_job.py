@@ -13,14 +13,14 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pipeline import failpoints
 from pipeline.analyse.series import SERIES
 from pipeline.analyse.vitals import assess
-from pipeline.config import Settings
-from pipeline.errors import RedisOutage
-from pipeline.failpoints import Injected
+from pipeline.base import failpoints
+from pipeline.base.config import Settings
+from pipeline.base.errors import RedisOutage
+from pipeline.base.failpoints import Injected
 from pipeline.jobs.vitals import VitalsJob
-from pipeline.store.clickhouse import Store
+from pipeline.store.client import Store
 
 # The start of a window, and recent: the table's TTL goes by the real clock.
 NOW_S = int(time.time()) // 300 * 300 - 3600

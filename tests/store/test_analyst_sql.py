@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import resources
 from pipeline.analyse.histogram import bucket_key, bucket_value, histogram_quantile
 from pipeline.analyse.vitals import VITALS
-from pipeline.store.clickhouse import Store
+from pipeline.base import resources
+from pipeline.store.client import Store
 
 HISTOGRAM = "mapFromArrays({k:Array(Int32)}, {c:Array(UInt64)})"
 

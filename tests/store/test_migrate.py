@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import resources
-from pipeline.config import Settings
-from pipeline.errors import MigrationError, StoreOutage
+from pipeline.base import resources
+from pipeline.base.config import Settings
+from pipeline.base.errors import MigrationError, StoreOutage
 from pipeline.store import migrate as migrating
-from pipeline.store.clickhouse import Store
+from pipeline.store.client import Store
 from pipeline.store.migrate import Dialect, kept_hours, migrate, migrations
 
 TABLES = {
@@ -251,7 +251,9 @@ def test_files_are_found_in_a_checkout_and_in_a_wheel(tmp_path: Path, layout: st
     package = tmp_path / "pipeline"
     package.mkdir()
     (package / "__init__.py").touch()
-    shutil.copy(resources.__file__, package / "resources.py")
+    (package / "base").mkdir()
+    (package / "base" / "__init__.py").touch()
+    shutil.copy(resources.__file__, package / "base" / "resources.py")
     ours = tmp_path / "sql" if layout == "checkout" else package / "_data" / "sql"
     shutil.copytree(resources.path("sql"), ours)
     if layout == "checkout":

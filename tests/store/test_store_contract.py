@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import Settings
-from pipeline.errors import StoreOutage, StoreRefused
-from pipeline.serve.clickhouse_http import ClickHouseHttp
-from pipeline.store.clickhouse import AS_DICTIONARIES, Store, rows_at_fault
+from pipeline.base.config import Settings
+from pipeline.base.errors import StoreOutage, StoreRefused
+from pipeline.embedded.http_interface import ClickHouseHttp
+from pipeline.store.client import AS_DICTIONARIES, Store, rows_at_fault
 
 DAY_MS = 86_400_000
 BASE_MS = 1_750_000_000_000 // DAY_MS * DAY_MS

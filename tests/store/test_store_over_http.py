@@ -17,17 +17,17 @@ import pytest
 import urllib3
 from conftest import free_port
 
-from pipeline.config import Settings
-from pipeline.errors import StoreOutage, StoreRefused
-from pipeline.serve.clickhouse_http import ClickHouseHttp
-from pipeline.store.clickhouse import Store
+from pipeline.base.config import Settings
+from pipeline.base.errors import StoreOutage, StoreRefused
+from pipeline.embedded.http_interface import ClickHouseHttp
+from pipeline.store.client import Store
 
 ROWS = pa.table({"n": pa.array([1, 2], pa.uint64())})
 
 
 def serve(directory: Path, port: int) -> "subprocess.Popen[bytes]":
     """A server in a process of its own, answering by the time this returns."""
-    command = [sys.executable, "-m", "pipeline.serve.clickhouse_http", "--path", str(directory)]
+    command = [sys.executable, "-m", "pipeline.embedded.http_interface", "--path", str(directory)]
     process = subprocess.Popen([*command, "--port", str(port), "--writable"], stdout=subprocess.PIPE)
     assert process.stdout
     assert json.loads(process.stdout.readline())["pid"] == process.pid

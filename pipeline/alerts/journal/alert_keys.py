@@ -1,0 +1,64 @@
+"""The keys of the alerts, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.base.config import Settings
+
+CHANNEL_MEMORY_S = 30 * 86_400
+"""What was meant for a channel that nobody serves any more is forgotten after this long."""
+
+
+@dataclass(frozen=True)
+class AlertKeys:
+    """Keys of the alerts in the database ``metrics``, in the hash slot of the buffer they belong to."""
+
+    buffer: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> AlertKeys:
+        """Beside the (first) buffer."""
+        return cls(settings.buffer.keys[0])
+
+    @property
+    def _prefix(self) -> str:
+        tag = self.buffer if "{" in self.buffer else "{" + self.buffer + "}"
+        return f"{tag}:alerts"
+
+    @property
+    def state(self) -> str:
+        """Hash: ``version``, and ``rule:<name>`` with the last tick and the alerts of each rule."""
+        return f"{self._prefix}:state"
+
+    @property
+    def scratch(self) -> str:
+        """Never exists; deleting it first lets a script run when memory is full."""
+        return f"{self._prefix}:scratch"
+
+    @property
+    def table_outbox(self) -> str:
+        """List: rows on their way to the ``alerts`` table, oldest first."""
+        return f"{self._prefix}:outbox:table"
+
+    @property
+    def redis_outbox(self) -> str:
+        """List: entries on their way to ``alerts:performance`` and ``alerts:critical``, oldest first."""
+        return f"{self._prefix}:outbox:redis"
+
+    @property
+    def silences(self) -> str:
+        """Hash: silence id to the silence."""
+        return f"{self._prefix}:silences"
+
+    def pending(self, channel: str) -> str:
+        """Hash: transition id to what the channel has not been told yet."""
+        return f"{self._prefix}:channel:{channel}:pending"
+
+    def told(self, channel: str) -> str:
+        """Hash: group to what the channel was told of it and when."""
+        return f"{self._prefix}:channel:{channel}:told"
+
+    def in_flight(self, channel: str) -> str:
+        """Hash: group to the notification that is being sent, unchanged until it has arrived."""
+        return f"{self._prefix}:channel:{channel}:in-flight"

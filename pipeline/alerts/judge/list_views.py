@@ -1,0 +1,193 @@
+"""Views over what comes as a handful of numbers rather than as windows: baselines, change points, facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.alerts.judge.frames import LabelValues
+from pipeline.alerts.judge.state import Observation
+from pipeline.alerts.judge.views import Seen, WindowView
+from pipeline.alerts.rules.rule import Rule
+from pipeline.analyse.quantiles import Float64Array, IndexArray
+
+Context = dict[str, float | str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One label set and its number."""
+
+    labels: LabelValues
+    seen: Observation
+    context: Context = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ChangePoint:
+    """A row of ``change_points``."""
+
+    changed_at_ms: int
+    detected_at_ms: int
+    dimensions: Mapping[str, str]
+    change_pct: float
+    points: int
+    level_before: float
+    level_after: float
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A row of ``baselines`` that has enough history."""
+
+    computed_at_ms: int
+    dimensions: Mapping[str, str]
+    centre: float
+    spread: float
+    samples: int
+
+
+class ListView:
+    """A view over entries; of several with the same labels the one furthest beyond counts."""
+
+    def __init__(self, entries: Sequence[Entry], rule: Rule) -> None:
+        worst: dict[LabelValues, Entry] = {}
+        for entry in entries:
+            other = worst.get(entry.labels)
+            if other is None or (entry.seen.value > other.seen.value) == (rule.direction == "above"):
+                worst[entry.labels] = entry
+        self._entries = list(worst.values())
+        self._missing: list[LabelValues] = [] if rule.by or () in worst else [()]
+        self._numbers = {entry.labels: number for number, entry in enumerate(self._entries)}
+        self._numbers |= {labels: len(self._entries) + i for i, labels in enumerate(self._missing)}
+
+    def groups_beyond(self, rule: Rule) -> IndexArray:
+        """Groups beyond the threshold."""
+        values = np.array([entry.seen.value for entry in self._entries], dtype=np.float64)
+        return np.flatnonzero(values > rule.threshold if rule.direction == "above" else values < rule.threshold)
+
+    def groups_missing(self, rule: Rule) -> IndexArray:
+        """The one group of a rule without ``by``, when there is no number."""
+        if rule.no_data != "alert":
+            return np.empty(0, np.int64)
+        return np.arange(len(self._missing)) + len(self._entries)
+
+    def observe(self, rule: Rule, groups: IndexArray) -> Seen:  # noqa: ARG002  as View has it
+        """The entries' own numbers."""
+        nothing = Observation(math.nan, 0)
+        seen = [self._entries[g].seen if g < len(self._entries) else nothing for g in groups.tolist()]
+        columns = np.array(seen, dtype=np.float64).reshape(-1, 4).T
+        return Seen(~np.isnan(columns[0]), columns[0], columns[1].astype(np.int64), columns[2], columns[3])
+
+    def number(self, values: LabelValues) -> int:
+        """The entry with these labels."""
+        return self._numbers.get(values, -1)
+
+    def label_values(self, group: int) -> LabelValues:
+        """The labels of an entry."""
+        return self._entries[group].labels if group < len(self._entries) else self._missing[group - len(self._entries)]
+
+    def context(self, rule: Rule, group: int) -> Context:  # noqa: ARG002
+        """What the entry brought along."""
+        return self._entries[group].context if group < len(self._entries) else {}
+
+
+def fact_view(readings: Sequence[tuple[Mapping[str, str], float]], rule: Rule) -> ListView:
+    """The readings of a fact, grouped by the rule's labels."""
+    return ListView(
+        [
+            Entry(_labels_of(labels, rule.by), Observation(value, rule.min_samples, value, value))
+            for labels, value in readings
+            if not math.isnan(value)
+        ],
+        rule,
+    )
+
+
+def change_point_view(changes: Sequence[ChangePoint], rule: Rule, tick_ms: int) -> ListView:
+    """The changes of the last ``window`` that had been found by ``tick_ms``."""
+    entries = []
+    for change in changes:
+        is_recent = tick_ms - rule.window_ms < change.changed_at_ms <= tick_ms and change.detected_at_ms <= tick_ms
+        if is_recent and _concerns(change.dimensions, rule):
+            seen = Observation(change.change_pct, change.points, change.change_pct, change.change_pct)
+            context: Context = {
+                "changed_at_ms": change.changed_at_ms,
+                "baseline": change.level_before,
+                "level_after": change.level_after,
+            }
+            entries.append(Entry(_labels_of(change.dimensions, rule.by), seen, context))
+    return ListView(entries, rule)
+
+
+class BaselineView:
+    """Mean durations of a window against the baselines that were known when it began."""
+
+    def __init__(self, windows: WindowView, baselines: Sequence[Baseline], rule: Rule, tick_ms: int) -> None:
+        groups = windows.selection.groups
+        self._windows = windows
+        self._centre: Float64Array = np.full(groups, np.nan)
+        self._spread: Float64Array = np.full(groups, np.nan)
+        for baseline in baselines:  # in order of time: the last one that had been computed stays
+            # Known before the window began, so that what is judged is no part of its own measure.
+            if baseline.computed_at_ms > tick_ms - rule.window_ms or not _is_exactly_by(baseline.dimensions, rule.by):
+                continue
+            group = windows.number(_labels_of(baseline.dimensions, rule.by))
+            if group >= 0:
+                self._centre[group], self._spread[group] = baseline.centre, baseline.spread
+
+    def groups_beyond(self, rule: Rule) -> IndexArray:
+        """Groups with data and a baseline, beyond the threshold."""
+        groups = np.flatnonzero(~np.isnan(self._centre))
+        with np.errstate(invalid="ignore"):
+            values = self.observe(rule, groups).value
+            return groups[values > rule.threshold if rule.direction == "above" else values < rule.threshold]
+
+    def groups_missing(self, rule: Rule) -> IndexArray:
+        """Groups without samples."""
+        return self._windows.groups_missing(rule)
+
+    def observe(self, rule: Rule, groups: IndexArray) -> Seen:
+        """The change of the mean; a group without a baseline has no data."""
+        seen = self._windows.observe(_MEAN, groups)
+        centre, spread = self._centre[groups], self._spread[groups]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            unit = centre / 100 if rule.statistic == "change_pct" else spread
+            unit = np.where(unit > 0, unit, np.nan)
+            value, low, high = ((number - centre) / unit for number in (seen.value, seen.low, seen.high))
+        return Seen(seen.present & ~np.isnan(value), value, seen.samples, low, high)
+
+    def number(self, values: LabelValues) -> int:
+        """The group with these label values."""
+        return self._windows.number(values)
+
+    def label_values(self, group: int) -> LabelValues:
+        """The label values of a group."""
+        return self._windows.label_values(group)
+
+    def context(self, rule: Rule, group: int) -> Context:  # noqa: ARG002
+        """The baseline it was measured against."""
+        if np.isnan(self._centre[group]):
+            return {}
+        return {"baseline": float(self._centre[group]), "spread": float(self._spread[group])}
+
+
+_MEAN = Rule("mean", 0.0, statistic="avg")
+
+
+def _labels_of(dimensions: Mapping[str, str], by: Sequence[str]) -> LabelValues:
+    return tuple(dimensions.get(name, "") for name in by)
+
+
+def _concerns(dimensions: Mapping[str, str], rule: Rule) -> bool:
+    if rule.metrics and dimensions.get("metric_type", "").lower() not in rule.metrics:
+        return False
+    return all(dimensions.get(name, "") in values for name, values in rule.where.items())
+
+
+def _is_exactly_by(dimensions: Mapping[str, str], by: Sequence[str]) -> bool:
+    """A baseline of a suite in one browser is not that of the suite: dimensions not asked for must be empty."""
+    return all(name in by or not value for name, value in dimensions.items())

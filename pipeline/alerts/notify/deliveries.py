@@ -1,0 +1,126 @@
+"""What one channel still has to be told and what it was told, durably.
+
+A notification is frozen, key and body, before it is sent for the first time, and stays frozen until
+it has arrived; what it says is then taken out of what is pending in the same script. So a crash
+between any two of these repeats a notification at most, byte for byte and under the same key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, cast
+
+import redis
+
+from pipeline.alerts.journal.alert_keys import CHANNEL_MEMORY_S, AlertKeys
+from pipeline.alerts.notify.dispatch import Group, Note, Update
+from pipeline.alerts.notify.payloads import dumps
+from pipeline.base.redis_link import outages
+
+_SETTLE = """
+-- KEYS: pending, told, in-flight, scratch
+-- ARGV: group, the notification as frozen or '', how the group stands then or '', memory in s, transition ids ...
+redis.call('DEL', KEYS[4])
+if ARGV[2] ~= '' then
+  if redis.call('HGET', KEYS[3], ARGV[1]) ~= ARGV[2] then return 0 end
+  redis.call('HDEL', KEYS[3], ARGV[1])
+end
+for i = 5, #ARGV do redis.call('HDEL', KEYS[1], ARGV[i]) end
+if ARGV[3] == '' then
+  redis.call('HDEL', KEYS[2], ARGV[1])
+else
+  redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+  redis.call('EXPIRE', KEYS[2], ARGV[4])
+end
+return 1
+"""
+
+_FREEZE = """
+-- KEYS: in-flight, scratch   ARGV: group, notification, memory in s
+redis.call('DEL', KEYS[2])
+if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+
+
+class Deliveries:
+    """The books of one channel. Methods raise ``RedisOutage``."""
+
+    def __init__(self, client: redis.Redis, keys: AlertKeys, channel: str) -> None:
+        self._client = client
+        self._keys = keys
+        self._channel = channel
+        self._settle = client.register_script(_SETTLE)
+        self._freeze = client.register_script(_FREEZE)
+
+    def pending(self) -> list[Note]:
+        """Transitions that the channel has not been told."""
+        return [_note(json.loads(text)) for text in self._read(self._keys.pending(self._channel)).values()]
+
+    def told(self) -> dict[str, Group]:
+        """By group, what the channel was told and when."""
+        stored = self._read(self._keys.told(self._channel))
+        return {group.decode(): _group(json.loads(text)) for group, text in stored.items()}
+
+    def in_flight(self) -> dict[str, Update]:
+        """By group, the notification that is on its way."""
+        stored = self._read(self._keys.in_flight(self._channel))
+        return {group.decode(): _update(json.loads(text)) for group, text in stored.items()}
+
+    def freeze(self, update: Update) -> bool:
+        """Fix a notification before it is sent; False when another one of this group is on its way."""
+        with outages():
+            return bool(
+                self._freeze(
+                    keys=[self._keys.in_flight(self._channel), self._keys.scratch],
+                    args=[update.group_key, _frozen(update), CHANNEL_MEMORY_S],
+                )
+            )
+
+    def settle(self, update: Update, after: Group | None) -> None:
+        """Write down that a notification arrived, or that a flush had nothing to tell; once, however often called."""
+        with outages():
+            self._settle(
+                keys=[
+                    *(self._keys.pending(self._channel), self._keys.told(self._channel)),
+                    *(self._keys.in_flight(self._channel), self._keys.scratch),
+                ],
+                args=[
+                    update.group_key,
+                    _frozen(update) if update.body is not None else "",
+                    dumps(asdict(after)) if after is not None else "",
+                    CHANNEL_MEMORY_S,
+                    *update.consumed,
+                ],
+            )
+
+    def discard(self, notes: Sequence[Note]) -> None:
+        """Forget what does not concern the channel."""
+        if notes:
+            with outages():
+                self._client.hdel(self._keys.pending(self._channel), *(note.transition_id for note in notes))
+
+    def _read(self, key: str) -> dict[bytes, bytes]:
+        with outages():
+            return cast("dict[bytes, bytes]", self._client.hgetall(key))
+
+
+def _frozen(update: Update) -> str:
+    return dumps(asdict(update))
+
+
+def _note(stored: Mapping[str, Any]) -> Note:
+    return Note(**stored)
+
+
+def _group(stored: Mapping[str, Any]) -> Group:
+    firing = {alert_id: _note(note) for alert_id, note in stored["firing"].items()}
+    return Group(stored["first_flush_ms"], stored["flush_ms"], stored["told_ms"], firing)
+
+
+def _update(stored: Mapping[str, Any]) -> Update:
+    after = _group(stored["after"]) if stored["after"] is not None else None
+    return Update(stored["group_key"], tuple(stored["consumed"]), after, stored["body"], stored["key"])

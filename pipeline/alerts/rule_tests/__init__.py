@@ -1,0 +1,1 @@
+"""Unit tests of alert rules, in promtool's notation."""

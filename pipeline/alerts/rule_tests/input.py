@@ -1,0 +1,181 @@
+"""The input of a unit test of rules: series, baselines, change points and facts out of a YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.alerts.judge.facts import FACTS
+from pipeline.alerts.judge.list_views import Baseline, ChangePoint
+from pipeline.alerts.judge.memory_source import Ended, MemorySource
+from pipeline.alerts.rule_tests import series_notation
+from pipeline.alerts.rule_tests.series_notation import MISSING, STALE, Mark
+from pipeline.alerts.rules import durations, lined_yaml
+from pipeline.alerts.rules.checks import nearest
+from pipeline.alerts.rules.rule import BASELINE_DIMENSIONS, MINUTE_MS, SERIES_DIMENSIONS
+from pipeline.base.errors import RuleError
+
+START_MS = 1_736_553_600_000
+"""Time 0 of every test: 2025-01-11, midnight UTC."""
+
+_DAY_MS = 86_400_000
+_DEFAULT_SAMPLES = "100"
+_SERIES_KEYS = ("series", "values", "samples")
+
+FactSeries = list[tuple[dict[str, str], dict[int, float]]]
+
+
+def readings_at(series: FactSeries, tick_ms: int) -> list[tuple[dict[str, str], float]]:
+    """A fact holds until its next value, as its interval says."""
+    return [(labels, values[tick_ms]) for labels, values in series if tick_ms in values]
+
+
+def source_of(reader: Reader, test: lined_yaml.Mapping) -> tuple[MemorySource, dict[str, FactSeries]]:
+    """The numbers a test gives: windows, baselines and change points, and facts by name. Raises ``RuleError``."""
+    interval_ms = reader.duration(test, "interval", default="1m")
+    if interval_ms < MINUTE_MS or interval_ms % MINUTE_MS:
+        raise reader.wrong(test, "interval", "interval must be a multiple of 1m, the length of a window")
+    raw = _RawRows()
+    ended: list[Ended] = []
+    facts: dict[str, FactSeries] = {}
+    for given in reader.mappings(test, "input_series", _SERIES_KEYS, optional=True):
+        try:
+            name, labels = series_notation.series(given["series"])
+            values = series_notation.values(given["values"])
+            samples = series_notation.values(given.get("samples", _DEFAULT_SAMPLES))
+        except (ValueError, KeyError) as error:
+            said = f"a series needs {error}" if isinstance(error, KeyError) else str(error)
+            raise reader.wrong(given, "series", said) from None
+        if name in FACTS:
+            facts.setdefault(name, []).append((labels, _fact_values(values, interval_ms)))
+            continue
+        if unknown := [label for label in labels if label not in (*SERIES_DIMENSIONS, "status")]:
+            hint = nearest(unknown[0], (*SERIES_DIMENSIONS, "status"))
+            raise reader.wrong(given, "series", f"{unknown[0]!r} is no dimension of a series; {hint}")
+        labels["metric_type"] = name
+        raw.add(labels, values, samples, interval_ms)
+        ended += [
+            Ended(labels, (START_MS + i * interval_ms) // 1000) for i, value in enumerate(values) if value is STALE
+        ]
+    source = MemorySource(
+        raw.table(),
+        ended=ended,
+        baselines=[_baseline(reader, one) for one in test.get("baselines", [])],
+        change_points=[_change_point(reader, one) for one in test.get("change_points", [])],
+    )
+    return source, facts
+
+
+def _fact_values(values: Sequence[float | Mark], interval_ms: int) -> dict[int, float]:
+    held: dict[int, float] = {}
+    for i, value in enumerate(values):
+        if not isinstance(value, Mark):
+            begin_ms = START_MS + i * interval_ms
+            held |= dict.fromkeys(range(begin_ms, begin_ms + interval_ms, 1000), value)
+    return held
+
+
+class _RawRows:
+    """Collects raw rows: in every minute of an interval, its value as often as there are samples."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[Any]] = {name: [] for name in (*SERIES_DIMENSIONS, "status")}
+        self._times: list[np.ndarray[Any, Any]] = []
+        self._values: list[np.ndarray[Any, Any]] = []
+
+    def add(
+        self,
+        labels: Mapping[str, str],
+        values: Sequence[float | Mark],
+        samples: Sequence[float | Mark],
+        interval_ms: int,
+    ) -> None:
+        counts = [*samples, *[samples[-1]] * (len(values) - len(samples))]
+        for i, (value, count) in enumerate(zip(values, counts, strict=False)):
+            if value in (MISSING, STALE) or isinstance(value, Mark) or isinstance(count, Mark):
+                continue
+            end_ms = START_MS + i * interval_ms
+            for minute_ms in range(end_ms - interval_ms, end_ms, MINUTE_MS):
+                self._times.append(np.full(int(count), minute_ms))
+                self._values.append(np.full(int(count), value))
+                for name in self._columns:
+                    self._columns[name] += [labels.get(name, "")] * int(count)
+
+    def table(self) -> pa.Table:
+        columns: dict[str, Any] = {name: pa.array(column, pa.string()) for name, column in self._columns.items()}
+        columns["timestamp_ms"] = pa.array(np.concatenate([np.empty(0, np.int64), *self._times]))
+        columns["value"] = pa.array(np.concatenate([np.empty(0), *self._values]))
+        return pa.table(columns)
+
+
+def _baseline(reader: Reader, given: Any) -> Baseline:
+    if not isinstance(given, lined_yaml.Mapping) or "centre" not in given:
+        raise RuleError(f"{reader.path}: a baseline is a mapping with 'centre', 'spread' and its dimensions")
+    reader.known(given, (*BASELINE_DIMENSIONS, "centre", "spread", "samples"))
+    labels = {name: str(given.get(name, "")) for name in BASELINE_DIMENSIONS}
+    spread, samples = float(given.get("spread", 0)), int(given.get("samples", 100))
+    return Baseline(START_MS - _DAY_MS, labels, float(given["centre"]), spread, samples)
+
+
+def _change_point(reader: Reader, given: Any) -> ChangePoint:
+    if not isinstance(given, lined_yaml.Mapping) or "change_pct" not in given:
+        raise RuleError(f"{reader.path}: a change point is a mapping with 'at', 'change_pct' and its dimensions")
+    reader.known(given, (*SERIES_DIMENSIONS, "at", "change_pct", "points", "level_before"))
+    at_ms = START_MS + reader.duration(given, "at")
+    before = float(given.get("level_before", 100))
+    change_pct = float(given["change_pct"])
+    labels = {name: str(given.get(name, "")) for name in SERIES_DIMENSIONS}
+    after = before * (1 + change_pct / 100)
+    return ChangePoint(at_ms, at_ms, labels, change_pct, int(given.get("points", 12)), before, after)
+
+
+class Reader:
+    """Reads the parts of a test file and says where something is wrong."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def document(self) -> lined_yaml.Mapping:
+        try:
+            document, problems = lined_yaml.read(self.path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RuleError(f"{self.path}: {error.strerror or error}") from None
+        if problems:
+            raise RuleError("\n".join(f"{self.path}:{line}: {said}" for line, said in problems))
+        if not isinstance(document, lined_yaml.Mapping):
+            raise RuleError(f"{self.path}: expected a mapping with the keys 'rule_files' and 'tests'")
+        self.known(document, ("rule_files", "tests"))
+        return document
+
+    def wrong(self, mapping: lined_yaml.Mapping, key: str, said: str) -> RuleError:
+        return RuleError(f"{self.path}:{mapping.lines.get(key, mapping.line)}: {said}")
+
+    def known(self, mapping: lined_yaml.Mapping, names: Sequence[str]) -> None:
+        for key in mapping:
+            if key not in names:
+                raise self.wrong(mapping, key, f"unknown key {key!r}; {nearest(key, names)}")
+
+    def mappings(
+        self, parent: lined_yaml.Mapping, key: str, names: Sequence[str], *, optional: bool = False
+    ) -> Iterable[lined_yaml.Mapping]:
+        listed = parent.get(key, [] if optional else None)
+        if listed is None and optional:
+            return
+        if not isinstance(listed, list) or not all(isinstance(one, lined_yaml.Mapping) for one in listed):
+            raise self.wrong(parent, key, f"{key!r} must be a list of mappings")
+        for one in listed:
+            self.known(one, names)
+            yield one
+
+    def duration(self, mapping: lined_yaml.Mapping, key: str, default: str | None = None) -> int:
+        raw = mapping.get(key, default)
+        if raw == 0:
+            return 0
+        try:
+            return durations.parse_ms(str(raw))
+        except ValueError as error:
+            raise self.wrong(mapping, key, f"{key}: {error}") from None

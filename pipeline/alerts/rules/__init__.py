@@ -1,0 +1,1 @@
+"""Alert rules: what they say, how they are read and checked."""

@@ -1,0 +1,1 @@
+"""Changes of level in a series of runs: models, search, confirmation."""

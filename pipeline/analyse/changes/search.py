@@ -1,0 +1,229 @@
+"""The search for level changes in a block of series: where they may be, and which of them to keep.
+
+1. *Candidates*: the places where two neighbouring windows of the same length, from 6 points to the whole
+   series, differ most.
+2. *Thinning* (``changemodels.thin``): the candidate whose removal costs least likelihood goes, until none is
+   left; the best stage of this path is kept.
+3. What remains is moved to its best place, and each segment offers its best split; then thinning again.
+4. *Choice*: of the stages along the path the one that wins against noise that is AR(1) seen through white noise,
+   so that a slow wander under jitter counts as noise too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.analyse.changes.models import (
+    AUTOCORRELATIONS,
+    PRIOR,
+    PRIOR_CENTRE,
+    PRIOR_SPREAD,
+    SHORTEST_SEGMENT,
+    autocorrelation,
+    best_splits,
+    fitted_steps,
+    move,
+    thin,
+)
+from pipeline.analyse.changes.series import Block, Floats, Ints, fit_level
+
+_SCAN_AUTOCORRELATION = 0.4
+_SCAN_WINDOWS = ((6, 6), (12, 6), (24, 6), (48, 4), (96, 3), (192, 2))
+"""Points on either side, and how many places at least one window apart each of them may propose per 400 points."""
+_SCAN_STATISTIC = 2.4
+_MOST_CANDIDATES = 16
+"""Per 400 points."""
+
+_LENIENCE = 2.5
+"""By how much cheaper a change is while thinning: the choice comes later."""
+
+# Noise for the choice: AR(1) with autocorrelation rho seen through white noise is an ARMA(1, 1) process
+# y(t) = rho y(t-1) + e(t) - theta e(t-1) with theta between 0 (no white noise) and rho (nothing else).
+_NOISE = np.array(
+    [
+        *((0.5, 0.25), (0.6, 0.4), (0.7, 0.35), (0.7, 0.55), (0.8, 0.4), (0.8, 0.6), (0.8, 0.7)),
+        *((0.9, 0.4), (0.9, 0.6), (0.9, 0.75), (0.95, 0.5), (0.95, 0.75), (0.95, 0.85)),
+    ]
+)
+_NOISE_PRIOR = -0.5 * ((_NOISE[:, 0] - PRIOR_CENTRE) / PRIOR_SPREAD) ** 2 - 1.0
+_NOISE_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Found:
+    """Changes of a block, one row each, ordered by row and position.
+
+    ``row`` and ``position`` (changes,): the first point of the new level. ``evidence`` (changes,): by how much twice
+    the log-likelihood falls at least when the change is given up, ``penalty`` of the row being the least that counts.
+    ``autocorrelation`` (changes,) is the noise's that fits the row best, given all its changes.
+    """
+
+    row: Ints
+    position: Ints
+    evidence: Floats
+    autocorrelation: Floats
+
+    def take(self, which: Ints | NDArray[np.bool_]) -> Found:
+        """Some of the changes."""
+        return Found(self.row[which], self.position[which], self.evidence[which], self.autocorrelation[which])
+
+
+def search(block: Block, penalty: Floats) -> Found:
+    """Find the changes in a block of series; ``penalty`` (rows,) is what a change must gain."""
+    cuts = _candidates(block)
+    rows = np.flatnonzero((cuts < block.width).any(axis=1))
+    for repeat in range(2):
+        path = thin(block, rows, cuts[rows], penalty[rows] - _LENIENCE)
+        kept = path.cuts_of_best()
+        rows, kept = rows[path.best > 0], kept[path.best > 0]
+        if not len(rows):
+            return Found(rows, rows, np.zeros(0), np.zeros(0))
+        kept = move(block, rows, kept)
+        cuts = np.full((block.rows, kept.shape[1]), block.width)
+        cuts[rows] = kept
+        if repeat == 0:
+            proposed = best_splits(block, rows, kept)
+            cuts = np.full((block.rows, kept.shape[1] + proposed.shape[1]), block.width)
+            cuts[rows] = np.sort(np.concatenate([kept, proposed], axis=1), axis=1)
+    return _choose(block, rows, cuts[rows], penalty[rows])
+
+
+def _candidates(block: Block) -> Ints:
+    """Places (rows, candidates) where a change is worth a look, ascending, ``width`` where there are fewer."""
+    width, every = block.width, np.arange(block.rows)
+    # A series' own length decides how many it may have, not that of its neighbours in the block.
+    share = -(-block.size // 400)
+    places: list[Ints] = []
+    values: list[Floats] = []
+    # Beyond a series' end its last point is repeated, so that windows that reach over it need no index of their own.
+    last = block.y[every, block.size - 1]
+    filled = np.where(np.arange(width) < block.size[:, None], block.y, last[:, None])
+    at = np.arange(SHORTEST_SEGMENT, width - SHORTEST_SEGMENT + 1)
+    beyond = at > block.size[:, None] - SHORTEST_SEGMENT
+    for window, count in [*((w, c * share) for w, c in _SCAN_WINDOWS if w < width), (width, np.ones_like(share))]:
+        statistic = _scan(block, filled, at, window)
+        statistic[beyond] = 0.0
+        for turn in range(count.max()):
+            best = statistic.argmax(axis=1)
+            places.append(at[best])
+            values.append(np.where(turn < count, statistic[every, best], 0.0))
+            if turn + 1 < count.max():
+                _blank(statistic, best, window)
+    place, value = np.stack(places, axis=1), np.stack(values, axis=1)
+    value[value < _SCAN_STATISTIC] = 0.0
+    chosen = np.full((block.rows, _MOST_CANDIDATES * share.max()), width)
+    for column in range(chosen.shape[1]):
+        best = value.argmax(axis=1)
+        proposed = place[every, best]
+        counts = (value[every, best] > 0) & (column < _MOST_CANDIDATES * share)
+        if not counts.any():
+            break
+        chosen[counts, column] = proposed[counts]
+        value[np.abs(place - proposed[:, None]) < SHORTEST_SEGMENT] = 0.0
+    return np.sort(chosen, axis=1)
+
+
+def _blank(statistic: Floats, best: Ints, window: int) -> None:
+    """Zero what lies less than a window from ``best``."""
+    columns = np.arange(statistic.shape[1])
+    statistic[np.abs(columns - best[:, None]) < window] = 0.0
+
+
+def _scan(block: Block, filled: Floats, at: Ints, window: int) -> Floats:
+    """The generalised least-squares contrast of up to ``window`` points before and after each place."""
+    rho = _SCAN_AUTOCORRELATION
+    away = 1.0 - rho
+    begin, end = np.maximum(at - window, 0), np.minimum(at + window, block.width)
+    points = np.minimum(end, block.size[:, None]) - at if (block.size < block.width).any() else (end - at)[None, :]
+    after = np.maximum(points, 1).astype(np.float64)
+    both = after + (at - begin)
+    right = block.total[:, end] - block.total[:, at]
+    last = rho * filled[:, end - 1]
+    along_level = away * (right + (block.total[:, at] - block.total[:, begin])) + rho * filled[:, begin] + last
+    common = away * away * after + rho * away
+    weight = away * (away * both + 2.0 * rho)
+    share = common / weight
+    along = away * (away * right + last) + rho * (filled[:, at] - filled[:, at - 1]) - share * away * along_level
+    return np.asarray(np.abs(along) / np.sqrt(common + rho - share * common))
+
+
+def _choose(block: Block, rows: Ints, cuts: Ints, penalty: Floats) -> Found:
+    path = thin(block, rows, cuts, penalty - _LENIENCE)
+    rows, penalty = rows[path.best > 0], penalty[path.best > 0]
+    path = path.take(path.best > 0)
+    most = int(path.best.max(initial=0))
+    freedom = (block.size[rows] - path.best - 1).astype(np.float64)
+    stage, here = np.nonzero(np.arange(most + 1)[:, None] <= path.best)
+    flat = block.y[rows[here]]
+    for cuts_left in range(1, most + 1):
+        at, which = stage == cuts_left, here[stage == cuts_left]
+        flat[at] -= fitted_steps(block, rows[which], path.cuts[which, cuts_left, :cuts_left])
+    score = np.full((len(rows), most + 1), -np.inf)
+    score[here, stage] = 2.0 * _noise_likelihood(block.with_values(rows[here], flat), freedom[here])
+    score -= score[:, :1] + penalty[:, None] * np.arange(most + 1)
+    best = score.argmax(axis=1)
+    each = np.arange(len(rows))
+    # Evidence: against the best of the models further down the path, all of which lack the change.
+    below = np.maximum.accumulate(score, axis=1)
+    evidence = penalty[:, None] + score[each, best][:, None] - below
+    chosen = np.full((len(rows), max(most, 1)), block.width)
+    strength = np.zeros(chosen.shape)
+    for number in range(1, most + 1):
+        here = np.flatnonzero(best >= number)
+        chosen[here, number - 1] = path.removed[here, number]
+        strength[here, number - 1] = evidence[here, number - 1]
+    order = np.argsort(chosen, axis=1, kind="stable")
+    chosen, strength = np.take_along_axis(chosen, order, axis=1), np.take_along_axis(strength, order, axis=1)
+    some = np.flatnonzero(best > 0)
+    moved, rho = chosen.copy(), np.zeros(len(rows))
+    if len(some):
+        moved[some] = move(block, rows[some], chosen[some])
+        rho[some] = autocorrelation(block, rows[some], moved[some])
+    each, column = np.nonzero(chosen < block.width)
+    return Found(rows[each], moved[each, column], strength[each, column], rho[each])
+
+
+def _noise_likelihood(flat: Block, freedom: Floats) -> Floats:
+    """The log-likelihood of series around one level each, maximised over level, variance and noise."""
+    every, least = np.arange(flat.rows), (flat.floor * flat.size)[:, None]
+    level = fit_level(flat, every, np.zeros(flat.rows, np.int64), flat.size, AUTOCORRELATIONS)
+    half = 0.5 * freedom[:, None]
+    best = np.max(PRIOR + level.log_weight - half * np.log(np.maximum(level.residual, least)), axis=1)
+    # Longest first: what has ended drops off the end of the arrays.
+    order = np.argsort(-flat.size, kind="stable")
+    for first in range(0, flat.rows, _NOISE_BATCH):
+        batch = order[first : first + _NOISE_BATCH]
+        residual, log_weight = _innovations(flat.y[batch], flat.size[batch])
+        likelihood = _NOISE_PRIOR + log_weight - half[batch] * np.log(np.maximum(residual, least[batch]))
+        best[batch] = np.maximum(best[batch], likelihood.max(axis=1))
+    likelihoods: Floats = best
+    return likelihoods
+
+
+def _innovations(flat: Floats, size: Ints) -> tuple[Floats, Floats]:
+    """Sum of squared innovations around the best level, and ``log_weight``, for each noise: (rows, noises)."""
+    rho, theta = _NOISE[:, 0], _NOISE[:, 1]
+    variance = (1.0 - 2.0 * rho * theta + theta * theta) / (1.0 - rho * rho)
+    level = 1.0 / np.sqrt(variance)
+    innovation = flat[:, :1] * level
+    squares, along = innovation * innovation, innovation * level
+    weight = np.broadcast_to(level * level, squares.shape).copy()
+    scratch = np.empty_like(squares)
+    lasting = np.searchsorted(-size, -np.arange(1, int(size[0]) + 1), side="right")
+    for t in range(1, int(size[0])):
+        rows = int(lasting[t])
+        level = 1.0 - rho + theta * level
+        now, temporary = innovation[:rows], scratch[:rows]
+        now *= theta
+        now += flat[:rows, t : t + 1]
+        np.multiply(rho, flat[:rows, t - 1 : t], out=temporary)
+        now -= temporary
+        np.multiply(now, now, out=temporary)
+        squares[:rows] += temporary
+        np.multiply(now, level, out=temporary)
+        along[:rows] += temporary
+        weight[:rows] += level * level
+    return squares - along * along / weight, -0.5 * np.log(variance) - 0.5 * np.log(weight / size[:, None])

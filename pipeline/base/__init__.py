@@ -1,0 +1,1 @@
+"""What every part stands on: clock, settings, errors, log, failpoints, Redis connections."""

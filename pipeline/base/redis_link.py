@@ -1,0 +1,250 @@
+"""The one way to Redis, whether somebody else's server or the embedded one.
+
+Promises: commands that write are sent once, never again behind the caller's back (redis-py 8
+resends up to ten times by default, which would double an LPUSH whose reply was lost); what goes
+wrong is told apart into "come back later" (``RedisOutage``), "full" (``RedisFull``) and mistakes.
+
+While an embedded server is dead, the next connection starts it again (``embedded_redis``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from pipeline.base.config import RedisPool, Settings
+from pipeline.base.errors import PipelineError, RedisOutage, UsageError
+from pipeline.embedded.redis_server import EmbeddedRedis
+
+HEALTH_CHECK_INTERVAL_S = 30
+
+# Commands that change nothing and are therefore safe to send again when the reply was lost.
+_READ_ONLY = frozenset(
+    {
+        *("CONFIG GET", "EXISTS", "GET", "HGET", "HGETALL", "HLEN", "HMGET", "INFO", "LINDEX", "LLEN", "LRANGE"),
+        *("MEMORY USAGE", "MGET", "PING", "PTTL", "SCAN", "SLOWLOG GET", "STRLEN", "TIME", "TTL", "TYPE"),
+        *("ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE"),
+    }
+)
+
+# Error replies by which a server says "not now"; a later attempt may succeed and nothing was executed.
+# Inside a script Redis 6.2 puts them at the end: "ERR Error running script (…): -OOM command not allowed".
+_NOT_NOW = re.compile(r"(?:^|[ -])(LOADING|BUSY|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS|OOM) ")
+
+# redis-py takes the code off the text of those it knows.
+_REFUSALS = (redis.exceptions.ReadOnlyError, redis.exceptions.ClusterDownError, redis.exceptions.TryAgainError)
+
+
+class RedisFull(RedisOutage):
+    """Redis is at maxmemory and refuses writes until something is drained or its limit is raised."""
+
+
+def classify(error: Exception) -> PipelineError | None:
+    """Say what an exception of redis-py means: ``RedisFull``, ``RedisOutage``, ``UsageError``, or None for a bug."""
+    text = str(error)
+    if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
+        return UsageError(f"Redis refuses the user or password in redis.url: {text}")
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        return RedisOutage(text)
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return RedisFull(text)
+    if isinstance(error, _REFUSALS):
+        return RedisOutage(text)
+    reply = _NOT_NOW.search(text) if isinstance(error, redis.ResponseError) else None
+    if reply is None:
+        return None
+    return RedisFull(text) if reply[1] == "OOM" else RedisOutage(text)
+
+
+@contextlib.contextmanager
+def outages() -> Iterator[None]:
+    """Raise what ``classify`` makes of redis-py's exceptions inside the block; let bugs through as they are."""
+    try:
+        yield
+    except redis.RedisError as error:
+        meaning = classify(error)
+        if meaning is None:
+            raise
+        raise meaning from error
+
+
+class RedisLink:
+    """Connections to the databases of one Redis; safe to share between threads.
+
+    ``database`` never connects by itself, so a service may start while Redis is away.
+    """
+
+    def __init__(self, settings: Settings, embedded: EmbeddedRedis | None) -> None:
+        self._settings = settings.redis
+        self._embedded = embedded
+        self._lock = threading.Lock()
+        self._clients: dict[int, redis.Redis] = {}
+
+    @classmethod
+    def open(cls, settings: Settings) -> RedisLink:
+        """Open the Redis of ``settings.redis.url``; the embedded one is started or re-joined, and loaded.
+
+        Raises ``UsageError`` when no redis-server is installed, ``EmbeddedRedisFailed`` when it does not start.
+        """
+        if settings.redis.url != "embedded":
+            return cls(settings, None)
+        embedded = EmbeddedRedis(settings.data_dir / "redis")
+        embedded.ensure()
+        return cls(settings, embedded)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the server is the one in ``data_dir``."""
+        return self._embedded is not None
+
+    @property
+    def embedded_dir(self) -> Path | None:
+        """Where the embedded server keeps its append-only file; None for somebody else's server."""
+        return self._embedded.directory if self._embedded else None
+
+    def database(self, name: str) -> redis.Redis:
+        """A client of one database by its name in ``settings.redis.databases``; bytes in, bytes out.
+
+        Read-only commands are resent ``pool.retry_attempts`` times, everything else never.
+        Waits up to ``pool.connection_timeout_ms`` for a free connection.
+        """
+        number: int = getattr(self._settings.databases, name)
+        with self._lock:
+            if number not in self._clients:
+                pool = self._pool(number)
+                self._clients[number] = _Client(pool, self._settings.pool.retry_attempts)
+            return self._clients[number]
+
+    def pool(self, name: str) -> redis.BlockingConnectionPool:
+        """The connections behind ``database(name)``."""
+        pool = self.database(name).connection_pool
+        assert isinstance(pool, redis.BlockingConnectionPool)
+        return pool
+
+    def url(self, name: str = "metrics") -> str:
+        """Address of one database for other processes (with the password, when there is one)."""
+        number: int = getattr(self._settings.databases, name)
+        if self._embedded:
+            return f"redis://127.0.0.1:{self._embedded.port}/{number}"
+        return url_of_database(self._settings.url, number)
+
+    def server_info(self) -> dict[str, Any]:
+        """What INFO says. Raises ``RedisOutage``."""
+        with outages():
+            info: dict[str, Any] = self.database("metrics").info()
+            return info
+
+    def version(self) -> tuple[int, ...]:
+        """The server's Redis version, as (7, 0, 15). Raises ``RedisOutage``."""
+        return tuple(int(part) for part in str(self.server_info()["redis_version"]).split("."))
+
+    def close(self, *, stop_embedded: bool = False) -> None:
+        """Close the connections; with ``stop_embedded`` also end the embedded server, its file written to disk."""
+        with self._lock:
+            clients, self._clients = list(self._clients.values()), {}
+        for client in clients:
+            client.connection_pool.disconnect()
+        if stop_embedded and self._embedded:
+            self._embedded.stop()
+
+    def _pool(self, number: int) -> redis.BlockingConnectionPool:
+        if self._embedded is None:
+            return connection_pool(self._settings.url, number, self._settings.pool)
+        return redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+            connection_class=_EmbeddedConnection,
+            embedded=self._embedded,
+            db=number,
+            **_pool_options(self._settings.pool),
+        )
+
+
+def connection_pool(url: str, number: int, pool: RedisPool) -> redis.BlockingConnectionPool:
+    """A pool of connections to database ``number`` of the server at ``url`` that never resends a command."""
+    return redis.BlockingConnectionPool.from_url(url_of_database(url, number), **_pool_options(pool))
+
+
+def url_of_database(url: str, number: int) -> str:
+    """The same address with another database number, whichever it named before."""
+    address, _, query = url.partition("?")
+    options = [option for option in query.split("&") if option and not option.startswith("db=")]
+    if url.startswith("unix:"):
+        options.append(f"db={number}")
+    else:
+        address = urlunsplit(urlsplit(address)._replace(path=f"/{number}"))
+    return "?".join([address, "&".join(options)]) if options else address
+
+
+def _pool_options(pool: RedisPool) -> dict[str, Any]:
+    return {
+        "max_connections": pool.max_connections,
+        "timeout": pool.connection_timeout_ms / 1000,
+        "socket_connect_timeout": pool.connection_timeout_ms / 1000,
+        "socket_timeout": pool.socket_timeout_ms / 1000,
+        "health_check_interval": HEALTH_CHECK_INTERVAL_S,
+        "retry": Retry(NoBackoff(), 0),
+        "decode_responses": False,
+        # RESP2: same replies from every server since 2.0, no handshake, no maintenance push messages.
+        "protocol": 2,
+        "client_name": "metrics-pipeline",
+    }
+
+
+class _Client(redis.Redis):
+    """Sends a read-only command again when its reply was lost, and nothing else."""
+
+    def __init__(self, pool: redis.BlockingConnectionPool, read_retries: int) -> None:
+        super().__init__(connection_pool=pool)
+        self._read_retries = read_retries
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        retries = self._read_retries if args[0] in _READ_ONLY else 0
+        while True:
+            try:
+                return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            except (redis.ConnectionError, redis.TimeoutError):
+                if retries == 0:
+                    raise
+                retries -= 1
+
+
+class _EmbeddedConnection(redis.Connection):
+    """A connection that starts the embedded server again when it finds it dead.
+
+    Every new connection asks the server for its directory: after a crash its port may belong to another server.
+    """
+
+    def __init__(self, *, embedded: EmbeddedRedis, **options: Any) -> None:
+        super().__init__(host="127.0.0.1", port=embedded.port, **{"socket_keepalive": True, **options})  # type: ignore[no-untyped-call]
+        self._embedded = embedded
+
+    def connect(self) -> None:
+        if self._sock:
+            return  # type: ignore[unreachable]  # redis-py declares the socket as None
+        try:
+            self._connect_to_ours()
+        except (redis.ConnectionError, redis.TimeoutError):
+            self._embedded.revive()
+            self._connect_to_ours()
+
+    def _connect_to_ours(self) -> None:
+        self.port = self._embedded.port
+        super().connect()  # type: ignore[no-untyped-call]
+        try:
+            self.send_command("CONFIG", "GET", "dir", check_health=False)  # type: ignore[no-untyped-call]
+            _, directory = self.read_response()
+        except redis.RedisError:
+            self.disconnect()  # type: ignore[no-untyped-call]
+            raise
+        if not self._embedded.owns(os.fsdecode(directory)):
+            self.disconnect()  # type: ignore[no-untyped-call]
+            raise redis.ConnectionError(f"port {self.port} belongs to another server now")

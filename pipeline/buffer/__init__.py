@@ -1,0 +1,1 @@
+"""Every Redis word of an item: the buffer, its segments, chunks and leases."""

@@ -1,0 +1,154 @@
+"""``pipeline rules`` and ``pipeline alerts``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from pipeline.base import config
+from pipeline.base.errors import UsageError
+from pipeline.cli.common import JSON, Moment, cli, command, print_json, show, surroundings
+
+
+@cli.group()
+def rules() -> None:
+    """Alert rules: are they valid, do they do what is meant, what would they have told."""
+
+
+FILE = click.argument("file", type=click.Path(path_type=Path), required=False)
+
+
+@command(group=rules, name="check")
+@FILE
+@JSON
+def rules_check(settings: config.Settings, file: Path | None, as_json: bool) -> None:
+    """Are the rules of FILE (default: those of the settings) valid? Exit 1 and every mistake, with file and line."""
+    from pipeline.alerts.rules.load import check, load
+
+    path = file or settings.alerts.rules_file
+    mistakes = check(path)
+    if as_json:
+        print_json({"ok": not mistakes, "mistakes": mistakes})
+    else:
+        click.echo("\n".join(mistakes) or f"{len(load(path))} rules are valid")
+    if mistakes:
+        sys.exit(1)
+
+
+@command(group=rules, name="test")
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.option("--junit", type=click.Path(path_type=Path), help="Also write a JUnit XML report here.")
+@JSON
+def rules_test(_: config.Settings, file: Path, junit: Path | None, as_json: bool) -> None:
+    """Run the unit tests of FILE: series in promtool's notation, and the alerts expected of them."""
+    from pipeline.alerts.rule_tests.run import run_tests
+
+    report = run_tests(file)
+    if junit is not None:
+        junit.write_text(report.junit_xml(), encoding="utf-8")
+    if as_json:
+        cases = [{"name": case.name, "failures": list(case.failures)} for case in report.cases]
+        print_json({"ok": not report.failed, "tests": len(report.cases), "failed": report.failed, "cases": cases})
+    else:
+        for case in report.cases:
+            click.echo(f"{'FAILED' if case.failures else 'passed'}  {case.name}")
+            for failure in case.failures:
+                click.echo(f"        {failure}")
+        click.echo(f"{len(report.cases) - report.failed} passed, {report.failed} failed")
+    if report.failed:
+        sys.exit(1)
+
+
+@command(group=rules, name="replay")
+@FILE
+@click.option("--from", "from_ms", type=Moment(), default="6h", help="ISO-8601, or back from now; default 6h.")
+@click.option("--to", "to_ms", type=Moment(), help="Default now.")
+@JSON
+def rules_replay(settings: config.Settings, file: Path | None, from_ms: int, to_ms: int | None, as_json: bool) -> None:
+    """What the rules of FILE (default: those of the settings) would have told on stored data; sends nothing."""
+    from pipeline.alerts.commands import replay
+    from pipeline.alerts.rules.load import load
+    from pipeline.base.clock import iso
+    from pipeline.cli.console import progress_bar
+
+    wanted = load(file or settings.alerts.rules_file)
+    end_ms = to_ms or time.time_ns() // 1_000_000
+    with surroundings(settings, need_store=True) as (_, _, store), progress_bar("replaying", quiet=as_json) as advance:
+        found = replay(
+            store, wanted, from_ms, end_ms, progress=lambda at_ms: advance(at_ms - from_ms, end_ms - from_ms)
+        )
+    if as_json:
+        told = [{**vars(one), "at": iso(one.at_ms)} for one in found]
+        print_json({"transitions": told, "count": len(found)})
+        return
+    for one in found:
+        click.echo(f"{iso(one.at_ms)}  {one.to_state:<8}  {one.severity:<8}  {one.rule}: {one.message}")
+    click.echo(f"{len(found)} transitions of {len(wanted)} rules")
+
+
+@cli.group()
+def alerts() -> None:
+    """Alerts now, silences, channels."""
+
+
+@command(group=alerts, name="ls")
+@click.option("--state", "states", multiple=True, type=click.Choice(["pending", "firing", "resolved"]))
+@JSON
+def alerts_ls(settings: config.Settings, states: tuple[str, ...], as_json: bool) -> None:
+    """Alerts that are not inactive, and silences."""
+    from pipeline.alerts.commands import list_alerts, list_silences
+    from pipeline.base.redis_link import RedisLink
+    from pipeline.cli.console import print_rows
+
+    link = RedisLink.open(settings)
+    found = list_alerts(settings, link, states=states or ("pending", "firing"))
+    silences = [silence.shown() for silence in list_silences(settings, link)]
+    if as_json:
+        print_json({"alerts": found, "silences": silences})
+        return
+    print_rows(found, "no alerts")
+    if silences:
+        click.echo("\nsilences")
+        print_rows(silences, "")
+
+
+@command(group=alerts, name="silence")
+@click.argument("matchers", nargs=-1)
+@click.option("--for", "duration", default="1h", show_default=True, help="How long: 30m, 2h, 1d.")
+@click.option("--comment", default="", help="Why.")
+@click.option("--end", "ended", metavar="ID", help="End a silence instead.")
+@JSON
+def alerts_silence(
+    settings: config.Settings, matchers: tuple[str, ...], duration: str, comment: str, ended: str | None, as_json: bool
+) -> None:
+    """Hold notifications back: MATCHERS such as rule=high_failure_rate test_suite=~'auth.*'."""
+    import getpass
+
+    from pipeline.alerts.commands import end_silence, silence
+    from pipeline.alerts.rules.durations import parse_ms
+    from pipeline.base.redis_link import RedisLink
+
+    link = RedisLink.open(settings)
+    if ended is not None:
+        if not end_silence(settings, link, ended):
+            raise UsageError(f"there is no silence {ended!r}")
+        show({"ended": ended}, as_json)
+        return
+    if not matchers:
+        raise UsageError("name what to silence, for example rule=high_failure_rate")
+    made = silence(settings, link, matchers, parse_ms(duration), comment=comment, created_by=getpass.getuser())
+    show(made.shown(), as_json)
+
+
+@command(group=alerts, name="test")
+@click.argument("channel")
+@JSON
+def alerts_test(settings: config.Settings, channel: str, as_json: bool) -> None:
+    """Send a notification that says it is a test to CHANNEL, a name in alerts.channels."""
+    from pipeline.alerts.commands import test_channel
+
+    test_channel(settings, channel)
+    show({"channel": channel, "delivered": True}, as_json)

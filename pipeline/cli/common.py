@@ -1,0 +1,135 @@
+"""What the commands share: the group, settings, ways to open the surroundings, ways to print."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from pipeline import __version__
+from pipeline.base import config, log
+from pipeline.base.errors import Outage, UsageError
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+
+class Moment(click.ParamType[int]):
+    """A time: ISO-8601 (UTC unless it has a zone) or a span back from now such as 90m, 6h, 2d."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+        if value[:-1].isdigit() and value[-1:] in units:
+            return int((time.time() - int(value[:-1]) * units[value[-1]]) * 1000)
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither an ISO-8601 time nor a span such as 6h", param, ctx)
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pipeline")
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Settings file; also PIPELINE_CONFIG.")
+@click.pass_context
+def cli(context: click.Context, path: Path | None) -> None:
+    """Metrics of browser tests: from a Redis list into ClickHouse, exactly once, and on to alerts."""
+    context.obj = path
+
+
+def command(*, group: click.Group | None = None, **attributes: Any) -> Callable[[Callable[..., None]], click.Command]:
+    """A command that gets the settings as its first argument."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @click.pass_context
+        @wraps(function)
+        def with_settings(context: click.Context, /, *arguments: Any, **options: Any) -> None:
+            settings = config.load(context.find_root().obj)
+            log.configure(settings.log)
+            function(settings, *arguments, **options)
+
+        return (group or cli).command(**attributes)(with_settings)
+
+    return decorate
+
+
+@contextmanager
+def surroundings(settings: config.Settings, *, need_store: bool = False) -> Iterator[tuple[Any, Any, Any]]:
+    """Redis, the buffers, and ClickHouse for reading; the store is None when it is away and not needed."""
+    from pipeline.base.redis_link import RedisLink
+    from pipeline.buffer.buffer import open_buffers
+    from pipeline.store.client import Store
+
+    link = RedisLink.open(settings)
+    store: Store | None = None
+    try:
+        store = Store.open(settings, role="reader")
+    except Outage:
+        if need_store:
+            raise
+    try:
+        yield link, open_buffers(settings, link), store
+    finally:
+        if store is not None:
+            store.close()
+        link.close()
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """SIGTERM and SIGINT set the event; a second one ends the process at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: Any) -> None:
+        if stop.is_set():
+            sys.exit(128 + number)
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """The two sides of NAME=VALUE. Raises ``UsageError``."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--param takes NAME=VALUE, not {text!r}")
+    return name, value
+
+
+def show(facts: dict[str, Any], as_json: bool) -> None:
+    """Facts for people, or as JSON."""
+    from pipeline.cli.console import print_facts
+
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def fail(sentence: str, code: int) -> NoReturn:
+    """Say it in one sentence on stderr, and end."""
+    click.echo(f"pipeline: {sentence}", err=True)
+    sys.exit(code)

@@ -1,0 +1,219 @@
+"""What people see in a terminal. Facts go to stdout; progress goes to stderr, and only when that is a terminal."""
+
+from __future__ import annotations
+
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.deliver.dead_letters import Letter
+from pipeline.operate.audit import Report
+from pipeline.operate.doctor import Finding
+from pipeline.operate.status import Status
+
+_COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
+_WIDE = 200
+"""Columns assumed where no terminal tells: lines in a pipe must not be broken."""
+
+_MAX_CELL = 60
+_LEVELS = {
+    "rows": ("not stored yet", "{:,.0f}", "high_water_rows"),
+    "age_s": ("the oldest of it", "{:,.1f} s", "high_water_age_s"),
+    "memory_pct": ("redis is full to", "{:.1f} %", "high_water_memory_pct"),
+}
+"""How the levels of the buffer are shown: name, value, and the setting that is the mark."""
+
+
+def stdout() -> Console:
+    """The console for facts; without colours and breaks where it is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+
+
+@contextmanager
+def progress_bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr; the function it gives is called with (done, total)."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda _done, _total: None
+        return
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """One fact a line."""
+    table = _plain_table()
+    for name, value in facts.items():
+        table.add_row(name, _shown(value))
+    stdout().print(table)
+
+
+def print_status(status: Status) -> None:
+    """The whole status, once."""
+    stdout().print(status_table(status))
+
+
+def live_status(gather: Callable[[], Status], interval_s: float) -> None:
+    """The status again and again, with rates, until q or Ctrl-C."""
+    console = Console()
+    before, at = gather(), time.monotonic()
+    with Live(status_table(before), console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        while not quit_pressed(interval_s):
+            status, now = gather(), time.monotonic()
+            seconds = max(now - at, 1e-9)
+            rates = {
+                "stored": (status.books.stored - before.books.stored) / seconds,
+                "sealed": (status.books.sealed - before.books.sealed) / seconds,
+                "dead_lettered": (status.books.dead_lettered - before.books.dead_lettered) / seconds,
+            }
+            live.update(status_table(status, rates), refresh=True)
+            before, at = status, now
+
+
+def status_table(status: Status, rates: dict[str, float] | None = None) -> Table:
+    """A status as a table; with ``rates`` (rows a second by name) a third column."""
+    table = _plain_table(columns=3)
+    for name, value in status.books.as_dict().items():
+        rate = f"{rates[name]:,.0f}/s" if rates and name in rates else ""
+        style = "red" if name == "unaccounted" and value else ""
+        table.add_row(name, Text(f"{value:,}", style=style), rate)
+    for level in status.highest():
+        name, form, setting = _LEVELS[level.name]
+        style = "red" if level.is_passed else ""
+        of_mark = f"{level.pct:,.0f} % of buffer.{setting}"
+        table.add_row(*(Text(text, style=style) for text in (name, form.format(level.value), of_mark)))
+    table.add_row("minutes to roll up", f"{status.dirty_minutes:,}", "")
+    table.add_row("redis memory", f"{status.redis_memory_bytes / 1048576:,.1f} MiB", "")
+    if status.rows is not None:
+        age = "" if status.newest_row_age_s is None else f"newest {status.newest_row_age_s} s ago"
+        table.add_row("rows in ClickHouse", f"{status.rows:,}", age)
+        table.add_row("open dead letters", f"{status.dead_letters_open:,}", "")
+        table.add_row("alerts firing", Text(f"{status.firing}", style="red" if status.firing else ""), "")
+    for service in status.services:
+        table.add_row("running", service["name"], service.get("role", ""))
+    if not status.services:
+        table.add_row("running", Text("no service: items wait in Redis", style="yellow"), "")
+    for trouble in status.trouble:
+        table.add_row(Text("trouble", style="red"), Text(trouble, style="red"), "")
+    return table
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """The doctor's findings, each that is not well with its fix, and the sum of them."""
+    table = _plain_table(columns=3)
+    for finding in findings:
+        table.add_row(Text(finding.level, style=_COLOURS[finding.level]), finding.check, Text(finding.seen))
+        if finding.fix:
+            table.add_row("", "", Text(f"fix: {finding.fix}", style="bold"))
+    console = stdout()
+    console.print(table)
+    levels = [finding.level for finding in findings]
+    warned = f", {levels.count('warn')} to be warned of" if "warn" in levels else ""
+    if "bad" in levels:
+        console.print(Text(f"{levels.count('bad')} bad{warned}: a promise cannot be kept", style="red"))
+    else:
+        console.print(Text(f"nothing bad{warned}", style="yellow" if warned else "green"))
+
+
+def print_audit(report: Report) -> None:
+    """The books, what was checked, and what is wrong."""
+    console = stdout()
+    table = _plain_table()
+    for name, value in report.books.as_dict().items():
+        table.add_row(name, f"{value:,}")
+    table.add_row("chunks checked", f"{report.chunks:,} ({report.scope})")
+    for name in ("missing", "duplicated", "altered", "unknown"):
+        value = getattr(report, name)
+        table.add_row(name, Text(f"{value:,}", style="red" if value else ""))
+    console.print(table)
+    for finding in report.findings:
+        console.print(Text(f"{finding.kind}: {finding.where}: {finding.detail}", style="red"))
+    if report.ok:
+        console.print(Text("the books balance", style="green"))
+    else:
+        console.print(Text("the books do not balance", style="red"))
+
+
+def print_letters(letters: Sequence[Letter]) -> None:
+    """Dead letters, one a line."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "reason", "detail", "attempts", "mark", "payload"):
+        table.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=_MAX_CELL)
+    for letter in letters:
+        payload = letter.payload.decode("utf-8", "backslashreplace").replace("\n", " ")
+        cells = (letter.name, letter.reason, letter.detail, str(letter.attempts), letter.mark, payload)
+        table.add_row(*(Text(cell) for cell in cells))
+    stdout().print(table if letters else "no dead letters")
+
+
+def print_rows(rows: Sequence[dict[str, Any]], nothing: str) -> None:
+    """Records with the same fields, one a line."""
+    if not rows:
+        stdout().print(nothing)
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_shown(value)) for value in row.values()))
+    stdout().print(table)
+
+
+def print_table(result: pa.Table) -> None:
+    """A query's result."""
+    table = Table(box=None, pad_edge=False)
+    for name, kind in zip(result.column_names, result.schema.types, strict=True):
+        numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in result.to_pylist(maps_as_pydicts="strict"):
+        table.add_row(*(Text(_shown(value)) for value in row.values()))
+    stdout().print(table if result.num_rows else "no rows")
+
+
+def _plain_table(columns: int = 2) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for _ in range(columns):
+        table.add_column(overflow="fold")
+    return table
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat(sep=" ")).replace("+00:00", "")
+    return str(value)
+
+
+def quit_pressed(wait_s: float) -> bool:
+    """Wait; True when q came in meanwhile. Without a terminal to read keys from, only wait."""
+    if not sys.stdin.isatty():
+        time.sleep(wait_s)
+        return False
+    import termios
+    import tty
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setcbreak(descriptor)
+        ready, _, _ = select.select([sys.stdin], [], [], wait_s)
+        return bool(ready) and sys.stdin.read(1) in "qQ"
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

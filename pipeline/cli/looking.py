@@ -1,0 +1,132 @@
+"""Commands that look: status, top, tap, doctor, audit, query."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from pipeline.base import config
+from pipeline.cli.common import JSON, command, pair, print_json, stopping, surroundings
+
+
+@command()
+@JSON
+def status(settings: config.Settings, as_json: bool) -> None:
+    """Depth, rates, lag and the ledger. Exit 1 when something is in trouble."""
+    from pipeline.cli.console import print_status
+
+    with surroundings(settings) as (link, buffers, store):
+        from pipeline.operate.status import gather
+
+        found = gather(settings, link, buffers, store)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        print_status(found)
+    if found.trouble:
+        sys.exit(1)
+
+
+@command()
+@click.option(
+    "--interval", "interval_s", type=click.FloatRange(min=0.2), default=1.0, show_default=True, help="Seconds."
+)
+def top(settings: config.Settings, interval_s: float) -> None:
+    """A live view of the pipeline; q or Ctrl-C ends it."""
+    from pipeline.cli.console import live_status
+    from pipeline.operate.status import gather
+
+    with surroundings(settings) as (link, buffers, store):
+        live_status(lambda: gather(settings, link, buffers, store), interval_s)
+
+
+@command()
+@click.option("--count", type=click.IntRange(min=1), help="End after this many.")
+@click.option("--grep", default="", help="Only items that contain this text.")
+def tap(settings: config.Settings, count: int | None, grep: str) -> None:
+    """A sample of what flows by, one item a line; consumes nothing."""
+    from pipeline.base.redis_link import RedisLink
+    from pipeline.buffer.buffer import open_buffers
+
+    buffers = open_buffers(settings, RedisLink.open(settings))
+    shown = 0
+    wanted = grep.encode()
+    with stopping() as stop:
+        last: list[list[bytes]] = [[] for _ in buffers]
+        while not stop.is_set():
+            for index, buffer in enumerate(buffers):
+                newest = buffer.peek(10)
+                for item in reversed([item for item in newest if item not in last[index] and wanted in item]):
+                    click.echo(item.decode("utf-8", "backslashreplace"))
+                    shown += 1
+                    if count is not None and shown >= count:
+                        return
+                last[index] = newest or last[index]
+            stop.wait(0.02)
+
+
+@command()
+@JSON
+def doctor(settings: config.Settings, as_json: bool) -> None:
+    """Checks of the surroundings, each finding with its fix. Exit 1 when a promise cannot be kept."""
+    from pipeline.cli.console import print_findings
+    from pipeline.operate.doctor import examine
+    from pipeline.operate.service import open_for_doctor
+
+    link, store, opening = open_for_doctor(settings)
+    try:
+        findings = [*opening, *examine(settings, link, store)]
+    finally:
+        for opened in (store, link):
+            if opened is not None:
+                opened.close()
+    if as_json:
+        print_json({"ok": all(f.level != "bad" for f in findings), "findings": [vars(f) for f in findings]})
+    else:
+        print_findings(findings)
+    if any(finding.level == "bad" for finding in findings):
+        sys.exit(1)
+
+
+@command()
+@click.option("--full", is_flag=True, help="Every chunk still kept, not only what is new since the last audit.")
+@JSON
+def audit(settings: config.Settings, full: bool, as_json: bool) -> None:
+    """Prove that the books balance: every sealed item is stored, dead-lettered or in flight, once. Exit 1 if not."""
+    from pipeline.cli.console import print_audit
+    from pipeline.operate.audit import audit as check
+
+    with surroundings(settings, need_store=True) as (_, buffers, store):
+        report = check(store, buffers, full=full, now_ms=time.time_ns() // 1_000_000)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print_audit(report)
+    if not report.ok:
+        sys.exit(1)
+
+
+@command()
+@click.argument("sql")
+@click.option("--format", "output", default="", help="A ClickHouse format such as CSVWithNames; default: a table.")
+@click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="Fills {NAME:Type} in the query.")
+@JSON
+def query(settings: config.Settings, sql: str, output: str, parameters: tuple[str, ...], as_json: bool) -> None:
+    """Ask ClickHouse: SQL, or the name of a query in sql/queries.sql. Read-only."""
+    from pipeline.base import resources
+    from pipeline.cli.console import print_table
+
+    named = resources.queries()
+    text = named[sql].sql if sql in named else sql
+    values = dict(pair(parameter) for parameter in parameters)
+    with surroundings(settings, need_store=True) as (_, _, store):
+        if output:
+            sys.stdout.buffer.write(store.raw(text, values, output))
+            return
+        table = store.query(text, values)
+    if as_json:
+        print_json({"rows": table.to_pylist(maps_as_pydicts="strict"), "row_count": table.num_rows})
+    else:
+        print_table(table)

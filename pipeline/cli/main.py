@@ -1,0 +1,42 @@
+"""The command ``pipeline``: asks the parts questions and prints the answers.
+
+Exit 0: done. 1: trouble was found. 2: wrong use, said in one sentence. With ``--json`` one JSON object
+goes to stdout and nothing else does; logs and progress go to stderr. The commands themselves stand in
+``pipeline.cli``; importing a module there adds its commands to ``cli``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import click
+
+from pipeline.base.errors import PipelineError, UsageError
+from pipeline.cli import alerting, letters, looking, measuring, running, setup
+from pipeline.cli.common import cli, fail
+
+__all__ = ["alerting", "cli", "letters", "looking", "main", "measuring", "running", "setup"]
+
+
+def main() -> NoReturn:
+    """Run the command line; errors become exit codes."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except UsageError as error:
+        fail(str(error), 2)
+    except PipelineError as error:
+        fail(str(error), 1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Commands that run: demo, the service, its parts, and push."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from pipeline.base import config, log
+from pipeline.base.errors import UsageError
+from pipeline.cli.common import JSON, Moment, command, fail, print_json, show, stopping
+
+
+@command()
+@click.option("--seconds", type=click.FloatRange(min=1), help="End after this long, with a summary.")
+@click.option(
+    "--rate", type=click.FloatRange(min=1, max=200_000), default=2000, show_default=True, help="Metrics a second."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="The simulated platform is a function of it.")
+@JSON
+def demo(settings: config.Settings, seconds: float | None, rate: float, seed: int, as_json: bool) -> None:
+    """The whole pipeline on its embedded engines, with a simulated platform pushing metrics."""
+    from pipeline.demo.demo import run_demo
+
+    if not as_json and sys.stderr.isatty():
+        # The live view tells of alerts; lines of log would push it off the screen.
+        log.configure(settings.log.model_copy(update={"level": "error"}))
+    summary = run_demo(settings, seconds=seconds, rate=rate, seed=seed, quiet=as_json)
+    show(summary, as_json)
+    if summary["unaccounted"]:
+        sys.exit(1)
+
+
+@command()
+def run(settings: config.Settings) -> None:
+    """The service: drainer, schedule, HTTP. SIGTERM drains what is claimed and ends; SIGHUP reads the rules again."""
+    from pipeline.operate.service import run_service
+
+    with stopping() as stop:
+        run_service(settings, stop)
+
+
+@command()
+@click.option("--until-empty", is_flag=True, help="End when buffer and segments are empty.")
+@JSON
+def drain(settings: config.Settings, until_empty: bool, as_json: bool) -> None:
+    """The drainer alone."""
+    from pipeline.operate.service import run_drainer
+
+    with stopping() as stop:
+        summary = run_drainer(settings, stop, until_empty=until_empty)
+    if as_json:
+        print_json(summary)
+    else:
+        click.echo(
+            f"stored {summary['stored']:,} rows, {summary['dead_lettered']:,} refused; waiting {summary['waiting']:,}"
+        )
+
+
+@command()
+@click.option("--from", "from_ms", type=Moment(), help="Rebuild from here: ISO-8601, or back from now such as 6h.")
+@click.option("--to", "to_ms", type=Moment(), help="Rebuild up to here; default now.")
+@JSON
+def rollup(settings: config.Settings, from_ms: int | None, to_ms: int | None, as_json: bool) -> None:
+    """Roll up what is due now, or rebuild a range; an interrupted rebuild goes on where it stopped."""
+    from pipeline.cli.console import progress_bar
+    from pipeline.operate.service import run_rollup
+
+    if to_ms is not None and from_ms is None:
+        raise UsageError("--to needs --from")
+    with progress_bar("rebuilding windows", quiet=as_json) as advance:
+        facts = run_rollup(settings, from_ms, to_ms, advance)
+    show(facts, as_json)
+
+
+@command()
+@click.argument("file", type=click.File("rb"), default="-")
+@click.option("--format", "kind", type=click.Choice(["ndjson", "junit", "playwright", "lighthouse"]), default="ndjson")
+@click.option("--suite", default="", help="test_suite of metrics that name none.")
+@click.option("--environment", default="", help="environment of metrics that name none.")
+@click.option("--browser", default="", help="browser of metrics that name none.")
+@JSON
+def push(
+    settings: config.Settings, file: Any, kind: str, suite: str, environment: str, browser: str, as_json: bool
+) -> None:
+    """Send metrics from FILE or stdin to the buffer."""
+    from pipeline.client import importers
+    from pipeline.client.producer import MetricsClient
+
+    defaults = {"test_suite": suite, "environment": environment, "browser": browser}
+    defaults = {name: value for name, value in defaults.items() if value}
+    now_ms = time.time_ns() // 1_000_000
+    with MetricsClient(settings=settings, key=settings.buffer.keys[0], room_timeout_s=60, quiet=True) as client:
+        offered = 0
+        for metric in importers.read(kind, file, now_ms=now_ms, defaults=defaults):
+            offered += 1
+            if isinstance(metric, bytes):
+                client.push_raw(metric)
+            else:
+                client.push_many([metric])
+        client.flush(60)
+        stats = client.stats()
+    facts = {"offered": offered, "pushed": stats.pushed, "dropped": offered - stats.pushed}
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(f"pushed {stats.pushed:,} of {offered:,} metrics to {settings.buffer.keys[0]}")
+    if stats.pushed < offered:
+        fail(f"{offered - stats.pushed} metrics were not pushed: {client.trouble or 'Redis did not confirm them'}", 1)

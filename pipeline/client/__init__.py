@@ -1,0 +1,1 @@
+"""What other teams install: the client, the importers and the pytest plugin."""

@@ -1,0 +1,1 @@
+"""Items (bytes) to Arrow columns, checked on the way."""

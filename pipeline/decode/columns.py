@@ -1,0 +1,172 @@
+"""Reads a chunk of items into Arrow columns without touching single rows in Python.
+
+Compiled loops (``scan``) read every item they are certain of; all others go to the careful
+``metric.decode``, one by one. Nothing is refused here: refusing is ``decode``'s alone, so a row
+means the same on either way, which tests hold over any bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.decode import scan
+from pipeline.decode.items import Items
+from pipeline.metric import DIMENSIONS, Limits, Metric, Refusal, decode
+
+Ints = npt.NDArray[np.int64]
+
+MAX_JOINED_BYTES = 1 << 28
+"""More than this is read in halves: Arrow's text offsets have 31 bits, and everything is copied once."""
+
+TEXT = pa.dictionary(pa.int32(), pa.string())
+TAGS = pa.map_(pa.string(), pa.string())
+COLUMNS = pa.schema(
+    [
+        pa.field("timestamp", pa.timestamp("ms", tz="UTC")),
+        *(pa.field(name, TEXT) for name in DIMENSIONS),
+        pa.field("value", pa.float64()),
+        pa.field("tags", TAGS),
+        pa.field("position", pa.uint32()),
+    ]
+)
+"""What ``decode_chunk`` returns: the columns of ``metrics`` that the item and its place determine."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A chunk, read: the accepted rows (schema ``COLUMNS``) and the refused positions with their reasons."""
+
+    rows: pa.Table
+    refusals: list[tuple[int, Refusal]]
+
+
+def prepare() -> None:
+    """Compile what numba does not have in its cache yet: some seconds, once after an installation."""
+    item = b'{"timestamp":0,"metric_type":"duration","value":1,"tags":{"a":"b"}}'
+    scan.split_replies(0, 0, 0, np.zeros(0, np.int64), np.zeros(0, np.int64), 0, 0)
+    decode_chunk([item], np.zeros(1, np.int64), 0, Limits())
+
+
+def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, limits: Limits) -> Decoded:
+    """Read ``items`` (all of one segment); ``positions[i]`` is the place of ``items[i]`` in it.
+
+    Same rows, same refusals and same reasons as ``metric.decode`` item by item.
+    """
+    if not len(items):
+        return Decoded(COLUMNS.empty_table(), [])
+    items = Items.of(items)
+    if items.ends[-1] - items.starts[0] > MAX_JOINED_BYTES and len(items) > 1:
+        half = len(items) // 2
+        newer = decode_chunk(items[:half], positions[:half], sealed_at_ms, limits)
+        older = decode_chunk(items[half:], positions[half:], sealed_at_ms, limits)
+        return Decoded(_one_table([newer.rows, older.rows]), newer.refusals + older.refusals)
+    rows, table = _scan(items, positions, sealed_at_ms, limits)
+    if len(rows) == len(items):
+        return Decoded(table, [])
+    rest = np.ones(len(items), np.bool_)
+    rest[rows] = False
+    careful, refusals = _read_carefully(items, np.flatnonzero(rest), positions, sealed_at_ms, limits)
+    return Decoded(_one_table([part for part in (table, careful) if part.num_rows]), refusals)
+
+
+def _scan(items: Items, positions: Ints, sealed_at_ms: int, limits: Limits) -> tuple[Ints, pa.Table]:
+    """The indexes of the items that the compiled loops are certain of, and their columns."""
+    first = items.starts[0]
+    # A copy: escapes are resolved in place, and whoever reads an item after that needs it as it was sent.
+    buffer = items.data[first : items.ends[-1] + 1 + scan.PADDING].copy()
+    starts, ends = items.starts - first, items.ends - first
+    # An object of scalars with tags is two levels deep.
+    eligible = (ends - starts <= limits.max_item_bytes) & (limits.max_depth >= 2)
+    if buffer.max() >= 0x80 and not _is_utf8(buffer[: ends[-1]]):
+        eligible &= ~np.logical_or.reduceat(buffer >= 0x80, starts)
+    (
+        rows, timestamps, values, inexact, value_starts, value_lengths,
+        codes, entry_counts, entry_starts, entry_lengths, tag_counts, tag_codes, tag_starts, tag_lengths,
+    ) = scan.scan_items(
+        buffer.ctypes.data, starts, ends, eligible, scan.NAMES.ctypes.data,
+        sealed_at_ms - limits.retention_ms, sealed_at_ms + limits.future_ms,
+    )  # fmt: skip
+    if not len(rows):
+        return rows, COLUMNS.empty_table()
+    if inexact.any():
+        rounded = _texts(buffer, value_starts[inexact], value_lengths[inexact]).cast(pa.float64())
+        values[inexact] = rounded.to_numpy()
+    dictionaries = [
+        _texts(buffer, entry_starts[column, :count], entry_lengths[column, :count])
+        for column, count in enumerate(entry_counts.tolist())
+    ]
+    columns = [
+        pa.array(timestamps).cast(pa.timestamp("ms", tz="UTC")),
+        *(
+            pa.DictionaryArray.from_arrays(pa.array(code), texts)
+            for code, texts in zip(codes, dictionaries[:-1], strict=True)
+        ),
+        pa.array(values),
+        pa.MapArray.from_arrays(
+            pa.array(np.concatenate([np.zeros(1, np.int32), np.cumsum(tag_counts, dtype=np.int32)])),
+            dictionaries[-1].take(pa.array(tag_codes)),
+            _texts(buffer, tag_starts, tag_lengths),
+        ),
+        pa.array(positions[rows].astype(np.uint32)),
+    ]
+    finite = np.isfinite(values)
+    table = pa.Table.from_arrays(columns, schema=COLUMNS)
+    if not finite.all():
+        return rows[finite], table.filter(pa.array(finite))
+    return rows, table
+
+
+def _texts(buffer: npt.NDArray[np.uint8], starts: Ints, lengths: Ints) -> pa.StringArray:
+    offsets, texts = scan.gather(buffer.ctypes.data, starts, lengths)
+    return pa.StringArray.from_buffers(len(starts), pa.py_buffer(offsets), pa.py_buffer(texts))
+
+
+def _is_utf8(buffer: npt.NDArray[np.uint8]) -> bool:
+    try:
+        buffer.tobytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _read_carefully(
+    items: Sequence[bytes], rows: Ints, positions: Ints, sealed_at_ms: int, limits: Limits
+) -> tuple[pa.Table, list[tuple[int, Refusal]]]:
+    metrics: list[Metric] = []
+    kept: list[int] = []
+    refusals: list[tuple[int, Refusal]] = []
+    for row in rows.tolist():
+        position = int(positions[row])
+        metric = decode(items[row], sealed_at_ms, limits)
+        if isinstance(metric, Refusal):
+            refusals.append((position, metric))
+        else:
+            metrics.append(metric)
+            kept.append(position)
+    if not metrics:
+        return COLUMNS.empty_table(), refusals
+    columns = [
+        pa.array([metric.timestamp_ms for metric in metrics], pa.int64()).cast(pa.timestamp("ms", tz="UTC")),
+        *(
+            pa.array([getattr(metric, name) for metric in metrics], pa.string()).dictionary_encode()
+            for name in DIMENSIONS
+        ),
+        pa.array([metric.value for metric in metrics], pa.float64()),
+        pa.array([list(metric.tags.items()) for metric in metrics], TAGS),
+        pa.array(kept, pa.uint32()),
+    ]
+    return pa.Table.from_arrays(columns, schema=COLUMNS), refusals
+
+
+def _one_table(tables: list[pa.Table]) -> pa.Table:
+    """One table of one chunk per column, so that an insert is one block."""
+    if not tables:
+        return COLUMNS.empty_table()
+    if len(tables) == 1:
+        return tables[0]
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()

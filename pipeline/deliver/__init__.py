@@ -1,0 +1,1 @@
+"""Delivery, exactly once: the drainer, spilling, the ledger, dead letters."""

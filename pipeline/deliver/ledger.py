@@ -1,0 +1,203 @@
+"""The ledger: what each acknowledged chunk put where, and a digest of the rows as the drainer decoded them.
+
+The digest is a sum over rows, so it does not depend on their order, and every row is weighted
+by its position, so that a row deleted, doubled, altered or swapped with another changes it. It is
+computed here from Arrow columns and in ClickHouse by ``DIGEST_SQL``; both must agree, which is how
+``audit`` knows that what was decoded is what is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.base import failpoints
+from pipeline.base.redis_link import outages
+from pipeline.buffer.buffer import Buffer, Chunk
+from pipeline.metric import DIMENSIONS
+from pipeline.store.client import Store
+
+Words = npt.NDArray[np.uint64]
+
+# Odd 64-bit constants (the golden ratio's fraction, multiplied on): odd so that no information is
+# lost modulo 2^64, unrelated so that values cannot trade places between columns.
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+_FACTORS = {
+    name: (_GOLDEN * (2 * index + 1)) & _MASK | 1 for index, name in enumerate(("timestamp", "value", *DIMENSIONS))
+}
+_TAG_NAME, _TAG_VALUE = ((_GOLDEN * k) & _MASK | 1 for k in (101, 103))
+
+DIGEST_SQL = (
+    "sum((toUInt64(toUnixTimestamp64Milli(timestamp)) * {timestamp} + reinterpretAsUInt64(value) * {value}".format(
+        **{name: f"toUInt64('{_FACTORS[name]}')" for name in ("timestamp", "value")}
+    )
+    + "".join(f" + toUInt64(CRC32({name})) * toUInt64('{_FACTORS[name]}')" for name in DIMENSIONS)
+    + " + arraySum(arrayMap((name, text) -> "
+    f"(toUInt64(CRC32(name)) + (name = '')) * toUInt64('{_TAG_NAME}') * "
+    f"(toUInt64(CRC32(text)) * toUInt64('{_TAG_VALUE}') + 1), "
+    "mapKeys(tags), mapValues(tags)))"
+    ") * (2 * toUInt64(position) + 1))"
+)
+"""ClickHouse's side of ``digest``: an aggregate over rows of ``metrics``."""
+
+
+FLUSH_RECORDS = 1_000
+
+SETTLED_MS = 5_000
+"""Younger records stay in Redis. A power cut that takes back a seal so takes its records too, and the audit sees rows
+of a segment that nobody knows; in the table they would vouch for rows whose items came again."""
+
+_LEDGER = {
+    "segment": pa.string(),
+    "chunk": pa.uint32(),
+    "chunk_rows": pa.uint32(),
+    "rows": pa.uint32(),
+    "stored": pa.uint32(),
+    "dead_lettered": pa.uint32(),
+    "digest": pa.uint64(),
+    "sealed_at": pa.int64(),
+    "acked_at": pa.int64(),
+    "min_timestamp": pa.int64(),
+    "max_timestamp": pa.int64(),
+}
+
+
+def digest(rows: pa.Table) -> int:
+    """The digest of decoded rows (schema ``columns.COLUMNS``), an unsigned 64-bit number; 0 for no rows."""
+    if not rows.num_rows:
+        return 0
+    total = rows["timestamp"].cast(pa.int64()).to_numpy().view(np.uint64) * np.uint64(_FACTORS["timestamp"])
+    total += rows["value"].to_numpy().view(np.uint64) * np.uint64(_FACTORS["value"])
+    for name in DIMENSIONS:
+        column = _one(rows[name])
+        hashes = _crc32(column.dictionary) * np.uint64(_FACTORS[name])
+        total += hashes[column.indices.to_numpy()] if len(hashes) > 1 else hashes[0]
+    total += _tag_hashes(_one(rows["tags"]), rows.num_rows)
+    total *= rows["position"].to_numpy().astype(np.uint64) * np.uint64(2) + np.uint64(1)
+    return int(total.sum(dtype=np.uint64))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One acknowledged chunk: what went where. Times in epoch milliseconds."""
+
+    segment: str
+    chunk: int
+    chunk_rows: int
+    rows: int
+    stored: int
+    dead_lettered: int
+    digest: int
+    sealed_at: int
+    min_timestamp: int
+    max_timestamp: int
+    acked_at: int = 0
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What the ledger keeps of a chunk's rows. Times in epoch milliseconds, minutes in epoch seconds, ascending."""
+
+    digest: int
+    min_timestamp: int
+    max_timestamp: int
+    minutes: list[int]
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> Tally:
+        """Tally decoded rows (schema ``columns.COLUMNS``)."""
+        if not rows.num_rows:
+            return cls(0, 0, 0, [])
+        stamps = rows["timestamp"].cast(pa.int64()).to_numpy()
+        minutes: list[int] = (np.unique(stamps // 60_000) * 60).tolist()
+        return cls(digest(rows), int(stamps.min()), int(stamps.max()), minutes)
+
+
+def record(chunk: Chunk, tally: Tally, *, stored: int, dead_lettered: int) -> str:
+    """A chunk's record as JSON; the ack appends its own time to it."""
+    fields = asdict(
+        Record(
+            segment=chunk.segment,
+            chunk=chunk.number,
+            chunk_rows=chunk.chunk_rows,
+            rows=chunk.rows,
+            stored=stored,
+            dead_lettered=dead_lettered,
+            digest=tally.digest,
+            sealed_at=chunk.sealed_at_ms,
+            min_timestamp=tally.min_timestamp,
+            max_timestamp=tally.max_timestamp,
+        )
+    )
+    del fields["acked_at"]
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def pending_records(buffer: Buffer, most: int = 100_000) -> list[Record]:
+    """Records of acknowledged chunks that are not in the ``ledger`` table yet, the oldest first."""
+    with outages():
+        texts = buffer.client.lrange(buffer.keys.acked, -most, -1)
+    return [_parse(text) for text in reversed(texts)]
+
+
+def flush(buffer: Buffer, store: Store, *, settled_ms: int = SETTLED_MS) -> int:
+    """Move the records of acknowledged chunks from Redis to the ``ledger`` table; the number of them.
+
+    A record is removed from Redis only after its row stands; a crash in between writes the row again,
+    and the table keeps one of both.
+    """
+    moved = 0
+    while True:
+        with outages():
+            seconds, microseconds = buffer.client.time()
+            texts = buffer.client.lrange(buffer.keys.acked, -FLUSH_RECORDS, -1)
+        newest_ms = seconds * 1000 + microseconds // 1000 - settled_ms
+        texts = [text for text in texts if _parse(text).acked_at <= newest_ms]
+        if not texts:
+            return moved
+        records = [asdict(_parse(text)) for text in texts]
+        columns = {name: pa.array([fields[name] for fields in records], kind) for name, kind in _LEDGER.items()}
+        for name in ("sealed_at", "acked_at", "min_timestamp", "max_timestamp"):
+            columns[name] = columns[name].cast(pa.timestamp("ms", tz="UTC"))
+        columns["buffer"] = pa.array([buffer.key] * len(records), pa.string())
+        # Sealed days apart, the records fall into many partitions; one insert may touch only so many.
+        store.insert("ledger", pa.table(columns))
+        failpoints.hit("ledger.after_insert")
+        buffer.drop_acked(texts)
+        moved += len(texts)
+
+
+def _parse(text: bytes) -> Record:
+    fields, _, acked_at = text.rpartition(b" ")
+    return Record(**json.loads(fields), acked_at=int(acked_at))
+
+
+def _one(column: pa.ChunkedArray) -> Any:
+    return column.chunk(0) if column.num_chunks == 1 else column.unify_dictionaries().combine_chunks()
+
+
+def _crc32(texts: pa.Array) -> Words:
+    return np.fromiter((zlib.crc32(text.encode()) for text in texts.to_pylist()), np.uint64, len(texts))
+
+
+def _tag_hashes(tags: pa.MapArray, count: int) -> Words:
+    offsets = tags.offsets.to_numpy().astype(np.int64)
+    names = tags.keys.slice(offsets[0], offsets[-1] - offsets[0]).dictionary_encode()
+    texts = tags.items.slice(offsets[0], offsets[-1] - offsets[0]).dictionary_encode()
+    if not len(names):
+        return np.zeros(count, np.uint64)
+    # The CRC of no bytes is 0: a tag without a name would not count.
+    unnamed = pc.equal(names.dictionary, "").to_numpy(zero_copy_only=False).astype(np.uint64)
+    name_hashes = ((_crc32(names.dictionary) + unnamed) * np.uint64(_TAG_NAME))[names.indices.to_numpy()]
+    text_hashes = (_crc32(texts.dictionary) * np.uint64(_TAG_VALUE) + np.uint64(1))[texts.indices.to_numpy()]
+    running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(name_hashes * text_hashes, dtype=np.uint64)])
+    sums: Words = np.diff(running[offsets - offsets[0]])
+    return sums

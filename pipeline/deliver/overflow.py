@@ -1,0 +1,175 @@
+"""What happens when the buffer runs over: the declared rule, carried out and counted.
+
+``refuse`` leaves it to Redis: at ``maxmemory`` producers are told so, and the drainer still drains.
+``drop_oldest`` drops what waited longest, counted as ``dropped``. ``spill`` brings chunks to disk and, once
+ClickHouse answers again and the buffer is well below its mark, drains them.
+
+Both act on the marks of rows and of memory; the mark of age is alarmed and nothing else, since neither would
+make anything younger. Memory that others fill is not the buffer's to give back: then nothing is dropped, and
+nothing spilled while ClickHouse takes it.
+
+When Redis is away there is nothing to guard; when the disk is full, spilling stops with an error in the log
+and everything stays in Redis.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import redis
+
+from pipeline.base import log
+from pipeline.base.config import BufferSettings
+from pipeline.base.errors import LeaseLost, Outage, SchemaMismatch, UsageError
+from pipeline.base.redis_link import outages
+from pipeline.buffer.buffer import Books, Buffer
+from pipeline.buffer.high_water import Level, levels, memory, sealed_age_s, spilled_age_s
+from pipeline.deliver.drainer import Drainer
+from pipeline.deliver.spill import Spill
+
+_log = log.get(__name__)
+
+LOOK_EVERY_S = 0.5
+DROP_ROWS = 20_000
+"""At most this many items are dropped in one step: LTRIM holds Redis up for as long as it frees."""
+
+KEPT_SHARE = 0.1
+"""This share of the mark is kept of the newest, however much is in flight, which cannot be dropped."""
+
+SLACK_PCT = 1
+"""So much below its mark memory is brought, percent of the limit."""
+
+SAID_BELOW_PCT = 90
+"""A level is said to be below its mark again from here on, so that one that hovers is not said twice a second."""
+
+LOW_WATER = 0.5
+"""Spilled chunks are drained while less than this share of the mark lies in Redis."""
+
+DISK_PAUSE_S = 10.0
+SPILLED_AGE_EVERY_S = 10.0
+
+
+@dataclass
+class Overflow:
+    """Guards one buffer by its rule; ``spill`` is there whenever files may be, whatever the rule is now."""
+
+    buffer: Buffer
+    drainer: Drainer
+    settings: BufferSettings
+    spill: Spill
+    trouble: str = ""
+    _said: set[str] = field(default_factory=set)
+    _spilled_age: tuple[float, float] = (0.0, 0.0)
+    """When the age of what is spilled was looked up, and what it was."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Look twice a second until ``stop`` is set."""
+        while not stop.is_set():
+            try:
+                moved = self.step(stop)
+                self.trouble = self.spill.trouble
+            except Outage as outage:
+                moved, self.trouble = 0, str(outage)
+            except LeaseLost as lost:
+                # Another finished the chunk while it was written to disk; its file is a left-over.
+                moved, self.trouble = 0, ""
+                _log.info("not spilled", reason=str(lost))
+            except SchemaMismatch as mismatch:
+                moved, self.trouble = 0, str(mismatch)
+                _log.error("draining a spilled file stopped", reason=str(mismatch))
+                stop.wait(DISK_PAUSE_S)
+            except OSError as error:
+                moved, self.trouble = 0, f"spilling stopped: {error}"
+                _log.error("spilling stopped", reason=str(error))
+                stop.wait(DISK_PAUSE_S)
+            if not moved:
+                stop.wait(LOOK_EVERY_S)
+
+    def step(self, stop: threading.Event | None = None) -> int:
+        """Do what the rule asks for once; the rows moved, 0 when nothing is to be done."""
+        books = self.buffer.books()
+        held = books.waiting + books.in_flight
+        mark = self.settings.high_water_rows
+        used, limit = self._memory()
+        memory_pct = 100 * used / limit if limit else 0.0
+        age_s = self._age_s(books)
+        now = {level.name: level for level in levels(self.settings, books, age_s, memory_pct)}
+        self._tell(now.values())
+        over_rows, over_memory = now["rows"].is_passed, now["memory_pct"].is_passed
+        # A little more than is needed, or the next look would find it at the mark again.
+        excess = used - int(limit * (self.settings.high_water_memory_pct - SLACK_PCT) / 100) if over_memory else 0
+        moved = 0
+        if self.settings.overflow == "drop_oldest":
+            moved = self._drop(books, excess, used)
+        elif self.settings.overflow == "spill" and (over_rows or (over_memory and self._spilling_helps(excess, used))):
+            moved = self.spill.spill_one()
+        if moved:
+            return moved
+        on_disk = books.spilled or self.spill.files()
+        if on_disk and held < LOW_WATER * mark and not self.drainer.progress.trouble:
+            return self.spill.drain_one(stop)
+        return 0
+
+    def _age_s(self, books: Books) -> float:
+        age_s = sealed_age_s(books, time.time_ns() // 1_000_000)
+        if not books.spilled:
+            return age_s
+        at, spilled_s = self._spilled_age
+        since = time.monotonic() - at
+        if not at or since > SPILLED_AGE_EVERY_S:
+            spilled_s, since = spilled_age_s(self.buffer, time.time_ns() // 1_000_000), 0.0
+            self._spilled_age = (time.monotonic(), spilled_s)
+        return max(age_s, spilled_s + since)
+
+    def _tell(self, levels: Iterable[Level]) -> None:
+        """Each mark once when it is passed, and once when it is well below again."""
+        for level in levels:
+            if level.is_passed and level.name not in self._said:
+                self._said.add(level.name)
+                rule = self.settings.overflow
+                _log.warning(
+                    "buffer over its mark", buffer=self.buffer.key, mark=level.name, seen=str(level), rule=rule
+                )
+            elif level.name in self._said and level.pct < SAID_BELOW_PCT:
+                self._said.remove(level.name)
+                _log.info("buffer below its mark", buffer=self.buffer.key, mark=level.name)
+
+    def _drop(self, books: Books, excess: int, used: int) -> int:
+        """What is more than the mark of rows allows, or what frees ``excess`` bytes if that much waits."""
+        mark = self.settings.high_water_rows
+        keep = max(int(mark * KEPT_SHARE), mark - books.in_flight)
+        if excess > 0 and books.waiting:
+            waiting_bytes = self._bytes_of([self.buffer.key], used)
+            if excess <= waiting_bytes:
+                keep = min(keep, books.waiting - math.ceil(books.waiting * excess / waiting_bytes))
+        if keep >= books.waiting:
+            return 0
+        dropped = self.buffer.drop_oldest(keep, DROP_ROWS)
+        if dropped:
+            _log.warning("dropped the oldest", buffer=self.buffer.key, rows=dropped)
+        return dropped
+
+    def _spilling_helps(self, excess: int, used: int) -> bool:
+        """While ClickHouse is away, always; else only if what is to be stored is what fills Redis."""
+        if self.drainer.progress.trouble:
+            return True
+        with outages():
+            names: list[bytes] = self.buffer.client.zrange(self.buffer.keys.segments, 0, -1)
+        segments = [self.buffer.keys.segment(name.decode()) for name in names]
+        return excess <= self._bytes_of([self.buffer.key, *segments], used)
+
+    def _bytes_of(self, keys: list[str], used: int) -> int:
+        """What lists take in Redis, by a few samples of each; all that is used where nobody may ask."""
+        try:
+            with outages():
+                return sum(int(self.buffer.client.memory_usage(key) or 0) for key in keys)
+        except (UsageError, redis.ResponseError):
+            return used
+
+    def _memory(self) -> tuple[int, int]:
+        with outages():
+            return memory(self.buffer.client.info("memory"))

@@ -1,1 +1,0 @@
-"""From the producers to ClickHouse: push, seal, claim, write, verify, ack."""

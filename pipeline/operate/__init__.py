@@ -1,0 +1,1 @@
+"""Running it and looking at it: service, schedule, status, audit, doctor."""

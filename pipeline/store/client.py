@@ -1,0 +1,311 @@
+"""The store: everything that is said to ClickHouse goes through here, and through clickhouse-connect.
+
+The same code serves a server, a cluster and the engine inside this process. An insert is one
+Arrow body and lands as one block per partition, so that it appears whole or not at all. When
+ClickHouse is away or asks to come back later, ``StoreOutage`` is raised and the outcome of what
+was asked is in doubt; when it refuses, ``StoreRefused`` carries its error number. Nothing is
+retried here: whoever asked knows what a second attempt would do.
+"""
+
+import logging
+import math
+import re
+import threading
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import clickhouse_connect
+import pyarrow as pa
+from clickhouse_connect.driver import httputil
+from clickhouse_connect.driver.client import Client
+
+from pipeline.base.config import Settings, WebSettings
+from pipeline.base.errors import ConfigError, EngineBusy
+from pipeline.embedded import engine
+from pipeline.store.refusals import rows_at_fault, translated
+
+__all__ = ["AS_DICTIONARIES", "Store", "analyst_settings", "engine_path", "rows_at_fault"]
+
+_ROWS_UNLIMITED = 1 << 30
+
+
+def analyst_settings(web: WebSettings) -> dict[str, int | str]:
+    """Limits of a handle for people, in the order to SET them; ``readonly`` comes last and forbids any change."""
+    return {
+        "final": 1,
+        "max_execution_time": math.ceil(web.query_max_s),  # 0 would be no limit
+        "max_memory_usage": web.query_max_memory_bytes,
+        "max_result_bytes": web.query_max_memory_bytes,
+        "max_result_rows": web.query_max_result_rows,
+        "result_overflow_mode": "throw",
+        "readonly": 1,
+    }
+
+
+class Store:
+    """One handle on ClickHouse. Thread-safe: calls are serialised, so a thread that works long takes ``clone()``.
+
+    Rows come and go as Arrow. Of what ``query`` returns, LowCardinality and String columns are plain
+    strings, DateTime64 is timestamp[ms, UTC], DateTime is uint32 (epoch seconds), Map is map, Bool is bool.
+    A writer that reads many rows to number their strings ends the query with ``AS_DICTIONARIES``: from query
+    to integer codes 0.1 instead of 0.5 µs a row (11 columns). Readers' settings are fixed.
+    Tables whose rows replace each other are read as if ``FINAL`` were written everywhere.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Client],
+        database: str,
+        *,
+        cluster: str = "",
+        role: engine.Role = "writer",
+        hold: engine.Hold | None = None,
+    ) -> None:
+        self.database = database
+        self.cluster = cluster
+        self.role: engine.Role = role
+        self.hold = hold
+        self._connect = connect
+        self._lock = threading.Lock()
+        with translated(role):
+            self._client = connect()
+        self._client.database = database
+
+    @classmethod
+    def open(cls, settings: Settings, *, role: Literal["writer", "reader"] = "writer") -> "Store":
+        """Connect to ``settings.clickhouse.dsn``.
+
+        Raises ``StoreOutage`` when ClickHouse does not answer, ``EngineBusy`` when another process
+        holds the embedded engine. A reader goes to that process over HTTP instead, if it serves;
+        if nobody holds the engine, it opens it and can only read.
+        """
+        path = engine_path(settings)
+        database, cluster = settings.clickhouse.database, settings.clickhouse.cluster
+        if path is None:
+            dsn, profile = settings.clickhouse.dsn, _server_profile(settings, role)
+            return cls(lambda: _connect_http(settings, dsn, profile), database, cluster=cluster, role=role)
+        try:
+            hold = engine.hold(path, role)
+        except EngineBusy:
+            first = engine.serving_owner(path) if role == "reader" else None
+            if first is None:
+                raise
+            # The owner fixes what its readers may do; it takes no settings from them.
+            return cls(lambda: _connect_http(settings, first.url, {}), database, role=role)
+        try:
+            return cls(lambda: _connect_engine(settings, path, role), database, cluster=cluster, role=role, hold=hold)
+        except BaseException:
+            hold.release()
+            raise
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the engine runs inside this process."""
+        return self.hold is not None
+
+    @property
+    def may_resend(self) -> bool:
+        """Whether an insert may reach ClickHouse twice although ``insert`` was called once: never.
+
+        clickhouse-connect repeats a request whose connection broke if it can send the body again;
+        ``insert`` therefore gives it a body that can be read once.
+        """
+        return False
+
+    def insert(self, table: str, rows: pa.Table, *, token: str = "") -> None:
+        """Insert ``rows`` (any number; columns by name) into ``table`` as one block per partition.
+
+        With a ``token``, ClickHouse drops what came in under the same token a moment ago; it is a second
+        line of defence against a sender that wakes up late, not a proof that the rows are there.
+
+        Raises ``StoreOutage`` if the outcome is in doubt, ``StoreRefused`` if nothing was written and
+        the same rows would be refused again. Dictionary-encoded columns are fastest.
+        """
+        if not rows.num_rows:
+            return
+        body = _arrow_stream(rows)
+        with self._lock, translated(self.role):
+            self._client.raw_insert(
+                table,
+                rows.column_names,
+                body if self.is_embedded else _read_once(body),  # see may_resend
+                fmt="ArrowStream",
+                settings=self.insert_settings(token),
+            )
+
+    def insert_settings(self, token: str = "") -> dict[str, Any]:
+        """Every setting that goes with an insert."""
+        return _INSERT_SETTINGS | self._deduplication(token)
+
+    def _deduplication(self, token: str) -> dict[str, Any]:
+        """Off unless asked for: without a token two chunks with equal rows would become one.
+
+        ``deduplicate_insert`` overrules ``insert_deduplicate`` where it exists (since 26.x), and is on by default.
+        """
+        known = "deduplicate_insert" in self._client.server_settings
+        settings: dict[str, Any] = {"deduplicate_insert": "enable" if token else "disable"} if known else {}
+        return settings | {"insert_deduplicate": int(bool(token)), "insert_deduplication_token": token}
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """The result of ``sql``, whole; ClickHouse fills ``{name:Type}`` in it from ``parameters``."""
+        with self._lock, translated(self.role):
+            body = self._client.raw_query(sql, dict(parameters or {}), fmt="ArrowStream")
+        return pa.ipc.open_stream(body).read_all()
+
+    def raw(self, sql: str, parameters: Mapping[str, Any] | None, output_format: str) -> bytes:
+        """The result of ``sql`` in one of ClickHouse's formats, as it comes; for people who ask for CSV and its kin."""
+        with self._lock, translated(self.role):
+            body: bytes = self._client.raw_query(sql, dict(parameters or {}), fmt=output_format)
+        return body
+
+    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """The same as ``query``, as Python rows; for small results."""
+        table = self.query(sql, parameters)
+        return list(zip(*(column.to_pylist(maps_as_pydicts="strict") for column in table.columns), strict=True))
+
+    def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """Run a statement whose result does not matter (DDL, ALTER, SYSTEM)."""
+        with self._lock, translated(self.role):
+            self._client.command(sql, dict(parameters or {}), use_database=not _creates_database(sql))
+
+    def await_replicas(self, table: str) -> None:
+        """Before reading back what may have been written: wait until every replica has what any has.
+
+        Without a cluster there is nothing to wait for. Raises ``StoreOutage`` when replicas do not catch up.
+        """
+        if self.cluster:
+            self.command(f"SYSTEM SYNC REPLICA ON CLUSTER '{self.cluster}' {self.database}.{table}_local LIGHTWEIGHT")
+
+    def clone(self) -> "Store":
+        """Another handle on the same ClickHouse, for another thread. Raises ``StoreOutage`` as ``open`` does."""
+        hold = self.hold.share() if self.hold else None
+        try:
+            return type(self)(self._connect, self.database, cluster=self.cluster, role=self.role, hold=hold)
+        except BaseException:
+            if hold:
+                hold.release()
+            raise
+
+    def close(self) -> None:
+        """Give the handle back; safe to repeat. The engine of this process ends with its last handle."""
+        with self._lock:
+            self._client.close_connections()
+            self._client.close()
+            hold, self.hold = self.hold, None
+        if hold:
+            hold.release()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def engine_path(settings: Settings) -> Path | None:
+    """Where the embedded engine keeps its files; None when the DSN names a server."""
+    dsn = settings.clickhouse.dsn
+    if dsn == "embedded":
+        return (settings.data_dir / "clickhouse").resolve()
+    if dsn.startswith("chdb://"):
+        path = dsn.removeprefix("chdb://")
+        if not path.startswith("/"):
+            raise ConfigError(f"setting 'clickhouse.dsn' has the value {dsn!r}: chdb:// needs an absolute path")
+        return Path(path).resolve()
+    return None
+
+
+# At the end of a query: LowCardinality columns come as Arrow dictionaries (one dictionary per record batch).
+AS_DICTIONARIES = "SETTINGS output_format_arrow_low_cardinality_as_dictionary = 1"
+
+# Every setting that decides what an insert does is said, never left to a default: defaults differ
+# between versions (async_insert is on since 26.2) and between users of one server.
+_INSERT_SETTINGS: dict[str, Any] = {
+    "async_insert": 0,
+    # One insert, one block: nothing below this many rows or bytes is cut, everything is gathered first.
+    "max_insert_block_size": _ROWS_UNLIMITED,
+    "min_insert_block_size_rows": _ROWS_UNLIMITED,
+    "min_insert_block_size_bytes": 1 << 40,
+    "max_insert_threads": 1,
+    "input_format_parallel_parsing": 0,
+    "max_partitions_per_insert_block": 100,
+    "throw_on_max_partitions_per_insert_block": 1,
+    # No insert of ours holds a key twice; looking for one costs as much as the insert.
+    "optimize_on_insert": 0,
+    # A null is our bug and must not become a zero.
+    "input_format_null_as_default": 0,
+    "insert_null_as_default": 0,
+    # On a cluster: answer only when the shard has the rows.
+    "distributed_foreground_insert": 1,
+}
+
+_READ_SETTINGS: dict[str, Any] = {
+    "session_timezone": "UTC",
+    "final": 1,
+    "do_not_merge_across_partitions_select_final": 0,
+    "output_format_arrow_compression_method": "none",
+    "output_format_arrow_string_as_string": 1,
+    "output_format_arrow_low_cardinality_as_dictionary": 0,
+}
+
+
+def _connect_engine(settings: Settings, path: Path, role: engine.Role) -> Client:
+    try:
+        client = clickhouse_connect.get_client(interface="chdb", path=str(path))
+    except ImportError as error:
+        raise ConfigError(
+            "setting 'clickhouse.dsn' asks for the embedded engine, which is not installed: "
+            "pip install 'metrics-pipeline[embedded]'"
+        ) from error
+    profile = _READ_SETTINGS | (analyst_settings(settings.web) if role == "reader" else {})
+    for name, value in profile.items():
+        client.set_client_setting(name, value)
+    return client
+
+
+def _server_profile(settings: Settings, role: engine.Role) -> dict[str, Any]:
+    """What goes with every request to a server. ``readonly=2`` forbids writing but not these settings themselves."""
+    if role == "writer":
+        # The server gives up when we do: what we take for lost should not land much later.
+        return _READ_SETTINGS | {"max_execution_time": math.ceil(settings.clickhouse.request_timeout_s)}
+    return _READ_SETTINGS | analyst_settings(settings.web) | {"readonly": 2}
+
+
+def _connect_http(settings: Settings, dsn: str, profile: Mapping[str, Any]) -> Client:
+    # These log every request that fails, with a traceback; whoever retries logs the outage once.
+    for talker in ("clickhouse_connect", "urllib3.connectionpool"):
+        logging.getLogger(talker).setLevel(logging.ERROR)
+    return clickhouse_connect.get_client(
+        dsn=dsn,
+        # A handle per thread is what clone() is for; a session would refuse the second one.
+        autogenerate_session_id=False,
+        settings=dict(profile),
+        # Whole seconds: the driver cuts off what is behind the point, and half a second would be none.
+        connect_timeout=math.ceil(settings.clickhouse.connect_timeout_s),
+        send_receive_timeout=math.ceil(settings.clickhouse.request_timeout_s),
+        compress=False,
+        query_retries=0,
+        # A pool of its own, closed with the handle; one for https knows certificates, which the driver sets up.
+        pool_mgr=None if dsn.startswith("https") else httputil.get_pool_manager(maxsize=2, num_pools=1),
+        show_clickhouse_errors="scrub",  # the whole text repeats the URL, password included
+    )
+
+
+def _arrow_stream(rows: pa.Table) -> pa.Buffer:
+    """One record batch is one block: chunks are joined first, which also leaves one dictionary per column."""
+    if any(column.num_chunks > 1 for column in rows.columns):
+        rows = rows.combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return sink.getvalue()
+
+
+def _read_once(body: pa.Buffer) -> Generator[Any, None, None]:
+    yield body
+
+
+def _creates_database(sql: str) -> bool:
+    """Such a statement must not name the database as the one to work in: it may not exist."""
+    return re.match(r"\s*(CREATE|DROP)\s+DATABASE\b", sql, re.IGNORECASE) is not None

@@ -1,0 +1,351 @@
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from conftest import redis_executables
+from redis_proxy import redis_proxy
+
+from pipeline import MetricsClient
+from pipeline.base.config import Settings
+from pipeline.base.redis_link import RedisLink
+from pipeline.client.producer import BATCH_ITEMS, ClientStats
+
+KEY = "metrics:buffer"
+
+
+def waiting(url: str) -> list[bytes]:
+    """What lies in the buffer, oldest first."""
+    with redis.Redis.from_url(f"{url}/3") as client:
+        return list(reversed(client.lrange(KEY, 0, -1)))
+
+
+def keys(url: str) -> list[bytes]:
+    with redis.Redis.from_url(f"{url}/3") as client:
+        return sorted(client.keys())
+
+
+def offered(stats: ClientStats) -> int:
+    return stats.pushed + stats.queued + stats.dropped + stats.in_doubt
+
+
+def numbered(count: int, start: int = 0) -> list[bytes]:
+    return [b"%06d" % i for i in range(start, start + count)]
+
+
+def test_a_metric_arrives_as_one_json_object_in_the_schema_s_database(redis_url: str) -> None:
+    """push writes section 6's fields, a timestamp in milliseconds, and leaves out what is absent."""
+    before = time.time_ns() // 1_000_000
+    with MetricsClient(redis_url, defaults={"environment": "staging", "tags": {"team": "web"}}) as client:
+        assert client.push("duration", 2500, test_id="auth-001", status="passed", page=None, tags={"try": 2})
+        client.push("lcp", 1234.5, environment="testing", timestamp=datetime(2025, 1, 11, 12, tzinfo=UTC))
+        client.push("cls", np.float32(0.25), timestamp="2025-01-11T12:00:00Z", shard=3)
+    first, second, third = (json.loads(item) for item in waiting(redis_url))
+    assert before <= first.pop("timestamp") <= time.time_ns() // 1_000_000
+    assert first == {
+        "metric_type": "duration",
+        "value": 2500,
+        "test_id": "auth-001",
+        "status": "passed",
+        "environment": "staging",
+        "tags": {"team": "web", "try": 2},
+    }
+    assert (second["timestamp"], second["environment"]) == (1_736_596_800_000, "testing")
+    assert (third["value"], third["timestamp"], third["shard"]) == (0.25, "2025-01-11T12:00:00Z", 3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, None, "5", b"5", True, [1], 1j], ids=repr)
+def test_a_value_that_is_no_finite_number_is_refused_at_the_call(value: Any) -> None:
+    """ValueError, counted as refused, nothing queued."""
+    with MetricsClient("redis://127.0.0.1:1") as client:
+        with pytest.raises(ValueError, match="finite number"):
+            client.push("duration", value)
+        assert client.stats() == ClientStats(pushed=0, queued=0, dropped=0, in_doubt=0, retried=0, refused=1)
+
+
+def test_a_datetime_without_zone_is_refused_and_one_with_an_offset_is_converted(redis_url: str) -> None:
+    """Nobody has to guess what a naive time meant."""
+    with MetricsClient(redis_url) as client:
+        with pytest.raises(ValueError, match="zone"):
+            client.push("duration", 1, timestamp=datetime(2025, 1, 11))
+        client.push("duration", 1, timestamp=datetime(2025, 1, 11, 14, tzinfo=timezone(timedelta(hours=2))))
+    (item,) = waiting(redis_url)
+    assert json.loads(item)["timestamp"] == 1_736_596_800_000
+
+
+def test_items_keep_their_order_and_bytes_across_batches(redis_url: str) -> None:
+    """What one thread pushes lies in the list in that order, to the byte, and no marker stays behind."""
+    items = [os.urandom(7) for _ in range(3 * BATCH_ITEMS + 17)]
+    with MetricsClient(redis_url) as client:
+        for item in items:
+            client.push_raw(item)
+    assert waiting(redis_url) == items
+    assert client.stats() == ClientStats(len(items), queued=0, dropped=0, in_doubt=0, retried=0, refused=0)
+    assert keys(redis_url) == [KEY.encode()]
+
+
+def test_push_many_takes_mappings_and_a_url_may_name_its_database(redis_url: str) -> None:
+    """push_many accepts what push does; redis://…/5 pushes to database 5."""
+    with MetricsClient(f"{redis_url}/5", key="other") as client:
+        assert client.push_many({"metric_type": "fcp", "value": i, "tags": {"n": i}} for i in range(3)) == 3
+    with redis.Redis.from_url(f"{redis_url}/5") as reader:
+        assert [json.loads(item)["value"] for item in reader.lrange("other", 0, -1)] == [2, 1, 0]
+
+
+def test_flush_returns_when_everything_queued_is_in_redis(redis_url: str) -> None:
+    """After flush() nothing is queued, long before the flush interval is over."""
+    with MetricsClient(redis_url, flush_interval_s=3600) as client:
+        for item in numbered(10):
+            client.push_raw(item)
+        assert client.flush(timeout_s=30)
+        assert waiting(redis_url) == numbered(10)
+        assert client.stats().queued == 0
+
+
+def test_threads_share_a_client(redis_url: str) -> None:
+    """Eight threads pushing at once: every item arrives once and the counts are exact."""
+    with MetricsClient(redis_url) as client:
+
+        def push(thread: int) -> None:
+            for item in numbered(2_000, thread * 2_000):
+                client.push_raw(item)
+
+        threads = [threading.Thread(target=push, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(waiting(redis_url)) == numbered(16_000)
+    assert client.stats().pushed == 16_000
+
+
+def test_a_lost_reply_neither_loses_nor_doubles_anything(redis_url: str) -> None:
+    """Four batches are executed and their replies lost; they are sent again and change nothing."""
+    with redis_proxy(redis_url) as proxy:
+        proxy.lose_replies = 4
+        with MetricsClient(proxy.url) as client:
+            for item in numbered(2_500):
+                client.push_raw(item)
+            assert client.flush(timeout_s=60)
+    assert client.stats() == ClientStats(pushed=2_500, queued=0, dropped=0, in_doubt=0, retried=4, refused=0)
+    assert waiting(redis_url) == numbered(2_500)
+
+
+def test_an_attempt_that_arrives_after_its_successor_changes_nothing(redis_url: str) -> None:
+    """A batch is held up in the network, sent again, and then the first attempt reaches the server after all."""
+    with redis_proxy(redis_url) as proxy:
+        proxy.hold_commands = 1
+        with MetricsClient(f"{proxy.url}?socket_timeout=0.2") as client:
+            for item in numbered(50):
+                client.push_raw(item)
+            assert client.flush(timeout_s=60)
+        assert client.stats().retried == 1
+        proxy.release.set()
+        assert proxy.held_was_executed.wait(30)
+    assert waiting(redis_url) == numbered(50)
+
+
+def test_closing_while_a_reply_is_missing_counts_the_batch_as_in_doubt(redis_url: str) -> None:
+    """The server has the items, the client cannot know: in_doubt, neither pushed nor dropped."""
+    with redis_proxy(redis_url) as proxy:
+        proxy.lose_replies = 10**9
+        client = MetricsClient(proxy.url, flush_interval_s=0)
+        for item in numbered(30):
+            client.push_raw(item)
+        assert not client.flush(timeout_s=0.5)
+        client.close(timeout_s=0.1)
+    stats = client.stats()
+    assert stats.in_doubt >= 1
+    assert (stats.pushed, stats.queued, offered(stats)) == (0, 0, 30)
+    assert len(waiting(redis_url)) == stats.in_doubt
+
+
+def test_a_killed_server_costs_nothing_that_it_had_written(redis_server: Callable[..., Any]) -> None:
+    """kill -9 of Redis in the middle, three times: all offered items are pushed, each is there once."""
+    server = redis_server(appendonly=True)
+    total = 30_000
+    with MetricsClient(server.url) as client:
+        for i, item in enumerate(numbered(total)):
+            client.push_raw(item)
+            if i % 10_000 == 5_000:
+                server.kill()
+                server.start()
+        assert client.flush(timeout_s=60)
+        stats = client.stats()
+    assert (stats.pushed, stats.dropped, stats.in_doubt) == (total, 0, 0)
+    assert waiting(server.url) == numbered(total)
+
+
+def test_an_outage_fills_the_queue_and_then_drops_and_the_counts_add_up(
+    redis_server: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What fits waits and arrives when Redis is back; what does not is counted; push never waits."""
+    server = redis_server(appendonly=True)
+    with MetricsClient(server.url, max_queued_bytes=100_000) as client:
+        client.push_raw(b"first")
+        assert client.flush(timeout_s=30)
+        server.kill()
+        taken = [item for item in numbered(5_000) if client.push_raw(item)]
+        stats = client.stats()
+        assert (offered(stats), stats.dropped) == (5_001, 5_000 - len(taken))
+        assert 0 < len(taken) < 5_000
+        server.start()
+        assert client.flush(timeout_s=60)
+    assert client.stats().pushed == 1 + len(taken)
+    assert waiting(server.url) == [b"first", *taken]
+    assert sum("metrics dropped" in record.message for record in caplog.records) == 1
+    assert sum("metrics lost" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(i, marks=pytest.mark.long) for i in range(2, 40))])
+def test_whatever_fails_nothing_is_doubled_and_the_counts_add_up(seed: int, redis_server: Callable[..., Any]) -> None:
+    """Kills, lost replies and late attempts at random while three threads push, closed in the middle of it."""
+    chance = random.Random(seed)
+    server = redis_server(appendonly=True)
+    with redis_proxy(server.url) as proxy:
+        client = MetricsClient(f"{proxy.url}?socket_timeout=0.3", max_queued_bytes=200_000, flush_interval_s=0.01)
+
+        def push(thread: int) -> None:
+            for i, item in enumerate(numbered(4_000, thread * 4_000)):
+                client.push_raw(item)
+                if i % 100 == 0:
+                    time.sleep(0.005)
+
+        threads = [threading.Thread(target=push, args=(i,)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(4):
+            time.sleep(chance.uniform(0, 0.05))
+            failure = chance.choice(["kill", "lose", "hold"])
+            if failure == "kill":
+                server.kill()
+                time.sleep(chance.uniform(0, 0.1))
+                server.start()
+            elif failure == "lose":
+                proxy.lose_replies += chance.randint(1, 3)
+            else:
+                proxy.hold_commands += 1
+        for thread in threads:
+            thread.join()
+        if chance.random() < 0.5:
+            proxy.lose_replies += 2
+        client.close(timeout_s=chance.uniform(0, 1))
+        proxy.release.set()
+    stats = client.stats()
+    assert (stats.queued, offered(stats)) == (0, 12_000)
+    there = Counter(waiting(server.url))
+    assert set(there.values()) <= {1}
+    assert stats.pushed <= there.total() <= stats.pushed + stats.in_doubt
+
+
+def test_closing_during_an_outage_drops_what_is_left(redis_server: Callable[..., Any]) -> None:
+    """close() keeps its time limit; everything offered is then pushed or dropped."""
+    server = redis_server()
+    client = MetricsClient(server.url)
+    client.push_raw(b"early")
+    assert client.flush(timeout_s=30)
+    server.kill()
+    for item in numbered(2_500):
+        client.push_raw(item)
+    client.close(timeout_s=0.2)
+    assert not client.push_raw(b"late")
+    stats = client.stats()
+    assert (stats.pushed, stats.queued, stats.in_doubt) == (1, 0, 0)
+    assert stats.dropped == 2_501
+
+
+def test_a_full_redis_makes_metrics_wait(redis_url: str) -> None:
+    """Refused for lack of memory, a batch waits in the queue and goes when there is room, once."""
+    with redis.Redis.from_url(redis_url) as admin, MetricsClient(redis_url) as client:
+        admin.config_set("maxmemory", 1)
+        for item in numbered(20):
+            client.push_raw(item)
+        while client.stats().retried == 0:
+            time.sleep(0.01)
+        assert waiting(redis_url) == []
+        admin.config_set("maxmemory", 0)
+        assert client.flush(timeout_s=60)
+    assert waiting(redis_url) == numbered(20)
+
+
+def test_an_importer_may_wait_for_room(redis_url: str) -> None:
+    """With room_timeout_s a push waits for the sender instead of dropping."""
+    with MetricsClient(redis_url, max_queued_bytes=10_000, room_timeout_s=60) as client:
+        for item in numbered(20_000):
+            assert client.push_raw(item)
+    assert client.stats().pushed == 20_000
+    assert waiting(redis_url) == numbered(20_000)
+
+
+def test_closing_after_the_embedded_server_was_stopped_neither_fails_nor_starts_it_again(tmp_path: Path) -> None:
+    """A client that is closed last leaves the stopped server stopped."""
+    settings = Settings(data_dir=tmp_path)
+    with MetricsClient(settings=settings) as client:
+        client.push_raw(b"a")
+        assert client.flush(timeout_s=30)
+        RedisLink.open(settings).close(stop_embedded=True)
+    assert client.stats().pushed == 1
+    link = RedisLink.open(settings)
+    assert link.database("metrics").lrange(KEY, 0, -1) == [b"a"]
+    link.close(stop_embedded=True)
+
+
+# CPython warns of forks beside threads from 3.12 on; the child of this client touches no lock of its parent.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_sends_its_own_items_and_only_those(redis_url: str) -> None:
+    """Parent and child both queue before and after the fork; every item arrives exactly once."""
+    client = MetricsClient(redis_url, flush_interval_s=3600)
+    for item in numbered(100):
+        client.push_raw(item)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for item in numbered(100, 1000):
+                client.push_raw(item)
+            client.close(timeout_s=30)
+            assert client.stats().pushed == 100
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    client.close(timeout_s=30)
+    assert sorted(waiting(redis_url)) == numbered(100) + numbered(100, 1000)
+
+
+EXIT_SCRIPTS = {
+    "the interpreter ends": """
+client.push_raw(b"main")
+""",
+    "a multiprocessing child ends (fork)": """
+import multiprocessing
+client.push_raw(b"main")
+child = multiprocessing.get_context("fork").Process(target=client.push_raw, args=(b"child",))
+child.start(); child.join()
+""",
+    "an exception ends it": """
+client.push_raw(b"main")
+raise SystemExit(0)
+""",
+}
+
+
+@pytest.mark.parametrize("redis_url", sorted(redis_executables())[:1], indirect=True)
+@pytest.mark.parametrize("name", EXIT_SCRIPTS)
+def test_the_queue_is_flushed_when(name: str, redis_url: str) -> None:
+    """Nobody called close(), yet what was queued arrives."""
+    script = f"from pipeline import MetricsClient\nclient = MetricsClient({redis_url!r}, flush_interval_s=3600)\n"
+    subprocess.run([sys.executable, "-c", script + EXIT_SCRIPTS[name]], check=True)
+    expected = {b"main": 1, b"child": 1} if "child" in name else {b"main": 1}
+    assert Counter(waiting(redis_url)) == expected
