@@ -11,6 +11,11 @@ text, and that text is what runs.
 
 import itertools
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.base.config import WebSettings
+from pipeline.embedded.handles import EngineError, Handle, Settings, literal
 
 # Everything else that readonly=1 refuses answers READONLY too.
 READONLY = 164
@@ -65,3 +70,33 @@ def returns_rows(canonical: str) -> bool:
     """Whether the statement has a result, be it empty."""
     first = _TOKEN.search(canonical)
     return first is not None and first[0] in _WITH_RESULT
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A statement that may run: ``text`` is what runs, and nothing else; ``settings`` are those it names itself."""
+
+    text: bytes
+    format: str | None
+    returns_rows: bool
+    settings: Settings
+
+
+def checked(handle: Handle, statement: bytes, parameters: Mapping[str, str], limits: WebSettings) -> Checked:
+    """The statement as it may run on ``handle``. Raises ``EngineError`` with ClickHouse's code if it may not."""
+    text = literal(statement.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+    canonical = handle.run(b"SELECT formatQuery(" + text + b")", "TabSeparatedRaw").body.removesuffix(b"\n")
+    plain = canonical.decode(errors="surrogateescape")
+    if why := refusal(plain):
+        raise EngineError(
+            f"Code: {READONLY}. DB::Exception: Cannot execute query in readonly mode: {why}. (READONLY)", READONLY
+        )
+    return Checked(canonical, format_named_in(plain), returns_rows(plain), ())
+
+
+def allowed_setting(name: str, value: str, limits: WebSettings) -> str:
+    """The value of a setting that a client asks for, if it may have it; ``EngineError`` with ClickHouse's code if not.
+
+    115 (UNKNOWN_SETTING): the setting does not exist here. 452 (SETTING_CONSTRAINT_VIOLATION): beyond a limit.
+    """
+    raise EngineError(f"Code: 115. DB::Exception: Unknown setting '{name}'. (UNKNOWN_SETTING)", 115)
