@@ -11,7 +11,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,6 +33,9 @@ lint: $(VENV)/.test ## ruff and mypy
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
+
+docs: $(VENV)/.test ## renew the generated tables of the documentation
+	@PYTHONPATH=tests/support $(BIN)/python tests/support/documentation.py
 
 clean: ## remove .venv, caches and the demo's data
 	rm -rf $(VENV) build dist data .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

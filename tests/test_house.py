@@ -11,12 +11,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
+import documentation
 import pytest
 from conftest import missing
 
 import pipeline
-from pipeline.base import config
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -193,37 +192,43 @@ def test_every_test_says_what_it_proves(file: Path) -> None:
     assert [node.name for node in tests if not ast.get_docstring(node)] == []
 
 
-def test_readme_names_every_setting() -> None:
-    """A setting nobody can read about is none; the databases may be named together as `redis.databases.<name>`."""
-    readme = (ROOT / "README.md").read_text()
-    paths = {re.sub(r"^(redis\.databases)\..*", r"\1", path) for path, _, _ in config.setting_paths()}
-    assert sorted(path for path in paths if f"`{path}" not in readme) == []
+@pytest.mark.parametrize("page", documentation.pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_generated_documentation_is_up_to_date(page: Path) -> None:
+    """Tables of settings and commands say what the code says; ``make docs`` renews them."""
+    text = page.read_text(encoding="utf-8")
+    assert documentation.renewed(text) == text
 
 
-def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
-    if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
-            yield from commands(inner, f"{path} {name}")
-    else:
-        yield path, command
-
-
-def test_readme_names_every_command() -> None:
-    """Every command of the command line stands in the README as one types it, and explains itself."""
+def test_every_setting_and_command_is_documented() -> None:
+    """Settings stand in config/README.md and commands in README.md, generated, and every command explains itself."""
     from pipeline.cli.main import cli
 
-    readme = (ROOT / "README.md").read_text()
-    found = dict(commands(cli, "pipeline"))
+    assert "<!-- generated: settings -->" in (ROOT / "config/README.md").read_text()
+    assert "<!-- generated: commands -->" in (ROOT / "README.md").read_text()
+    found = documentation.walk(cli, "pipeline")
     assert found
-    assert [path for path in found if not re.search(rf"\b{path}\b", readme)] == []
-    assert [path for path, command in found.items() if not command.help] == []
+    assert [path for path, command in found if not command.help] == []
+
+
+def test_readme_is_read_in_five_minutes() -> None:
+    """The first page stays short; reference has pages of its own."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 230
+
+
+@pytest.mark.parametrize("page", documentation.pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_documentation_names_files_that_exist(page: Path) -> None:
+    """Links between pages lead somewhere, and so does every path of the project that a page names."""
+    text = page.read_text(encoding="utf-8")
+    links = [page.parent / link for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", text)]
+    named = [ROOT / name for name in re.findall(r"`((?:pipeline|tests|config|sql)/[\w./-]+)`", text)]
+    assert [str(file.relative_to(ROOT)) for file in [*links, *named] if not file.resolve().exists()] == []
 
 
 def test_what_starts_the_service_exists() -> None:
     """The commands that the image, the compose file and the Makefile run are commands."""
     from pipeline.cli.main import cli
 
-    known = {path.removeprefix("pipeline ") for path in dict(commands(cli, "pipeline"))}
+    known = {path.removeprefix("pipeline ") for path in dict(documentation.walk(cli, "pipeline"))}
     dockerfile = (ROOT / "config/image/Dockerfile").read_text()
     started = set(re.findall(r'"pipeline", "(\w+)"', dockerfile)) | set(re.findall(r'^CMD \["(\w+)"', dockerfile, re.M))
     started |= set(re.findall(r"^    command: \[(\w+)\]$", (ROOT / "docker-compose.yml").read_text(), re.M))
