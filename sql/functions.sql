@@ -22,3 +22,22 @@ CREATE OR REPLACE FUNCTION histogramQuantile {on_cluster} AS (h, q) ->
             * (1 - ((histogramCount(h) - 1) * q - floor((histogramCount(h) - 1) * q)))
         + histogramAtRank(mapSort(h), least(floor((histogramCount(h) - 1) * q) + 1, histogramCount(h) - 1))
             * ((histogramCount(h) - 1) * q - floor((histogramCount(h) - 1) * q)));
+
+-- What a status means, whatever word a reporter uses for it; pipeline/status_words.py is the same table.
+CREATE OR REPLACE FUNCTION statusWord {on_cluster} AS (status) ->
+    transform(replaceRegexpAll(lower(trimBoth(toString(status))), '[ _-]+', ''),
+        ['passed', 'pass', 'ok', 'success', 'successful', 'succeeded', 'expected', 'xpassed', 'xpass',
+         'failed', 'fail', 'failure', 'error', 'errored', 'broken', 'timedout', 'timeout', 'unexpected', 'crashed',
+         'flaky',
+         'skipped', 'skip', 'ignored', 'ignore', 'disabled', 'pending', 'todo', 'notrun', 'notexecuted',
+         'inconclusive', 'xfailed', 'xfail',
+         'retried', 'rerun', 'retry',
+         'interrupted', 'aborted', 'cancelled', 'canceled', 'killed'],
+        ['passed', 'passed', 'passed', 'passed', 'passed', 'passed', 'passed', 'passed', 'passed',
+         'failed', 'failed', 'failed', 'failed', 'failed', 'failed', 'failed', 'failed', 'failed', 'failed',
+         'flaky',
+         'skipped', 'skipped', 'skipped', 'skipped', 'skipped', 'skipped', 'skipped', 'skipped', 'skipped',
+         'skipped', 'skipped', 'skipped',
+         'retried', 'retried', 'retried',
+         'interrupted', 'interrupted', 'interrupted', 'interrupted', 'interrupted'],
+        lower(trimBoth(toString(status))));

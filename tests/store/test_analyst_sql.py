@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.analyse.histogram import bucket_key, bucket_value, histogram_quantile
 from pipeline.analyse.vitals import VITALS
 from pipeline.base import resources
+from pipeline.status_words import SYNONYMS, status_word
 from pipeline.store.client import Store
 
 HISTOGRAM = "mapFromArrays({k:Array(Int32)}, {c:Array(UInt64)})"
@@ -229,3 +230,11 @@ def test_what_regressed_leaves_out_improvements(store: Store) -> None:
     insert(store, "change_points", rows, changed_at="now() - INTERVAL 1 DAY", detected_at="now()")
     insert(store, "change_points", [rows[0]], changed_at="now() - INTERVAL 9 DAY", detected_at="now()")
     assert store.rows("SELECT test_suite FROM what_regressed") == [("c",), ("a",)]
+
+
+def test_status_words_agree_with_pythons(store: Store) -> None:
+    """``statusWord`` folds case, separators and synonyms as Python does, for every known word and for others."""
+    words = [word for words in SYNONYMS.values() for word in words]
+    sent = [*words, *(word.upper() for word in words), "Timed Out", "not-run", " ok ", "", "Weird Word"]
+    found = store.rows("SELECT arrayMap(s -> statusWord(s), {sent:Array(String)})", {"sent": sent})[0][0]
+    assert found == [status_word(word) for word in sent]
