@@ -12,11 +12,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_FLOOR, Context
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+
+from pipeline.base.clock import iso
 
 if TYPE_CHECKING:
     from pipeline.base.config import Settings
@@ -193,10 +195,10 @@ def _metric(fields: dict[str, bytes], sealed_at_ms: int, limits: Limits) -> Metr
             tag = f"field.{tag}"
         tags[tag] = _as_text(name, raw)
     if timestamp_ms < sealed_at_ms - limits.retention_ms:
-        raise _RefusedError("timestamp too old", f"{_iso(timestamp_ms)} is before the retention")
+        raise _RefusedError("timestamp too old", f"{iso(timestamp_ms)} is before the retention")
     if timestamp_ms > sealed_at_ms + limits.future_ms:
         raise _RefusedError(
-            "timestamp too far ahead", f"{_iso(timestamp_ms)} was in the future when {_iso(sealed_at_ms)} was now"
+            "timestamp too far ahead", f"{iso(timestamp_ms)} was in the future when {iso(sealed_at_ms)} was now"
         )
     return Metric(timestamp_ms=timestamp_ms, metric_type=metric_type, value=value, tags=tags, **known)
 
@@ -302,11 +304,3 @@ def _kind(raw: bytes) -> str:
 def _clip(text: str | bytes, most: int = 60) -> str:
     shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     return shown if len(shown) <= most else shown[:most] + "…"
-
-
-def _iso(timestamp_ms: int) -> str:
-    try:
-        moment = _EPOCH + timedelta(milliseconds=timestamp_ms)
-    except OverflowError:
-        return f"{timestamp_ms} ms"
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

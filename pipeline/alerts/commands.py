@@ -14,11 +14,11 @@ from pipeline.alerts.judge.evidence import iso
 from pipeline.alerts.judge.sources import Batch, Source, StoreSource
 from pipeline.alerts.notify import channels as channels_
 from pipeline.alerts.notify.channels import parse_channels
-from pipeline.alerts.rules.checks import nearest
 from pipeline.alerts.rules.rule import Rule
 from pipeline.base.clock import Clock, WallClock
 from pipeline.base.config import Settings
 from pipeline.base.errors import UsageError
+from pipeline.base.nearest import nearest
 from pipeline.base.redis_link import RedisLink
 from pipeline.store.client import Store
 

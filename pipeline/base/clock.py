@@ -1,11 +1,11 @@
-"""The one place that reads the wall clock.
+"""Time: the clock, and how a moment is written and read.
 
 Decisions take ``now`` as an argument; the jobs get it from a ``Clock``. ``demo`` walks through
 half an hour of simulated platform with a ``ManualClock`` before it goes on live.
 """
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 
@@ -17,10 +17,23 @@ class Clock(Protocol):
         ...
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def iso(moment_ms: int) -> str:
-    """A moment as people write it: ISO-8601 in UTC with milliseconds and ``Z``."""
-    moment = datetime.fromtimestamp(moment_ms / 1000, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment_ms % 1000:03d}Z"
+    """A moment as people write it: ISO-8601 in UTC with milliseconds and ``Z``; ``5 ms`` beyond the calendar."""
+    try:
+        moment = _EPOCH + timedelta(milliseconds=moment_ms)
+    except OverflowError:
+        return f"{moment_ms} ms"
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def from_iso(text: str) -> int:
+    """Milliseconds since the epoch of an ISO-8601 time, UTC unless it names a zone. Raises ``ValueError``."""
+    moment = datetime.fromisoformat(text.strip())
+    # Not by timestamp(): its float lands below the millisecond it means.
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
 
 
 class WallClock:

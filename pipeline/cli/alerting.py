@@ -10,7 +10,7 @@ import click
 
 from pipeline.base import config
 from pipeline.base.errors import UsageError
-from pipeline.cli.common import JSON, Moment, cli, command, print_json, show, surroundings
+from pipeline.cli.common import JSON, Moment, Span, cli, command, print_json, show, surroundings
 
 
 @cli.group()
@@ -117,18 +117,17 @@ def alerts_ls(settings: config.Settings, states: tuple[str, ...], as_json: bool)
 
 @command(group=alerts, name="silence")
 @click.argument("matchers", nargs=-1)
-@click.option("--for", "duration", default="1h", show_default=True, help="How long: 30m, 2h, 1d.")
+@click.option("--for", "for_ms", type=Span(), default="1h", show_default=True, help="How long: 30m, 2h, 1d.")
 @click.option("--comment", default="", help="Why.")
 @click.option("--end", "ended", metavar="ID", help="End a silence instead.")
 @JSON
 def alerts_silence(
-    settings: config.Settings, matchers: tuple[str, ...], duration: str, comment: str, ended: str | None, as_json: bool
+    settings: config.Settings, matchers: tuple[str, ...], for_ms: int, comment: str, ended: str | None, as_json: bool
 ) -> None:
     """Hold notifications back: MATCHERS such as rule=high_failure_rate test_suite=~'auth.*'."""
     import getpass
 
     from pipeline.alerts.commands import end_silence, silence
-    from pipeline.alerts.rules.durations import parse_ms
     from pipeline.base.redis_link import RedisLink
 
     link = RedisLink.open(settings)
@@ -139,7 +138,7 @@ def alerts_silence(
         return
     if not matchers:
         raise UsageError("name what to silence, for example rule=high_failure_rate")
-    made = silence(settings, link, matchers, parse_ms(duration), comment=comment, created_by=getpass.getuser())
+    made = silence(settings, link, matchers, for_ms, comment=comment, created_by=getpass.getuser())
     show(made.shown(), as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -9,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from pipeline import __version__
-from pipeline.base import config, log
+from pipeline.base import clock, config, durations, log
 from pipeline.base.errors import Outage, UsageError
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -31,14 +31,26 @@ class Moment(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-        if value[:-1].isdigit() and value[-1:] in units:
-            return int((time.time() - int(value[:-1]) * units[value[-1]]) * 1000)
+        with contextlib.suppress(ValueError):
+            return time.time_ns() // 1_000_000 - durations.parse_ms(value)
         try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither an ISO-8601 time nor a span such as 6h", param, ctx)
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+            return clock.from_iso(value)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is neither an ISO-8601 time nor a span back from now such as 6h", param, ctx)
+
+
+class Span(click.ParamType[int]):
+    """A length of time such as 30m, 2h, 1d, in milliseconds."""
+
+    name = "span"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return durations.parse_ms(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from pipeline.alerts.judge.state import Change, Observation, State, Verdict
-from pipeline.alerts.rules import durations
 from pipeline.alerts.rules.rule import Rule
+from pipeline.base import clock, durations
 
 Context = Mapping[str, float | str]
 
@@ -136,9 +136,7 @@ def quoted(text: str) -> str:
 @lru_cache(maxsize=1024)  # all alerts of a tick share their times
 def iso(time_ms: int) -> str:
     """2025-01-11T12:00:00Z, with milliseconds only where there are any."""
-    whole, milliseconds = divmod(time_ms, 1000)
-    seconds = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{seconds}.{milliseconds:03d}Z" if milliseconds else f"{seconds}Z"
+    return clock.iso(time_ms).replace(".000Z", "Z")
 
 
 def shown(value: float) -> str:

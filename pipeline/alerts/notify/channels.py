@@ -25,10 +25,10 @@ from pipeline import __version__
 from pipeline.alerts.journal.silences import MuteTime
 from pipeline.alerts.notify.dispatch import Policy
 from pipeline.alerts.notify.payloads import dumps
-from pipeline.alerts.rules import durations
-from pipeline.alerts.rules.checks import nearest
 from pipeline.alerts.rules.matchers import Matcher
+from pipeline.base import durations
 from pipeline.base.errors import ConfigError, PipelineError
+from pipeline.base.nearest import nearest
 
 Body = Mapping[str, Any]
 

@@ -14,10 +14,11 @@ from pipeline.alerts.judge.list_views import Baseline, ChangePoint
 from pipeline.alerts.judge.memory_source import Ended, MemorySource
 from pipeline.alerts.rule_tests import series_notation
 from pipeline.alerts.rule_tests.series_notation import MISSING, STALE, Mark
-from pipeline.alerts.rules import durations, lined_yaml
-from pipeline.alerts.rules.checks import nearest
+from pipeline.alerts.rules import lined_yaml
 from pipeline.alerts.rules.rule import BASELINE_DIMENSIONS, MINUTE_MS, SERIES_DIMENSIONS
+from pipeline.base import durations
 from pipeline.base.errors import RuleError
+from pipeline.base.nearest import nearest
 
 START_MS = 1_736_553_600_000
 """Time 0 of every test: 2025-01-11, midnight UTC."""

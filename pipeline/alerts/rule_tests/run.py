@@ -35,10 +35,11 @@ from pipeline.alerts.judge.memory_source import MemorySource
 from pipeline.alerts.judge.sources import Batch
 from pipeline.alerts.judge.state import State
 from pipeline.alerts.rule_tests.input import START_MS, Reader, readings_at, source_of
-from pipeline.alerts.rules import durations, lined_yaml
+from pipeline.alerts.rules import lined_yaml
 from pipeline.alerts.rules import load as rules
-from pipeline.alerts.rules.checks import nearest
 from pipeline.alerts.rules.rule import Rule
+from pipeline.base import durations
+from pipeline.base.nearest import nearest
 
 _TEST_KEYS = ("name", "interval", "input_series", "baselines", "change_points", "alert_rule_test")
 _CASE_KEYS = ("eval_time", "alertname", "exp_alerts")

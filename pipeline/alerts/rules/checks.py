@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import string
 from collections.abc import Iterable
 
-from pipeline.alerts.rules import durations
 from pipeline.alerts.rules.rule import (
     BASELINE_DIMENSIONS,
     BASELINE_LEVELS,
@@ -18,21 +16,14 @@ from pipeline.alerts.rules.rule import (
     Rule,
 )
 from pipeline.analyse.vitals import VITALS
+from pipeline.base import durations
+from pipeline.base.nearest import nearest
 
 NUMBERS_IN_MESSAGES = ("value", "threshold", "samples", "low", "high", "baseline", "spread")
 MESSAGE_FIELDS = ("rule", "metric", "statistic", "window", "for", "severity", *NUMBERS_IN_MESSAGES)
 """What a message template may name besides the labels of the alert."""
 
 RESERVED_LABELS = ("rule", "severity", "state")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint at the closest valid name, or at all of them when none is close."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"it is one of {', '.join(names)}"
 
 
 def contradictions(rule: Rule) -> Iterable[tuple[str, str]]:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
 from pipeline.alerts.judge.facts import FACTS
-from pipeline.alerts.rules import durations, lined_yaml
-from pipeline.alerts.rules.checks import contradictions, nearest
+from pipeline.alerts.rules import lined_yaml
+from pipeline.alerts.rules.checks import contradictions
 from pipeline.alerts.rules.lined_yaml import Problem
 from pipeline.alerts.rules.rule import (
     MAX_WINDOW_MS,
@@ -27,6 +27,8 @@ from pipeline.alerts.rules.rule import (
     WhenUnsure,
     is_statistic,
 )
+from pipeline.base import durations
+from pipeline.base.nearest import nearest
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
