@@ -16,7 +16,7 @@ from conftest import RedisServer
 from redis_proxy import redis_proxy
 
 from pipeline.base.config import RedisDatabases, RedisPool, RedisSettings, Settings
-from pipeline.base.errors import RedisOutage, UsageError
+from pipeline.base.errors import RedisDenied, RedisOutage, UsageError
 from pipeline.base.redis_link import RedisFull, RedisLink, classify, outages, url_of_database
 from pipeline.embedded import redis_server as embedded_redis
 from pipeline.embedded.redis_server import EmbeddedRedisFailed
@@ -371,6 +371,43 @@ def _forbidden(server: RedisServer, link: RedisLink) -> None:
     link.database("metrics").lpush("k", "a")
 
 
+def _password_changed(server: RedisServer, link: RedisLink) -> None:
+    link.database("metrics").ping()
+    server.client().config_set("requirepass", "secret")
+    link.database("metrics").connection_pool.disconnect()
+    link.database("metrics").connection_pool.connection_kwargs["password"] = "old"
+    link.database("metrics").llen("k")
+
+
+def _forbidden_inside_a_script(server: RedisServer, link: RedisLink) -> None:
+    server.client().execute_command("ACL", "SETUSER", "default", "-lpush")
+    link.database("metrics").eval("return redis.call('LPUSH', KEYS[1], 'a')", 1, "k")
+
+
+def _forbidden_key_inside_a_script(server: RedisServer, link: RedisLink) -> None:
+    server.client().execute_command("ACL", "SETUSER", "default", "resetkeys", "~other")
+    link.database("metrics").eval("return redis.call('LPUSH', 'k', 'a')", 0)
+
+
+def _wrong_type_inside_a_script(server: RedisServer, link: RedisLink) -> None:
+    link.database("metrics").set("k", "a")
+    link.database("metrics").eval("return redis.call('LPUSH', KEYS[1], 'a')", 1, "k")
+
+
+def _wrong_command(server: RedisServer, link: RedisLink) -> None:
+    link.database("metrics").execute_command("NOSUCH")
+
+
+def _wrong_script(server: RedisServer, link: RedisLink) -> None:
+    link.database("metrics").eval("return nil + 1", 0)
+
+
+def _no_such_database(server: RedisServer, link: RedisLink) -> None:
+    pool = link.pool("metrics")
+    pool.connection_kwargs["db"] = 99
+    link.database("metrics").llen("k")
+
+
 def _wrong_type(server: RedisServer, link: RedisLink) -> None:
     link.database("metrics").set("k", "a")
     link.database("metrics").lpush("k", "a")
@@ -388,9 +425,16 @@ def _wrong_type(server: RedisServer, link: RedisLink) -> None:
         (_gone, RedisOutage),
         (_silent, RedisOutage),
         (_not_enough_replicas, RedisOutage),
-        (_password_missing, UsageError),
-        (_forbidden, UsageError),
+        (_password_missing, RedisDenied),
+        (_password_changed, RedisDenied),
+        (_forbidden, RedisDenied),
+        (_forbidden_inside_a_script, RedisDenied),
+        (_forbidden_key_inside_a_script, RedisDenied),
         (_wrong_type, type(None)),
+        (_wrong_type_inside_a_script, type(None)),
+        (_wrong_command, type(None)),
+        (_wrong_script, type(None)),
+        (_no_such_database, UsageError),
     ],
     ids=lambda part: part.__name__.strip("_"),
 )
@@ -415,13 +459,28 @@ def test_what_a_server_answers_in_trouble(
         "MISCONF Errors writing to the AOF file: No space left on device",
         "CLUSTERDOWN The cluster is down",
         "TRYAGAIN Multiple keys request during rehashing of slot",
+        "MOVED 3999 127.0.0.1:6381",
+        "ASK 3999 127.0.0.1:6381",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "READONLY You can't write against a read only replica.",
+        "NOREPLICAS Not enough good replicas to write.",
+        "IOERR error or timeout writing to target instance",
+        "UNKILLABLE Sorry the script already executed write commands against the dataset.",
+        "ERR max number of clients reached",
+        "SOMETHINGNEW that no list of ours knows",
+        "no upstream host",
     ],
 )
 def test_answers_hard_to_provoke(text: str) -> None:
-    """Texts as the servers' sources have them, through redis-py's own parser."""
+    """Texts as servers and proxies have them, through redis-py's own parser; what is unknown is an outage."""
     from redis._parsers.base import BaseParser
 
     assert type(classify(BaseParser.parse_error(text))) is RedisOutage
+
+
+def test_an_answer_that_is_not_redis_s_is_an_outage() -> None:
+    """Something else listens on the port: it is waited for, not a crash."""
+    assert type(classify(redis.InvalidResponse("Protocol Error: b'HTTP/1.1 400 Bad Request'"))) is RedisOutage
 
 
 @pytest.mark.parametrize("text", ["BUSYGROUP Consumer Group name already exists", "BUSYKEY Target key name exists"])

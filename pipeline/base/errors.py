@@ -31,6 +31,10 @@ class RedisOutage(Outage):
     """Redis cannot be reached, is loading, or refuses writes for the moment."""
 
 
+class RedisDenied(RedisOutage):
+    """Redis refuses our user, our password or one of our commands: an outage until password or ACL are right again."""
+
+
 class StoreOutage(Outage):
     """ClickHouse cannot be reached, timed out, or answered with a code that is worth a retry."""
 

@@ -2,7 +2,8 @@
 
 Promises: commands that write are sent once, never again behind the caller's back (redis-py 8
 resends up to ten times by default, which would double an LPUSH whose reply was lost); what goes
-wrong is told apart into "come back later" (``RedisOutage``), "full" (``RedisFull``) and mistakes.
+wrong is told apart into outages (``RedisOutage``; ``RedisFull`` and ``RedisDenied`` are two of them) and mistakes.
+What is not known as a mistake is an outage.
 
 While an embedded server is dead, the next connection starts it again (``embedded_redis``).
 """
@@ -23,7 +24,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pipeline.base.config import RedisPool, Settings
-from pipeline.base.errors import PipelineError, RedisOutage, UsageError
+from pipeline.base.errors import PipelineError, RedisDenied, RedisOutage, UsageError
 from pipeline.embedded.redis_server import EmbeddedRedis
 
 HEALTH_CHECK_INTERVAL_S = 30
@@ -37,12 +38,21 @@ _READ_ONLY = frozenset(
     }
 )
 
-# Error replies by which a server says "not now"; a later attempt may succeed and nothing was executed.
-# Inside a script Redis 6.2 puts them at the end: "ERR Error running script (…): -OOM command not allowed".
-_NOT_NOW = re.compile(r"(?:^|[ -])(LOADING|BUSY|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS|OOM) ")
-
-# redis-py takes the code off the text of those it knows.
-_REFUSALS = (redis.exceptions.ReadOnlyError, redis.exceptions.ClusterDownError, redis.exceptions.TryAgainError)
+# What a reply may say about the command or the data: the same again would fail again. Every other reply speaks of
+# the server's state (loading, moved, read-only, locked out, overloaded, something newer than this list), which an
+# operator mends while we wait.
+_FINAL_CODES = frozenset({"WRONGTYPE", "CROSSSLOT", "NOSCRIPT", "EXECABORT", "BUSYGROUP", "BUSYKEY", "INVALIDOBJ"})
+_FINAL_TEXTS = re.compile(
+    r"unknown (sub)?command|wrong number of arguments|syntax error|value is (not|out of range)|index out of range|"
+    r"no such key|is not an integer|is not a (valid )?float|compiling script|user_script:\s?\d+: |Number of keys|"
+    r"segment name is taken",
+    re.IGNORECASE,
+)
+_DENIED_CODES = frozenset({"NOAUTH", "NOPERM", "WRONGPASS"})
+# In a script Redis drops the code of a refused command, and 6.2 wraps every other one.
+_DENIED_TEXT = "The user executing the script can't"
+_CODE = re.compile(r"-?([A-Z]{2,})(?= |$)")
+_IN_SCRIPT = re.compile(r"Error running script \(call to \w+\): (?:@user_script:\s?\d+: ){1,2}(.*)", re.DOTALL)
 
 
 class RedisFull(RedisOutage):
@@ -50,20 +60,45 @@ class RedisFull(RedisOutage):
 
 
 def classify(error: Exception) -> PipelineError | None:
-    """Say what an exception of redis-py means: ``RedisFull``, ``RedisOutage``, ``UsageError``, or None for a bug."""
+    """Say what an exception of redis-py means: ``RedisFull``, ``RedisDenied``, ``RedisOutage``, ``UsageError``.
+
+    None for a mistake in the command or the data, which would fail again: a bug, or a key of the wrong type.
+    """
     text = str(error)
-    if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
-        return UsageError(f"Redis refuses the user or password in redis.url: {text}")
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+    if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
+        return _denied(text)
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.InvalidResponse):
         return RedisOutage(text)
-    if isinstance(error, redis.exceptions.OutOfMemoryError):
+    return _reply(error, text) if isinstance(error, redis.ResponseError) else None
+
+
+def _reply(error: redis.ResponseError, text: str) -> PipelineError | None:
+    """What an error reply of the server means."""
+    code = getattr(error, "status_code", None) or ""  # redis-py takes the codes it knows off the text
+    if inner := _IN_SCRIPT.match(text):
+        text, code = inner[1], ""
+    if not code and (found := _CODE.match(text)):
+        code = found[1]
+    if code in _DENIED_CODES or _DENIED_TEXT in text:
+        return _denied(text)
+    if code == "OOM":
         return RedisFull(text)
-    if isinstance(error, _REFUSALS):
-        return RedisOutage(text)
-    reply = _NOT_NOW.search(text) if isinstance(error, redis.ResponseError) else None
-    if reply is None:
+    if "DB index is out of range" in text:
+        return UsageError(
+            "a number in redis.databases is larger than this Redis has databases; "
+            "choose a smaller one or raise 'databases' in redis.conf"
+        )
+    if "SELECT is not allowed in cluster mode" in text:
+        return UsageError("this Redis is a cluster, which has only database 0: set every redis.databases.* to 0")
+    if code in ("MOVED", "ASK"):
+        return RedisOutage(f"redis.url names a node of a cluster that does not hold the key ({code} {text})")
+    if code in _FINAL_CODES or (code in ("", "ERR") and _FINAL_TEXTS.search(text)):
         return None
-    return RedisFull(text) if reply[1] == "OOM" else RedisOutage(text)
+    return RedisOutage(text)
+
+
+def _denied(text: str) -> RedisDenied:
+    return RedisDenied(f"Redis refuses the user, the password or the command; check redis.url and the ACL: {text}")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from pipeline.base.errors import PipelineError, UsageError
+from pipeline.base.errors import PipelineError, RedisDenied, UsageError
 from pipeline.cli import alerting, letters, looking, measuring, running, setup
 from pipeline.cli.common import cli, fail
 
@@ -28,7 +28,7 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except UsageError as error:
+    except (UsageError, RedisDenied) as error:
         fail(str(error), 2)
     except PipelineError as error:
         fail(str(error), 1)

@@ -8,9 +8,9 @@ hand are finished or given back, and the process ends within seconds; a second s
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -22,9 +22,10 @@ from typing import Any, TypeVar
 
 from pipeline.alerts.alerting import Alerting
 from pipeline.base import log
+from pipeline.base.backoff import Backoff
 from pipeline.base.clock import Clock, WallClock
 from pipeline.base.config import Settings
-from pipeline.base.errors import Outage, PipelineError, RuleError, SchemaMismatch, UsageError
+from pipeline.base.errors import Outage, PipelineError, RedisDenied, RuleError, SchemaMismatch, UsageError
 from pipeline.base.redis_link import RedisLink, outages
 from pipeline.buffer.buffer import Books, Buffer, open_buffer, open_buffers
 from pipeline.deliver import dead_letters as deadletters
@@ -353,15 +354,18 @@ def serve_engine(settings: Settings, store: Store, *, any_port: bool = False) ->
 
 def patiently(neighbour: str, action: Callable[[], Built], stop: threading.Event) -> Built:
     """Do it; while the neighbour is away, try again with growing pauses. Raises ``Stopped`` when told to stop."""
-    pause_s = FIRST_PAUSE_S
-    while True:
+    backoff = Backoff(FIRST_PAUSE_S, MAX_PAUSE_S)
+    for failures in itertools.count(1):
         try:
             return action()
+        except RedisDenied as denied:
+            raise UsageError(str(denied)) from denied  # at the start it is a setting; later it is an outage
         except Outage as outage:
+            pause_s = backoff.pause_s(failures)
             _log.warning("waiting for " + neighbour, trouble=str(outage), pause_s=round(pause_s, 1))
-        if stop.wait(pause_s * random.uniform(0.5, 1)):
-            raise Stopped
-        pause_s = min(pause_s * 2, MAX_PAUSE_S)
+        if stop.wait(pause_s):
+            break
+    raise Stopped
 
 
 class Stopped(PipelineError):
