@@ -117,9 +117,19 @@ _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 # It always matches, an unterminated string to the end: a pattern that could fail would be tried again
 # at every further quote, which took 20 s for one item of 64 KiB.
 _STRING = re.compile(rb'"(?:[^"\\]|\\.?)*"?', re.DOTALL)
+# Extended or basic form; seconds, decimals and the zone's minutes may be left away, as Java, PostgreSQL and Ruby do.
+# Java's ZonedDateTime names its zone again in brackets.
 _ISO = re.compile(
-    r"(\d{4})-(\d{2})-(\d{2})[Tt ](\d{2}):(\d{2}):(\d{2})(?:\.(\d+))?(?:[Zz]|([+-])(\d{2}):?(\d{2}))", re.ASCII
+    r"(\d{4})(-?)(\d{2})\2(\d{2})[Tt ](\d{2})(:?)(\d{2})(?:\6(\d{2})(?:[.,](\d+))?)?"
+    r" ?(?:[Zz]|UTC|GMT|([+-])(\d{2}):?(\d{2})?)(?:\[[\w/+-]+\])?",
+    re.ASCII,
 )
+# Every escape, so that the backslash of one is never taken for the beginning of the next; a proper pair is one match.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F][0-9a-fA-F]{2}|.)", re.DOTALL
+)
+_LONE_SURROGATE_BYTES = 6
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Rounds down, so that flooring afterwards is exact however many digits were sent; never raises, whatever
@@ -151,6 +161,7 @@ def _fields(item: bytes, limits: Limits) -> dict[str, bytes]:
         item.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _RefusedError("invalid UTF-8", f"byte {error.start} is not UTF-8") from None
+    item = _without_half_characters(item.removeprefix(_BYTE_ORDER_MARK))
     _check_depth(item, limits.max_depth)
     try:
         return {name: bytes(raw).strip() for name, raw in _FIELDS.decode(item).items()}
@@ -158,6 +169,18 @@ def _fields(item: bytes, limits: Limits) -> dict[str, bytes]:
         raise _RefusedError("not an object", "a metric is one JSON object") from None
     except msgspec.DecodeError as error:
         raise _RefusedError("not JSON", str(error)) from None
+
+
+def _without_half_characters(item: bytes) -> bytes:
+    """The item with U+FFFD for each escaped half of a surrogate pair: a text cut inside an emoji is still a text."""
+    if b"\\ud" not in item and b"\\uD" not in item:
+        return item
+    return _ESCAPE.sub(lambda escape: _mended(escape[0]), item)
+
+
+def _mended(escape: bytes) -> bytes:
+    is_half = len(escape) == _LONE_SURROGATE_BYTES and escape[2] in b"dD" and escape[3] in b"89abcdefABCDEF"
+    return b"\\ufffd" if is_half else escape
 
 
 def _check_depth(item: bytes, max_depth: int) -> None:
@@ -266,21 +289,20 @@ def _timestamp_ms(raw: bytes) -> int:
 
 
 def parse_iso_ms(text: str) -> int:
-    """Epoch milliseconds of an ISO-8601 time with a zone (``Z`` or an offset)."""
+    """Epoch milliseconds of an ISO-8601 time with a zone (``Z``, ``UTC`` or an offset)."""
     match = _ISO.fullmatch(text)
     if match is None:
         raise _RefusedError("bad timestamp", f"{_clip(text)!r} is not ISO-8601 with a zone")
-    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
-    fraction, sign, zone_hours, zone_minutes = match.groups()[6:]
+    year, _, month, day, hour, _, minute, second, fraction, sign, zone_hours, zone_minutes = match.groups()
     try:
-        moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+        moment = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second or 0), tzinfo=UTC)
     except ValueError as error:
         raise _RefusedError("bad timestamp", f"{_clip(text)!r}: {error}") from None
     offset_min = 0
     if sign:
-        if int(zone_hours) > 23 or int(zone_minutes) > 59:
+        if int(zone_hours) > 23 or int(zone_minutes or 0) > 59:
             raise _RefusedError("bad timestamp", f"{_clip(text)!r}: no such zone")
-        offset_min = int(zone_hours) * 60 + int(zone_minutes)
+        offset_min = int(zone_hours) * 60 + int(zone_minutes or 0)
         offset_min = -offset_min if sign == "-" else offset_min
     whole_ms = int((moment - _EPOCH).total_seconds()) * 1000 - offset_min * 60_000
     return whole_ms + int((fraction or "0")[:3].ljust(3, "0"))
