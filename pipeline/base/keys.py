@@ -78,7 +78,7 @@ class BufferKeys:
 
     @property
     def ledger(self) -> str:
-        """Hash: sealed, stored, dead_lettered, spilled, dropped, touches; counted since the beginning."""
+        """Hash: sealed, stored, dead_lettered, spilled, dropped, lost, set_aside, touches; since the beginning."""
         return f"{self._tag}:ledger"
 
     @property
@@ -90,6 +90,15 @@ class BufferKeys:
     def spilled(self) -> str:
         """Hash: "segment:chunk" to its rows, for every chunk that lies in a file on some drainer's disk."""
         return f"{self._tag}:spilled"
+
+    @property
+    def set_aside(self) -> str:
+        """Hash: name of what waits for a person to when, how many items are kept and lost, and why (JSON)."""
+        return f"{self._tag}:set_aside"
+
+    def aside(self, name: str) -> str:
+        """List: the items that are kept of what was set aside under this name, newest first."""
+        return f"{self._tag}:aside:{name}"
 
     @property
     def marks(self) -> str:

@@ -14,22 +14,27 @@ segment, an expired lease), an ack whose reply was lost is answered ``LeaseLost`
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.base import log
 from pipeline.base.config import Settings
 from pipeline.base.errors import LeaseLost, RedisOutage
 from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import RedisLink, outages
 from pipeline.buffer import scripts
+from pipeline.buffer.books import Books
 from pipeline.buffer.redis_disk import RedisDisk
 from pipeline.decode.items import Items, fetch
+
+_log = log.get(__name__)
 
 MINUTES_PER_ACK = 250
 """More touched minutes than this are noted in calls of their own, so that no ack holds Redis up."""
@@ -40,9 +45,12 @@ MAX_CHUNK_BYTES = 64 << 20
 TRIM_STEPS = 10
 """A chunk is freed in so many steps: each took 0.4 ms at 100,000 rows of 143 bytes."""
 
+COPY_STEPS = 400
+"""A chunk is copied aside in this many steps: copying 1,000 items in one script holds Redis up for 4 ms."""
+
 _SCRIPTS = (
-    *("SEAL", "CLAIM", "RENEW", "TOUCH", "ACK", "SPILL", "UNSPILL", "TRIM", "DROP_OLDEST"),
-    *("FORGET", "DROP_ACKED", "MARK", "BOOKS"),
+    *("seal", "claim", "renew", "touch", "ack", "spill", "unspill", "copy_aside", "set_aside", "trim"),
+    *("drop_oldest", "forget", "drop_acked", "mark", "books"),
 )
 
 
@@ -76,47 +84,6 @@ class Chunk:
         return self.last - self.first
 
 
-@dataclass(frozen=True)
-class Books:
-    """The ledger of a buffer at one instant: sealed = stored + dead_lettered + in_flight + spilled + dropped."""
-
-    waiting: int = 0
-    sealed: int = 0
-    in_flight: int = 0
-    stored: int = 0
-    dead_lettered: int = 0
-    spilled: int = 0
-    dropped: int = 0
-    segments: int = 0
-    oldest_sealed_at_ms: int = 0
-
-    @property
-    def unaccounted(self) -> int:
-        """What the books cannot explain; 0 unless something is wrong."""
-        return self.sealed - self.stored - self.dead_lettered - self.in_flight - self.spilled - self.dropped
-
-    def __add__(self, other: Books) -> Books:
-        sums = {
-            name: getattr(self, name) + getattr(other, name)
-            for name in ("waiting", "sealed", "in_flight", "stored", "dead_lettered", "spilled", "dropped", "segments")
-        }
-        oldest = min(filter(None, (self.oldest_sealed_at_ms, other.oldest_sealed_at_ms)), default=0)
-        return Books(**sums, oldest_sealed_at_ms=oldest)
-
-    def as_dict(self) -> dict[str, int]:
-        """The keys that ``status``, ``audit`` and ``demo`` print."""
-        return {
-            "waiting": self.waiting,
-            "sealed": self.sealed,
-            "in_flight": self.in_flight,
-            "stored": self.stored,
-            "dead_lettered": self.dead_lettered,
-            "spilled": self.spilled,
-            "dropped": self.dropped,
-            "unaccounted": self.unaccounted,
-        }
-
-
 @dataclass
 class Buffer:
     """One buffer list and its siblings. Any number of processes may hold one over the same key."""
@@ -136,7 +103,7 @@ class Buffer:
     def __post_init__(self) -> None:
         self.keys = BufferKeys(self.key)
         self.token = f"{_process_name(os.getpid())}/{secrets.token_hex(8)}"
-        self._scripts = {name: self.client.register_script(getattr(scripts, name)) for name in _SCRIPTS}
+        self._scripts = {name: self.client.register_script(scripts.load(name)) for name in _SCRIPTS}
         self._durable: dict[str, bool] = {}
         self._disk = RedisDisk(self.client, self.aof_dir)
 
@@ -163,7 +130,7 @@ class Buffer:
         name = f"{int(time.time()):x}-{secrets.token_hex(8)}"
         keys = self.keys
         rows, sealed_at = self._run(
-            "SEAL",
+            "seal",
             [keys.buffer, keys.segment(name), keys.meta(name), keys.segments, keys.ledger, keys.scratch],
             [name, chunk_rows, MAX_CHUNK_BYTES],
         )
@@ -201,7 +168,7 @@ class Buffer:
     def claim(self) -> Chunk | None:
         """Lease the next chunk, or one whose lease ran out; None when there is none."""
         found = self._run(
-            "CLAIM",
+            "claim",
             [self.keys.segments, self.keys.scratch],
             [self.keys.segment(""), self.token, int(self.lease_s * 1000)],
         )
@@ -243,7 +210,7 @@ class Buffer:
                 for number, lease in leases.items():
                     token, _, held = lease.decode().partition(" ")
                     if _is_orphan(token) and not held.startswith("0 "):
-                        released += int(self._run("RENEW", [key, self.keys.scratch], [number, token, 0]))
+                        released += int(self._run("renew", [key, self.keys.scratch], [number, token, 0]))
         return released
 
     def read(self, chunk: Chunk) -> Items:
@@ -282,7 +249,7 @@ class Buffer:
         keys = self.keys
         self._touch(minutes[MINUTES_PER_ACK:])
         done = self._run(
-            "ACK",
+            "ack",
             [
                 keys.segments,
                 keys.segment(chunk.segment),
@@ -314,7 +281,7 @@ class Buffer:
         """Let go of a chunk whose items lie in a file; raises ``LeaseLost`` when somebody else has it by now."""
         keys = self.keys
         done = self._run(
-            "SPILL",
+            "spill",
             [
                 keys.segments,
                 keys.segment(chunk.segment),
@@ -322,7 +289,6 @@ class Buffer:
                 keys.leases(chunk.segment),
                 keys.spilled,
                 keys.ledger,
-                keys.acked,
                 keys.scratch,
             ],
             [chunk.segment, chunk.number, self._lease(chunk), chunk.rows],
@@ -337,29 +303,71 @@ class Buffer:
         self._touch(minutes[MINUTES_PER_ACK:])
         return bool(
             self._run(
-                "UNSPILL",
+                "unspill",
                 [keys.spilled, keys.dirty, keys.ledger, keys.acked, keys.scratch],
-                [spill_name(chunk), stored, dead_lettered, record, *minutes[:MINUTES_PER_ACK]],
+                [chunk_name(chunk), stored, dead_lettered, record, *minutes[:MINUTES_PER_ACK]],
             )
         )
 
     def is_spilled(self, chunk: Chunk) -> bool:
         """Whether the file of this chunk is what counts; a file that is not registered is a left-over."""
         with outages():
-            return bool(self.client.hexists(self.keys.spilled, spill_name(chunk)))
+            return bool(self.client.hexists(self.keys.spilled, chunk_name(chunk)))
 
     def drop_oldest(self, keep_rows: int, most: int) -> int:
         """Drop the oldest waiting items beyond ``keep_rows``, at most ``most``; counted as sealed and dropped."""
-        return int(self._run("DROP_OLDEST", [self.keys.buffer, self.keys.ledger, self.keys.scratch], [keep_rows, most]))
+        return int(self._run("drop_oldest", [self.keys.buffer, self.keys.ledger, self.keys.scratch], [keep_rows, most]))
+
+    # Set aside
+
+    def set_aside(self, chunk: Chunk, reason: str) -> None:
+        """Take a leased chunk out of delivery: it waits for a person, and no drainer is given it again.
+
+        Its items move to a list of their own, so that the rest of the segment can be freed. What is no longer
+        there of them is counted as lost. A crash in between leaves a leased chunk, and the copy is made afresh.
+        Raises ``LeaseLost`` when another drainer has the chunk by now.
+        """
+        keys = self.keys
+        self._copy_aside(chunk)
+        record = json.dumps({"reason": reason, **asdict(chunk)}, ensure_ascii=False)
+        done = self._run(
+            "set_aside",
+            [
+                keys.segments,
+                keys.segment(chunk.segment),
+                keys.meta(chunk.segment),
+                keys.leases(chunk.segment),
+                keys.set_aside,
+                keys.ledger,
+                keys.aside(chunk_name(chunk)),
+                keys.scratch,
+            ],
+            [chunk.segment, chunk.number, self._lease(chunk), chunk.rows, record],
+        )
+        if not done:
+            raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is held by another drainer")
+        _log.error("chunk set aside", segment=chunk.segment, chunk=chunk.number, rows=chunk.rows, reason=reason)
+        self._trim(chunk)
+
+    def _copy_aside(self, chunk: Chunk) -> None:
+        keys = self.keys
+        names = [keys.segment(chunk.segment), keys.leases(chunk.segment), keys.aside(chunk_name(chunk)), keys.scratch]
+        head, tail = chunk.segment_rows - chunk.last, chunk.segment_rows - chunk.first
+        step = -(-chunk.rows // COPY_STEPS)
+        for first in range(head, tail, step):
+            last = min(first + step, tail) - 1
+            copied = self._run("copy_aside", names, [chunk.number, self._lease(chunk), first, last, int(first == head)])
+            if copied < 0:
+                raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is held by another drainer")
 
     # What others ask
 
     def books(self) -> Books:
         """The ledger, all figures of one instant."""
         waiting, in_flight, segments, oldest, counted = self._run(
-            "BOOKS", [self.keys.buffer, self.keys.segments, self.keys.ledger], [self.keys.segment("")]
+            "books", [self.keys.buffer, self.keys.segments, self.keys.ledger], [self.keys.segment("")]
         )
-        sealed, stored, dead_lettered, spilled, dropped = (int(value or 0) for value in counted)
+        sealed, stored, dead_lettered, spilled, dropped, lost, set_aside = (int(value or 0) for value in counted)
         return Books(
             waiting=int(waiting),
             sealed=sealed,
@@ -368,6 +376,8 @@ class Buffer:
             dead_lettered=dead_lettered,
             spilled=spilled,
             dropped=dropped,
+            lost=lost,
+            set_aside=set_aside,
             segments=int(segments),
             oldest_sealed_at_ms=int(oldest),
         )
@@ -383,27 +393,33 @@ class Buffer:
         pairs = [(minute, counter) for minute, counter in seen.items()]
         for start in range(0, len(pairs), MINUTES_PER_ACK):
             flat = [value for pair in pairs[start : start + MINUTES_PER_ACK] for value in pair]
-            self._run("FORGET", [self.keys.dirty, self.keys.scratch], flat)
+            self._run("forget", [self.keys.dirty, self.keys.scratch], flat)
 
     def drop_acked(self, records: list[bytes]) -> None:
         """Remove ``records``, the oldest of the acknowledged chunks, unless somebody else did so before."""
-        self._run("DROP_ACKED", [self.keys.acked, self.keys.scratch], [records[-1], len(records)])
+        self._run("drop_acked", [self.keys.acked, self.keys.scratch], [records[-1], len(records)])
 
     def mark_dead_letter(self, name: str, mark: str, now_ms: int, payload: bytes = b"") -> bool:
         """Mark a dead letter and push its payload again (when given), both or neither; False if marked before."""
         keys = [self.keys.marks, self.keys.buffer]
-        return bool(self._run("MARK", keys, [name, f"{mark} {now_ms}", payload]))
+        return bool(self._run("mark", keys, [name, f"{mark} {now_ms}", payload]))
 
     def unfinished_segments(self) -> set[str]:
-        """Segments of which some chunk is not acknowledged: open, or spilled in part."""
+        """Segments of which some chunk is not acknowledged: open, or spilled or set aside in part."""
         with outages():
             names = {name.decode() for name in self.client.zrange(self.keys.segments, 0, -1)}
-            return names | {name.decode().rpartition(":")[0] for name in self.client.hkeys(self.keys.spilled)}
+            away = [*self.client.hkeys(self.keys.spilled), *self.client.hkeys(self.keys.set_aside)]
+            return names | {name.decode().partition(":")[0] for name in away}
 
     def open_segments(self) -> int:
         """Sealed segments that are not wholly acknowledged."""
         with outages():
             return int(self.client.zcard(self.keys.segments))
+
+    def set_aside_names(self) -> list[str]:
+        """What waits for a person: the names that ``pipeline segments`` takes. Raises ``RedisOutage``."""
+        with outages():
+            return sorted(name.decode("utf-8", "replace") for name in self.client.hkeys(self.keys.set_aside))
 
     # Inside
 
@@ -413,7 +429,7 @@ class Buffer:
 
     def _set_lease(self, chunk: Chunk, lease_ms: int) -> None:
         held = self._run(
-            "RENEW",
+            "renew",
             [self.keys.leases(chunk.segment), self.keys.scratch],
             [chunk.number, self._lease(chunk), lease_ms],
         )
@@ -424,17 +440,17 @@ class Buffer:
         """Free what is finished, in steps that do not hold Redis up; what an outage leaves, the next ack frees."""
         keys = [self.keys.segment(chunk.segment), self.keys.meta(chunk.segment), self.keys.scratch]
         with contextlib.suppress(RedisOutage):
-            while self._run("TRIM", keys, [max(1, chunk.chunk_rows // TRIM_STEPS)]):
+            while self._run("trim", keys, [max(1, chunk.chunk_rows // TRIM_STEPS)]):
                 pass
 
     def _touch(self, minutes: list[int]) -> None:
         keys = [self.keys.dirty, self.keys.ledger, self.keys.scratch]
         for start in range(0, len(minutes), MINUTES_PER_ACK):
-            self._run("TOUCH", keys, minutes[start : start + MINUTES_PER_ACK])
+            self._run("touch", keys, minutes[start : start + MINUTES_PER_ACK])
 
     def _write_now(self) -> int:
         """Write something that changes nothing, even when memory is full; when, by Redis's clock."""
-        self._run("TOUCH", [self.keys.dirty, self.keys.ledger, self.keys.scratch], [])
+        self._run("touch", [self.keys.dirty, self.keys.ledger, self.keys.scratch], [])
         return self._disk.now_ms()
 
     def _run(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
@@ -458,8 +474,8 @@ def open_buffers(settings: Settings, link: RedisLink) -> list[Buffer]:
     return [open_buffer(settings, link, key) for key in settings.buffer.keys]
 
 
-def spill_name(chunk: Chunk) -> str:
-    """The name of a spilled chunk, in Redis and of its file."""
+def chunk_name(chunk: Chunk) -> str:
+    """The name of a chunk, in Redis and of its spill file."""
     return f"{chunk.segment}:{chunk.number}"
 
 

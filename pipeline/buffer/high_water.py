@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pipeline.base.config import BufferSettings
 from pipeline.base.redis_link import outages
-from pipeline.buffer.buffer import Books, Buffer
+from pipeline.buffer.books import Books
+from pipeline.buffer.buffer import Buffer
 
 Name = Literal["rows", "age_s", "memory_pct"]
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.buffer.books import UNKNOWN
 from pipeline.deliver.dead_letters import Letter
 from pipeline.operate.audit import Report
 from pipeline.operate.doctor import Finding
@@ -73,11 +74,10 @@ def live_status(gather: Callable[[], Status], interval_s: float) -> None:
         while not quit_pressed(interval_s):
             status, now = gather(), time.monotonic()
             seconds = max(now - at, 1e-9)
-            rates = {
-                "stored": (status.books.stored - before.books.stored) / seconds,
-                "sealed": (status.books.sealed - before.books.sealed) / seconds,
-                "dead_lettered": (status.books.dead_lettered - before.books.dead_lettered) / seconds,
-            }
+            rates: dict[str, float] = {}
+            if status.books is not None and before.books is not None:
+                for name in ("stored", "sealed", "dead_lettered"):
+                    rates[name] = (getattr(status.books, name) - getattr(before.books, name)) / seconds
             live.update(status_table(status, rates), refresh=True)
             before, at = status, now
 
@@ -85,10 +85,12 @@ def live_status(gather: Callable[[], Status], interval_s: float) -> None:
 def status_table(status: Status, rates: dict[str, float] | None = None) -> Table:
     """A status as a table; with ``rates`` (rows a second by name) a third column."""
     table = _plain_table(columns=3)
-    for name, value in status.books.as_dict().items():
+    for name, value in (status.books.as_dict() if status.books is not None else UNKNOWN).items():
+        if name == "pushed":
+            continue  # only its producers know
         rate = f"{rates[name]:,.0f}/s" if rates and name in rates else ""
-        style = "red" if name == "unaccounted" and value else ""
-        table.add_row(name, Text(f"{value:,}", style=style), rate)
+        style = "red" if name in ("unaccounted", "set_aside") and value else ""
+        table.add_row(name, Text("unknown" if value is None else f"{value:,}", style=style), rate)
     for level in status.highest():
         name, form, setting = _LEVELS[level.name]
         style = "red" if level.is_passed else ""
@@ -132,7 +134,8 @@ def print_audit(report: Report) -> None:
     console = stdout()
     table = _plain_table()
     for name, value in report.books.as_dict().items():
-        table.add_row(name, f"{value:,}")
+        if value is not None:
+            table.add_row(name, f"{value:,}")
     table.add_row("chunks checked", f"{report.chunks:,} ({report.scope})")
     for name in ("missing", "duplicated", "altered", "unknown"):
         value = getattr(report, name)

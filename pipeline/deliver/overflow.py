@@ -26,7 +26,8 @@ from pipeline.base import log
 from pipeline.base.config import BufferSettings
 from pipeline.base.errors import LeaseLost, Outage, SchemaMismatch, UsageError
 from pipeline.base.redis_link import outages
-from pipeline.buffer.buffer import Books, Buffer
+from pipeline.buffer.books import Books
+from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.high_water import Level, levels, memory, sealed_age_s, spilled_age_s
 from pipeline.deliver.drainer import Drainer
 from pipeline.deliver.spill import Spill

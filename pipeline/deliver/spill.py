@@ -33,7 +33,7 @@ import pyarrow as pa
 from pipeline.base import failpoints, log
 from pipeline.base.config import DrainerSettings
 from pipeline.base.errors import PipelineError
-from pipeline.buffer.buffer import Buffer, Chunk, spill_name
+from pipeline.buffer.buffer import Buffer, Chunk, chunk_name
 from pipeline.deliver.drainer import Drainer
 from pipeline.metric import Limits
 from pipeline.store.client import Store
@@ -172,7 +172,7 @@ class Spill:
         body = pa.compress(packed, codec=_CODEC, asbytes=True)
         head = {**asdict(chunk), "packed_bytes": len(packed), "checksum": zlib.crc32(body)}
         self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / (spill_name(chunk).replace(":", "-") + _SUFFIX)
+        path = self.directory / (chunk_name(chunk).replace(":", "-") + _SUFFIX)
         self._done.pop(path, None)
         draft = path.with_suffix(".draft")
         with draft.open("wb") as file:

@@ -169,8 +169,7 @@ class _Demo:
         windows = store.rows("SELECT (SELECT count() FROM metrics_1min) + (SELECT count() FROM metrics_5min)")[0][0]
         alerts = store.rows("SELECT countIf(to_state = 'firing'), countIf(to_state = 'resolved') FROM alerts")[0]
         return {
-            "pushed": stats.pushed,
-            **books.as_dict(),
+            **books.as_dict(pushed=stats.pushed),
             "windows": windows,
             "alerts": alerts[0],
             "alerts_resolved": alerts[1],
@@ -186,8 +185,7 @@ class _Demo:
         store = self.service.store
         figures = Table(box=None, show_header=False, pad_edge=False)
         figures.add_row("phase", self.phase)
-        figures.add_row("pushed", f"{self.client.stats().pushed:,}")
-        for name, value in books.as_dict().items():
+        for name, value in books.as_dict(pushed=self.client.stats().pushed).items():
             figures.add_row(name, Text(f"{value:,}", style="red" if name == "unaccounted" and value else ""))
         windows = store.rows("SELECT (SELECT count() FROM metrics_1min) + (SELECT count() FROM metrics_5min)")[0][0]
         figures.add_row("windows", f"{windows:,}")

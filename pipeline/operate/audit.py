@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.base.redis_link import outages
-from pipeline.buffer.buffer import Books, Buffer
+from pipeline.buffer.books import Books
+from pipeline.buffer.buffer import Buffer
 from pipeline.deliver.ledger import DIGEST_SQL, Record, pending_records
 from pipeline.store.client import Store
 from pipeline.store.migrate import kept_hours

@@ -27,7 +27,8 @@ from pipeline.base.clock import Clock, WallClock
 from pipeline.base.config import Settings
 from pipeline.base.errors import Outage, PipelineError, RedisDenied, RuleError, SchemaMismatch, UsageError
 from pipeline.base.redis_link import RedisLink, outages
-from pipeline.buffer.buffer import Books, Buffer, open_buffer, open_buffers
+from pipeline.buffer.books import Books
+from pipeline.buffer.buffer import Buffer, open_buffer, open_buffers
 from pipeline.deliver import dead_letters as deadletters
 from pipeline.deliver import ledger
 from pipeline.deliver.drainer import Drainer

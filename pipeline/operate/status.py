@@ -16,7 +16,8 @@ from pipeline.base.clock import Clock
 from pipeline.base.config import Settings
 from pipeline.base.errors import Outage, PipelineError
 from pipeline.base.redis_link import RedisLink, outages
-from pipeline.buffer.buffer import Books, Buffer
+from pipeline.buffer.books import UNKNOWN, Books
+from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.high_water import Level, levels, memory, sealed_age_s, spilled_age_s
 from pipeline.collect.redis_health import RedisHealth
 from pipeline.metric import Limits, Metric, decode
@@ -32,7 +33,9 @@ DRAINING = ("run", "drain")
 class Status:
     """One look at the pipeline."""
 
-    books: Books = field(default_factory=Books)
+    books: Books | None = None
+    """None when Redis cannot be asked."""
+    set_aside_names: list[str] = field(default_factory=list)
     oldest_waiting_s: float = 0.0
     oldest_s: float = 0.0
     marks: dict[str, list[Level]] = field(default_factory=dict)
@@ -55,7 +58,8 @@ class Status:
             key: {level.name: {"value": level.value, "mark": level.mark, "passed": level.is_passed} for level in levels}
             for key, levels in self.marks.items()
         }
-        return {**self.books.as_dict(), **fields, "marks": marks}
+        books = self.books.as_dict() if self.books is not None else UNKNOWN
+        return {**books, **fields, "marks": marks}
 
     def highest(self) -> list[Level]:
         """Of each mark the level of the buffer that is nearest to it, or furthest beyond."""
@@ -77,10 +81,18 @@ def gather(settings: Settings, link: RedisLink, buffers: Sequence[Buffer], store
     for service in status.services:
         if service.get("trouble"):
             status.trouble.append(f"{service['name']}: {service['trouble']}")
-    if status.books.unaccounted:
+    if status.books is not None and status.books.unaccounted:
         status.trouble.append(f"the books differ by {status.books.unaccounted}: run 'pipeline audit'")
+    if status.set_aside_names:
+        status.trouble.append(set_aside_sentence(status.set_aside_names))
     status.trouble += status.high_water
     return status
+
+
+def set_aside_sentence(names: Sequence[str]) -> str:
+    """What waits for a person, in words."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more} set aside: see 'pipeline segments ls', then 'pipeline segments close'"
 
 
 def oldest_waiting_s(buffer: Buffer, now_ms: int) -> float:
@@ -108,7 +120,8 @@ def _ask_redis(status: Status, settings: Settings, link: RedisLink, buffers: Seq
         if not any(service.get("role") in DRAINING for service in status.services):
             # Nobody seals; how long an item lies there only its own time can tell.
             age_s = max(age_s, waiting_s)
-        status.books += books
+        status.books = books + (status.books or Books())
+        status.set_aside_names += buffer.set_aside_names()
         status.oldest_waiting_s = max(status.oldest_waiting_s, waiting_s)
         status.oldest_s = max(status.oldest_s, round(age_s, 1))
         status.marks[buffer.key] = levels(settings.buffer, books, round(age_s, 1), round(memory_pct, 4))
@@ -194,6 +207,7 @@ class Watch:
         waiting: list[tuple[Mapping[str, str], float]] = []
         filled: list[tuple[Mapping[str, str], float]] = []
         lag: list[tuple[Mapping[str, str], float]] = []
+        set_aside: list[tuple[Mapping[str, str], float]] = []
         unaccounted = 0
         rollup_lag_s = 0.0
         # Until a minute is final it stays noted although it is rolled up.
@@ -204,6 +218,7 @@ class Watch:
             labels = {"buffer": buffer.key}
             books = buffer.books()
             unaccounted += abs(books.unaccounted)
+            set_aside.append((labels, float(len(buffer.set_aside_names()))))
             rollup_lag_s = max([rollup_lag_s, *(settled_s - minute for minute in buffer.dirty_minutes())])
             waiting.append((labels, float(books.waiting)))
             marks = self.settings.buffer
@@ -214,5 +229,6 @@ class Watch:
             "buffer_high_water_pct": filled,
             "drain_lag_s": lag,
             "unaccounted": float(unaccounted),
+            "segments_set_aside": set_aside,
             "rollup_lag_s": rollup_lag_s,
         }

@@ -523,7 +523,7 @@ def test_a_script_that_is_refused_for_memory_is_an_outage(redis_url: str) -> Non
     """So that whoever asked tries again instead of falling over."""
     buffer = filled(redis_url, 1)
     buffer.client.config_set("maxmemory", 1)
-    buffer._scripts["SEAL"] = buffer.client.register_script("return redis.call('SET', KEYS[1], 'x')")
+    buffer._scripts["seal"] = buffer.client.register_script("return redis.call('SET', KEYS[1], 'x')")
     with pytest.raises(RedisFull):
         buffer.seal(10)
 
@@ -581,7 +581,7 @@ def test_a_seal_whose_reply_is_lost_is_found_again(redis_url: str) -> None:
         buffer = buffer_on(proxy.url)
         buffer.books()
         proxy.marked = b"EVALSHA"
-        buffer._scripts["SEAL"].registered_client.script_load(buffer._scripts["SEAL"].script)
+        buffer._scripts["seal"].registered_client.script_load(buffer._scripts["seal"].script)
         proxy.lose_replies = 1
         with pytest.raises(RedisOutage):
             buffer.seal(10)
@@ -598,7 +598,7 @@ def test_an_ack_whose_reply_is_lost_counts_once(redis_url: str) -> None:
         buffer.seal(10)
         chunk = claimed(buffer)
         proxy.marked = b"EVALSHA"
-        buffer.client.script_load(buffer._scripts["ACK"].script)
+        buffer.client.script_load(buffer._scripts["ack"].script)
         proxy.lose_replies = 1
         with pytest.raises(RedisOutage):
             acknowledge(buffer, chunk, minutes=[60])

@@ -12,7 +12,7 @@ from pipeline.base.config import BufferSettings, DrainerSettings
 from pipeline.base.errors import StoreOutage
 from pipeline.base.failpoints import Injected
 from pipeline.bench.drain import plain_items
-from pipeline.buffer.buffer import Buffer, Chunk, spill_name
+from pipeline.buffer.buffer import Buffer, Chunk, chunk_name
 from pipeline.deliver import spill
 from pipeline.deliver.drainer import Drainer
 from pipeline.deliver.overflow import Overflow
@@ -159,7 +159,7 @@ def test_who_loses_a_chunk_while_spilling_goes_on(
     stop.set()
     thread.join()
     assert late and buffer.books().spilled
-    assert not buffer.client.hexists(buffer.keys.spilled, spill_name(late[0]))
+    assert not buffer.client.hexists(buffer.keys.spilled, chunk_name(late[0]))
 
 
 def test_dropped_items_are_the_oldest_and_counted(buffer: Buffer, store: Store, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ FACTS: dict[str, str] = {
     "drain_lag_s": "age of the oldest item that is not stored yet; labels: buffer",
     "dead_letters_5min": "items refused in the last five minutes",
     "unaccounted": "how far the books are from balancing, without sign: anything but 0 is a loss or a doubling",
+    "segments_set_aside": "damaged segments and chunks that wait for `pipeline segments close`; labels: buffer",
     "rollup_lag_s": "age of the oldest minute that was touched and not rolled up again",
     "jobs_failing": "scheduled jobs whose last run failed",
 }

@@ -1,0 +1,11 @@
+-- Prolong a lease, or end it at once; 0 when it is held by another.
+-- needs: now
+-- KEYS: leases, scratch   ARGV: chunk, token, lease_ms (0 gives the chunk back)
+redis.call('DEL', KEYS[2])
+local lease = redis.call('HGET', KEYS[1], ARGV[1])
+local token, attempts = string.match(lease or '', '^(%S+) %d+ (%d+)$')
+if token ~= ARGV[2] then return 0 end
+local expires = 0
+if ARGV[3] ~= '0' then expires = now_ms() + ARGV[3] end
+redis.call('HSET', KEYS[1], ARGV[1], token .. ' ' .. as_text(expires) .. ' ' .. attempts)
+return 1
