@@ -58,11 +58,18 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def engine_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def engine_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where this process keeps its embedded engine; a process can open one path only."""
+    from pipeline.embedded import engine
+
     if find_spec("chdb") is None:
         missing("chdb is not installed")
-    return tmp_path_factory.mktemp("engine")
+    path = tmp_path_factory.mktemp("engine") / "clickhouse"
+    # The engine learns when it starts which databases analysts read: those that this process may make.
+    own = [f"test_{os.getpid()}_{number}" for number in range(2000)]
+    hold = engine.hold(path, "writer", [*own, "shop", "strangers", "pipeline"])
+    yield path
+    hold.release()
 
 
 @pytest.fixture

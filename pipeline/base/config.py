@@ -208,7 +208,10 @@ class WebSettings(Section):
         8123, ge=0, le=65535, description="embedded store only: ClickHouse's HTTP interface, read-only"
     )
     query_max_s: Positive = Field(30, description="a query of an analyst may take this long")
-    query_max_memory_bytes: PositiveInt = Field(2_000_000_000, description="and use this much memory")
+    query_max_at_once: PositiveInt = Field(4, description="so many queries of analysts run at once; others wait")
+    query_max_memory_bytes: PositiveInt = Field(
+        2_000_000_000, description="memory of all of them together; each query may take an equal share of it"
+    )
     query_max_result_rows: PositiveInt = Field(1_000_000, description="and return this many rows")
 
 

@@ -64,3 +64,7 @@ class MigrationError(PipelineError):
 
 class EngineBusy(PipelineError):
     """The embedded store's directory is held by another process; the sentence names it."""
+
+
+class EngineRights(PipelineError):
+    """The embedded engine does not hold analysts back as it should; nobody is served."""

@@ -29,6 +29,12 @@ def text(relative: str) -> str:
     return path(relative).read_text(encoding="utf-8")
 
 
+@cache
+def package_text(relative: str) -> str:
+    """The contents of a text file that lies beside the code, in the package ``pipeline``; read once per process."""
+    return (_PACKAGE / relative).read_text(encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class Query:
     """A named query of ``sql/queries.sql``: what it answers, in one sentence, and its text."""

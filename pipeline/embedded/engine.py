@@ -14,11 +14,13 @@ import shlex
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from pipeline.base.errors import EngineBusy
+from pipeline.embedded import engine_config
 
 Role = Literal["writer", "reader"]
 
@@ -53,11 +55,12 @@ class Owner:
 class Hold:
     """This process's hold on an engine; shared by all its handles, given up by the last ``release``."""
 
-    def __init__(self, path: Path, role: Role) -> None:
+    def __init__(self, path: Path, role: Role, databases: Sequence[str]) -> None:
         self.path = path
         self.role: Role = role
         self._descriptor = _lock(path)
         self._users = 1
+        engine_config.write(path, databases)
         self._write(Owner(os.getpid(), _command(), role))
 
     def announce(self, host: str, port: int) -> None:
@@ -91,8 +94,10 @@ _registry_lock = threading.RLock()
 _registry: dict[Path, Hold] = {}
 
 
-def hold(path: Path, role: Role) -> Hold:
+def hold(path: Path, role: Role, databases: Sequence[str] = ()) -> Hold:
     """Take the engine at ``path`` for this process, or share the hold it already has.
+
+    Analysts read ``databases``, as the first hold of the process names them: the engine learns it when it starts.
 
     Waits a moment for a reader of another process to finish; raises ``EngineBusy``, naming the
     owner, if a writer holds it.
@@ -102,7 +107,7 @@ def hold(path: Path, role: Role) -> Hold:
         held = _registry.get(path)
         if held is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            held = _registry[path] = Hold(path, role)
+            held = _registry[path] = Hold(path, role, databases)
         else:
             held.share()
             if role == "writer" and held.role == "reader":

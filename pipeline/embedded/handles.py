@@ -13,14 +13,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.embedded import engine_config
+
 Settings = tuple[tuple[str, str], ...]
 
 _MAX_IDLE = 16
 _CODE = re.compile(r"Code: (\d+)")
 _UNKNOWN_FORMAT = 73
 _TOO_MANY_SIMULTANEOUS_QUERIES = 202
-# Not ClickHouse's: with these the binding answers with Python objects.
-_PYTHON_FORMATS = frozenset({"arrowtable", "dataframe", "datastore", "debug"})
+# Formats that write a result and need nothing but the result, in lower case. Not here: Template and Protobuf, which
+# read files, AvroConfluent, which asks a service, and those with which the binding answers with Python objects.
+_TEXT_FORMATS = """
+    TabSeparated TabSeparatedRaw TabSeparatedWithNames TabSeparatedWithNamesAndTypes TabSeparatedRawWithNames
+    TabSeparatedRawWithNamesAndTypes TSV TSVRaw TSVWithNames TSVWithNamesAndTypes TSVRawWithNames
+    TSVRawWithNamesAndTypes Raw RawWithNames RawWithNamesAndTypes CSV CSVWithNames CSVWithNamesAndTypes
+    JSON JSONAsString JSONStrings JSONColumns JSONColumnsWithMetadata JSONCompact JSONCompactStrings JSONCompactColumns
+    JSONEachRow PrettyJSONEachRow JSONEachRowWithProgress JSONStringsEachRow JSONStringsEachRowWithProgress
+    JSONCompactEachRow JSONCompactEachRowWithNames JSONCompactEachRowWithNamesAndTypes JSONCompactEachRowWithProgress
+    JSONCompactStringsEachRow JSONCompactStringsEachRowWithNames JSONCompactStringsEachRowWithNamesAndTypes
+    JSONCompactStringsEachRowWithProgress JSONObjectEachRow JSONL JSONLines NDJSON PrettyNDJSON PrettyJSONLines
+    LineAsString Markdown MD Null One Pretty PrettyCompact PrettyCompactMonoBlock PrettyCompactNoEscapes
+    PrettyCompactNoEscapesMonoBlock PrettyMonoBlock PrettyNoEscapes PrettyNoEscapesMonoBlock PrettySpace
+    PrettySpaceMonoBlock PrettySpaceNoEscapes PrettySpaceNoEscapesMonoBlock Prometheus SQLInsert TSKV Values Vertical
+    XML ODBCDriver2
+"""
+_BINARY_FORMATS = """
+    Arrow ArrowStream Avro BSONEachRow MsgPack Native Npy ORC Parquet RawBLOB RowBinary RowBinaryWithNames
+    RowBinaryWithNamesAndTypes RowBinaryWithDefaults
+"""
+OUTPUT_FORMATS = frozenset((_TEXT_FORMATS + _BINARY_FORMATS).lower().split())
 
 
 class EngineError(Exception):
@@ -44,15 +65,26 @@ class Answer:
 
 
 class Handle:
-    """One connection to the engine."""
+    """One connection to the engine.
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    With ``home``, the name of a database, it is one for analysts: it has the engine's role ``analyst``, which reads
+    that database, and it works in it. Raises ``EngineRights`` when the engine does not hold that role back.
+    """
+
+    def __init__(self, path: Path, settings: Settings, home: str = "") -> None:
         self.settings = settings
+        self.home = home
+        self.database = ""
         self.is_spoilt = False
         import chdb  # an extra: a service on a ClickHouse server does without
 
-        self._connection = chdb.connect(str(path))
+        self._connection = chdb.connect(engine_config.connection_string(path))
         try:
+            engine_config.take_role(
+                lambda sql: self.run(sql.encode()), lambda sql: self.run(sql.encode()).body.decode(), home
+            )
+            if home:
+                self.use(home)
             for name, value in settings:
                 self.run(f"SET {_identifier(name)} = {literal(value)}".encode())
         except BaseException:
@@ -63,9 +95,9 @@ class Handle:
         self, statement: bytes, format_name: str = "TabSeparated", parameters: Mapping[str, str] | None = None
     ) -> Answer:
         """Run one statement to its end. Raises ``EngineError``; nothing of a failed result is kept."""
-        if format_name.lower() in _PYTHON_FORMATS:
+        if format_name.lower() not in OUTPUT_FORMATS:
             raise EngineError(
-                f"Code: 73. DB::Exception: Unknown format {format_name}. (UNKNOWN_FORMAT)", _UNKNOWN_FORMAT
+                f"Code: 73. DB::Exception: Unknown format {format_name[:80]!a}. (UNKNOWN_FORMAT)", _UNKNOWN_FORMAT
             )
         try:
             # The engine takes bytes as they are: an insert's data need not be text.
@@ -74,6 +106,7 @@ class Handle:
             # chdb's own error is one; which class of that name it is depends on how chdb was installed.
             text = str(error)
             code = _CODE.search(text)
+            self._drop_rest()
             raise EngineError(text, int(code[1]) if code else 0) from None
         return Answer(
             result.bytes() or b"",
@@ -84,9 +117,17 @@ class Handle:
             result.elapsed(),
         )
 
+    def _drop_rest(self) -> None:
+        """After an error in the middle of a result, the rest of that result comes in front of the next answer."""
+        for _ in range(3):
+            if self._connection.query("SELECT 1", "TabSeparated").bytes() == b"1\n":
+                return
+        self.is_spoilt = True
+
     def use(self, database: str) -> None:
         """Unqualified table names mean this database from now on."""
         self.run(f"USE {_identifier(database)}".encode())
+        self.database = database
 
     def close(self) -> None:
         """Give the connection back to the engine."""
@@ -94,10 +135,14 @@ class Handle:
 
 
 class Handles:
-    """At most ``limit`` handles work at once; a few idle ones wait for the next request."""
+    """At most ``limit`` handles work at once; a few idle ones wait for the next request.
 
-    def __init__(self, path: Path, limit: int) -> None:
+    With ``home``, a database, they are handles for analysts (see ``Handle``).
+    """
+
+    def __init__(self, path: Path, limit: int, home: str = "") -> None:
         self._path = path
+        self._home = home
         self._free = threading.BoundedSemaphore(limit)
         self._lock = threading.Lock()
         self._idle: list[Handle] = []
@@ -112,7 +157,7 @@ class Handles:
                 _TOO_MANY_SIMULTANEOUS_QUERIES,
             )
         try:
-            handle = self._find(settings) or Handle(self._path, settings)
+            handle = self._find(settings) or Handle(self._path, settings, self._home)
             try:
                 yield handle
             finally:

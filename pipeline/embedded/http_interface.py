@@ -58,7 +58,8 @@ class ClickHouseHttp:
         """Bind and answer from now on; port 0 takes a free one. Raises ``OSError`` when the port is taken."""
         self._hold = _hold_of(where)
         limits = limits or WebSettings()
-        self._handles = Handles(self._hold.path, _AT_ONCE)
+        home = "" if writable else where.database if isinstance(where, Store) else "pipeline"
+        self._handles = Handles(self._hold.path, _AT_ONCE if writable else limits.query_max_at_once, home)
         try:
             handler = type(
                 "BoundHandler",
@@ -68,7 +69,8 @@ class ClickHouseHttp:
                     "writable": writable,
                     "settings": () if writable else settings_tuple(analyst_settings(limits)),
                     # What drivers call "default" is our database to analysts, who so find the tables unnamed.
-                    "database": where.database if isinstance(where, Store) and not writable else "default",
+                    "database": home or "default",
+                    "limits": limits,
                     "patience_s": limits.query_max_s,
                 },
             )
@@ -107,7 +109,7 @@ class ClickHouseHttp:
 
 def _hold_of(where: Store | Path) -> engine.Hold:
     if isinstance(where, Path):
-        return engine.hold(where, "writer")
+        return engine.hold(where, "writer", ["pipeline"])
     if where.hold is None:
         raise ValueError("only an embedded store can be served; a ClickHouse server serves itself")
     return where.hold.share()

@@ -21,7 +21,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 
-from pipeline.embedded import query_guard as strangers
+from pipeline.base.config import WebSettings
+from pipeline.embedded import query_guard
 from pipeline.embedded.handles import Answer, EngineError, Handle, Handles, Settings, literal
 
 # A question is text; inserts (development only) may be as large as a drainer's largest batch.
@@ -65,7 +66,7 @@ _NAMES = {
     _NOT_IMPLEMENTED: "NOT_IMPLEMENTED",
     _UNKNOWN_COMPRESSION_METHOD: "UNKNOWN_COMPRESSION_METHOD",
     _INCORRECT_DATA: "INCORRECT_DATA",
-    strangers.READONLY: "READONLY",
+    query_guard.READONLY: "READONLY",
     _QUERY_IS_TOO_LARGE: "QUERY_IS_TOO_LARGE",
 }
 _CODECS = {"gzip": "gzip", "lz4": "lz4", "zstd": "zstd", "br": "brotli"}
@@ -81,6 +82,8 @@ _PIECE = re.compile(
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
 _QUERY_ID = re.compile(r"[\w.:-]{1,200}")  # it is said back in a header
+_NO_RESULT = re.compile(rb"(?!SELECT|WITH|\(|SHOW|DESCRIBE|EXISTS|EXPLAIN|CHECK|KILL|OPTIMIZE)")
+_FORMAT = re.compile(rb"\bFORMAT (\w+)\s*\Z")
 _SET = re.compile(rb"(?:\A|;)\s*SET\b", re.IGNORECASE)
 
 _CONTENT_TYPES = {
@@ -104,6 +107,7 @@ class Handler(BaseHTTPRequestHandler):
     writable: ClassVar[bool]
     settings: ClassVar[Settings]
     database: ClassVar[str]
+    limits: ClassVar[WebSettings]
     patience_s: ClassVar[float]
 
     protocol_version = "HTTP/1.1"
@@ -164,19 +168,15 @@ class Handler(BaseHTTPRequestHandler):
             handle.use(database)
             if self.writable and _INSERT.match(statement):
                 return _insert(handle, statement, values), None
-            canonical = _canonical(handle, statement)
             if self.writable:
+                canonical = _canonical(handle, statement)
                 handle.is_spoilt = _SET.search(statement) is not None  # no sessions: it ends with the request
                 answer = handle.run(statement, default_format, values)
-            else:
-                text = canonical.decode(errors="surrogateescape")
-                if why := strangers.refusal(text):
-                    raise _refused(strangers.READONLY, f"Cannot execute query in readonly mode: {why}.")
-                answer = handle.run(canonical, default_format, values)
-        text = canonical.decode(errors="replace")
-        if not strangers.returns_rows(text):
-            return answer, None
-        return answer, strangers.format_named_in(text) or default_format
+                named = _FORMAT.search(canonical)
+                return answer, None if _NO_RESULT.match(canonical) else (named[1].decode() if named else default_format)
+            checked = query_guard.checked(handle, statement, values, self.limits)
+            answer = handle.run(checked.text, default_format, values)
+            return answer, (checked.format or default_format) if checked.returns_rows else None
 
     def _settings(self, parameters: Mapping[str, str]) -> Settings:
         if not self.writable:

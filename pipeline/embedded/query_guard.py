@@ -1,75 +1,71 @@
-"""What somebody who only asks questions may say to the embedded engine.
+"""What an analyst may ask the embedded engine.
 
-``readonly=1`` on a handle is not enough here. The engine inside a process behaves like
-clickhouse-local, which lets a read-only handle write files (``INTO OUTFILE``), read any file
-(``file('/etc/passwd')``), fetch addresses (``DESCRIBE url(…)``), look at this process's variables
-(``DESCRIBE Python(…)``), end other people's queries (``KILL``) and stop merges (``SYSTEM``); each
-was tried. So a statement is first put into the engine's own canonical form, which knows no
-comments, no second statement and one way to quote; what passes the check below is that very
-text, and that text is what runs.
+``readonly`` on a handle is not enough here, and neither are the engine's access rights. The engine
+inside a process behaves like clickhouse-local, which lets a read-only handle write files (``INTO
+OUTFILE``), read any file (``file('/etc/passwd')``), fetch addresses (``DESCRIBE url(…)``), look at
+this process's variables (``Python(…)``), end queries (``KILL``) and change roles; each was tried. So
+there are two walls. The engine's role ``analyst`` holds back tables (see ``engine_config``); this
+module lets through only statements that consist of listed parts (see ``statement_tree``).
+
+The engine's own parser takes the statement as a text and gives its tree, executing nothing. The
+judged tree is written as text again, that text is parsed and judged once more, and it is what runs:
+no comment, no second statement and no part that the tree leaves out can pass.
 """
 
-import itertools
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from pipeline.base.config import WebSettings
-from pipeline.embedded.handles import EngineError, Handle, Settings, literal
-
-# Everything else that readonly=1 refuses answers READONLY too.
-READONLY = 164
-
-_OPENINGS = frozenset({"SELECT", "WITH", "(", "SHOW", "DESCRIBE", "EXISTS", "EXPLAIN", "USE"})
-_WITH_RESULT = (_OPENINGS - {"USE"}) | {"CHECK", "KILL", "OPTIMIZE"}
-# file() reads files, hasColumnInTable() knows whether they exist, eval() runs text, Python() reads variables of
-# this process, ai…() call services; none of them asks readonly, or not before it has looked.
-_FUNCTIONS = re.compile(r"(?:file|hasColumnInTable|eval|(?i:python)|ai[A-Z]\w*)\Z")
-_TOKEN = re.compile(
-    r"""'(?:[^'\\]|\\.|'')*'          # text
-      | `(?P<quoted>(?:[^`\\]|\\.)*)`  # a name that needs quotes
-      | (?P<word>\w+)
-      | \S""",
-    re.VERBOSE | re.DOTALL,
+from pipeline.embedded.handles import OUTPUT_FORMATS, Answer, EngineError, Settings, literal
+from pipeline.embedded.statement_lists import allowed_functions
+from pipeline.embedded.statement_settings import allowed_setting
+from pipeline.embedded.statement_tree import (
+    ACCESS_DENIED,
+    READONLY,
+    Node,
+    Place,
+    judge,
+    plain_database,
+    plain_table,
+    refuse,
+    shown,
 )
-_FORMAT = re.compile(r"\bFORMAT (\w+)\s*\Z")
+
+__all__ = ["READONLY", "Checked", "allowed_setting", "checked"]
+
+_BAD_ARGUMENTS = 36
+_TOO_DEEP = 306
+# The engine repeats the statement of ours around what a person wrote.
+_OURS = r"(?:SELECT formatQuery|WITH formatQueryFromJSON|SELECT parseQueryToJSON)"
+_OURS_IN_ERROR = re.compile(rf"(?:: |\. )?In scope {_OURS}\(.*(?=\. \([A-Z_]+\)\s*\Z)", re.DOTALL)
+
+_NAME = r"(?:\w+|`[^`\\]+`)"
+# What the parser gives no tree for, in the one form that formatQuery writes.
+_LOOKING = re.compile(
+    rf"(?P<verb>DESCRIBE TABLE|EXISTS (?:TABLE|VIEW)|SHOW CREATE (?:TABLE|VIEW)) "
+    rf"(?:(?P<database>{_NAME})\.)?(?P<table>{_NAME})(?:\s+FORMAT (?P<format>\w+))?"
+)
+_LOOKING_AT_DATABASE = re.compile(
+    rf"(?:EXISTS|SHOW CREATE) DATABASE (?P<database>{_NAME})(?:\s+FORMAT (?P<format>\w+))?"
+)
+_DESCRIBE_QUERY = re.compile(r"DESCRIBE TABLE\s+(?P<query>\(.*)", re.DOTALL)
 
 
-def refusal(canonical: str) -> str | None:
-    """Why this statement (as ``formatQuery`` writes it) may not run for a stranger; None if it may."""
-    names = [found["quoted"] or found["word"] or found[0][:1] for found in _TOKEN.finditer(canonical)]
-    words = [found["word"] or found[0][:1] for found in _TOKEN.finditer(canonical)]
-    if not words or words[0] not in _OPENINGS:
-        return "only questions are answered here"
-    pairs = set(itertools.pairwise(words))
-    if ("INTO", "OUTFILE") in pairs:
-        return "INTO OUTFILE is not allowed"
-    if ("PARALLEL", "WITH") in pairs:
-        return "one statement at a time"
-    if any(word == "SETTINGS" and equals == "=" for word, equals in zip(words, words[2:], strict=False)):
-        return "settings are fixed here"
-    if words[:3] == ["EXPLAIN", "TABLE", "OVERRIDE"]:
-        return "EXPLAIN TABLE OVERRIDE is not allowed"
-    if words[:2] == ["DESCRIBE", "TABLE"] and words[2:3] != ["("] and "(" in words:
-        return "DESCRIBE of a table function is not allowed"
-    if ("default", ".") in set(itertools.pairwise(names)):
-        return "the database default shows the files of the machine as tables"
-    for before, name, after in zip(["", *words], names, [*words[1:], ""], strict=False):
-        if _FUNCTIONS.match(name) and (after == "(" or before == "APPLY"):
-            return f"the function {name} is not allowed"
-    return None
+class Handle(Protocol):
+    """A handle on the engine with the role ``analyst``."""
 
+    home: str
+    """The database that analysts read."""
+    database: str
+    """The one that a name without a database means now."""
 
-def format_named_in(canonical: str) -> str | None:
-    """The output format a statement names for itself."""
-    found = _FORMAT.search(canonical)
-    return found[1] if found else None
-
-
-def returns_rows(canonical: str) -> bool:
-    """Whether the statement has a result, be it empty."""
-    first = _TOKEN.search(canonical)
-    return first is not None and first[0] in _WITH_RESULT
+    def run(
+        self, statement: bytes, format_name: str = "TabSeparated", parameters: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Run one statement to its end. Raises ``EngineError``."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +79,103 @@ class Checked:
 
 
 def checked(handle: Handle, statement: bytes, parameters: Mapping[str, str], limits: WebSettings) -> Checked:
-    """The statement as it may run on ``handle``. Raises ``EngineError`` with ClickHouse's code if it may not."""
-    text = literal(statement.decode(errors="surrogateescape")).encode(errors="surrogateescape")
-    canonical = handle.run(b"SELECT formatQuery(" + text + b")", "TabSeparatedRaw").body.removesuffix(b"\n")
-    plain = canonical.decode(errors="surrogateescape")
-    if why := refusal(plain):
-        raise EngineError(
-            f"Code: {READONLY}. DB::Exception: Cannot execute query in readonly mode: {why}. (READONLY)", READONLY
-        )
-    return Checked(canonical, format_named_in(plain), returns_rows(plain), ())
+    """The statement as it may run on ``handle``, with these parameters. Raises ``EngineError`` if it may not.
 
-
-def allowed_setting(name: str, value: str, limits: WebSettings) -> str:
-    """The value of a setting that a client asks for, if it may have it; ``EngineError`` with ClickHouse's code if not.
-
-    115 (UNKNOWN_SETTING): the setting does not exist here. 452 (SETTING_CONSTRAINT_VIOLATION): beyond a limit.
+    The error carries ClickHouse's code: 62 where the statement is none, 164 where it does more than ask, 497 where
+    it reaches for what analysts may not have, 115 and 452 for settings, 73 for formats.
     """
-    raise EngineError(f"Code: 115. DB::Exception: Unknown setting '{name}'. (UNKNOWN_SETTING)", 115)
+    for name in parameters:
+        if not re.fullmatch(r"\w{1,100}", name):
+            refuse(ACCESS_DENIED, f"a parameter's name is a word, which {shown(name)} is not")
+    place = Place(handle.home, handle.database, _unlisted_functions(handle), limits)
+    try:
+        tree = _tree(handle, statement)
+    except EngineError as error:
+        if error.code != _BAD_ARGUMENTS:  # the parser gives no tree for every kind of statement
+            raise
+        return _looking(handle, statement, place)
+    judged = judge(tree, place)
+    text, again = _written(handle, judged.tree)
+    judge(again, place)
+    return Checked(text, judged.format, judged.returns_rows, judged.settings)
+
+
+def _looking(handle: Handle, statement: bytes, place: Place) -> Checked:
+    """DESCRIBE, EXISTS and SHOW CREATE of one plain name, and DESCRIBE of a query."""
+    text = _ask(handle, b"SELECT formatQuery(" + _quoted(statement) + b")")
+    plain = text.decode(errors="surrogateescape")
+    if found := _LOOKING.fullmatch(plain):
+        plain_table(_unquoted(found["database"] or ""), _unquoted(found["table"]), place)
+        _plain_format(found["format"])
+        return Checked(text, found["format"], True, ())
+    if found := _LOOKING_AT_DATABASE.fullmatch(plain):
+        plain_database(_unquoted(found["database"]), place)
+        _plain_format(found["format"])
+        return Checked(text, found["format"], True, ())
+    if found := _DESCRIBE_QUERY.fullmatch(plain):
+        inner = judge(_tree(handle, found["query"].encode(errors="surrogateescape")), place)
+        bare = {name: value for name, value in inner.tree.items() if name not in ("format_ast", "settings_ast")}
+        query, again = _written(handle, bare)
+        judge(again, place)
+        return Checked(b"DESCRIBE TABLE (" + query + b")", inner.format, True, inner.settings)
+    return refuse(
+        READONLY, "only questions are answered here, and DESCRIBE, EXISTS and SHOW CREATE take one plain name"
+    )
+
+
+def _unquoted(name: str) -> str:
+    return name.strip("`")
+
+
+def _plain_format(name: str | None) -> None:
+    if name is not None and name.lower() not in OUTPUT_FORMATS:
+        raise EngineError(f"Code: 73. DB::Exception: Unknown format {shown(name)}. (UNKNOWN_FORMAT)", 73)
+
+
+def _tree(handle: Handle, statement: bytes) -> Node:
+    """What the engine's parser makes of a statement."""
+    return _loaded(_ask(handle, b"SELECT parseQueryToJSON(" + _quoted(statement) + b")"))
+
+
+def _written(handle: Handle, tree: Node) -> tuple[bytes, Node]:
+    """A tree as text, and what the parser makes of that text."""
+    text = _quoted(json.dumps(tree).encode())
+    answer = _ask(handle, b"WITH formatQueryFromJSON(" + text + b") AS text SELECT parseQueryToJSON(text), text")
+    again, _, written = answer.partition(b"\t")  # JSON holds no raw tab
+    return written, _loaded(again)
+
+
+def _loaded(text: bytes) -> Node:
+    try:
+        tree = json.loads(text.decode(errors="surrogateescape"))
+    except RecursionError:
+        raise EngineError(
+            "Code: 306. DB::Exception: The statement is nested too deeply. (TOO_DEEP_RECURSION)", _TOO_DEEP
+        ) from None
+    if not isinstance(tree, dict):
+        refuse(READONLY, "only questions are answered here")
+    return tree
+
+
+def _quoted(text: bytes) -> bytes:
+    return literal(text.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+
+
+def _ask(handle: Handle, sql: bytes) -> bytes:
+    """One of the engine's functions over statements; its errors without our words around what a person wrote."""
+    try:
+        return handle.run(sql, "TabSeparatedRaw").body.removesuffix(b"\n")
+    except EngineError as error:
+        raise EngineError(_OURS_IN_ERROR.sub("", str(error)), error.code) from None
+
+
+_unlisted: frozenset[str] | None = None
+
+
+def _unlisted_functions(handle: Handle) -> frozenset[str]:
+    """The functions that the engine of this process knows and analysts may not call, in lower case."""
+    global _unlisted
+    if _unlisted is None:
+        names = handle.run(b"SELECT lower(name) FROM system.functions WHERE origin != 'SQLUserDefined'").body
+        _unlisted = frozenset(names.decode().split()) - allowed_functions()
+    return _unlisted

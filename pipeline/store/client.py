@@ -11,7 +11,8 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +20,14 @@ import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver import httputil
 from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import DatabaseError
+from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from pipeline.base.config import Settings, WebSettings
 from pipeline.base.errors import ConfigError, EngineBusy
-from pipeline.embedded import engine
+from pipeline.embedded import engine, engine_config, query_guard
+from pipeline.embedded.handles import Answer, EngineError
+from pipeline.embedded.statement_settings import memory_share_bytes
 from pipeline.store.refusals import rows_at_fault, translated
 
 __all__ = ["AS_DICTIONARIES", "Store", "analyst_settings", "engine_path", "rows_at_fault"]
@@ -31,15 +36,19 @@ _ROWS_UNLIMITED = 1 << 30
 
 
 def analyst_settings(web: WebSettings) -> dict[str, int | str]:
-    """Limits of a handle for people, in the order to SET them; ``readonly`` comes last and forbids any change."""
+    """Limits of a handle for people, in the order to SET them; ``readonly`` comes last.
+
+    2, not 1, so that a statement can carry settings of its own: ``statement_settings`` says which, and how far.
+    """
+    share = memory_share_bytes(web)
     return {
         "final": 1,
         "max_execution_time": math.ceil(web.query_max_s),  # 0 would be no limit
-        "max_memory_usage": web.query_max_memory_bytes,
-        "max_result_bytes": web.query_max_memory_bytes,
+        "max_memory_usage": share,
+        "max_result_bytes": share,
         "max_result_rows": web.query_max_result_rows,
         "result_overflow_mode": "throw",
-        "readonly": 1,
+        "readonly": 2,
     }
 
 
@@ -61,16 +70,20 @@ class Store:
         cluster: str = "",
         role: engine.Role = "writer",
         hold: engine.Hold | None = None,
+        limits: WebSettings | None = None,
     ) -> None:
+        """``limits``: an analyst's handle on the engine of this process, held to them and to ``query_guard``."""
         self.database = database
         self.cluster = cluster
         self.role: engine.Role = role
         self.hold = hold
         self._connect = connect
+        self._limits = limits
         self._lock = threading.Lock()
         with translated(role):
             self._client = connect()
         self._client.database = database
+        self._analyst = _Analyst(self._client, database) if limits else None
 
     @classmethod
     def open(cls, settings: Settings, *, role: Literal["writer", "reader"] = "writer") -> "Store":
@@ -86,7 +99,7 @@ class Store:
             dsn, profile = settings.clickhouse.dsn, _server_profile(settings, role)
             return cls(lambda: _connect_http(settings, dsn, profile), database, cluster=cluster, role=role)
         try:
-            hold = engine.hold(path, role)
+            hold = engine.hold(path, role, [database])
         except EngineBusy:
             first = engine.serving_owner(path) if role == "reader" else None
             if first is None:
@@ -94,7 +107,14 @@ class Store:
             # The owner fixes what its readers may do; it takes no settings from them.
             return cls(lambda: _connect_http(settings, first.url, {}), database, role=role)
         try:
-            return cls(lambda: _connect_engine(settings, path, role), database, cluster=cluster, role=role, hold=hold)
+            return cls(
+                lambda: _connect_engine(settings, path, role),
+                database,
+                cluster=cluster,
+                role=role,
+                hold=hold,
+                limits=settings.web if role == "reader" else None,
+            )
         except BaseException:
             hold.release()
             raise
@@ -125,7 +145,7 @@ class Store:
         if not rows.num_rows:
             return
         body = _arrow_stream(rows)
-        with self._lock, translated(self.role):
+        with self._speaking():
             self._client.raw_insert(
                 table,
                 rows.column_names,
@@ -149,15 +169,42 @@ class Store:
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The result of ``sql``, whole; ClickHouse fills ``{name:Type}`` in it from ``parameters``."""
-        with self._lock, translated(self.role):
-            body = self._client.raw_query(sql, dict(parameters or {}), fmt="ArrowStream")
+        with self._speaking():
+            body = self._client.raw_query(self._allowed(sql), dict(parameters or {}), fmt="ArrowStream")
         return pa.ipc.open_stream(body).read_all()
 
     def raw(self, sql: str, parameters: Mapping[str, Any] | None, output_format: str) -> bytes:
         """The result of ``sql`` in one of ClickHouse's formats, as it comes; for people who ask for CSV and its kin."""
-        with self._lock, translated(self.role):
-            body: bytes = self._client.raw_query(sql, dict(parameters or {}), fmt=output_format)
+        with self._speaking():
+            body: bytes = self._client.raw_query(self._allowed(sql), dict(parameters or {}), fmt=output_format)
         return body
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """One call at a time, its errors in our words.
+
+        The engine inside this process, when it fails in the middle of a result, puts the rest of that result in front
+        of the next answer (tried): nothing but a whole answer to a question of our own shows that it is through.
+        """
+        with self._lock, translated(self.role):
+            try:
+                yield
+            except DriverError:
+                if self.is_embedded:
+                    for _ in range(3):
+                        if self._client.raw_query("SELECT 1", fmt="TabSeparated") == b"1\n":
+                            break
+                raise
+
+    def _allowed(self, sql: str) -> str:
+        """``sql``, or what of it an analyst's handle on the engine of this process may run."""
+        if self._analyst is None or self._limits is None:
+            return sql
+        try:
+            text = query_guard.checked(self._analyst, sql.encode(errors="surrogateescape"), {}, self._limits).text
+        except EngineError as error:
+            raise DatabaseError(str(error), code=error.code) from None
+        return text.decode(errors="surrogateescape")
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """The same as ``query``, as Python rows; for small results."""
@@ -166,8 +213,8 @@ class Store:
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run a statement whose result does not matter (DDL, ALTER, SYSTEM)."""
-        with self._lock, translated(self.role):
-            self._client.command(sql, dict(parameters or {}), use_database=not _creates_database(sql))
+        with self._speaking():
+            self._client.command(self._allowed(sql), dict(parameters or {}), use_database=not _creates_database(sql))
 
     def await_replicas(self, table: str) -> None:
         """Before reading back what may have been written: wait until every replica has what any has.
@@ -181,7 +228,9 @@ class Store:
         """Another handle on the same ClickHouse, for another thread. Raises ``StoreOutage`` as ``open`` does."""
         hold = self.hold.share() if self.hold else None
         try:
-            return type(self)(self._connect, self.database, cluster=self.cluster, role=self.role, hold=hold)
+            return type(self)(
+                self._connect, self.database, cluster=self.cluster, role=self.role, hold=hold, limits=self._limits
+            )
         except BaseException:
             if hold:
                 hold.release()
@@ -201,6 +250,24 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Analyst:
+    """What ``query_guard`` asks the engine through: the client of an analyst's handle."""
+
+    def __init__(self, client: Client, database: str) -> None:
+        self._client = client
+        self.home = self.database = database
+
+    def run(
+        self, statement: bytes, format_name: str = "TabSeparated", parameters: Mapping[str, str] | None = None
+    ) -> Answer:
+        try:
+            text = statement.decode(errors="surrogateescape")
+            body: bytes = self._client.raw_query(text, dict(parameters or {}), fmt=format_name)
+        except DriverError as error:
+            raise EngineError(str(error), error.code or 0) from None
+        return Answer(body, 0, 0, 0, 0, 0.0)
 
 
 def engine_path(settings: Settings) -> Path | None:
@@ -252,15 +319,26 @@ _READ_SETTINGS: dict[str, Any] = {
 
 def _connect_engine(settings: Settings, path: Path, role: engine.Role) -> Client:
     try:
-        client = clickhouse_connect.get_client(interface="chdb", path=str(path))
+        client = clickhouse_connect.get_client(
+            interface="chdb", path=str(path), chdb_options=engine_config.options(path)
+        )
     except ImportError as error:
         raise ConfigError(
             "setting 'clickhouse.dsn' asks for the embedded engine, which is not installed: "
             "pip install 'metrics-pipeline[embedded]'"
         ) from error
     profile = _READ_SETTINGS | (analyst_settings(settings.web) if role == "reader" else {})
-    for name, value in profile.items():
-        client.set_client_setting(name, value)
+    try:
+        engine_config.take_role(
+            client.command,
+            lambda sql: client.raw_query(sql, fmt="TabSeparatedRaw").decode(),
+            settings.clickhouse.database if role == "reader" else "",
+        )
+        for name, value in profile.items():
+            client.set_client_setting(name, value)
+    except BaseException:
+        client.close()
+        raise
     return client
 
 

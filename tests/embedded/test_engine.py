@@ -20,7 +20,7 @@ from pipeline.store.client import Store
 # Holds without opening: fast, and what is tested here is the holding.
 HOLDER = """
 import sys, pathlib
-from pipeline.store import engine
+from pipeline.embedded import engine
 hold = engine.hold(pathlib.Path(sys.argv[1]), sys.argv[2])
 if len(sys.argv) > 3:
     hold.announce("0.0.0.0", int(sys.argv[3]))
