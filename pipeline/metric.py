@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_FLOOR, Context
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -37,7 +37,16 @@ DIMENSIONS = (
 )
 """The text columns of a metric, in the order of the ``metrics`` table."""
 
-OPTIONAL = frozenset(DIMENSIONS) - {"metric_type"}
+RUN_FIELDS = ("run_id", "job", "commit", "branch", "error_type", "attempt")
+"""Fields of runs and attempts, in the order of the ``metrics`` table: text, but ``attempt``, which is a number."""
+
+FIELDS = (*DIMENSIONS, *RUN_FIELDS)
+"""The known fields of a metric beside ``timestamp``, ``value`` and ``tags``."""
+
+OPTIONAL = frozenset(FIELDS) - {"metric_type"}
+
+DECODER_VERSION = 2
+"""Grows when an item may decode to another row than before; a segment notes the version that sealed it."""
 
 SECONDS_BELOW = 100_000_000_000
 """A number below this is epoch seconds (until the year 5138), else milliseconds."""
@@ -94,6 +103,12 @@ class Metric:
     endpoint: str = ""
     node: str = ""
     status: str = ""
+    run_id: str = ""
+    job: str = ""
+    commit: str = ""
+    branch: str = ""
+    error_type: str = ""
+    attempt: int = 0
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -117,6 +132,7 @@ _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 # It always matches, an unterminated string to the end: a pattern that could fail would be tried again
 # at every further quote, which took 20 s for one item of 64 KiB.
 _STRING = re.compile(rb'"(?:[^"\\]|\\.?)*"?', re.DOTALL)
+_ATTEMPT = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
 # Extended or basic form; seconds, decimals and the zone's minutes may be left away, as Java, PostgreSQL and Ruby do.
 # Java's ZonedDateTime names its zone again in brackets.
 _ISO = re.compile(
@@ -204,14 +220,20 @@ def _metric(fields: dict[str, bytes], sealed_at_ms: int, limits: Limits) -> Metr
     metric_type = _metric_type(fields.pop("metric_type"))
     value = _value(fields.pop("value"))
     tags = _tags(fields.pop("tags", b"null"))
-    known: dict[str, str] = {}
+    known: dict[str, Any] = {}
+    attempt = 0
     for name, raw in fields.items():
         if name in OPTIONAL:
             if raw == b"null":
                 continue
             if raw[:1] not in b"{[":
-                known[name] = _as_text(name, raw)
-                continue
+                text = _as_text(name, raw)
+                if name != "attempt":
+                    known[name] = text
+                    continue
+                if is_attempt(text):
+                    attempt = int(text or 0)
+                    continue
         # What is not a column lands in the tags; a tag of the same name keeps its place.
         tag = name
         while tag in tags:
@@ -223,7 +245,12 @@ def _metric(fields: dict[str, bytes], sealed_at_ms: int, limits: Limits) -> Metr
         raise _RefusedError(
             "timestamp too far ahead", f"{iso(timestamp_ms)} was in the future when {iso(sealed_at_ms)} was now"
         )
-    return Metric(timestamp_ms=timestamp_ms, metric_type=metric_type, value=value, tags=tags, **known)
+    return Metric(timestamp_ms=timestamp_ms, metric_type=metric_type, value=value, tags=tags, attempt=attempt, **known)
+
+
+def is_attempt(text: str) -> bool:
+    """Whether ``text`` is the number of an attempt (0 to 65535) or empty; anything else under that name is a tag."""
+    return not text or (_ATTEMPT.fullmatch(text) is not None and int(text) <= 65_535)
 
 
 def _metric_type(raw: bytes) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipeline.decode import scan
 from pipeline.decode.items import Items
-from pipeline.metric import DIMENSIONS, Limits, Metric, Refusal, decode
+from pipeline.metric import DIMENSIONS, FIELDS, RUN_FIELDS, Limits, Metric, Refusal, decode, is_attempt
 
 Ints = npt.NDArray[np.int64]
 
@@ -25,6 +25,7 @@ MAX_JOINED_BYTES = 1 << 28
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
 TAGS = pa.map_(pa.string(), pa.string())
+ATTEMPT = pa.uint16()
 COLUMNS = pa.schema(
     [
         pa.field("timestamp", pa.timestamp("ms", tz="UTC")),
@@ -32,6 +33,7 @@ COLUMNS = pa.schema(
         pa.field("value", pa.float64()),
         pa.field("tags", TAGS),
         pa.field("position", pa.uint32()),
+        *(pa.field(name, ATTEMPT if name == "attempt" else TEXT) for name in RUN_FIELDS),
     ]
 )
 """What ``decode_chunk`` returns: the columns of ``metrics`` that the item and its place determine."""
@@ -96,29 +98,54 @@ def _scan(items: Items, positions: Ints, sealed_at_ms: int, limits: Limits) -> t
     if inexact.any():
         rounded = _texts(buffer, value_starts[inexact], value_lengths[inexact]).cast(pa.float64())
         values[inexact] = rounded.to_numpy()
-    dictionaries = [
+    entries = [
         _texts(buffer, entry_starts[column, :count], entry_lengths[column, :count])
         for column, count in enumerate(entry_counts.tolist())
     ]
+    texts = {
+        name: pa.DictionaryArray.from_arrays(pa.array(codes[column]), entries[column])
+        if len(entries[column])
+        else _all_empty(len(rows))
+        for column, name in enumerate(FIELDS)
+    }
+    attempts, is_number = _attempts(texts["attempt"])
     columns = [
         pa.array(timestamps).cast(pa.timestamp("ms", tz="UTC")),
-        *(
-            pa.DictionaryArray.from_arrays(pa.array(code), texts)
-            for code, texts in zip(codes, dictionaries[:-1], strict=True)
-        ),
+        *(texts[name] for name in DIMENSIONS),
         pa.array(values),
         pa.MapArray.from_arrays(
             pa.array(np.concatenate([np.zeros(1, np.int32), np.cumsum(tag_counts, dtype=np.int32)])),
-            dictionaries[-1].take(pa.array(tag_codes)),
+            entries[-1].take(pa.array(tag_codes)),
             _texts(buffer, tag_starts, tag_lengths),
         ),
         pa.array(positions[rows].astype(np.uint32)),
+        *(attempts if name == "attempt" else texts[name] for name in RUN_FIELDS),
     ]
-    finite = np.isfinite(values)
     table = pa.Table.from_arrays(columns, schema=COLUMNS)
-    if not finite.all():
-        return rows[finite], table.filter(pa.array(finite))
+    certain = np.isfinite(values) & is_number
+    if not certain.all():
+        return rows[certain], table.filter(pa.array(certain))
     return rows, table
+
+
+def is_all_empty(column: pa.ChunkedArray) -> bool:
+    """Whether no row of a run field has a value: such a column need not be sent."""
+    if pa.types.is_dictionary(column.type):
+        return all(len(chunk.dictionary) == 1 and chunk.dictionary[0].as_py() == "" for chunk in column.chunks)
+    return not np.any(column.to_numpy())
+
+
+def _all_empty(count: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([""], pa.string()))
+
+
+def _attempts(texts: pa.DictionaryArray) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+    """The numbers of attempts (rows,), and which rows have one or none at all; the others are read carefully."""
+    entries = texts.dictionary.to_pylist()
+    valid = np.array([is_attempt(text) for text in entries], np.bool_)
+    numbers = np.array([int(text or 0) if good else 0 for text, good in zip(entries, valid, strict=True)], np.uint16)
+    codes = texts.indices.to_numpy()
+    return pa.array(numbers[codes]), valid[codes]
 
 
 def _texts(buffer: npt.NDArray[np.uint8], starts: Ints, lengths: Ints) -> pa.StringArray:
@@ -159,6 +186,12 @@ def _read_carefully(
         pa.array([metric.value for metric in metrics], pa.float64()),
         pa.array([list(metric.tags.items()) for metric in metrics], TAGS),
         pa.array(kept, pa.uint32()),
+        *(
+            pa.array([metric.attempt for metric in metrics], ATTEMPT)
+            if name == "attempt"
+            else pa.array([getattr(metric, name) for metric in metrics], pa.string()).dictionary_encode()
+            for name in RUN_FIELDS
+        ),
     ]
     return pa.Table.from_arrays(columns, schema=COLUMNS), refusals
 

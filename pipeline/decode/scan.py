@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from pipeline.metric import DIMENSIONS, SECONDS_BELOW
+from pipeline.metric import DIMENSIONS, FIELDS, SECONDS_BELOW
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -40,16 +40,19 @@ MAX_TAGS = 64
 MAX_FRACTION = 18
 """Digits of a number that fit 64 bits; longer ones are converted by somebody else."""
 
-_FIELDS = (*DIMENSIONS, "timestamp", "value", "tags")
-"""What a key may be known as; the index of a dimension is that of its column."""
+_FIELDS = (*FIELDS, "timestamp", "value", "tags")
+"""What a key may be known as; the index of a text field is that of its column."""
 
-_DIMENSIONS = len(DIMENSIONS)
+_TEXTS = len(FIELDS)
+_RARE = len(DIMENSIONS)
+"""From this column on a field is mostly absent, and costs nothing then. A column without entries is all empty; in
+one with entries, entry 0 is the empty text."""
 _METRIC_TYPE = _FIELDS.index("metric_type")
 _TIMESTAMP = _FIELDS.index("timestamp")
 _VALUE = _FIELDS.index("value")
 _TAGS = _FIELDS.index("tags")
-_TAG_NAMES = _DIMENSIONS
-"""The dictionary of tag names stands behind those of the dimensions."""
+_TAG_NAMES = _TEXTS
+"""The dictionary of tag names stands behind those of the text fields."""
 
 _NAME_BYTES = 16
 NAMES = np.frombuffer(b"".join(name.encode().ljust(15, b"\0") + bytes([len(name)]) for name in _FIELDS), np.uint8)
@@ -153,7 +156,7 @@ def scan_items(
     ``NAMES``. Item ``i`` lies in bytes ``starts[i]`` to ``ends[i]``, where a line ends. Returns (rows,
     timestamps, values, inexact, value_starts, value_lengths, codes, entry_counts, entry_starts, entry_lengths,
     tag_counts, tag_codes, tag_starts, tag_lengths): ``rows`` are the indexes of the items read, ``codes[c, r]``
-    numbers the text of dimension c among ``entry_counts[c]`` entries (places in the buffer); the last row of the
+    numbers the text of column c among ``entry_counts[c]`` entries (places in the buffer); the last row of the
     entries are the tags' names; tags lie one item after the other. Where ``inexact``, the value is the number at
     ``value_starts``, to be converted by somebody who rounds correctly.
     """
@@ -164,28 +167,32 @@ def scan_items(
     inexact = np.zeros(count, np.bool_)
     value_starts = np.empty(count, np.int64)
     value_lengths = np.empty(count, np.int64)
-    codes = np.empty((_DIMENSIONS, count), np.int32)
+    codes = np.empty((_TEXTS, count), np.int32)
     tag_counts = np.empty(count, np.int32)
     tag_room = 4 * count + MAX_TAGS
     tag_codes = np.empty(tag_room, np.int32)
     tag_starts = np.empty(tag_room, np.int64)
     tag_lengths = np.empty(tag_room, np.int64)
-    # An item adds at most one entry to a dimension; more tag names than there is room for are left to the careful path.
+    # An item adds at most one entry to a column; more tag names than there is room for are left to the careful path.
     room = count + MAX_TAGS
     slots = 1
     while slots < 2 * room:
         slots *= 2
-    table = np.zeros((_DIMENSIONS + 1, slots), np.int32)  # an entry's number plus 1, where its hash points
-    entry_counts = np.zeros(_DIMENSIONS + 1, np.int64)
-    entry_starts = np.empty((_DIMENSIONS + 1, room), np.int64)
-    entry_lengths = np.empty((_DIMENSIONS + 1, room), np.int64)
-    # The texts of the item in hand: its dimensions, then the names of its tags; those of fields that become tags
+    table = np.empty((_TEXTS + 1, slots), np.int32)  # an entry's number plus 1, where its hash points
+    for column in range(_TEXTS + 1):
+        if column < _RARE or column == _TAG_NAMES:
+            for slot in range(slots):
+                table[column, slot] = 0
+    entry_counts = np.zeros(_TEXTS + 1, np.int64)
+    entry_starts = np.empty((_TEXTS + 1, room), np.int64)
+    entry_lengths = np.empty((_TEXTS + 1, room), np.int64)
+    # The texts of the item in hand: its text fields, then the names of its tags; those of fields that become tags
     # are filled in from the back.
-    text_starts = np.empty(_DIMENSIONS + MAX_TAGS, np.int64)
-    text_lengths = np.empty(_DIMENSIONS + MAX_TAGS, np.int64)
+    text_starts = np.empty(_TEXTS + MAX_TAGS, np.int64)
+    text_lengths = np.empty(_TEXTS + MAX_TAGS, np.int64)
     own_starts = np.empty(MAX_TAGS, np.int64)
     own_lengths = np.empty(MAX_TAGS, np.int64)
-    expected = np.zeros(_DIMENSIONS + MAX_TAGS, np.int64)  # producers repeat themselves: the n-th key of the last item
+    expected = np.zeros(_TEXTS + MAX_TAGS, np.int64)  # producers repeat themselves: the n-th key of the last item
     read = tags = 0
     for item in range(count):
         if not eligible[item]:
@@ -195,7 +202,7 @@ def scan_items(
         if _byte(buffer, at) != 123:  # {
             continue
         at = _skip_space(buffer, at + 1, end)
-        for field in range(_DIMENSIONS):
+        for field in range(_TEXTS):
             text_lengths[field] = 0
         timestamp_ms = _OUT_OF_RANGE
         value, exact, value_start, value_length = 0.0, False, 0, 0
@@ -216,7 +223,7 @@ def scan_items(
                 at, escaped = _string_end(buffer, key_start)
                 if at < 0 or escaped:
                     break
-                for known in range(_DIMENSIONS + 3):
+                for known in range(_TEXTS + 3):
                     if _is_name(buffer, key_start, names, known):
                         field = expected[key] = known
             if field >= 0:
@@ -224,7 +231,7 @@ def scan_items(
                     break
                 seen |= 1 << field
             key_length = at - key_start
-            key += not in_tags and key < _DIMENSIONS + MAX_TAGS - 1
+            key += not in_tags and key < _TEXTS + MAX_TAGS - 1
             at = _skip_space(buffer, at + 1, end)
             if _byte(buffer, at) != 58:  # :
                 break
@@ -287,7 +294,7 @@ def scan_items(
                 own = inner if in_tags else MAX_TAGS - 1 - outer
                 inner += in_tags
                 outer += not in_tags
-                text_starts[_DIMENSIONS + own], text_lengths[_DIMENSIONS + own] = key_start, key_length
+                text_starts[_TEXTS + own], text_lengths[_TEXTS + own] = key_start, key_length
                 own_starts[own], own_lengths[own] = start, stop - start
             # and what follows.
             at = _skip_space(buffer, at, end)
@@ -309,10 +316,23 @@ def scan_items(
             tag_starts = _longer(tag_starts, tags, tag_room)
             tag_lengths = _longer(tag_lengths, tags, tag_room)
         # Number the texts; the tags of the object come first, then the fields that became tags, each in the order sent.
-        for text in range(_DIMENSIONS + inner + outer):
+        for text in range(_TEXTS + inner + outer):
             column = min(text, _TAG_NAMES)
-            own = text if text < _DIMENSIONS + inner else 2 * _DIMENSIONS + inner + MAX_TAGS - 1 - text
+            own = text if text < _TEXTS + inner else 2 * _TEXTS + inner + MAX_TAGS - 1 - text
             start, length = text_starts[own], text_lengths[own]
+            if _RARE <= text < _TEXTS:
+                if length == 0:
+                    if entry_counts[text]:
+                        codes[text, read] = 0
+                    continue
+                if entry_counts[text] == 0:
+                    # The first one of its kind: entry 0 is the empty text of all before it.
+                    for row in range(read):
+                        codes[text, row] = 0
+                    for free in range(slots):
+                        table[text, free] = 0
+                    entry_counts[text] = 1
+                    entry_starts[text, 0], entry_lengths[text, 0] = start, 0
             slot = _hash(buffer, start, length) & (slots - 1)
             while True:
                 code = np.int64(table[column, slot]) - 1
@@ -327,15 +347,15 @@ def scan_items(
                 ):
                     break
                 slot = (slot + 1) & (slots - 1)
-            if text < _DIMENSIONS:
+            if text < _TEXTS:
                 codes[text, read] = code
                 continue
-            tag = tags + text - _DIMENSIONS
+            tag = tags + text - _TEXTS
             for before in range(tags, tag):
                 # A name twice: which one counts, and what the other is called, is decided carefully.
                 good &= tag_codes[before] != code
             tag_codes[tag] = code
-            tag_starts[tag], tag_lengths[tag] = own_starts[own - _DIMENSIONS], own_lengths[own - _DIMENSIONS]
+            tag_starts[tag], tag_lengths[tag] = own_starts[own - _TEXTS], own_lengths[own - _TEXTS]
         if not good:
             continue
         rows[read] = item

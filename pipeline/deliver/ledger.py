@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from pipeline.base import failpoints
 from pipeline.base.redis_link import outages
 from pipeline.buffer.buffer import Buffer, Chunk
-from pipeline.metric import DIMENSIONS
+from pipeline.metric import DIMENSIONS, RUN_FIELDS
 from pipeline.store.client import Store
 
 Words = npt.NDArray[np.uint64]
@@ -31,15 +31,19 @@ Words = npt.NDArray[np.uint64]
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 _FACTORS = {
-    name: (_GOLDEN * (2 * index + 1)) & _MASK | 1 for index, name in enumerate(("timestamp", "value", *DIMENSIONS))
+    name: (_GOLDEN * (2 * index + 1)) & _MASK | 1
+    for index, name in enumerate(("timestamp", "value", *DIMENSIONS, *RUN_FIELDS))
 }
+# New fields are appended: a row that has none of them keeps the digest it had before they existed.
+_TEXTS = (*DIMENSIONS, *(name for name in RUN_FIELDS if name != "attempt"))
 _TAG_NAME, _TAG_VALUE = ((_GOLDEN * k) & _MASK | 1 for k in (101, 103))
 
 DIGEST_SQL = (
     "sum((toUInt64(toUnixTimestamp64Milli(timestamp)) * {timestamp} + reinterpretAsUInt64(value) * {value}".format(
         **{name: f"toUInt64('{_FACTORS[name]}')" for name in ("timestamp", "value")}
     )
-    + "".join(f" + toUInt64(CRC32({name})) * toUInt64('{_FACTORS[name]}')" for name in DIMENSIONS)
+    + "".join(f" + toUInt64(CRC32({name})) * toUInt64('{_FACTORS[name]}')" for name in _TEXTS)
+    + f" + toUInt64(attempt) * toUInt64('{_FACTORS['attempt']}')"
     + " + arraySum(arrayMap((name, text) -> "
     f"(toUInt64(CRC32(name)) + (name = '')) * toUInt64('{_TAG_NAME}') * "
     f"(toUInt64(CRC32(text)) * toUInt64('{_TAG_VALUE}') + 1), "
@@ -76,10 +80,14 @@ def digest(rows: pa.Table) -> int:
         return 0
     total = rows["timestamp"].cast(pa.int64()).to_numpy().view(np.uint64) * np.uint64(_FACTORS["timestamp"])
     total += rows["value"].to_numpy().view(np.uint64) * np.uint64(_FACTORS["value"])
-    for name in DIMENSIONS:
+    for name in _TEXTS:
         column = _one(rows[name])
         hashes = _crc32(column.dictionary) * np.uint64(_FACTORS[name])
-        total += hashes[column.indices.to_numpy()] if len(hashes) > 1 else hashes[0]
+        if hashes.any():
+            total += hashes[column.indices.to_numpy()] if len(hashes) > 1 else hashes[0]
+    attempts = rows["attempt"].to_numpy()
+    if attempts.any():
+        total += attempts.astype(np.uint64) * np.uint64(_FACTORS["attempt"])
     total += _tag_hashes(_one(rows["tags"]), rows.num_rows)
     total *= rows["position"].to_numpy().astype(np.uint64) * np.uint64(2) + np.uint64(1)
     return int(total.sum(dtype=np.uint64))

@@ -7,7 +7,7 @@ import sys
 _SCRIPT = """
 from numba.core import caching
 caching.CompileResultCacheImpl._locator_classes = []  # as where no directory may be written
-from pipeline.deliver import columns, scan
+from pipeline.decode import columns, scan
 columns.prepare()
 print(type(scan.scan_items._cache).__name__)
 """
