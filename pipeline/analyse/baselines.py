@@ -2,7 +2,9 @@
 
 What counts:
 
-1. An *execution* is a ``duration`` metric whose status is not ``skipped``.
+1. An *execution* is a ``duration`` metric whose status means neither ``skipped`` nor ``retried``. All of them count in
+   the success rate; in everything about speed only those that passed, or whose status says nothing: a timeout says
+   nothing about speed.
 2. It counts unless its own series changed level after it (a confirmed change, ``since_ms``), and unless
    the same test was executed ``max_runs`` times after it in the same environment and browser.
 3. A *run* of a suite is what carries one ``run_id``. Where metrics carry none, the newest execution of
@@ -37,7 +39,7 @@ from numpy.typing import NDArray
 from pipeline.analyse.intervals import wilson
 from pipeline.analyse.quantiles import METHOD, Float64Array, IndexArray, group_sorted, grouped_quantiles, grouped_sums
 from pipeline.analyse.series import densify, factorise, ranked
-from pipeline.analyse.windows import PASSED, SKIPPED
+from pipeline.status_words import FAILED, FLAKY, INTERRUPTED, PASSED, RETRIED, SKIPPED, status_word
 
 PERCENTILE_DEFINITION = METHOD
 
@@ -76,15 +78,30 @@ class History:
 
     ``dimensions`` has test_suite, environment, browser and test_id (the test's name where it has no id).
     ``run`` says which executions belong together in a suite; of runs that ended at the same time the newer
-    has the greater number. ``usual`` is the median duration of the execution's test.
+    has the greater number. ``usual`` is the median duration of the execution's test. ``timed`` executions say
+    something about speed.
     """
 
     dimensions: pa.Table
     values: Float64Array
     passed: BoolArray
+    timed: BoolArray
     timestamp_ms: IndexArray
     run: IndexArray
     usual: Float64Array
+
+    def only_timed(self) -> History:
+        """The executions that say something about speed."""
+        which = self.timed
+        return History(
+            self.dimensions.filter(pa.array(which)),
+            self.values[which],
+            self.passed[which],
+            self.timed[which],
+            self.timestamp_ms[which],
+            self.run[which],
+            self.usual[which],
+        )
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,7 @@ def history(executions: pa.Table, max_runs: int) -> History:
     """Keep what counts of ``executions`` (columns ``COLUMNS``, any order) by rules 1 and 2, and tell runs apart."""
     rows = executions.filter(
         pc.and_(
-            pc.not_equal(executions.column("status"), SKIPPED),
+            pa.array(~_means(executions.column("status"), SKIPPED, RETRIED)),
             pc.greater_equal(executions.column("timestamp_ms"), executions.column("since_ms")),
         )
     )
@@ -119,15 +136,16 @@ def history(executions: pa.Table, max_runs: int) -> History:
     rows, tests, turn = rows.take(pa.array(in_order[is_kept])), tests[in_order[is_kept]], turn[is_kept]
     run_ids = ranked(rows.column("run_id"))
     has_run_id = pc.not_equal(rows.column("run_id"), "").to_numpy()
-    status = ranked(rows.column("status"))
     values = rows.column("value").to_numpy()
+    timed = ~_means(rows.column("status"), FAILED, INTERRUPTED)
     return History(
         _dimensions(rows),
         values,
-        np.array([text == PASSED for text in status.values.to_pylist()], dtype=bool)[status.ranks],
+        _means(rows.column("status"), PASSED, FLAKY),
+        timed,
         rows.column("timestamp_ms").to_numpy(),
         np.where(has_run_id, max_runs + run_ids.ranks, max_runs - 1 - turn),
-        _medians(values, tests, int(tests.max(initial=-1)) + 1)[tests],
+        _medians(values[timed], tests[timed], int(tests.max(initial=-1)) + 1)[tests],
     )
 
 
@@ -141,20 +159,23 @@ def baselines(past: History, by: Sequence[str], *, max_runs: int, min_runs: int)
     (Mann-Whitney, two-sided p < 0.005, and their median more than 1.5 spreads and 1 % away), else ``ok``.
     """
     groups = factorise(past.dimensions, by)
-    runs = _runs(past, groups.ids, groups.groups, past.run if "test_id" not in by else None, max_runs)
-    durations = _durations(past, runs)
-    centre, spread, is_extreme = _centre_spread_extremes(durations, runs.group, groups.groups)
-
-    counts = runs.of_execution >= 0
-    group = groups.ids[counts]
+    of_suites = "test_id" not in by
+    all_runs = _runs(past, groups.ids, groups.groups, past.run if of_suites else None, max_runs)
+    counted = all_runs.of_execution >= 0
+    group = groups.ids[counted]
     samples = np.bincount(group, minlength=groups.groups)
-    passed = np.bincount(group[past.passed[counts]], minlength=groups.groups)
+    passed = np.bincount(group[past.passed[counted]], minlength=groups.groups)
     since = np.full(groups.groups, np.iinfo(np.int64).max)
-    np.minimum.at(since, group, past.timestamp_ms[counts])
-    ordinary = counts.copy()
-    ordinary[counts] = ~is_extreme[runs.of_execution[counts]]
-    grouped = group_sorted(past.values[ordinary], groups.ids[ordinary], groups.groups)
+    np.minimum.at(since, group, past.timestamp_ms[counted])
     low, high = wilson(passed, samples)
+
+    speed, ids = past.only_timed(), groups.ids[past.timed]
+    runs = _runs(speed, ids, groups.groups, speed.run if of_suites else None, max_runs)
+    durations = _durations(speed, runs)
+    centre, spread, is_extreme = _centre_spread_extremes(durations, runs.group, groups.groups)
+    ordinary = runs.of_execution >= 0
+    ordinary[ordinary] = ~is_extreme[runs.of_execution[ordinary]]
+    grouped = group_sorted(speed.values[ordinary], ids[ordinary], groups.groups)
     is_enough = runs.sizes >= min_runs
     state = np.where(is_enough, np.where(_shifted(durations, runs), SHIFTED, OK), INSUFFICIENT_HISTORY)
     columns = {
@@ -166,11 +187,19 @@ def baselines(past: History, by: Sequence[str], *, max_runs: int, min_runs: int)
         "centre": centre,
         "spread": spread,
         "samples": samples.astype(np.uint64),
-        "runs": runs.sizes.astype(np.uint64),
+        "runs": all_runs.sizes.astype(np.uint64),
         "since": pa.array(since, pa.timestamp("ms", "UTC")),
         "state": pa.array(state.tolist(), pa.string()),
     }
     return pa.table({name: groups.keys.column(name) for name in by} | columns)
+
+
+def _means(status: pa.ChunkedArray, *meanings: str) -> BoolArray:
+    """Which rows have a status of one of these meanings."""
+    distinct = ranked(status)
+    is_meant = np.array([status_word(text) in meanings for text in distinct.values.to_pylist()], bool)
+    found: BoolArray = is_meant[distinct.ranks]
+    return found
 
 
 def _oldest_first(rows: pa.Table, tests: IndexArray) -> IndexArray:
@@ -228,7 +257,7 @@ def _durations(past: History, runs: _Runs) -> Float64Array:
     group_of_run = runs.group
     group = group_of_run[run]
     groups = len(runs.sizes)
-    level = np.bincount(group, usual, groups) / np.bincount(group, minlength=groups)
+    level = np.bincount(group, usual, groups) / np.maximum(np.bincount(group, minlength=groups), 1)
     least, most = np.full(groups, np.inf), np.full(groups, -np.inf)
     np.minimum.at(least, group, usual)
     np.maximum.at(most, group, usual)

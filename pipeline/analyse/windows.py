@@ -5,10 +5,15 @@ machine: values are sorted before anything is computed, sums are exact (``quanti
 percentiles are numpy's ``linear`` ones, histogram edges are fixed numbers, and the rows of the result are sorted by
 window and series.
 
-What counts as an execution of a test: a row whose metric type is ``duration`` (any letter case) and
-whose status is not ``skipped``. ``total`` counts those, ``passed`` and ``failed`` the ones with that very
-status; an unknown or absent status counts in the total only. For every other metric type the three are
-0: the LCP of a test may carry the status of the test, and must not make it count twice.
+What counts as an execution of a test: a row whose metric type is ``duration`` (any letter case) and whose
+status means neither ``skipped`` nor ``retried`` (``status_words``). ``total`` counts those, ``passed`` the ones that
+passed at once or after a retry, ``flaky`` the latter alone, ``failed`` the ones that failed; an unknown or absent
+status counts in the total only. ``retried`` counts attempts that were tried again: their durations are in no
+statistic of their window. For every other metric type all of these are 0: the LCP of a test may carry the status of the
+test, and must not make it count twice.
+
+Speed (``speed_samples``, ``speed_p50``) is judged by fewer rows: those of the wanted branches, and of durations only
+the executions that passed or say nothing of it, since a timeout says nothing about speed.
 """
 
 from __future__ import annotations
@@ -31,11 +36,11 @@ from pipeline.analyse.quantiles import (
     grouped_sums,
 )
 from pipeline.analyse.series import SERIES, Factorised, densify, factorise, ranked
+from pipeline.status_words import FAILED, FLAKY, INTERRUPTED, PASSED, RETRIED, SKIPPED, status_word
 
 DURATION = "duration"
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
-ROW_COLUMNS = ("timestamp_ms", *SERIES, "status", "value")
+ROW_COLUMNS = ("timestamp_ms", *SERIES, "status", "branch", "value")
 """What ``roll_up`` needs of a raw row; ``timestamp_ms`` is int64, epoch milliseconds."""
 
 _PERCENTILES = ("p50", "p75", "p90", "p95", "p99")
@@ -50,6 +55,8 @@ class Executions:
     total: int
     passed: int
     failed: int
+    flaky: int
+    retried: int
     duration_sum: float
     """Exact sum of the durations of the executions that ``total`` counts, rounded once."""
 
@@ -63,11 +70,13 @@ class Executions:
             self.total + other.total,
             self.passed + other.passed,
             self.failed + other.failed,
+            self.flaky + other.flaky,
+            self.retried + other.retried,
             self.duration_sum + other.duration_sum,
         )
 
 
-NO_EXECUTIONS = Executions(0, 0, 0, 0.0)
+NO_EXECUTIONS = Executions(0, 0, 0, 0, 0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class Windows:
     def counts(self) -> dict[int, int]:
         """Raw rows per window, over all series."""
         starts = self.rows.column("window_start").to_numpy()
-        samples = self.rows.column("samples").to_numpy()
+        samples = self.rows.column("samples").to_numpy() + self.rows.column("retried").to_numpy()
         distinct, where = np.unique(starts, return_inverse=True)
         totals = np.zeros(len(distinct), dtype=np.int64)
         np.add.at(totals, where, samples.astype(np.int64))
@@ -98,11 +107,14 @@ class Windows:
         return Windows(self.window_s, self.rows.filter(wanted), executions)
 
 
-def roll_up(rows: pa.Table, window_s: int, series: Factorised | None = None) -> Windows:
+def roll_up(
+    rows: pa.Table, window_s: int, series: Factorised | None = None, branches: Collection[str] | None = None
+) -> Windows:
     """Compute every window of ``window_s`` seconds that has rows in ``rows`` (columns ``ROW_COLUMNS``, any order).
 
     ``rows`` holds all raw rows of its windows, or all those of some series. ``series`` is
-    ``factorise(rows)`` when somebody has computed it already.
+    ``factorise(rows)`` where it was computed before. Speed is judged on rows of ``branches``; None: of all.
+    A series that has nothing but retried attempts in a window has no samples there: its statistics are NaN.
     """
     series = factorise(rows) if series is None else series
     values = rows.column("value").to_numpy()
@@ -112,31 +124,45 @@ def roll_up(rows: pa.Table, window_s: int, series: Factorised | None = None) -> 
     groups = len(codes)
     window_of, series_of = np.divmod(codes, max(series.groups, 1))
 
-    grouped = group_sorted(values, ids, groups)
+    kinds = _kinds(rows, series)
+    counted = ~kinds.retried
+    if counted.all():
+        grouped = group_sorted(values, ids, groups)
+    else:
+        grouped = group_sorted(values[counted], ids[counted], groups)
     sums, means = grouped_sums(grouped)
     percentiles = grouped_quantiles(grouped)
     histograms = grouped_histograms(grouped)
-    executed, passed, failed = _executions(rows, series)
+    is_empty = grouped.sizes == 0
     columns: dict[str, pa.Array] = {"window_start": pa.array((windows[window_of] * window_s).astype(np.uint32))}
     columns |= {name: series.keys.column(name).combine_chunks().take(pa.array(series_of)) for name in SERIES}
     columns |= {
         "samples": _unsigned(grouped.sizes),
-        "total": _unsigned(np.bincount(ids[executed], minlength=groups)),
-        "passed": _unsigned(np.bincount(ids[passed], minlength=groups)),
-        "failed": _unsigned(np.bincount(ids[failed], minlength=groups)),
+        "total": _count(kinds.executed, ids, groups),
+        "passed": _count(kinds.passed, ids, groups),
+        "failed": _count(kinds.failed, ids, groups),
+        "flaky": _count(kinds.flaky, ids, groups),
+        "retried": _count(kinds.retried, ids, groups),
         "sum": pa.array(sums),
-        "avg": pa.array(means),
-        "min": pa.array(grouped.values[grouped.starts[:-1]]),
-        "max": pa.array(grouped.values[grouped.starts[1:] - 1]),
+        "avg": pa.array(np.where(is_empty, np.nan, means)),
+        "min": pa.array(_at(grouped.values, grouped.starts[:-1], is_empty)),
+        "max": pa.array(_at(grouped.values, grouped.starts[1:] - 1, is_empty)),
     }
     columns |= {name: pa.array(percentiles[:, level]) for level, name in enumerate(_PERCENTILES)}
+    judged = _judged(rows, kinds, branches)
+    if np.array_equal(judged, counted):
+        speed_samples, speed_p50 = grouped.sizes, percentiles[:, _PERCENTILES.index("p50")]
+    else:
+        by_speed = group_sorted(values[judged], ids[judged], groups)
+        speed_samples, speed_p50 = by_speed.sizes, grouped_quantiles(by_speed, (0.5,))[:, 0]
+    columns |= {"speed_samples": _unsigned(speed_samples), "speed_p50": pa.array(speed_p50)}
     columns["histogram"] = pa.MapArray.from_arrays(
         pa.array(histograms.offsets.astype(np.int32)),
         pa.array(histograms.keys),
         _unsigned(histograms.counts),
     )
     starts = (windows * window_s).tolist()
-    return Windows(window_s, pa.table(columns), _by_window(starts, window_ids, values, executed, passed, failed))
+    return Windows(window_s, pa.table(columns), _by_window(starts, window_ids, values, kinds))
 
 
 def merge_series(parts: list[Windows]) -> Windows:
@@ -177,33 +203,69 @@ def stamp(windows: Windows, now_ms: int, grace_s: float) -> pa.Table:
     )
 
 
-def _executions(rows: pa.Table, series: Factorised) -> tuple[BoolArray, BoolArray, BoolArray]:
-    """Which rows are executions, passed, failed."""
+@dataclass(frozen=True)
+class _Kinds:
+    """What each row counts as; arrays are (rows,)."""
+
+    executed: BoolArray
+    passed: BoolArray
+    failed: BoolArray
+    flaky: BoolArray
+    retried: BoolArray
+    timed: BoolArray
+    """Its value says something about speed."""
+
+
+def _kinds(rows: pa.Table, series: Factorised) -> _Kinds:
     metric_type = ranked(series.keys.column("metric_type"))
     durations = np.array([text.lower() == DURATION for text in metric_type.values.to_pylist()], dtype=bool)
     is_duration = durations[metric_type.ranks][series.ids]
     status = ranked(rows.column("status"))
-    texts = status.values.to_pylist()
-    skipped, passed, failed = (np.array([text == name for text in texts], bool) for name in (SKIPPED, PASSED, FAILED))
-    return (
-        is_duration & ~skipped[status.ranks],
-        is_duration & passed[status.ranks],
-        is_duration & failed[status.ranks],
+    words = [status_word(text) for text in status.values.to_pylist()]
+
+    def of(*meanings: str) -> BoolArray:
+        found: BoolArray = is_duration & np.array([word in meanings for word in words], bool)[status.ranks]
+        return found
+
+    return _Kinds(
+        executed=is_duration & ~of(SKIPPED, RETRIED),
+        passed=of(PASSED, FLAKY),
+        failed=of(FAILED),
+        flaky=of(FLAKY),
+        retried=of(RETRIED),
+        timed=~of(SKIPPED, RETRIED, FAILED, INTERRUPTED),
     )
 
 
-def _by_window(
-    starts: list[int],
-    window_ids: IndexArray,
-    values: Float64Array,
-    executed: BoolArray,
-    passed: BoolArray,
-    failed: BoolArray,
-) -> dict[int, Executions]:
+def _judged(rows: pa.Table, kinds: _Kinds, branches: Collection[str] | None) -> BoolArray:
+    """The rows that speed is judged by."""
+    if branches is None:
+        return kinds.timed
+    branch = ranked(rows.column("branch"))
+    wanted = np.array([text in branches for text in branch.values.to_pylist()], bool)
+    judged: BoolArray = kinds.timed & wanted[branch.ranks]
+    return judged
+
+
+def _by_window(starts: list[int], window_ids: IndexArray, values: Float64Array, kinds: _Kinds) -> dict[int, Executions]:
     count = len(starts)
-    totals = [np.bincount(window_ids[which], minlength=count).tolist() for which in (executed, passed, failed)]
-    sums, _ = group_sums(values[executed], window_ids[executed], count)
+    counted = (kinds.executed, kinds.passed, kinds.failed, kinds.flaky, kinds.retried)
+    totals = [np.bincount(window_ids[which], minlength=count).tolist() for which in counted]
+    sums, _ = group_sums(values[kinds.executed], window_ids[kinds.executed], count)
     return {start: Executions(*figures) for start, *figures in zip(starts, *totals, sums.tolist(), strict=True)}
+
+
+def _count(which: BoolArray, ids: IndexArray, groups: int) -> pa.Array:
+    return _unsigned(np.bincount(ids[which], minlength=groups))
+
+
+def _at(values: Float64Array, places: IndexArray, is_empty: BoolArray) -> Float64Array:
+    """The values at ``places`` (groups,), NaN for a group that has none."""
+    if not is_empty.any():
+        return values[places]
+    found = np.full(len(places), np.nan)
+    found[~is_empty] = values[places[~is_empty]]
+    return found
 
 
 def _unsigned(counts: IndexArray) -> pa.Array:

@@ -154,6 +154,13 @@ class RollupSettings(Section):
     grace_s: float = Field(120, ge=0, description="a window is final this long after its end")
 
 
+class RunSettings(Section):
+    """CI runs."""
+
+    grace_s: Positive = Field(1800, description="a run is final when no row of it came for this long")
+    interval_s: Positive = Field(60, description="between two looks for runs that became final")
+
+
 class VitalsSettings(Section):
     """Core Web Vitals."""
 
@@ -178,6 +185,10 @@ class BaselineSettings(Section):
     days: Positive = Field(7, description="how far back runs count")
     max_runs: PositiveInt = Field(50, description="at most this many of the newest runs count")
     min_runs: PositiveInt = Field(12, description="fewer are insufficient_history")
+    branches: list[str] = Field(
+        default_factory=lambda: ["", "main", "master"],
+        description="speed is judged on runs of these branches; the empty one is a run that names none",
+    )
 
 
 class ChangeSettings(Section):
@@ -239,6 +250,7 @@ class Settings(BaseSettings):
     drainer: DrainerSettings = Field(default_factory=DrainerSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
     rollups: RollupSettings = Field(default_factory=RollupSettings)
+    runs: RunSettings = Field(default_factory=RunSettings)
     vitals: VitalsSettings = Field(default_factory=VitalsSettings)
     baselines: BaselineSettings = Field(default_factory=BaselineSettings)
     changes: ChangeSettings = Field(default_factory=ChangeSettings)

@@ -42,7 +42,9 @@ DIGEST_SQL = (
     "sum((toUInt64(toUnixTimestamp64Milli(timestamp)) * {timestamp} + reinterpretAsUInt64(value) * {value}".format(
         **{name: f"toUInt64('{_FACTORS[name]}')" for name in ("timestamp", "value")}
     )
-    + "".join(f" + toUInt64(CRC32({name})) * toUInt64('{_FACTORS[name]}')" for name in _TEXTS)
+    + "".join(f" + toUInt64(CRC32({name})) * toUInt64('{_FACTORS[name]}')" for name in _TEXTS if name != "run_id")
+    # A row that an earlier version stored has its run only as a tag, and ClickHouse shows it in the column too.
+    + f" + toUInt64(CRC32(run_id)) * toUInt64('{_FACTORS['run_id']}') * (NOT mapContains(tags, 'run_id'))"
     + f" + toUInt64(attempt) * toUInt64('{_FACTORS['attempt']}')"
     + " + arraySum(arrayMap((name, text) -> "
     f"(toUInt64(CRC32(name)) + (name = '')) * toUInt64('{_TAG_NAME}') * "
@@ -83,8 +85,12 @@ def digest(rows: pa.Table) -> int:
     for name in _TEXTS:
         column = _one(rows[name])
         hashes = _crc32(column.dictionary) * np.uint64(_FACTORS[name])
-        if hashes.any():
-            total += hashes[column.indices.to_numpy()] if len(hashes) > 1 else hashes[0]
+        if not hashes.any():
+            continue
+        of_rows = hashes[column.indices.to_numpy()] if len(hashes) > 1 else np.full(rows.num_rows, hashes[0])
+        if name == "run_id":
+            of_rows *= ~_has_tag(_one(rows["tags"]), "run_id", rows.num_rows)
+        total += of_rows
     attempts = rows["attempt"].to_numpy()
     if attempts.any():
         total += attempts.astype(np.uint64) * np.uint64(_FACTORS["attempt"])
@@ -190,6 +196,15 @@ def _parse(text: bytes) -> Record:
 
 def _one(column: pa.ChunkedArray) -> Any:
     return column.chunk(0) if column.num_chunks == 1 else column.unify_dictionaries().combine_chunks()
+
+
+def _has_tag(tags: pa.MapArray, name: str, count: int) -> npt.NDArray[np.bool_]:
+    """Which rows have a tag of this name."""
+    offsets = tags.offsets.to_numpy()
+    matches = pc.equal(tags.keys.slice(offsets[0], offsets[-1] - offsets[0]), name).to_numpy(zero_copy_only=False)
+    running = np.concatenate([np.zeros(1, np.int64), np.cumsum(matches)])
+    found: npt.NDArray[np.bool_] = np.diff(running[offsets - offsets[0]]) > 0
+    return found if len(found) else np.zeros(count, np.bool_)
 
 
 def _crc32(texts: pa.Array) -> Words:

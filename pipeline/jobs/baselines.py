@@ -12,6 +12,7 @@ executed for longer than ``baselines.days`` keeps its last baseline, which says 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,8 @@ _FIGURES = (
 _DAY_MS = 86_400_000
 
 _EXECUTED = """
-    lower(metric_type) = 'duration' AND status != 'skipped'
+    lower(metric_type) = 'duration' AND statusWord(status) NOT IN ('skipped', 'retried')
+    AND branch IN {branches:Array(String)}
     AND timestamp >= fromUnixTimestamp64Milli({from_ms:Int64}, 'UTC')
     AND timestamp <= fromUnixTimestamp64Milli({to_ms:Int64}, 'UTC')
 """
@@ -71,7 +73,7 @@ WITH newest AS (
     GROUP BY environment, browser, test_suite, test_id, test_name, page, endpoint, node
 ), executions AS (
     SELECT test_suite, environment, browser, test_id, test_name, page, endpoint, node, status, value,
-           toUnixTimestamp64Milli(timestamp) AS timestamp_ms, tags['run_id'] AS run_id
+           toUnixTimestamp64Milli(timestamp) AS timestamp_ms, run_id
     FROM metrics
     GLOBAL INNER JOIN newest USING (test_suite, environment, browser, test_id, test_name)
     WHERE {_EXECUTED} AND timestamp_ms >= first_ms
@@ -125,7 +127,11 @@ class BaselinesJob:
 
     def _read(self, now_ms: int) -> pa.Table:
         limits = self.settings.baselines
-        span = {"from_ms": now_ms - int(limits.days * _DAY_MS), "to_ms": now_ms}
+        span = {
+            "from_ms": now_ms - int(limits.days * _DAY_MS),
+            "to_ms": now_ms,
+            "branches": list(limits.branches),
+        }
         return self.store.query(_READ % limits.max_runs, span)
 
     def _levels(self, executions: pa.Table) -> pa.Table:
@@ -186,16 +192,18 @@ class BaselinesJob:
 
 
 def _fields(row: dict[str, Any], now_ms: int) -> dict[Any, str]:
-    """The payload of redis-schema.md first, then ours; rates are percentages here."""
+    """The payload of redis-schema.md first, then ours; rates are percentages here.
+
+    A suite that never passed has no speed: those fields are left out.
+    """
+    speed = {name: number(row[name]) for name in ("avg_duration", "p95_duration") if math.isfinite(row[name])}
     return {
-        "avg_duration": number(row["avg_duration"]),
-        "p95_duration": number(row["p95_duration"]),
+        **speed,
         "success_rate": _percentage(row["success_rate"]),
         "last_updated": instant(now_ms),
         "success_rate_low": _percentage(row["success_rate_low"]),
         "success_rate_high": _percentage(row["success_rate_high"]),
-        "centre": number(row["centre"]),
-        "spread": number(row["spread"]),
+        **{name: number(row[name]) for name in ("centre", "spread") if math.isfinite(row[name])},
         "samples": str(row["samples"]),
         "runs": str(row["runs"]),
         "since": instant(round(row["since"].timestamp() * 1000)),

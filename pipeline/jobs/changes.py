@@ -1,8 +1,8 @@
 """Looks for lasting changes of level in every series and writes the new ones to ``change_points``.
 
-A point of a series is the median (``p50``) of a final 5-minute window: of a test that runs now and then that is the
-execution itself, of a metric that comes by the thousand a figure quiet enough to show a small change. Windows in
-which a test was only skipped are no points. The newest ``changes.max_points`` of the last ``changes.days`` count.
+A point of a series is the median of a final 5-minute window (``speed_p50``: passed executions of the wanted branches):
+of a test that runs now and then that is the execution itself, of a metric that comes by the thousand a figure quiet
+enough to show a small change. The newest ``changes.max_points`` of the last ``changes.days`` count.
 
 A run searches the series that got a point since the last one, and all of them once an hour and after a start. A change
 found again, at most a few points away from where it is stored, is the same change and is not written again; so a
@@ -55,7 +55,7 @@ _RECENT_WINDOWS = 1.5
 _DIMENSIONS = ", ".join(SERIES)
 
 _WINDOWS = """
-    is_final AND (lower(metric_type) != 'duration' OR total > 0)
+    is_final AND speed_samples > 0
     AND window_start >= toDateTime({from_s:UInt32}, 'UTC') AND window_start <= toDateTime({to_s:UInt32}, 'UTC')
 """
 
@@ -71,7 +71,7 @@ _COUNT = f"SELECT count() FROM ({_DUE})"
 # Of a busy series only the newest points leave the server, which has thousands of them. GLOBAL lets the text run on a
 # cluster. A window never moves to another partition, so partitions need not be merged with each other.
 _READ = f"""
-SELECT {_DIMENSIONS}, groupArray(toUnixTimestamp(window_start)) AS starts_s, groupArray(p50) AS medians
+SELECT {_DIMENSIONS}, groupArray(toUnixTimestamp(window_start)) AS starts_s, groupArray(speed_p50) AS medians
 FROM metrics_5min
 WHERE {_WINDOWS}
   AND {_SERIES} % {{shards:UInt32}} = {{shard:UInt32}}

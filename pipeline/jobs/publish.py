@@ -179,7 +179,7 @@ class Publisher:
         hour = NO_EXECUTIONS
         for total, passed, failed, avg in found:
             if total is not None:
-                hour += Executions(int(total), int(passed), int(failed or 0), int(total) * float(avg))
+                hour += Executions(int(total), int(passed), int(failed or 0), 0, 0, int(total) * float(avg))
         return hour
 
 
@@ -275,6 +275,8 @@ def _fields(window: _Pending) -> Fields:
         "passed_tests": window.executions.passed,
         "avg_duration": number(window.executions.avg_duration),
         "failed_tests": window.executions.failed,
+        "flaky_tests": window.executions.flaky,
+        "retried_attempts": window.executions.retried,
         "revision": window.revision,
         "is_final": int(window.is_final),
     }

@@ -29,7 +29,7 @@ PIECE_ROWS = 1_000_000
 # One insert may touch at most 100 partitions (days), and frames far apart lie in different ones.
 _PIECE_FRAMES = 100
 
-_SELECTED = ", ".join(("toUnixTimestamp64Milli(timestamp) AS timestamp_ms", *ROW_COLUMNS[1:]))
+_SELECTED = ", ".join(("toUnixTimestamp64Milli(timestamp) AS timestamp_ms", *ROW_COLUMNS[1:], "run_id"))
 _SHARD = f"cityHash64({', '.join(SERIES)})"
 # Dictionaries come as they lie in the table: a million rows in 0.1 s instead of 0.4 to 1 s as strings.
 _SETTINGS = "SETTINGS output_format_arrow_low_cardinality_as_dictionary = 1"
@@ -52,7 +52,7 @@ def pieces(store: Store, ranges: Mapping[int, tuple[int, int]]) -> Iterator[Piec
 
 
 def read(store: Store, piece: Piece, shard: int) -> pa.Table:
-    """Raw rows of one shard of a piece, as ``windows.roll_up`` wants them."""
+    """Raw rows of one shard of a piece, as ``windows.roll_up`` wants them, and the ``run_id`` of each."""
     # The drainer lets no other value in; one written by hand must not stop every window after it.
     condition = f"({_within(piece.ranges)}) AND isFinite(value)"
     if piece.shards > 1:

@@ -10,7 +10,7 @@ What it cannot do: take rows out of a window. If somebody deleted raw rows, fewe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
 from pipeline.jobs import raw_rows as rawrows
 from pipeline.jobs.raw_rows import FRAME_S
-from pipeline.jobs.rollup import TABLES, RollupReport, Window, WindowVitals, compute
+from pipeline.jobs.rollup import TABLES, RollupReport, Runs, Window, WindowVitals, compute
 
 if TYPE_CHECKING:
     from pipeline.store.client import Store
@@ -79,11 +79,13 @@ def rebuild(
     checkpoint: Checkpoint | None = None,
     progress: Callable[[RebuildProgress], None] | None = None,
     vitals: WindowVitals | None = None,
+    runs: Runs | None = None,
+    branches: Collection[str] | None = None,
 ) -> RollupReport:
     """Compute every window that overlaps [``from_ms``, ``to_ms``) and is over; oldest first.
 
-    With ``vitals`` the Web Vitals of the 5-minute windows too. Windows that are still open are left to the
-    live job. Raises ``StoreOutage`` or ``RedisOutage``.
+    With ``vitals`` the Web Vitals of the 5-minute windows too, with ``runs`` the runs that have rows in them. Windows
+    that are still open are left to the live job. Raises ``StoreOutage`` or ``RedisOutage``.
     """
     from_s = from_ms // 1000 // FRAME_S * FRAME_S
     to_s = -(-to_ms // (1000 * FRAME_S)) * FRAME_S
@@ -104,7 +106,7 @@ def rebuild(
         frames = range(step, min(step + _STEP_S, to_s), FRAME_S)
         ranges = {frame: (frame, frame + FRAME_S) for frame in frames if frame < over_s}
         for piece in rawrows.pieces(store, ranges):
-            _rebuild_piece(store, piece, over_s, now_ms, settings, report)
+            _rebuild_piece(store, piece, over_s, now_ms, settings, report, runs, branches)
             if vitals:
                 vitals.write_windows([frame for frame in piece.ranges if frame + FRAME_S <= over_s], now_ms)
             reach(max(piece.ranges) + FRAME_S)
@@ -116,7 +118,14 @@ def rebuild(
 
 
 def _rebuild_piece(
-    store: Store, piece: rawrows.Piece, over_s: int, now_ms: int, settings: RollupSettings, report: RollupReport
+    store: Store,
+    piece: rawrows.Piece,
+    over_s: int,
+    now_ms: int,
+    settings: RollupSettings,
+    report: RollupReport,
+    runs: Runs | None,
+    branches: Collection[str] | None,
 ) -> None:
     wanted = {
         width_s: [
@@ -127,7 +136,11 @@ def _rebuild_piece(
         ]
         for width_s in TABLES
     }
-    for windows in compute(store, piece, wanted, report).values():
+    run_ids: set[str] = set()
+    computed = compute(store, piece, wanted, report, branches, run_ids)
+    if runs:
+        runs.write(run_ids, now_ms)
+    for windows in computed.values():
         rows = stamp(windows, now_ms, settings.grace_s)
         store.insert(TABLES[windows.window_s], rows)
         report.count(windows.window_s, len(windows.executions), rows.num_rows)

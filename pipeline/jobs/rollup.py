@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.analyse.series import factorise
+from pipeline.analyse.series import factorise, ranked
 from pipeline.analyse.windows import Windows, is_final, merge_series, roll_up, stamp
 from pipeline.base.config import RollupSettings
 from pipeline.base.failpoints import hit
@@ -49,6 +49,14 @@ class DirtyMinutes(Protocol):
 
     def forget_minutes(self, seen: Mapping[int, int]) -> None:
         """Forget minutes whose counter is still as seen."""
+        ...
+
+
+class Runs(Protocol):
+    """What the job needs of a ``RunsJob``."""
+
+    def write(self, run_ids: Collection[str], now_ms: int) -> int:
+        """Write these runs as their raw rows have them now."""
         ...
 
 
@@ -112,6 +120,9 @@ class RollupJob:
     settings: RollupSettings
     publisher: Publisher | None = None
     vitals: WindowVitals | None = None
+    runs: Runs | None = None
+    branches: Collection[str] | None = None
+    """Speed is judged on rows of these branches; None: of all."""
     _written: dict[Window, _Written] = field(default_factory=dict)
 
     def run(self, now_ms: int) -> RollupReport:
@@ -165,7 +176,12 @@ class RollupJob:
             }
             for width_s in TABLES
         }
-        for width_s, windows in compute(self.store, piece, wanted, report).items():
+        run_ids: set[str] = set()
+        found = compute(self.store, piece, wanted, report, self.branches, run_ids)
+        if self.runs is not None:
+            # Before any window is remembered as written: an outage here leaves the windows due, and so the runs.
+            self.runs.write(run_ids, now_ms)
+        for width_s, windows in found.items():
             hit("rollup.before_insert")
             self._write(wanted[width_s], windows, now_ms, report)
 
@@ -221,17 +237,27 @@ class RollupJob:
 
 
 def compute(
-    store: Store, piece: Piece, wanted: Mapping[int, Collection[Window]], report: RollupReport
+    store: Store,
+    piece: Piece,
+    wanted: Mapping[int, Collection[Window]],
+    report: RollupReport,
+    branches: Collection[str] | None = None,
+    run_ids: set[str] | None = None,
 ) -> dict[int, Windows]:
-    """Roll up the wanted windows of a piece, by width; a width of which nothing is wanted is left out."""
+    """Roll up the wanted windows of a piece, by width; a width of which nothing is wanted is left out.
+
+    Adds to ``run_ids`` the runs that have rows in the piece.
+    """
     parts: dict[int, list[Windows]] = {width_s: [] for width_s, windows in wanted.items() if windows}
     for shard in range(piece.shards):
         rows = rawrows.read(store, piece, shard)
         report.raw_rows += rows.num_rows
+        if run_ids is not None:
+            run_ids.update(run_id for run_id in ranked(rows.column("run_id")).values.to_pylist() if run_id)
         series = factorise(rows)
         for width_s, found in parts.items():
             starts = {window.start_s for window in wanted[width_s]}
-            found.append(roll_up(rows, width_s, series).only(starts))
+            found.append(roll_up(rows, width_s, series, branches).only(starts))
     return {width_s: merge_series(found) if len(found) > 1 else found[0] for width_s, found in parts.items()}
 
 

@@ -68,7 +68,8 @@ SETTINGS output_format_arrow_low_cardinality_as_dictionary = 1
 """
 
 _EXECUTIONS = """
-SELECT browser, countIf(status != 'skipped') AS total, countIf(status = 'passed') AS passed
+SELECT browser, countIf(statusWord(status) NOT IN ('skipped', 'retried')) AS total,
+       countIf(statusWord(status) IN ('passed', 'flaky')) AS passed
 FROM metrics
 WHERE lower(metric_type) = 'duration'
   AND timestamp >= fromUnixTimestamp64Milli({from_ms:Int64}, 'UTC')

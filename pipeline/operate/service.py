@@ -41,6 +41,7 @@ from pipeline.jobs.housekeeping import Housekeeping, retention_hours
 from pipeline.jobs.publish import Publisher
 from pipeline.jobs.rebuild import Checkpoint, RebuildProgress, rebuild
 from pipeline.jobs.rollup import RollupJob
+from pipeline.jobs.runs import RunsJob
 from pipeline.jobs.vitals import VitalsJob
 from pipeline.metric import Limits
 from pipeline.operate import doctor, process
@@ -284,7 +285,9 @@ def _wire(settings: Settings, clock: Clock, link: RedisLink, store: Store, role:
     overflows = [make_overflow(settings, link, drainer, handle()) for drainer in drainers]
     vitals = VitalsJob(handle(), link.database("metrics"), settings)
     publisher = Publisher.open(handle(), link, settings.retention.raw_hours)
-    rollup = RollupJob(handle(), buffers, settings.rollups, publisher, vitals)
+    runs = RunsJob(handle(), settings.runs.grace_s)
+    branches = settings.baselines.branches
+    rollup = RollupJob(handle(), buffers, settings.rollups, publisher, vitals, runs, branches)
     baselines = BaselinesJob(handle(), link.database("results"), settings)
     changes = ChangesJob(handle(), settings)
     alerting = Alerting(settings, handle(), link, clock=clock)
@@ -315,6 +318,7 @@ def _wire(settings: Settings, clock: Clock, link: RedisLink, store: Store, role:
     jobs = [
         Job("rollup", settings.rollups.interval_s, roll_up),
         Job("vitals", settings.vitals.interval_s, lambda: asdict(vitals.run(clock.now_ms()))),
+        Job("runs", settings.runs.interval_s, lambda: asdict(runs.run(clock.now_ms()))),
         Job("changes", settings.changes.interval_s, lambda: asdict(changes.run(clock.now_ms()))),
         Job("baselines", settings.baselines.interval_s, lambda: asdict(baselines.run(clock.now_ms()))),
         Job("alerts", settings.alerts.interval_s, evaluate),
@@ -430,7 +434,7 @@ def run_rollup(
     now_ms = service.clock.now_ms()
     try:
         if from_ms is None:
-            jobs = ("rollup", "vitals", "changes", "baselines", "ledger")
+            jobs = ("rollup", "vitals", "runs", "changes", "baselines", "ledger")
             failed = [name for name in jobs if not service.run_job(name)]
             if failed:
                 raise PipelineError(f"{', '.join(failed)} failed: {service.trouble()}")
@@ -442,7 +446,18 @@ def run_rollup(
         keys = service.buffers[0].keys
         checkpoint = Checkpoint(service.link.database("metrics"), keys.checkpoints)
         vitals = VitalsJob(service.store, service.link.database("metrics"), settings)
-        report = rebuild(service.store, from_ms, to_ms or now_ms, now_ms, settings.rollups, checkpoint, tell, vitals)
+        report = rebuild(
+            service.store,
+            from_ms,
+            to_ms or now_ms,
+            now_ms,
+            settings.rollups,
+            checkpoint,
+            tell,
+            vitals,
+            RunsJob(service.store, settings.runs.grace_s),
+            settings.baselines.branches,
+        )
         return asdict(report)
     finally:
         service.stop()

@@ -1,8 +1,9 @@
 -- Runs and attempts: who ran a metric, and the verdict counts that follow from attempts.
--- Columns are appended and existing parts are not rewritten: a row stored before has the empty values.
+-- Columns are appended and existing parts are not rewritten: a row stored before has the empty values, and its run_id
+-- is the tag of that name, where earlier versions kept it.
 
 ALTER TABLE {database}.{local:metrics} {on_cluster}
-    ADD COLUMN IF NOT EXISTS run_id LowCardinality(String) COMMENT 'the CI run; empty when it is not known',
+    ADD COLUMN IF NOT EXISTS run_id LowCardinality(String) DEFAULT tags['run_id'] COMMENT 'the CI run; empty when it is not known',
     ADD COLUMN IF NOT EXISTS job LowCardinality(String) COMMENT 'one test session inside a run: CI job, shard',
     ADD COLUMN IF NOT EXISTS commit LowCardinality(String) COMMENT 'revision under test',
     ADD COLUMN IF NOT EXISTS branch LowCardinality(String) COMMENT 'branch under test',
@@ -12,7 +13,7 @@ ALTER TABLE {database}.{local:metrics} {on_cluster}
 
 -- cluster
 ALTER TABLE {database}.metrics {on_cluster}
-    ADD COLUMN IF NOT EXISTS run_id LowCardinality(String) COMMENT 'the CI run; empty when it is not known',
+    ADD COLUMN IF NOT EXISTS run_id LowCardinality(String) DEFAULT tags['run_id'] COMMENT 'the CI run; empty when it is not known',
     ADD COLUMN IF NOT EXISTS job LowCardinality(String) COMMENT 'one test session inside a run: CI job, shard',
     ADD COLUMN IF NOT EXISTS commit LowCardinality(String) COMMENT 'revision under test',
     ADD COLUMN IF NOT EXISTS branch LowCardinality(String) COMMENT 'branch under test',

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.alerts.judge.facts import FACTS
-from pipeline.base import durations
 from pipeline.alerts.rules import load as rules
 from pipeline.alerts.rules.checks import MESSAGE_FIELDS
 from pipeline.alerts.rules.rule import STATISTICS, Rule
+from pipeline.base import durations
 from pipeline.base.errors import RuleError
 
 GOOD = """

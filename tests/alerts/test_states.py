@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pipeline.alerts.judge.evidence import Account
 from pipeline.alerts.judge.state import Alert, Change, Observation, State, restore, step
 from pipeline.alerts.rule_tests.series_notation import STALE, Mark, values
-from pipeline.base import durations
 from pipeline.alerts.rules.fields import parse_rule
 from pipeline.alerts.rules.lined_yaml import Mapping, read
 from pipeline.alerts.rules.rule import Rule
+from pipeline.base import durations
 
 GOLDEN = Path(__file__).parent / "golden"
 MINUTE = 60_000

@@ -30,7 +30,10 @@ def raw_table(rows: Iterable[Row]) -> pa.Table:
     rows = list(rows)
     kinds = {"timestamp_ms": pa.int64(), "value": pa.float64()}
     return pa.table(
-        {name: pa.array([row.get(name, "") for row in rows], kinds.get(name, pa.string())) for name in ROW_COLUMNS}
+        {
+            name: pa.array([row.get(name, "") for row in rows], kinds.get(name, pa.string()))
+            for name in (*ROW_COLUMNS, "run_id")
+        }
     )
 
 

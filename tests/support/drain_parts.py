@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import threading
 import time
 from collections import Counter
@@ -36,12 +37,18 @@ def buffer_on(url: str, **options: Any) -> Buffer:
 
 
 def make_tables(store: Store, settings: config.Settings) -> None:
-    """The tables a drainer needs, in a fresh database: the first migration alone."""
+    """The tables a drainer needs, in a fresh database: the first migration, and what later ones did to its tables."""
     dialect = Dialect(settings)
     store.command(dialect.fill("CREATE DATABASE IF NOT EXISTS {database}"))
-    (first,) = resources.path("sql/migrations").glob("0001_*.sql")
+    first, *later = sorted(resources.path("sql/migrations").glob("*.sql"))
     for statement in dialect.statements(first.read_text(encoding="utf-8")):
         store.command(statement)
+    tables = {name for (name,) in store.rows("SELECT name FROM system.tables WHERE database = currentDatabase()")}
+    for file in later:
+        for statement in dialect.statements(file.read_text(encoding="utf-8")):
+            altered = re.match(r"ALTER TABLE \w+\.(\w+)", statement)
+            if altered and altered[1] in tables:
+                store.command(statement)
 
 
 @contextmanager

@@ -1,0 +1,23 @@
+-- One row is one execution of a test: its verdict, and what its attempts took. Filter by run_id to read one run.
+SELECT
+    run_id, job, test_suite, test_id, any(e.test_name) AS test_name, environment, browser,
+    any(e.commit) AS commit, any(e.branch) AS branch,
+    argMaxIf(statusWord(status), (timestamp, segment, position), statusWord(status) != 'retried') AS decided,
+    multiIf(decided != '', decided, countIf(statusWord(status) = 'retried') = 0, '',
+        max(ingested_at) <= now64(3) - INTERVAL 30 MINUTE, 'interrupted', 'running') AS verdict,
+    count() AS attempts,
+    countIf(statusWord(status) = 'retried') AS retried,
+    argMax(value, (statusWord(status) != 'retried', timestamp, segment, position)) AS duration_ms,
+    sum(value) AS total_ms,
+    min(timestamp) AS started,
+    max(timestamp) AS ended,
+    argMaxIf(error_type, timestamp, error_type != '') AS error_type
+FROM metrics AS e
+WHERE run_id != '' AND lower(metric_type) = 'duration'
+GROUP BY run_id, job, test_suite, test_id, environment, browser
+UNION ALL
+SELECT
+    '', job, test_suite, test_id, test_name, environment, browser, commit, branch,
+    statusWord(status), statusWord(status), 1, 0, value, value, timestamp, timestamp, error_type
+FROM metrics
+WHERE run_id = '' AND lower(metric_type) = 'duration' AND statusWord(status) != 'retried'
