@@ -260,6 +260,8 @@ def test_files_are_found_in_a_checkout_and_in_a_wheel(tmp_path: Path, layout: st
         (tmp_path / "pyproject.toml").touch()
     else:
         (tmp_path / "sql" / "migrations").mkdir(parents=True)
-    code = "from pipeline.base import resources; print(resources.path('sql/migrations')); print(len(resources.queries()))"
+    code = (
+        "from pipeline.base import resources; print(resources.path('sql/migrations')); print(len(resources.queries()))"
+    )
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert found.stdout.split() == [str(ours / "migrations"), str(len(resources.queries()))]

@@ -6,10 +6,13 @@ A generated part stands between ``<!-- generated: NAME -->`` and ``<!-- end -->`
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+import yaml
+from pydantic import BaseModel
 
 from pipeline.base import config
 
@@ -54,6 +57,54 @@ def _default(path: str, value: Any) -> str:
     return f"`{text.removesuffix('.0')}`"
 
 
+HEAD = """\
+# Every setting with its default. A file like this one is read when PIPELINE_CONFIG names it; it needs
+# to hold only what differs. Each setting can also be given by the environment, which wins:
+# redis.pool.max_connections is PIPELINE_REDIS__POOL__MAX_CONNECTIONS, data_dir is PIPELINE_DATA_DIR.
+# A secret may stand in a file: PIPELINE_CLICKHOUSE__DSN_FILE=/run/secrets/clickhouse_dsn.
+"""
+
+
+def settings_file() -> str:
+    """``config/pipeline.yaml``: every setting with its default, its meaning as a comment."""
+    return HEAD + "\n".join(_yaml_lines(config.Settings, 0)) + "\n"
+
+
+def _yaml_lines(model: type[BaseModel], depth: int) -> Iterator[str]:
+    indent = "  " * depth
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if depth == 0:
+            yield ""
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield f"{indent}{name}:  # {(inner.__doc__ or '').splitlines()[0].removesuffix('.').replace('``', '')}"
+            yield from _yaml_lines(inner, depth + 1)
+            continue
+        value = field.get_default(call_default_factory=True)
+        comment = f"  # {field.description or ''}"
+        if isinstance(value, dict) and value:
+            yield f"{indent}{name}:{comment}"
+            yield from (f"{indent}  {key}: {_yaml_value(one)}" for key, one in value.items())
+        else:
+            yield f"{indent}{name}: {_yaml_value(value)}{comment}"
+
+
+def _yaml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"{value:_}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Path):
+        return f"./{value}"
+    if isinstance(value, list):
+        return f"[{', '.join(_yaml_value(one) for one in value)}]"
+    if isinstance(value, str) and yaml.safe_load(f"a: {value}") == {"a": value}:
+        return value
+    return json.dumps(value)
+
+
 def renewed(text: str) -> str:
     """``text`` with its generated parts as the code has them now."""
     return PART.sub(lambda part: part[1] + GENERATED[part["name"]]() + part[3], text)
@@ -65,10 +116,14 @@ def pages() -> list[Path]:
     return [*(folder / "README.md" for folder in folders), *sorted((ROOT / "pipeline").rglob("README.md"))]
 
 
+def files() -> dict[Path, str]:
+    """Every generated file, and every page with generated parts, as it should read now."""
+    found = {page: renewed(page.read_text(encoding="utf-8")) for page in pages()}
+    return {ROOT / "config/pipeline.yaml": settings_file(), **found}
+
+
 if __name__ == "__main__":
-    for page in pages():
-        before = page.read_text(encoding="utf-8")
-        after = renewed(before)
-        if after != before:
-            page.write_text(after, encoding="utf-8")
-            sys.stderr.write(f"{page.relative_to(ROOT)} renewed\n")
+    for file, text in files().items():
+        if file.read_text(encoding="utf-8") != text:
+            file.write_text(text, encoding="utf-8")
+            sys.stderr.write(f"{file.relative_to(ROOT)} renewed\n")
