@@ -41,6 +41,8 @@ def other_value(path: str) -> Any:
         return OTHER_VALUES[path]
     if isinstance(default, bool):
         return not default
+    if isinstance(default, str):
+        return "/elsewhere/file.pem"
     return default + 1 if isinstance(default, int) and default != 80 else default / 2
 
 
@@ -157,6 +159,28 @@ def test_file_named_by_the_environment(file: Path) -> None:
         ("log: {level: loud}", ("log.level", "loud", "'debug'")),
         ("redis: {url: 'http://localhost'}", ("redis.url", "http://localhost", "redis://")),
         ("clickhouse: {dsn: localhost}", ("clickhouse.dsn", "localhost", "https://")),
+        ("redis: {url: 'redis://h1:1,h2:2'}", ("redis.url", "several servers")),
+        ("redis: {url: 'redis://[::1'}", ("redis.url", "IPv6")),
+        ("redis: {url: 'redis://h:port'}", ("redis.url", "1 to 65535")),
+        ("redis: {url: 'redis://h:6379/5'}", ("redis.url", "'redis.databases.metrics' to 5")),
+        ("redis: {url: 'redis://h:6379?socket_timeout=5'}", ("redis.url", "'redis.pool.socket_timeout_ms'")),
+        ("redis: {url: 'rediss://h?ssl_ca_cert=x'}", ("redis.url", "did you mean 'ssl_ca_certs'")),
+        ("redis: {url: 'rediss://h?ssl_cert_reqs=none'}", ("redis.url", "redis.tls.ca_file")),
+        ("clickhouse: {dsn: 'http://h:99999'}", ("clickhouse.dsn", "1 to 65535")),
+        ("clickhouse: {dsn: 'http://h:8123/db'}", ("clickhouse.dsn", "'clickhouse.database'")),
+        ("clickhouse: {dsn: 'https://h?verify=false'}", ("clickhouse.dsn", "'verify'", "clickhouse.tls")),
+        ("clickhouse: {dsn: 'chdb://relative'}", ("clickhouse.dsn", "absolute path")),
+        ("web: {port: 70000}", ("web.port", "70000", "65535")),
+        ("drainer: {flush_interval_s: .inf}", ("drainer.flush_interval_s", "inf")),
+        ("drainer: {flush_interval_s: 1e300}", ("drainer.flush_interval_s", "1e300")),
+        ("redis: {pool: 7}\nlog: {level: info}\nredis: {url: embedded}", ("'redis' twice", "lines 1 and 3")),
+        ("log: {level: info, level: debug}", ("'level' twice",)),
+        ("7: x", ("is not the name of a setting",)),
+        ("? [a, b]\n: x", ("not YAML", "line 1")),
+        ("log: {level: 2024-13-45}", ("not YAML",)),
+        ("a: &a [*a]", ("not YAML", "recursive")),
+        ("[" * 5000, ("nested too deep",)),
+        ("log: \x00", ("not YAML",)),
         ("clickhouse: {database: 'a; DROP'}", ("clickhouse.database", "a; DROP")),
         ("- drainer", ("mapping", "list")),
         ("drainer: [", ("not YAML",)),
@@ -188,19 +212,20 @@ def test_missing_file_is_named() -> None:
 
 
 names = st.from_regex(r"[A-Z]+(_[A-Z]+)*", fullmatch=True)
+sections = st.sampled_from(sorted({path.split(".")[0].upper() for path in PATHS if "." in path}))
 
 
-@given(st.lists(names, min_size=2, max_size=4).map("__".join), st.text(min_size=1, max_size=20))
-def test_no_variable_is_silently_ignored(name: str, value: str) -> None:
-    """Whatever PIPELINE_<SECTION>__<NAME> says is either a setting's new value or a reason to stop."""
-    path = name.lower().replace("__", ".")
-    if path in PATHS:
+@given(sections, st.lists(names, min_size=1, max_size=3).map("__".join), st.text(min_size=1, max_size=20))
+def test_no_variable_is_silently_ignored(section: str, name: str, value: str) -> None:
+    """Whatever a variable of one of our sections says is either a setting's new value or a reason to stop."""
+    path = f"{section}__{name}".lower().replace("__", ".")
+    if path in PATHS or path.removesuffix("_file") in PATHS:
         return
     with pytest.raises(ConfigError):
-        config.load(None, {config.ENV_PREFIX + name: value})
+        config.load(None, {f"{config.ENV_PREFIX}{section}__{name}": value})
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.text(alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=50))
 def test_any_text_is_read_or_refused_with_a_sentence(value: str) -> None:
     """No text in a variable ends in anything but settings or a ConfigError."""
@@ -211,9 +236,122 @@ def test_any_text_is_read_or_refused_with_a_sentence(value: str) -> None:
             assert path in str(error)
 
 
-def test_other_programs_variables_are_left_alone() -> None:
-    """PIPELINE_ is a common prefix in CI: what names no section of ours is not ours."""
-    assert config.load(None, {"PIPELINE_ID": "7", "PIPELINE_SOURCE": "push"}) == config.load(None, {})
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PIPELINE_ID", "PIPELINE_SOURCE", "PIPELINE_RUN_ID", "PIPELINE_COMMIT", "PIPELINE_BRANCH", "PIPELINE_JOB"),
+        *("PIPELINE_REDIS_PORT", "PIPELINE_WEB_SERVICE_HOST", "PIPELINE_TRIGGER__CAUSE", "PIPELINE_"),
+    ],
+)
+def test_other_programs_variables_are_left_alone(name: str) -> None:
+    """PIPELINE_ is a common prefix in CI: a variable whose section and key are not both ours is not ours."""
+    assert config.load(None, {name: "7"}) == config.load(None, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PIPELINE_REDIS_URL", "PIPELINE_REDIS__URL for 'redis.url'"),
+        ("PIPELINE_REDIS___URL", "PIPELINE_REDIS__URL for 'redis.url'"),
+        ("PIPELINE__REDIS__URL", "PIPELINE_REDIS__URL for 'redis.url'"),
+        ("PIPELINE_REDIS_URL_FILE", "PIPELINE_REDIS__URL_FILE for 'redis.url'"),
+        ("PIPELINE_WEB_PORT", "PIPELINE_WEB__PORT for 'web.port'"),
+        ("PIPELINE_REDIS_POOL_MAX_CONNECTIONS", "PIPELINE_REDIS__POOL__MAX_CONNECTIONS for"),
+        ("PIPELINE_DATADIR", "PIPELINE_DATA_DIR for 'data_dir'"),
+        ("pipeline_clickhouse_dsn", "PIPELINE_CLICKHOUSE__DSN for 'clickhouse.dsn'"),
+    ],
+)
+def test_variable_with_wrong_underscores_is_refused(name: str, meant: str) -> None:
+    """A variable whose section and key are ours, but not its underscores, stops the start with the right name."""
+    text = sentence(environment={name: "redis://:hunter2hunter2@h"})
+    assert f"did you mean {meant}" in text
+    assert "hunter2" not in text
+
+
+def test_variable_given_in_two_ways_is_refused(tmp_path: Path) -> None:
+    """A value and a secret file for the same setting contradict each other, as do two spellings of a variable."""
+    (tmp_path / "secret").write_text("redis://h")
+    both = {"PIPELINE_REDIS__URL": "redis://a", "PIPELINE_REDIS__URL_FILE": str(tmp_path / "secret")}
+    assert "both set 'redis.url'" in sentence(environment=both)
+    assert "both set" in sentence(environment={"PIPELINE_REDIS__URL": "redis://a", "pipeline_redis__url": "redis://b"})
+
+
+SECRET = "hunter2-Xy/Z@:#%"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis: {ur1: '{url}'}",
+        "redis: {url: '{url}', password: '{secret}'}",
+        "redis: '{url}'",
+        "redis: ['{url}']",
+        "rediss: {url: '{url}'}",
+        "redis: {url: {password: '{secret}'}}",
+        "redis: {url: ['{secret}']}",
+        "redis: {url: '{url}'}",
+        "redis: {url: 'redis://:{secret}'}",
+        "redis: {url: '{secret}'}",
+        "redis: {databases: {metrics: '{url}'}}",
+        "redis: {databases: {metrics: {x: '{secret}'}}}",
+        "redis: {pool: {max_connections: '{url}'}}",
+        "redis:\n  url: *{secret}",
+        "redis:\n  url: !{secret} x",
+        "redis:\n  url: %{secret}",
+        "redis:\n  url: '{url}\n",
+        "redis: {url: {secret}",
+        "clickhouse: {dsn: 'http://u:{secret}@h:8123/x'}",
+        "clickhouse: {dsn: 'http://u:{secret}@h:port'}",
+        "clickhouse: {database: '{secret}'}",
+        "log: {level: 'redis://:{secret}@h'}",
+        "alerts: {channels: '{secret}'}",
+        "alerts: {channels: ['{secret}']}",
+        "alerts: {channels: {url: '{url}'}}",
+        "alerts: {channels: [1, {url: '{url}'}]}",
+        "data_dir: {x: '{secret}'}",
+        "drainer: {batch_rows: ['{secret}']}",
+        "'{url}': x",
+    ],
+)
+@pytest.mark.parametrize("secret", [SECRET, "hunter2 x"])
+def test_no_mistake_shows_a_secret(text: str, secret: str, file: Path) -> None:
+    """Whatever is wrong with a file of settings, and wherever the password stands, no part of it is shown."""
+    file.write_text(text.replace("{url}", f"redis://:{secret}@h:6379").replace("{secret}", secret))
+    found = sentence(file)
+    assert "hunter2" not in found
+    assert "Xy" not in found
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PIPELINE_ALERTS__CHANNELS", '[{"url": "https://hooks.example.com/hunter2"'),
+        ("PIPELINE_ALERTS__CHANNELS", "https://hooks.example.com/hunter2"),
+        ("PIPELINE_REDIS", '{"url": "redis://:hunter2@h:1:2"}'),
+        ("PIPELINE_REDIS", "redis://:hunter2@h"),
+        ("PIPELINE_REDIS__URL", '["hunter2"]'),
+        ("PIPELINE_REDIS__URL__PASSWORD", "hunter2"),
+        ("PIPELINE_REDIS__PASSWORD", "hunter2"),
+        ("PIPELINE_REDIS__PASSWORD", '{"a": "hunter2"}'),
+    ],
+)
+def test_no_variable_shows_a_secret(variable: str, value: str) -> None:
+    """Broken JSON, a value for a section, a section for a value: the sentence names the setting alone."""
+    assert "hunter2" not in sentence(environment={variable: value})
+
+
+def test_origins(file: Path, tmp_path: Path) -> None:
+    """Every effective setting tells where it comes from; passwords are masked."""
+    (tmp_path / "dsn").write_text("https://writer:hunter2@ch:9443")
+    file.write_text("drainer: {batch_rows: 7}\nredis: {url: 'redis://:hunter2@h:1'}")
+    environment = {"PIPELINE_WEB__PORT": "81", "PIPELINE_CLICKHOUSE__DSN_FILE": str(tmp_path / "dsn")}
+    shown = {path: (value, origin) for path, value, origin in config.with_origins(file, environment)}
+    assert list(shown) == list(PATHS)
+    assert shown["drainer.batch_rows"] == ("7", f"file {file}")
+    assert shown["redis.url"] == ("'redis://***@h:1'", f"file {file}")
+    assert shown["clickhouse.dsn"] == ("'https://***@ch:9443'", "secret file of PIPELINE_CLICKHOUSE__DSN_FILE")
+    assert shown["web.port"] == ("81", "variable PIPELINE_WEB__PORT")
+    assert shown["web.host"] == ("'127.0.0.1'", "default")
 
 
 def test_settings_do_not_change_after_the_start() -> None:

@@ -2,37 +2,39 @@
 
 One small object per part, frozen once read. An unknown key, a wrong type or an
 impossible value stops the start with one sentence that names the key, the value
-and the nearest valid name. A secret may also stand in a file named by the same
-variable with ``_FILE`` appended.
+where it can hold no secret, and the nearest valid name. A secret may also stand in
+a file named by the same variable with ``_FILE`` appended.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pipeline.base import addresses
+from pipeline.base.config_sentences import sentence
+from pipeline.base.config_sources import CONFIG_PATH_VARIABLE, ENV_PREFIX, Given, gather
+from pipeline.base.config_types import (
+    PlainText,
+    Positive,
+    PositiveInt,
+    Section,
+    Shown,
+    Url,
+    is_text,
+    leaves,
+    secrets_in,
+    shown,
+)
 from pipeline.base.errors import ConfigError
+from pipeline.base.text import remember_secret
 
-ENV_PREFIX = "PIPELINE_"
-CONFIG_PATH_VARIABLE = "PIPELINE_CONFIG"
-
-Positive = Annotated[float, Field(gt=0)]
-PositiveInt = Annotated[int, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """A part of the settings: unknown keys are refused, values do not change after the start."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+__all__ = ["CONFIG_PATH_VARIABLE", "ENV_PREFIX", "Settings", "load", "setting_paths"]
 
 
 class RedisDatabases(Section):
@@ -57,10 +59,20 @@ class RedisPool(Section):
     retry_attempts: int = Field(3, ge=0, description="immediate retries of one read-only command")
 
 
+class TlsSettings(Section):
+    """Certificates, for addresses that ask for TLS."""
+
+    ca_file: PlainText = Field("", description="PEM file of the CA that signed the server's certificate")
+    cert_file: PlainText = Field("", description="PEM file of the client certificate, if the server asks for one")
+    key_file: PlainText = Field("", description="PEM file of its key; empty: it stands in cert_file")
+    check_hostname: bool = Field(True, description="the certificate must name the host of the address")
+
+
 class RedisSettings(Section):
     """Where Redis is."""
 
-    url: str = Field("embedded", description="embedded, or redis://, rediss://, unix://")
+    url: Url = Field("embedded", description="embedded, or redis://, rediss://, unix://")
+    tls: TlsSettings = Field(default_factory=TlsSettings)
     databases: RedisDatabases = Field(default_factory=RedisDatabases)
     pool: RedisPool = Field(default_factory=RedisPool)
     accept_eviction_risk: bool = Field(
@@ -69,18 +81,24 @@ class RedisSettings(Section):
 
     @field_validator("url")
     @classmethod
-    def _known_scheme(cls, url: str) -> str:
-        if url != "embedded" and not url.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must be 'embedded' or start with redis://, rediss:// or unix://")
+    def _readable(cls, url: str) -> str:
+        if url != "embedded":
+            database = addresses.redis_address(url).database
+            if database is not None:
+                raise ValueError(
+                    f"names database {database}; the databases are settings of their own: "
+                    f"set 'redis.databases.metrics' to {database} and take it out of the URL"
+                )
         return url
 
 
 class ClickHouseSettings(Section):
     """Where ClickHouse is."""
 
-    dsn: str = Field("embedded", description="embedded, chdb:///path, http://user:password@host:8123, https://…")
-    database: str = Field("pipeline", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="database of all tables")
-    cluster: str = Field(
+    dsn: Url = Field("embedded", description="embedded, chdb:///path, http://user:password@host:8123, https://…")
+    tls: TlsSettings = Field(default_factory=TlsSettings)
+    database: PlainText = Field("pipeline", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="database of all tables")
+    cluster: PlainText = Field(
         "", pattern=r"^[A-Za-z0-9_-]*$", description="set: replicated and distributed tables, ON CLUSTER"
     )
     connect_timeout_s: Positive = Field(10, description="to open a connection")
@@ -90,16 +108,16 @@ class ClickHouseSettings(Section):
 
     @field_validator("dsn")
     @classmethod
-    def _known_scheme(cls, dsn: str) -> str:
-        if dsn != "embedded" and not dsn.startswith(("chdb://", "http://", "https://")):
-            raise ValueError("must be 'embedded' or start with chdb://, http:// or https://")
+    def _readable(cls, dsn: str) -> str:
+        if dsn != "embedded":
+            addresses.clickhouse_address(dsn)
         return dsn
 
 
 class BufferSettings(Section):
     """The list that producers push to."""
 
-    key: str | list[str] = Field("metrics:buffer", description="the list, or several of them")
+    key: Annotated[str | list[str], Shown()] = Field("metrics:buffer", description="the list, or several of them")
     max_item_bytes: PositiveInt = Field(65_536, description="a larger item is refused")
     max_depth: PositiveInt = Field(32, description="an item nested deeper is refused")
     high_water_rows: PositiveInt = Field(5_000_000, description="more waiting than this is alarmed")
@@ -166,7 +184,7 @@ class VitalsSettings(Section):
 
     interval_s: Positive = Field(15, description="between two runs of the job")
     rolling_s: PositiveInt = Field(3600, description="span of cwv:* and compat:scores in Redis")
-    browser_aliases: dict[str, str] = Field(
+    browser_aliases: Annotated[dict[str, str], Shown()] = Field(
         default_factory=lambda: {
             "chromium": "chrome",
             "google-chrome": "chrome",
@@ -203,17 +221,17 @@ class ChangeSettings(Section):
 class AlertSettings(Section):
     """The evaluator and its channels."""
 
-    rules_file: str = Field("", description="empty: config/rules.yaml as shipped")
+    rules_file: PlainText = Field("", description="empty: config/rules.yaml as shipped")
     interval_s: Positive = Field(10, description="between two evaluations")
     delay_s: float = Field(10, ge=0, description="evaluated is what was stored this long ago")
     channels: list[dict[str, Any]] = Field(default_factory=list, description="where notifications go besides Redis")
-    page_url: str = Field("", description="address of the page, for links in notifications")
+    page_url: Url = Field("", description="address of the page, for links in notifications")
 
 
 class WebSettings(Section):
     """HTTP interfaces."""
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: PlainText = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="the page, /metrics, health")
     clickhouse_port: int = Field(
         8123, ge=0, le=65535, description="embedded store only: ClickHouse's HTTP interface, read-only"
@@ -241,6 +259,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,
     )
 
     redis: RedisSettings = Field(default_factory=RedisSettings)
@@ -270,24 +289,54 @@ class Settings(BaseSettings):
         """Our own ``load`` merges file and environment; pydantic-settings only validates."""
         return (init_settings,)
 
+    @field_validator("data_dir")
+    @classmethod
+    def _file_name(cls, data_dir: Path) -> Path:
+        if "\0" in str(data_dir):
+            raise ValueError("holds a NUL character, which no file name has")
+        return data_dir
+
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
     """Read the settings.
 
     ``path`` (or ``PIPELINE_CONFIG``) names a YAML file; without one the shipped defaults apply.
-    ``environment`` defaults to the process's own.
+    ``environment`` defaults to the process's own. From now on no log line or error shows a secret among them.
 
-    Raises ``ConfigError`` with one sentence naming key, value and nearest valid name.
+    Raises ``ConfigError`` with one sentence naming the key and the nearest valid name.
     """
+    return _checked(_given(path, environment))
+
+
+def with_origins(
+    path: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """Every effective setting as (dotted path, value for people, where it comes from). Raises as ``load`` does."""
+    given = _given(path, environment)
+    settings = _checked(given)
+    for name, field in leaves(Settings):
+        value: Any = settings
+        for part in name.split("."):
+            value = getattr(value, part)
+        yield name, shown(field, value), given.origins.get(name, "default")
+
+
+def _given(path: Path | None, environment: Mapping[str, str] | None) -> Given:
     environment = os.environ if environment is None else environment
     if path is None and environment.get(CONFIG_PATH_VARIABLE):
         path = Path(environment[CONFIG_PATH_VARIABLE])
-    values = _read_yaml(path) if path is not None else {}
-    _merge(values, _from_environment(environment))
+    fields = dict(leaves(Settings))
+    given = gather(path, environment, set(fields), {name for name, field in fields.items() if is_text(field)})
+    for secret in secrets_in(given.values, fields):
+        remember_secret(secret)
+    return given
+
+
+def _checked(given: Given) -> Settings:
     try:
-        return Settings(**values)
+        return Settings(**{str(name): value for name, value in given.values.items()})
     except ValidationError as error:
-        raise ConfigError(_sentence(error)) from None
+        raise ConfigError(sentence(error, Settings)) from None
 
 
 def private(settings: Settings, directory: Path) -> Settings:
@@ -302,111 +351,6 @@ def private(settings: Settings, directory: Path) -> Settings:
 
 
 def setting_paths() -> Iterator[tuple[str, Any, str]]:
-    """Every setting as (dotted path, default, meaning); the README is checked against it."""
-    yield from _paths(Settings, "")
-
-
-def _paths(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any, str]]:
-    for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _paths(inner, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", field.get_default(call_default_factory=True), field.description or ""
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"configuration file {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} is not YAML: {' '.join(str(error).split())}") from None
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"configuration file {path} must hold a mapping, not a {type(loaded).__name__}")
-    return loaded
-
-
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """``PIPELINE_REDIS__POOL__MAX_CONNECTIONS=5`` becomes {"redis": {"pool": {"max_connections": "5"}}}."""
-    values: dict[str, Any] = {}
-    for variable, text in sorted(environment.items()):
-        if not variable.startswith(ENV_PREFIX) or variable == CONFIG_PATH_VARIABLE:
-            continue
-        name = variable[len(ENV_PREFIX) :].lower()
-        head = name.split("__", 1)[0]
-        is_file = name.endswith("_file") and name != "alerts__rules_file"
-        # Other programs' variables may share the prefix; a section's name or a double underscore marks ours.
-        if "__" not in name and head.removesuffix("_file") not in Settings.model_fields:
-            continue
-        if is_file:
-            name = name.removesuffix("_file")
-        node = values
-        *parents, leaf = name.split("__")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise ConfigError(
-                    f"{ENV_PREFIX}{parent.upper()} and {variable} cannot both be set: one is a part of the other"
-                )
-        node[leaf] = _parse_text(_read_secret(variable, text) if is_file else text)
-    return values
-
-
-def _read_secret(variable: str, path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"{variable} names the file {path!r}: {error.strerror or error}") from None
-
-
-def _parse_text(text: str) -> Any:
-    """Lists and mappings are written as JSON in a variable; everything else stays text for pydantic to convert."""
-    if text.startswith(("[", "{")):
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-    return text
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
-        else:
-            base[key] = value
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    location = [
-        str(part)
-        for part in first["loc"]
-        if not (isinstance(part, str) and part.startswith(("function-", "list[", "str")))
-    ]
-    key = ".".join(location)
-    if first["type"] == "extra_forbidden":
-        known = _names_at(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
-        hint = f"; did you mean {'.'.join([*location[:-1], near[0]])!r}?" if near else ""
-        return f"unknown setting {key!r} (value {first['input']!r}){hint}"
-    message = first["msg"].removeprefix("Value error, ")
-    # An address may carry a password.
-    value = re.sub(r"(://[^:/@\s]*:)[^@\s]+@", r"\1…@", repr(first["input"]))
-    return f"setting {key!r} has the value {value}: {message[:1].lower() + message[1:]}"
-
-
-def _names_at(location: list[str]) -> list[str]:
-    model: type[BaseModel] = Settings
-    for part in location:
-        field = model.model_fields.get(part)
-        inner = field.annotation if field else None
-        candidates = [inner, *get_args(inner)]
-        nested = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-        if nested is None:
-            return []
-        model = nested
-    return list(model.model_fields)
+    """Every setting as (dotted path, default, meaning); the documentation is checked against it."""
+    for name, field in leaves(Settings):
+        yield name, field.get_default(call_default_factory=True), field.description or ""

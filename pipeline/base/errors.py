@@ -6,9 +6,14 @@ item anything; *bad data* goes to the dead letters with its reason; *wrong use*
 Anything else is a bug and is meant to be loud.
 """
 
+from pipeline.base.text import masked
+
 
 class PipelineError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose; its text never shows a password or a token."""
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(masked(part) if isinstance(part, str) else part for part in parts))
 
 
 class UsageError(PipelineError):

@@ -38,6 +38,7 @@ _ADDRESS = re.compile(
     r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?P<port>:\d{1,5})?"
     r"(?P<path>/[^?#@\s]*)?(?P<query>\?[^#@\s]*)?"
 )
+_THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
 _FILE = re.compile(r"(?P<path>/[A-Za-z0-9._/+-]*)(?P<query>\?[^#@\s]*)?")
 
 _secrets: set[str] = set()
@@ -78,7 +79,7 @@ def masked_url(url: str) -> str:
     """One whole URL, which may hold blanks and anything else, with all that may be secret hidden."""
     scheme, separator, rest = url.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
-        return HIDDEN
+        return url if _THIS_MACHINE.fullmatch(url) else HIDDEN
     return f"{scheme}://{_harmless(scheme.lower(), rest)}"
 
 
