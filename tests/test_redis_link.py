@@ -15,9 +15,11 @@ import redis
 from conftest import RedisServer
 from redis_proxy import redis_proxy
 
-from pipeline.base.config import RedisDatabases, RedisPool, RedisSettings, Settings
-from pipeline.base.errors import RedisDenied, RedisOutage, UsageError
-from pipeline.base.redis_link import RedisFull, RedisLink, classify, outages, url_of_database
+from pipeline.base.addresses import redis_address
+from pipeline.base.config import RedisDatabases, RedisPool, RedisSettings, Settings, TlsSettings
+from pipeline.base.errors import ConfigError, RedisDenied, RedisOutage, UsageError
+from pipeline.base.redis_link import RedisFull, RedisLink, classify, outages
+from pipeline.base.redis_pool import url_of
 from pipeline.embedded import redis_server as embedded_redis
 from pipeline.embedded.redis_server import EmbeddedRedisFailed
 
@@ -434,7 +436,7 @@ def _wrong_type(server: RedisServer, link: RedisLink) -> None:
         (_wrong_type_inside_a_script, type(None)),
         (_wrong_command, type(None)),
         (_wrong_script, type(None)),
-        (_no_such_database, UsageError),
+        (_no_such_database, ConfigError),
     ],
     ids=lambda part: part.__name__.strip("_"),
 )
@@ -489,19 +491,36 @@ def test_answers_that_only_look_like_an_outage(text: str) -> None:
     assert classify(redis.ResponseError(text)) is None
 
 
+def test_database_that_is_not_there(redis_server: Callable[..., RedisServer]) -> None:
+    """A number larger than the server has databases is one sentence: which setting, how many there are, what to do."""
+    databases = RedisDatabases(results=99, metrics=99)
+    link = RedisLink.open(Settings(redis=RedisSettings(url=redis_server().url, databases=databases)))
+    with pytest.raises(ConfigError) as stopped, outages():
+        link.database("metrics").ping()
+    assert str(stopped.value) == (
+        "redis.databases.results and redis.databases.metrics are 99, but this Redis has 16 databases (0 to 15). "
+        "Choose another number or raise 'databases' in redis.conf."
+    )
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("redis://h", "redis://h/3"),
-        ("redis://h:1/0", "redis://h:1/3"),
-        ("rediss://u:p@h:1/7?ssl_cert_reqs=none", "rediss://u:p@h:1/3?ssl_cert_reqs=none"),
-        ("redis://h?db=5&socket_timeout=1", "redis://h/3?socket_timeout=1"),
+        ("redis://h", "redis://h:6379/3"),
+        ("redis://u:p%2F@h:1", "redis://u:p%2F@h:1/3"),
+        ("redis://:p@[::1]:1", "redis://:p@[::1]:1/3"),
+        ("rediss://h:1?ssl_ca_certs=/x%20y", None),
         ("unix:///run/r.sock", "unix:///run/r.sock?db=3"),
-        ("unix://u:p@/run/r.sock?db=0", "unix://u:p@/run/r.sock?db=3"),
+        ("unix://u:p@/run/r.sock", "unix://u:p@/run/r.sock?db=3"),
     ],
 )
-def test_the_settings_decide_the_database_whatever_the_url_says(url: str, expected: str) -> None:
-    """The number replaces the one in the URL; everything else of it stays; redis-py reads it the same way."""
-    assert url_of_database(url, 3) == expected
-    options: dict[str, Any] = redis.connection.parse_url(expected)
-    assert options["db"] == 3
+def test_address_for_other_processes(url: str, expected: str | None) -> None:
+    """The URL of one database says where, who and how; we and redis-py read it the same way."""
+    shown = url_of(redis_address(url), 3, TlsSettings())
+    assert expected in (None, shown)
+    options: dict[str, Any] = redis.connection.parse_url(shown)
+    again = redis_address(shown)
+    assert options["db"] == again.database == 3
+    assert options.get("password") == (again.password or None)
+    assert options.get("host", "") == again.host
+    assert dict(again.tls).get("ca_file") == options.get("ssl_ca_certs")

@@ -20,8 +20,11 @@ REDIS_SCHEMES = ("redis", "rediss", "unix")
 CLICKHOUSE_SCHEMES = ("http", "https", "chdb")
 
 _HOST = re.compile(r"[\w.-]+")
+MAX_POOL_SETTING = 3_600_000
+"""An hour, in milliseconds."""
+
 _DEFAULT_PORTS = {"redis": 6379, "rediss": 6379, "http": 8123, "https": 8443}
-_REDIS_OPTIONS = {
+_TLS_OPTIONS = {
     "ssl_ca_certs": "ca_file",
     "ssl_certfile": "cert_file",
     "ssl_keyfile": "key_file",
@@ -31,11 +34,11 @@ _REDIS_OPTIONS = {
 """Options of a Redis URL, as redis-py names them, and the setting of redis.tls that each stands for."""
 
 _POOL_OPTIONS = {
-    "max_connections": "max_connections",
-    "socket_timeout": "socket_timeout_ms",
-    "socket_connect_timeout": "connection_timeout_ms",
-    "timeout": "connection_timeout_ms",
+    "max_connections": ("max_connections", 1),
+    "socket_timeout": ("socket_timeout_ms", 1000),
+    "socket_connect_timeout": ("connection_timeout_ms", 1000),
 }
+"""The same for redis.pool, and the factor from redis-py's unit to ours."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Address:
     """Redis only: the database that the URL names."""
     tls: Mapping[str, Any] = field(default_factory=dict)
     """Redis only: settings of ``redis.tls`` that the URL's options give."""
+    pool: Mapping[str, int] = field(default_factory=dict)
+    """Redis only: settings of ``redis.pool`` that the URL's options give."""
 
     @property
     def is_encrypted(self) -> bool:
@@ -79,17 +84,17 @@ def redis_address(url: str) -> Address:
     scheme, rest = _scheme_and_rest(url, REDIS_SCHEMES)
     login, server, path, options = _parts(rest)
     user, password = _user_and_password(login)
-    tls = _redis_options(scheme, options)
+    tls, pool = _redis_options(scheme, options)
     if scheme == "unix":
         if server or not path.startswith("/"):
             raise ValueError("must name the socket by an absolute path, as unix:///run/redis/redis.sock")
         number = _database(options.get("db", ""))
-        return Address(scheme, user=user, password=password, path=unquote(path), database=number, tls=tls)
+        return Address(scheme, user=user, password=password, path=unquote(path), database=number, tls=tls, pool=pool)
     if "db" in options:
         raise ValueError("has the option 'db'; write the database behind the host, as redis://host:6379/3")
     host, port = _host_and_port(server, _DEFAULT_PORTS[scheme])
     number = _database(path.removeprefix("/"))
-    return Address(scheme, host or "localhost", port, user, password, database=number, tls=tls)
+    return Address(scheme, host or "localhost", port, user, password, database=number, tls=tls, pool=pool)
 
 
 def clickhouse_address(dsn: str) -> Address:
@@ -202,29 +207,47 @@ def _database(text: str) -> int | None:
     return int(text)
 
 
-def _redis_options(scheme: str, options: Mapping[str, str]) -> dict[str, Any]:
-    known = [*_REDIS_OPTIONS, "db"]
+def _redis_options(scheme: str, options: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, int]]:
+    """The settings of redis.tls and of redis.pool that stand in a URL."""
+    known = [*_TLS_OPTIONS, *_POOL_OPTIONS, "db"]
     tls: dict[str, Any] = {}
+    pool: dict[str, int] = {}
     for name, value in options.items():
-        if name in _POOL_OPTIONS:
-            raise ValueError(f"has the option {name!r}; set 'redis.pool.{_POOL_OPTIONS[name]}' instead")
         if name in ("password", "username"):
             raise ValueError(f"has the option {name!r}; write it before the host, as redis://user:password@host:6379")
         if name not in known:
             raise ValueError(f"has the unknown option {_name(name)}; {nearest(name, known)}")
-        if name != "db" and scheme != "rediss":
-            raise ValueError(f"has the option {name!r}, which needs rediss://")
-        if name == "ssl_cert_reqs" and value != "required":
+        if name in _POOL_OPTIONS:
+            setting, factor = _POOL_OPTIONS[name]
+            pool[setting] = _positive(name, value, factor)
+        elif name in _TLS_OPTIONS:
+            if scheme != "rediss":
+                raise ValueError(f"has the option {name!r}, which needs rediss://")
+            tls |= _tls_option(name, value)
+    return tls, pool
+
+
+def _tls_option(name: str, value: str) -> dict[str, Any]:
+    if name == "ssl_cert_reqs":
+        if value != "required":
             raise ValueError(
                 "turns certificate checks off by 'ssl_cert_reqs'; they are always made: "
                 "name the CA of the server in 'redis.tls.ca_file'"
             )
-        if name == "ssl_check_hostname" and value.lower() not in ("true", "false"):
+        return {}
+    if name == "ssl_check_hostname":
+        if value.lower() not in ("true", "false"):
             raise ValueError("has the option 'ssl_check_hostname', which must be true or false")
-        setting = _REDIS_OPTIONS.get(name)
-        if setting:
-            tls[setting] = value.lower() == "true" if setting == "check_hostname" else value
-    return tls
+        return {"check_hostname": value.lower() == "true"}
+    return {_TLS_OPTIONS[name]: value}
+
+
+def _positive(name: str, value: str, factor: int) -> int:
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+        number = int(float(value) * factor)
+        if 0 < number <= MAX_POOL_SETTING:
+            return number
+    raise ValueError(f"has the option {name!r}, which must be a number above 0")
 
 
 def _name(text: str) -> str:

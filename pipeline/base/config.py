@@ -53,9 +53,9 @@ class RedisDatabases(Section):
 class RedisPool(Section):
     """Connection pool sizes and timeouts (schema document, Connection Pooling)."""
 
-    max_connections: PositiveInt = Field(15, description="connections to one database")
-    connection_timeout_ms: PositiveInt = Field(5000, description="to open a connection")
-    socket_timeout_ms: PositiveInt = Field(3000, description="to wait for one reply")
+    max_connections: PositiveInt = Field(15, le=addresses.MAX_POOL_SETTING, description="connections to one database")
+    connection_timeout_ms: PositiveInt = Field(5000, le=addresses.MAX_POOL_SETTING, description="to open a connection")
+    socket_timeout_ms: PositiveInt = Field(3000, le=addresses.MAX_POOL_SETTING, description="to wait for one reply")
     retry_attempts: int = Field(3, ge=0, description="immediate retries of one read-only command")
 
 

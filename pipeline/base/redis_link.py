@@ -17,17 +17,15 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from pipeline.base.config import RedisPool, Settings
-from pipeline.base.errors import PipelineError, RedisDenied, RedisOutage, UsageError
+from pipeline.base import tls
+from pipeline.base.addresses import redis_address
+from pipeline.base.config import Settings
+from pipeline.base.errors import ConfigError, PipelineError, RedisDenied, RedisOutage
+from pipeline.base.redis_pool import WrongDatabase, connection_pool, pool_options, tls_settings, url_of
 from pipeline.embedded.redis_server import EmbeddedRedis
-
-HEALTH_CHECK_INTERVAL_S = 30
 
 # Commands that change nothing and are therefore safe to send again when the reply was lost.
 _READ_ONLY = frozenset(
@@ -65,10 +63,13 @@ def classify(error: Exception) -> PipelineError | None:
     None for a mistake in the command or the data, which would fail again: a bug, or a key of the wrong type.
     """
     text = str(error)
+    if isinstance(error, WrongDatabase):
+        return ConfigError(text)
     if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError):
         return _denied(text)
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.InvalidResponse):
-        return RedisOutage(text)
+        handshake = tls.trouble(error, "redis.tls")
+        return RedisOutage(f"Redis cannot be used: {handshake}" if handshake else text)
     return _reply(error, text) if isinstance(error, redis.ResponseError) else None
 
 
@@ -83,13 +84,6 @@ def _reply(error: redis.ResponseError, text: str) -> PipelineError | None:
         return _denied(text)
     if code == "OOM":
         return RedisFull(text)
-    if "DB index is out of range" in text:
-        return UsageError(
-            "a number in redis.databases is larger than this Redis has databases; "
-            "choose a smaller one or raise 'databases' in redis.conf"
-        )
-    if "SELECT is not allowed in cluster mode" in text:
-        return UsageError("this Redis is a cluster, which has only database 0: set every redis.databases.* to 0")
     if code in ("MOVED", "ASK"):
         return RedisOutage(f"redis.url names a node of a cluster that does not hold the key ({code} {text})")
     if code in _FINAL_CODES or (code in ("", "ERR") and _FINAL_TEXTS.search(text)):
@@ -129,9 +123,13 @@ class RedisLink:
     def open(cls, settings: Settings) -> RedisLink:
         """Open the Redis of ``settings.redis.url``; the embedded one is started or re-joined, and loaded.
 
-        Raises ``UsageError`` when no redis-server is installed, ``EmbeddedRedisFailed`` when it does not start.
+        Raises ``UsageError`` when no redis-server is installed or a certificate cannot be read,
+        ``EmbeddedRedisFailed`` when the server does not start.
         """
         if settings.redis.url != "embedded":
+            address = redis_address(settings.redis.url)
+            if address.is_encrypted:
+                tls_settings(address, settings.redis.tls)
             return cls(settings, None)
         embedded = EmbeddedRedis(settings.data_dir / "redis")
         embedded.ensure()
@@ -171,7 +169,7 @@ class RedisLink:
         number: int = getattr(self._settings.databases, name)
         if self._embedded:
             return f"redis://127.0.0.1:{self._embedded.port}/{number}"
-        return url_of_database(self._settings.url, number)
+        return url_of(redis_address(self._settings.url), number, self._settings.tls)
 
     def server_info(self) -> dict[str, Any]:
         """What INFO says. Raises ``RedisOutage``."""
@@ -193,45 +191,17 @@ class RedisLink:
             self._embedded.stop()
 
     def _pool(self, number: int) -> redis.BlockingConnectionPool:
+        chosen = self._settings.databases.model_dump()
+        names = [name for name, its_number in chosen.items() if its_number == number]
         if self._embedded is None:
-            return connection_pool(self._settings.url, number, self._settings.pool)
+            address = redis_address(self._settings.url)
+            return connection_pool(address, number, self._settings.pool, self._settings.tls, names=names)
         return redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
             connection_class=_EmbeddedConnection,
             embedded=self._embedded,
             db=number,
-            **_pool_options(self._settings.pool),
+            **pool_options(self._settings.pool, names),
         )
-
-
-def connection_pool(url: str, number: int, pool: RedisPool) -> redis.BlockingConnectionPool:
-    """A pool of connections to database ``number`` of the server at ``url`` that never resends a command."""
-    return redis.BlockingConnectionPool.from_url(url_of_database(url, number), **_pool_options(pool))
-
-
-def url_of_database(url: str, number: int) -> str:
-    """The same address with another database number, whichever it named before."""
-    address, _, query = url.partition("?")
-    options = [option for option in query.split("&") if option and not option.startswith("db=")]
-    if url.startswith("unix:"):
-        options.append(f"db={number}")
-    else:
-        address = urlunsplit(urlsplit(address)._replace(path=f"/{number}"))
-    return "?".join([address, "&".join(options)]) if options else address
-
-
-def _pool_options(pool: RedisPool) -> dict[str, Any]:
-    return {
-        "max_connections": pool.max_connections,
-        "timeout": pool.connection_timeout_ms / 1000,
-        "socket_connect_timeout": pool.connection_timeout_ms / 1000,
-        "socket_timeout": pool.socket_timeout_ms / 1000,
-        "health_check_interval": HEALTH_CHECK_INTERVAL_S,
-        "retry": Retry(NoBackoff(), 0),
-        "decode_responses": False,
-        # RESP2: same replies from every server since 2.0, no handshake, no maintenance push messages.
-        "protocol": 2,
-        "client_name": "metrics-pipeline",
-    }
 
 
 class _Client(redis.Redis):

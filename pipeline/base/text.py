@@ -120,7 +120,7 @@ def _masked_rest(scheme: str, text: str) -> str:
     bare = rest.rstrip(_CLOSING)
     shown = _harmless(scheme, bare)
     # What closes a sentence or a quotation stays only where the URL's own end is certain.
-    closing = "" if shown.endswith(_NOTHING) else rest[len(bare) :]
+    closing = rest[len(bare) :] if shown == bare or not shown.endswith(_NOTHING) else ""
     return f"{shown}{closing}{_without_bare_password(text[len(rest) :])}"
 
 

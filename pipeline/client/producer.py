@@ -28,15 +28,17 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing import util
 from types import TracebackType
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import redis
 
 from pipeline.base import config, log
+from pipeline.base.addresses import passwords_in, redis_address
 from pipeline.base.config import BufferSettings, RedisDatabases, RedisPool, Settings
-from pipeline.base.errors import PipelineError
-from pipeline.base.redis_link import RedisLink, classify, connection_pool
+from pipeline.base.errors import ConfigError, PipelineError
+from pipeline.base.redis_link import RedisLink, classify
+from pipeline.base.redis_pool import connection_pool
+from pipeline.base.text import masked_url, remember_secret
 
 _log = log.get(__name__)
 
@@ -392,10 +394,15 @@ class MetricsClient:
 
 
 def _connector_of_url(url: str) -> Callable[[], redis.BlockingConnectionPool]:
-    parts = urlsplit(url)
-    named = parse_qs(parts.query).get("db", [parts.path.strip("/") if parts.scheme != "unix" else ""])[0]
-    number = int(named) if named.isdigit() else RedisDatabases().metrics
-    return lambda: connection_pool(url, number, RedisPool())
+    """Raises ``ConfigError`` at once for a URL that cannot be used."""
+    for secret in passwords_in(url):
+        remember_secret(secret)
+    try:
+        address = redis_address(url)
+    except ValueError as error:
+        raise ConfigError(f"the URL of the metrics client, '{masked_url(url)}', {error}") from None
+    number = RedisDatabases().metrics if address.database is None else address.database
+    return lambda: connection_pool(address, number, RedisPool())
 
 
 def _connector_of_settings(settings: Settings) -> Callable[[], redis.BlockingConnectionPool]:
