@@ -174,7 +174,8 @@ def test_closing_while_a_reply_is_missing_counts_the_batch_as_in_doubt(redis_url
 
 def test_a_killed_server_costs_nothing_that_it_had_written(redis_server: Callable[..., Any]) -> None:
     """kill -9 of Redis in the middle, three times: all offered items are pushed, each is there once."""
-    server = redis_server(appendonly=True)
+    # always: with everysec Redis answers before it writes while an fsync takes long.
+    server = redis_server(appendonly=True, options=["--appendfsync", "always"])
     total = 30_000
     with MetricsClient(server.url) as client:
         for i, item in enumerate(numbered(total)):
