@@ -19,6 +19,7 @@ Settings = tuple[tuple[str, str], ...]
 
 _MAX_IDLE = 16
 _CODE = re.compile(r"Code: (\d+)")
+_REPEATED = re.compile(r"\A(Code: \d+\. DB::Exception: )\1+")
 _UNKNOWN_FORMAT = 73
 _TOO_MANY_SIMULTANEOUS_QUERIES = 202
 # Formats that write a result and need nothing but the result, in lower case. Not here: Template and Protobuf, which
@@ -104,7 +105,7 @@ class Handle:
             result = self._connection.query(statement, format_name, params=dict(parameters or {}))
         except RuntimeError as error:
             # chdb's own error is one; which class of that name it is depends on how chdb was installed.
-            text = str(error)
+            text = _REPEATED.sub(r"\1", str(error))
             code = _CODE.search(text)
             self._drop_rest()
             raise EngineError(text, int(code[1]) if code else 0) from None

@@ -29,7 +29,7 @@ FIELDS = {
             "name arguments parameters alias is_operator is_lambda_function kind nulls_action is_window_function "
             "window_name window_definition no_empty_args is_compound_name"
         ),
-        "Identifier": "name name_parts alias",
+        "Identifier": "name name_parts alias children",
         "InterpolateElement": "column expr",
         "Literal": "value alias",
         "OrderByElement": (
@@ -60,7 +60,7 @@ FIELDS = {
         ),
         "Subquery": "children alias cte_name",
         "TableExpression": "table_function database_and_table_name subquery sample_size sample_offset final",
-        "TableIdentifier": "name name_parts alias",
+        "TableIdentifier": "name name_parts alias children",
         "TableJoin": "kind locality strictness on_expression using_expression_list",
         "TablesInSelectQuery": "children",
         "TablesInSelectQueryElement": "table_expression table_join array_join",
@@ -104,6 +104,10 @@ TABLE_FUNCTIONS = frozenset(
 )
 # Parsed as functions without being any.
 OPERATORS = frozenset({"lambda", "exists", "_subquery", "grouping"})
+COMBINATORS = (
+    *("If", "Array", "Map", "State", "SimpleState", "Merge", "ForEach", "Distinct", "OrDefault", "OrNull"),
+    *("Resample", "ArgMin", "ArgMax", "Tuple", "Null"),
+)
 # What a parameter may hold. An Identifier would name a table or a column after the judgement.
 TYPES = frozenset(
     {
@@ -117,14 +121,25 @@ TYPES = frozenset(
 # Of the engine's own tables, the columns that say nothing about this machine; None: all of them.
 SYSTEM: dict[str, tuple[str, ...] | None] = {
     **dict.fromkeys(("columns", "data_type_families", "functions", "numbers", "numbers_mt", "one", "settings")),
-    "databases": ("name", "engine", "uuid", "comment"),
+    "databases": ("name", "database", "engine", "uuid", "comment"),
     "mutations": ("database", "table", "mutation_id", "create_time", "parts_to_do", "is_done", "latest_fail_reason"),
     "parts": (
-        *("database", "table", "name", "partition", "partition_id", "active", "rows", "marks", "bytes_on_disk"),
+        *(
+            "database",
+            "table",
+            "name",
+            "partition",
+            "partition_id",
+            "active",
+            "rows",
+            "marks",
+            "bytes",
+            "bytes_on_disk",
+        ),
         *("data_compressed_bytes", "data_uncompressed_bytes", "modification_time", "min_time", "max_time", "level"),
     ),
     "tables": (
-        *("database", "name", "uuid", "engine", "is_temporary", "metadata_modification_time", "comment"),
+        *("database", "name", "table", "uuid", "engine", "is_temporary", "metadata_modification_time", "comment"),
         *("dependencies_database", "dependencies_table", "create_table_query", "engine_full", "as_select"),
         *("partition_key", "sorting_key", "primary_key", "sampling_key", "has_own_data"),
         *("total_rows", "total_bytes", "parts", "active_parts", "total_marks", "lifetime_rows", "lifetime_bytes"),

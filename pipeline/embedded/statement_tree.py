@@ -25,9 +25,6 @@ _UNKNOWN_FORMAT = 73
 _UNKNOWN_FUNCTION = 46
 
 _IN = re.compile(r"(?i:(?:global)?(?:not)?(?:null)?in)(?:IgnoreSet)?")
-_COMBINATORS = re.compile(
-    r"(\w+?)(?:SimpleState|OrDefault|Distinct|Resample|ForEach|ArgMax|ArgMin|OrNull|Tuple|Merge|State|Array|Null|Map|If)+"
-)
 _TYPE_WORD = re.compile(r"'[^'\\]*'|([A-Za-z_]\w*)|[\d(),=\s-]")
 
 
@@ -161,6 +158,7 @@ class _Judgement:
             self._function_name(node["func_name"])
 
     def _identifier(self, node: Node) -> None:
+        _without_parameter(node)
         if len(node.get("name_parts", ())) < 2 and node["name"].lower() in self.place.unlisted:
             # A function given by its bare name; whether the name means a column is known only to the engine.
             refuse(ACCESS_DENIED, f"the name {shown(node['name'])} means a function that analysts may not call")
@@ -171,12 +169,16 @@ class _Judgement:
         if _TYPE_WORD.sub("", kind) or not words or not set(words) <= lists.TYPES:
             refuse(
                 ACCESS_DENIED,
-                f"a parameter of the type {shown(kind)} is not allowed; write names of tables into the statement",
+                f"a parameter of the type {shown(kind)} is not allowed; write the name into the statement",
             )
 
     def _table_identifier(self, node: Node) -> None:
         parts = node.get("name_parts") or [node["name"]]
-        if node.get("children") or len(parts) > 2 or not all(parts):
+        if node.get("children"):
+            refuse(
+                ACCESS_DENIED, "a parameter of the type Identifier is not allowed; write the name into the statement"
+            )
+        if len(parts) > 2 or not all(parts):
             refuse(ACCESS_DENIED, "a table is named by itself, or by its database and itself")
         plain_table("" if len(parts) == 1 else parts[0], parts[-1], self.place)
 
@@ -262,8 +264,7 @@ class _Judgement:
     def _function_name(self, name: str) -> None:
         if name in lists.OPERATORS or name.lower() in lists.allowed_functions() or name in lists.own_functions():
             return
-        base = _COMBINATORS.fullmatch(name)
-        if base and base[1].lower() in lists.aggregate_functions():
+        if _is_combined(name):
             return
         if name in self.aliases.lambdas and name.lower() not in self.place.unlisted:
             return
@@ -283,6 +284,21 @@ class _Judgement:
             plain_table(parts[0], parts[1], self.place)
             if parts[0] == "system" and lists.SYSTEM[parts[1]]:
                 refuse(ACCESS_DENIED, f"write (SELECT … FROM system.{shown(parts[1])}) behind IN")
+
+
+def _without_parameter(node: Node) -> None:
+    """A name that a parameter fills in later cannot be judged."""
+    if node.get("children"):
+        refuse(ACCESS_DENIED, "a parameter of the type Identifier is not allowed; write the name into the statement")
+
+
+def _is_combined(name: str) -> bool:
+    """Whether this is an aggregate function with combinators behind it (``sumMapMergeState``)."""
+    return any(
+        base.lower() in lists.aggregate_functions() or _is_combined(base)
+        for suffix in lists.COMBINATORS
+        if name.endswith(suffix) and (base := name.removesuffix(suffix))
+    )
 
 
 @dataclass(frozen=True)
