@@ -517,8 +517,8 @@ ASKED_BY_CLIENTS = [
     ),
     # JDBC: DBeaver, Metabase
     "select null as TABLE_CAT, t.database as TABLE_SCHEM, t.name as TABLE_NAME, if(t.engine like '%View', 'VIEW', "
-    "'TABLE') as TABLE_TYPE, t.comment as REMARKS from system.tables t inner join system.databases d on t.database = d.name "
-    "where t.database like '%' and t.name like '%' order by t.database, t.name",
+    "'TABLE') as TABLE_TYPE, t.comment as REMARKS from system.tables t inner join system.databases d "
+    "on t.database = d.name where t.database like '%' and t.name like '%' order by t.database, t.name",
     "SELECT database, table, name, type, default_kind, comment, position, is_in_primary_key FROM system.columns "
     "WHERE database = 'strangers' AND table = 'words' ORDER BY position",
     "select name, case_insensitive, alias_to from system.data_type_families",
