@@ -72,6 +72,11 @@ class BufferKeys:
         return f"{self._tag}:segments"
 
     @property
+    def sealed(self) -> str:
+        """Hash: open segment to a second copy of its facts, with a checksum."""
+        return f"{self._tag}:sealed"
+
+    @property
     def dirty(self) -> str:
         """Hash: minute (epoch seconds) to the number of the last acknowledged touch; no number comes twice."""
         return f"{self._tag}:dirty"
@@ -124,6 +129,13 @@ class BufferKeys:
     def checkpoints(self) -> str:
         """Hash: how far each job has come."""
         return f"{self._tag}:checkpoints"
+
+    def kind(self, key: str) -> str:
+        """The type of a key in Redis's words."""
+        if key == self.segments:
+            return "zset"
+        is_list = key in (self.buffer, self.acked) or key.startswith((self.aside(""), self.segment("")))
+        return "list" if is_list and not key.endswith((":meta", ":leases")) else "hash"
 
     def segment(self, name: str) -> str:
         """List: the items of one sealed segment, newest first; never appended to."""

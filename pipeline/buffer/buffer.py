@@ -19,10 +19,12 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import redis
 
 from pipeline.base import log
 from pipeline.base.config import Settings
@@ -31,6 +33,7 @@ from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import RedisLink, outages
 from pipeline.buffer import scripts
 from pipeline.buffer.books import Books
+from pipeline.buffer.damage import ClocksDisagree, Extent, KeyDamaged, Look, SegmentDamaged, damage_in, extent
 from pipeline.buffer.redis_disk import RedisDisk
 from pipeline.decode.items import Items, fetch
 
@@ -45,12 +48,21 @@ MAX_CHUNK_BYTES = 64 << 20
 TRIM_STEPS = 10
 """A chunk is freed in so many steps: each took 0.4 ms at 100,000 rows of 143 bytes."""
 
+MAX_CLOCK_DIFFERENCE_MS = 60_000
+"""Redis's clock may differ from this machine's by this much; beyond, sealing asks a third clock, or waits."""
+
+LONGEST_LEASE_MS = 600_000
+"""A lease that ends later than this (or ten lease times) from now was taken while Redis ran ahead: it is over."""
+
+MEND_ATTEMPTS = 3
+EXTRA_PER_STEP = 500
+
 COPY_STEPS = 400
 """A chunk is copied aside in this many steps: copying 1,000 items in one script holds Redis up for 4 ms."""
 
 _SCRIPTS = (
-    *("seal", "claim", "renew", "touch", "ack", "spill", "unspill", "copy_aside", "set_aside", "trim"),
-    *("drop_oldest", "forget", "drop_acked", "mark", "books"),
+    *("seal", "claim", "renew", "look", "return_extra", "touch", "ack", "trim", "spill", "unspill", "is_spilled"),
+    *("copy_aside", "set_aside", "set_aside_rest", "mend", "drop_oldest", "forget", "drop_acked", "mark", "books"),
 )
 
 
@@ -77,6 +89,9 @@ class Chunk:
     attempts: int
     doubtful: bool
     """Whether some of its rows may be stored already: it was tried before, or Redis restarted since sealing."""
+    gone: int = 0
+    """Rows at its ends that were removed from the segment's list; they are counted as lost when it is done."""
+    why_gone: str = ""
 
     @property
     def rows(self) -> int:
@@ -96,6 +111,8 @@ class Buffer:
     lease_s: float = 60.0
     aof_dir: Path | None = None
     """Where the Redis server keeps its append-only file, when that is a directory of ours."""
+    third_clock: Callable[[], int | None] | None = None
+    """Tells ClickHouse's time in ms, None when it cannot; asked when Redis's clock and this machine's disagree."""
 
     keys: BufferKeys = field(init=False)
     token: str = field(init=False)
@@ -111,30 +128,49 @@ class Buffer:
 
     def waiting(self) -> int:
         """Items in the buffer that are not sealed yet."""
-        with outages():
+        with self._typed(self.key):
             return int(self.client.llen(self.key))
 
     def peek(self, count: int) -> list[bytes]:
         """The newest items that wait, at most ``count``; consumes nothing."""
-        with outages():
+        with self._typed(self.key):
             items: list[bytes] = self.client.lrange(self.key, 0, count - 1)
         return items
 
     def seal(self, chunk_rows: int) -> Segment | None:
         """Turn all that waits into one segment, cut into chunks of ``chunk_rows``; None when nothing waits.
 
-        Chunks that would take more than about ``MAX_CHUNK_BYTES`` get fewer rows.
+        Chunks that would take more than about ``MAX_CHUNK_BYTES`` get fewer rows. The sealing time decides whether a
+        timestamp is too old or too far ahead. It is Redis's clock while that agrees with this machine's; otherwise
+        this machine's when ClickHouse confirms it. Raises ``ClocksDisagree`` while nothing confirms either.
         """
         # Time-ordered for people, random for safety: a counter could be rewound by a power cut and
         # give the same name to other rows.
         name = f"{int(time.time()):x}-{secrets.token_hex(8)}"
+        rows, sealed_at_ms = self._seal(name, chunk_rows, confirmed=False)
+        if rows < 0:
+            self._confirm_clock(sealed_at_ms)
+            rows, sealed_at_ms = self._seal(name, chunk_rows, confirmed=True)
+        return Segment(name, rows, sealed_at_ms) if rows else None
+
+    def _seal(self, name: str, chunk_rows: int, *, confirmed: bool) -> tuple[int, int]:
         keys = self.keys
-        rows, sealed_at = self._run(
+        rows, sealed_at_ms = self._run(
             "seal",
-            [keys.buffer, keys.segment(name), keys.meta(name), keys.segments, keys.ledger, keys.scratch],
-            [name, chunk_rows, MAX_CHUNK_BYTES],
+            [keys.buffer, keys.segment(name), keys.segments, keys.sealed, keys.ledger, keys.scratch],
+            [name, chunk_rows, MAX_CHUNK_BYTES, _now_ms(), MAX_CLOCK_DIFFERENCE_MS, int(confirmed)],
         )
-        return Segment(name, int(rows), int(sealed_at)) if rows else None
+        return int(rows), int(sealed_at_ms)
+
+    def _confirm_clock(self, redis_ms: int) -> None:
+        """Return when a third clock, that of ClickHouse, says that this machine's is right and Redis's is not.
+
+        Raises ``ClocksDisagree`` while it is not known which of the two is right.
+        """
+        own_ms = _now_ms()
+        third_ms = self.third_clock() if self.third_clock is not None else None
+        if third_ms is None or abs(third_ms - own_ms) > MAX_CLOCK_DIFFERENCE_MS:
+            raise ClocksDisagree(redis_ms - own_ms)
 
     def make_durable(self, chunk: Chunk) -> None:
         """Return once the seal of the chunk's segment is on Redis's disk, as far as its configuration allows.
@@ -146,12 +182,17 @@ class Buffer:
             return
         with outages():
             meta = self.keys.meta(chunk.segment)
-            self._disk.wait(
-                lambda run: chunk.sealed_at_ms if self.client.hget(meta, "run") == run.encode() else self._write_now()
-            )
+            self._disk.wait(lambda run: self._sealed_at_ms(meta, run))
         if len(self._durable) > 10_000:
             self._durable.clear()
         self._durable[chunk.segment] = True
+
+    def _sealed_at_ms(self, meta: str, run: str) -> int:
+        """When this run of the server wrote the last of a seal, by its own clock."""
+        sealed_in, written_at_ms = self.client.hmget(meta, "run", "written_at")
+        if sealed_in != run.encode() or not (written_at_ms or b"").isdigit():
+            return self._write_now()
+        return int(written_at_ms)
 
     def wait_for_disk(self) -> None:
         """Return once all that was written before the call is on Redis's disk, as far as its configuration allows."""
@@ -159,21 +200,46 @@ class Buffer:
             self._disk.wait(lambda _run: self._write_now())
 
     def tidy_after_restart(self) -> None:
-        """See ``RedisDisk.tidy_after_restart``; cheap enough to be called every second."""
+        """See ``RedisDisk.tidy_after_restart`` and ``mend``; cheap enough to be called every second."""
         with outages():
             self._disk.tidy_after_restart(self.keys.checkpoints)
+        self.mend()
+
+    def mend(self) -> None:
+        """Restore those of the buffer's own keys that another program damaged, each from its second copy.
+
+        What cannot be restored is noted for a person (``pipeline segments ls``). Raises ``RedisOutage``.
+        """
+        keys = self.keys
+        done = self._run(
+            "mend",
+            [
+                *(keys.segments, keys.sealed, keys.ledger, keys.dirty, keys.acked, keys.spilled, keys.marks),
+                *(keys.set_aside, keys.scratch),
+            ],
+            [keys.segment(""), keys.aside("")],
+        )
+        for sentence in done:
+            _log.error("damaged key mended", buffer=self.key, what=sentence.decode("utf-8", "backslashreplace"))
 
     # Claim
 
     def claim(self) -> Chunk | None:
         """Lease the next chunk, or one whose lease ran out; None when there is none."""
-        found = self._run(
-            "claim",
-            [self.keys.segments, self.keys.scratch],
-            [self.keys.segment(""), self.token, int(self.lease_s * 1000)],
-        )
-        if not found:
-            return None
+        lease_ms = int(self.lease_s * 1000)
+        for _ in range(MEND_ATTEMPTS):
+            found = self._run(
+                "claim",
+                [self.keys.segments, self.keys.sealed, self.keys.scratch],
+                [self.keys.segment(""), self.token, lease_ms, max(LONGEST_LEASE_MS, 10 * lease_ms)],
+            )
+            if not found:
+                return None
+            if found[0] != b"damaged":
+                break
+            self.mend()
+        else:
+            raise KeyDamaged(self.keys.segment(found[1].decode("utf-8", "backslashreplace")), "junk", "a segment")
         name, number, rows, chunk_rows, sealed_at, attempts, same_run = found
         first = int(number) * int(chunk_rows)
         return Chunk(
@@ -202,15 +268,16 @@ class Buffer:
         Saves the restart after a crash from waiting until the leases run out.
         """
         released = 0
-        with outages():
+        with self._typed(self.keys.segments):
             names: list[bytes] = self.client.zrange(self.keys.segments, 0, 99)
-            for name in names:
-                key = self.keys.leases(name.decode())
+        for name in names:
+            key = self.keys.leases(_text(name))
+            with self._typed(key):
                 leases: dict[bytes, bytes] = self.client.hgetall(key)
-                for number, lease in leases.items():
-                    token, _, held = lease.decode().partition(" ")
-                    if _is_orphan(token) and not held.startswith("0 "):
-                        released += int(self._run("renew", [key, self.keys.scratch], [number, token, 0]))
+            for number, lease in leases.items():
+                token, _, held = _text(lease).partition(" ")
+                if _is_orphan(token) and not held.startswith("0 "):
+                    released += int(self._run("renew", [key, self.keys.scratch], [number, token, 0]))
         return released
 
     def read(self, chunk: Chunk) -> Items:
@@ -218,23 +285,92 @@ class Buffer:
 
         Positions count from the list's tail, which acks trim; indexes from the head never move.
         Pages are read one by one: a pipeline of them would hold Redis up for its whole length.
+        Raises ``LeaseLost`` when the chunk is finished, ``SegmentDamaged`` when items of it were removed.
         """
-        key = self.keys.segment(chunk.segment)
-        head = chunk.segment_rows - chunk.last
-        tail = chunk.segment_rows - chunk.first
+        found = self._extent(chunk)
+        self._demand(chunk, found)
+        head = found.head_index + found.last - chunk.last
         with outages():
-            items = fetch(self.client, key, head, tail - head, self.page_rows)
-        if len(items) != chunk.rows:
-            raise LeaseLost(f"segment {chunk.segment} is no longer whole: {len(items)} of {chunk.rows} items read")
+            items = fetch(self.client, self.keys.segment(chunk.segment), head, chunk.rows, self.page_rows)
+        # Whoever changed the list meanwhile may have changed what these indexes meant.
+        again = self._extent(chunk)
+        self._demand(chunk, again)
+        if len(items) != chunk.rows or again.head_index + again.last != found.head_index + found.last:
+            return self.read(chunk)
         return items
 
+    def read_or_recover(self, chunk: Chunk) -> tuple[Chunk, Items] | None:
+        """The chunk's items; of a damaged segment what is provably left of them, as a smaller chunk.
+
+        None when nothing of it can be delivered; then the chunk, and where nothing is provable its whole segment, is
+        set aside. Raises ``LeaseLost`` when another drainer has the chunk by now.
+        """
+        for _ in range(MEND_ATTEMPTS):
+            try:
+                return chunk, self.read(chunk)
+            except SegmentDamaged as damaged:
+                left = self._left(chunk, damaged)
+                if left is None:
+                    return None
+                chunk = left
+        raise LeaseLost(f"segment {chunk.segment} is being changed by another program")
+
     def read_at(self, chunk: Chunk, index: int) -> bytes:
-        """One item of the chunk by its index from the head of the segment."""
+        """One item of the chunk by its index from the head of the segment. Raises as ``read`` does."""
+        found = self._extent(chunk)
+        self._demand(chunk, found)
+        shift = found.head_index - (chunk.segment_rows - found.last)
         with outages():
-            item: bytes | None = self.client.lindex(self.keys.segment(chunk.segment), index)
+            item: bytes | None = self.client.lindex(self.keys.segment(chunk.segment), index + shift)
         if item is None:
-            raise LeaseLost(f"segment {chunk.segment} is no longer whole")
+            raise LeaseLost(f"segment {chunk.segment} is finished")
         return item
+
+    def _extent(self, chunk: Chunk) -> Extent:
+        """What is there of the chunk's segment; items that do not belong to it are moved to the buffer first."""
+        keys = self.keys
+        names = [keys.segment(chunk.segment), keys.segments, keys.sealed]
+        while True:
+            looked = self._run("look", names, [chunk.segment])
+            if not looked:
+                raise LeaseLost(f"segment {chunk.segment} is finished")
+            kind, length, freed, *right = looked
+            found = extent(Look(kind.decode(), int(length), int(freed), *map(bool, right)), chunk.segment_rows)
+            if not (found.extra_newer or found.extra_older) or not self._return_extra(chunk):
+                return found
+
+    def _demand(self, chunk: Chunk, found: Extent) -> None:
+        if chunk.first >= found.first and chunk.last <= found.last:
+            return
+        if not found.why:
+            raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is finished")
+        raise SegmentDamaged(chunk.segment, found)
+
+    def _return_extra(self, chunk: Chunk) -> int:
+        keys = self.keys
+        names = [keys.segment(chunk.segment), keys.sealed, keys.buffer, keys.scratch]
+        moved = int(self._run("return_extra", names, [chunk.segment, EXTRA_PER_STEP]))
+        _log.warning("items pushed onto a segment were moved to the buffer", segment=chunk.segment, rows=moved)
+        return moved
+
+    def _left(self, chunk: Chunk, damaged: SegmentDamaged) -> Chunk | None:
+        """The part of the chunk that is provably there; None after what cannot be delivered was set aside."""
+        first, last = max(chunk.first, damaged.extent.first), min(chunk.last, damaged.extent.last)
+        if first < last:
+            gone = chunk.gone + chunk.rows - (last - first)
+            return replace(
+                chunk,
+                first=first,
+                last=last,
+                doubtful=True,
+                gone=gone,
+                why_gone=self._record(chunk, damaged.extent.why),
+            )
+        if damaged.extent.is_proved:
+            self.set_aside(chunk, damaged.extent.why)
+        else:
+            self._set_rest_aside(chunk, damaged.extent.why)
+        return None
 
     # Ack
 
@@ -251,28 +387,19 @@ class Buffer:
         done = self._run(
             "ack",
             [
-                keys.segments,
-                keys.segment(chunk.segment),
-                keys.meta(chunk.segment),
-                keys.leases(chunk.segment),
-                keys.dirty,
-                keys.ledger,
-                keys.acked,
-                keys.scratch,
+                *(keys.segments, keys.segment(chunk.segment), keys.sealed, keys.set_aside),
+                *(keys.dirty, keys.ledger, keys.acked, keys.scratch),
             ],
             [
-                chunk.segment,
-                chunk.number,
-                self._lease(chunk),
-                stored,
-                dead_lettered,
-                record,
-                int(chunk.doubtful),
-                *minutes[:MINUTES_PER_ACK],
+                *(chunk.segment, chunk.number, self._lease(chunk), stored, dead_lettered, record),
+                *(int(chunk.doubtful), chunk.gone, chunk.why_gone, *minutes[:MINUTES_PER_ACK]),
             ],
         )
+        self._done(chunk, done)
+
+    def _done(self, chunk: Chunk, done: int) -> None:
         if not done:
-            raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")
+            raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is held by another drainer")
         self._trim(chunk)
 
     # Overflow
@@ -283,19 +410,12 @@ class Buffer:
         done = self._run(
             "spill",
             [
-                keys.segments,
-                keys.segment(chunk.segment),
-                keys.meta(chunk.segment),
-                keys.leases(chunk.segment),
-                keys.spilled,
-                keys.ledger,
-                keys.scratch,
+                *(keys.segments, keys.segment(chunk.segment), keys.sealed, keys.set_aside),
+                *(keys.spilled, keys.ledger, keys.scratch),
             ],
-            [chunk.segment, chunk.number, self._lease(chunk), chunk.rows],
+            [chunk.segment, chunk.number, self._lease(chunk), chunk.rows, chunk.gone, chunk.why_gone],
         )
-        if not done:
-            raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")
-        self._trim(chunk)
+        self._done(chunk, done)
 
     def unspill(self, chunk: Chunk, *, stored: int, dead_lettered: int, minutes: list[int], record: str) -> bool:
         """Acknowledge a spilled chunk whose rows all stand in ClickHouse; False when that was done before."""
@@ -305,14 +425,15 @@ class Buffer:
             self._run(
                 "unspill",
                 [keys.spilled, keys.dirty, keys.ledger, keys.acked, keys.scratch],
-                [chunk_name(chunk), stored, dead_lettered, record, *minutes[:MINUTES_PER_ACK]],
+                [chunk_name(chunk), chunk.rows, stored, dead_lettered, record, *minutes[:MINUTES_PER_ACK]],
             )
         )
 
     def is_spilled(self, chunk: Chunk) -> bool:
         """Whether the file of this chunk is what counts; a file that is not registered is a left-over."""
-        with outages():
-            return bool(self.client.hexists(self.keys.spilled, chunk_name(chunk)))
+        keys = self.keys
+        names = [keys.spilled, keys.segments, keys.ledger, keys.scratch]
+        return bool(self._run("is_spilled", names, [chunk_name(chunk), chunk.rows, chunk.segment]))
 
     def drop_oldest(self, keep_rows: int, most: int) -> int:
         """Drop the oldest waiting items beyond ``keep_rows``, at most ``most``; counted as sealed and dropped."""
@@ -329,43 +450,60 @@ class Buffer:
         """
         keys = self.keys
         self._copy_aside(chunk)
-        record = json.dumps({"reason": reason, **asdict(chunk)}, ensure_ascii=False)
         done = self._run(
             "set_aside",
             [
-                keys.segments,
-                keys.segment(chunk.segment),
-                keys.meta(chunk.segment),
-                keys.leases(chunk.segment),
-                keys.set_aside,
-                keys.ledger,
-                keys.aside(chunk_name(chunk)),
-                keys.scratch,
+                *(keys.segments, keys.segment(chunk.segment), keys.sealed, keys.set_aside),
+                *(keys.ledger, keys.aside(chunk_name(chunk)), keys.scratch),
             ],
-            [chunk.segment, chunk.number, self._lease(chunk), chunk.rows, record],
+            [chunk.segment, chunk.number, self._lease(chunk), self._record(chunk, reason)],
         )
-        if not done:
-            raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is held by another drainer")
+        self._done(chunk, done)
         _log.error("chunk set aside", segment=chunk.segment, chunk=chunk.number, rows=chunk.rows, reason=reason)
-        self._trim(chunk)
 
     def _copy_aside(self, chunk: Chunk) -> None:
+        found = self._extent(chunk)
+        first, last = max(chunk.first, found.first), min(chunk.last, found.last)
         keys = self.keys
-        names = [keys.segment(chunk.segment), keys.leases(chunk.segment), keys.aside(chunk_name(chunk)), keys.scratch]
-        head, tail = chunk.segment_rows - chunk.last, chunk.segment_rows - chunk.first
-        step = -(-chunk.rows // COPY_STEPS)
-        for first in range(head, tail, step):
-            last = min(first + step, tail) - 1
-            copied = self._run("copy_aside", names, [chunk.number, self._lease(chunk), first, last, int(first == head)])
-            if copied < 0:
+        names = [keys.segment(chunk.segment), keys.aside(chunk_name(chunk)), keys.scratch]
+        # An empty range starts the copy afresh and leaves it empty.
+        ranges = [(-1, -2)] if first >= last else _pages(found.head_index + found.last - last, last - first)
+        for number, (begin, end) in enumerate(ranges):
+            if self._run("copy_aside", names, [chunk.number, self._lease(chunk), begin, end, int(number == 0)]) < 0:
                 raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is held by another drainer")
+
+    def _set_rest_aside(self, chunk: Chunk, why: str) -> None:
+        """Set aside every chunk of the segment that nobody holds."""
+        keys = self.keys
+        record = json.dumps({"reason": why, "unproved": True, "sealed_at_ms": chunk.sealed_at_ms})
+        kept, lost = self._run(
+            "set_aside_rest",
+            [
+                *(keys.segments, keys.segment(chunk.segment), keys.sealed, keys.set_aside),
+                *(keys.ledger, keys.aside(chunk.segment), keys.scratch),
+            ],
+            [chunk.segment, chunk.number, self._lease(chunk), record],
+        )
+        _log.error("segment set aside", segment=chunk.segment, kept=int(kept), lost=int(lost), reason=why)
+
+    @staticmethod
+    def _record(chunk: Chunk, reason: str) -> str:
+        known = {
+            "first": chunk.first,
+            "last": chunk.last,
+            "sealed_at_ms": chunk.sealed_at_ms,
+            "attempts": chunk.attempts,
+        }
+        return json.dumps({"reason": reason, **known}, ensure_ascii=False)
 
     # What others ask
 
     def books(self) -> Books:
         """The ledger, all figures of one instant."""
         waiting, in_flight, segments, oldest, counted = self._run(
-            "books", [self.keys.buffer, self.keys.segments, self.keys.ledger], [self.keys.segment("")]
+            "books",
+            [self.keys.buffer, self.keys.segments, self.keys.sealed, self.keys.ledger],
+            [self.keys.segment("")],
         )
         sealed, stored, dead_lettered, spilled, dropped, lost, set_aside = (int(value or 0) for value in counted)
         return Books(
@@ -384,9 +522,10 @@ class Buffer:
 
     def dirty_minutes(self) -> dict[int, int]:
         """Minutes (epoch seconds) touched by acknowledged chunks, each with the number of its last touch."""
-        with outages():
+        with self._typed(self.keys.dirty):
             found: dict[bytes, bytes] = self.client.hgetall(self.keys.dirty)
-        return {int(minute): int(counter) for minute, counter in found.items()}
+        # What is not a minute was written by another program.
+        return {int(minute): int(touch) for minute, touch in found.items() if minute.isdigit() and touch.isdigit()}
 
     def forget_minutes(self, seen: Mapping[int, int]) -> None:
         """Forget minutes whose counter is still as seen; one touched meanwhile stays."""
@@ -406,20 +545,20 @@ class Buffer:
 
     def unfinished_segments(self) -> set[str]:
         """Segments of which some chunk is not acknowledged: open, or spilled or set aside in part."""
-        with outages():
-            names = {name.decode() for name in self.client.zrange(self.keys.segments, 0, -1)}
+        with self._typed(self.keys.segments, self.keys.spilled, self.keys.set_aside):
+            names = {_text(name) for name in self.client.zrange(self.keys.segments, 0, -1)}
             away = [*self.client.hkeys(self.keys.spilled), *self.client.hkeys(self.keys.set_aside)]
-            return names | {name.decode().partition(":")[0] for name in away}
+            return names | {_text(name).partition(":")[0] for name in away}
 
     def open_segments(self) -> int:
         """Sealed segments that are not wholly acknowledged."""
-        with outages():
+        with self._typed(self.keys.segments):
             return int(self.client.zcard(self.keys.segments))
 
     def set_aside_names(self) -> list[str]:
         """What waits for a person: the names that ``pipeline segments`` takes. Raises ``RedisOutage``."""
-        with outages():
-            return sorted(name.decode("utf-8", "replace") for name in self.client.hkeys(self.keys.set_aside))
+        with self._typed(self.keys.set_aside):
+            return sorted(_text(name) for name in self.client.hkeys(self.keys.set_aside))
 
     # Inside
 
@@ -438,9 +577,9 @@ class Buffer:
 
     def _trim(self, chunk: Chunk) -> None:
         """Free what is finished, in steps that do not hold Redis up; what an outage leaves, the next ack frees."""
-        keys = [self.keys.segment(chunk.segment), self.keys.meta(chunk.segment), self.keys.scratch]
+        keys = [self.keys.segment(chunk.segment), self.keys.sealed, self.keys.scratch]
         with contextlib.suppress(RedisOutage):
-            while self._run("trim", keys, [max(1, chunk.chunk_rows // TRIM_STEPS)]):
+            while self._run("trim", keys, [chunk.segment, max(1, chunk.chunk_rows // TRIM_STEPS)]):
                 pass
 
     def _touch(self, minutes: list[int]) -> None:
@@ -453,9 +592,42 @@ class Buffer:
         self._run("touch", [self.keys.dirty, self.keys.ledger, self.keys.scratch], [])
         return self._disk.now_ms()
 
+    @contextlib.contextmanager
+    def _typed(self, *keys: str) -> Iterator[None]:
+        """Name the key when a command inside finds another type than it needs."""
+        try:
+            with outages():
+                yield
+        except redis.ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            for key in keys:
+                with outages():
+                    found = self.client.type(key).decode()
+                if found not in ("none", self.keys.kind(key)):
+                    raise KeyDamaged(key, f"a {found}", f"a {self.keys.kind(key)}") from error
+            raise
+
     def _run(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
-        with outages():
-            return self._scripts[name](keys=keys, args=arguments)
+        try:
+            with outages():
+                return self._scripts[name](keys=keys, args=arguments)
+        except RedisOutage as outage:
+            raise damage_in(str(outage)) or outage from outage
+
+
+def _pages(begin: int, rows: int) -> list[tuple[int, int]]:
+    """First and last index of each step in which ``rows`` items are copied."""
+    step = -(-rows // COPY_STEPS)
+    return [(at, min(at + step, begin + rows) - 1) for at in range(begin, begin + rows, step)]
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def open_buffer(settings: Settings, link: RedisLink, key: str) -> Buffer:

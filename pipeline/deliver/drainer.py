@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from pipeline.base import failpoints, log
 from pipeline.base.config import DrainerSettings
-from pipeline.base.errors import LeaseLost, RedisOutage, SchemaMismatch, StoreOutage, StoreRefused
+from pipeline.base.errors import LeaseLost, PipelineError, RedisOutage, SchemaMismatch, StoreOutage, StoreRefused
 from pipeline.buffer.buffer import Buffer, Chunk
 from pipeline.decode.columns import COLUMNS, decode_chunk, is_all_empty, prepare
 from pipeline.decode.items import Items
@@ -131,6 +131,7 @@ class Drainer:
         self._claims_done = threading.Event()
         self._failure: BaseException | None = None
         self._in_hand = threading.Semaphore(MAX_CHUNKS_IN_HAND)
+        buffer.third_clock = lambda: _clock_ms(store)
 
     # The main verb
 
@@ -231,11 +232,15 @@ class Drainer:
             failpoints.hit("drainer.after_claim")
             started = time.perf_counter()
             try:
-                items = self._redis(lambda chunk=chunk: self.buffer.read(chunk))  # type: ignore[misc]
+                found = self._redis(lambda chunk=chunk: self.buffer.read_or_recover(chunk))  # type: ignore[misc]
             except LeaseLost as lost:
                 self._in_hand.release()
                 self._fenced(chunk, lost)
                 continue
+            if found is None:  # set aside
+                self._in_hand.release()
+                continue
+            chunk, items = found
             failpoints.hit("drainer.after_read")
             if self.settings.durable_seal:
                 self._redis(lambda chunk=chunk: self.buffer.make_durable(chunk))  # type: ignore[misc]
@@ -544,6 +549,14 @@ class Drainer:
             except queue.Empty:
                 if self._stop.is_set():
                     return None
+
+
+def _clock_ms(store: Store) -> int | None:
+    """ClickHouse's clock; None while it cannot be asked."""
+    try:
+        return int(store.rows("SELECT toUnixTimestamp64Milli(now64(3))")[0][0])
+    except PipelineError:
+        return None
 
 
 def _prepare() -> None:

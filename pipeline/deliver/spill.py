@@ -91,7 +91,10 @@ class Spill:
             if chunk is None:
                 return 0
         try:
-            items = self._buffer.read(chunk)
+            found = self._buffer.read_or_recover(chunk)
+            if found is None:
+                return 0
+            chunk, items = found
             if self._settings.durable_seal:
                 self._buffer.make_durable(chunk)
             self._write(chunk, list(items))

@@ -127,8 +127,8 @@ def test_a_name_that_is_taken_is_refused(redis_url: str, monkeypatch: pytest.Mon
     assert len(buffer.read(claimed(buffer))) == 3
 
 
-LOOKS = {"memory", "memory|usage"}
-"""At a sample of five places, whatever the list's length."""
+LOOKS = {"memory", "memory|usage", "type", "hmget", "lindex"}
+"""At a sample of places and at both ends, whatever the list's length."""
 
 
 def test_sealing_moves_no_item(redis_url: str) -> None:
@@ -158,6 +158,7 @@ def test_sealing_moves_no_item(redis_url: str) -> None:
         "hset",
         "zadd",
         "hincrby",
+        "persist",
         "client",
         "client|setinfo",
         *LOOKS,

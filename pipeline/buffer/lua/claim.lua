@@ -1,32 +1,43 @@
 -- Lease one chunk: one whose lease ran out, else the next that was never leased; nil when there is none.
--- needs: now
--- KEYS: segments, scratch   ARGV: prefix of segment keys, token, lease_ms
-redis.call('DEL', KEYS[2])
+-- {"damaged", segment} when the keys of a segment have to be mended first.
+-- needs: segment
+-- KEYS: segments, sealed, scratch   ARGV: prefix of segment keys, token, lease_ms, longest lease in ms
+redis.call('DEL', KEYS[3])
+local wrong = wrong_type(KEYS[1], 'zset', KEYS[2], 'hash')
+if wrong then return wrong end
 local now = now_ms()
-local function take(name, chunk, attempts)
+
+local function take(name, facts, chunk, attempts)
   local key = ARGV[1] .. name
-  local meta = redis.call('HMGET', key .. ':meta', 'rows', 'chunk_rows', 'sealed_at', 'run')
   local lease = ARGV[2] .. '#' .. attempts .. ' ' .. as_text(now + ARGV[3]) .. ' ' .. attempts
   redis.call('HSET', key .. ':leases', chunk, lease)
-  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
   local first_run = 0
-  if meta[4] == run then first_run = 1 end
-  return {name, chunk, meta[1], meta[2], meta[3], attempts, first_run}
+  if facts.run == string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') then first_run = 1 end
+  return {name, chunk, facts.rows, facts.chunk_rows, as_text(facts.sealed_at), attempts, first_run}
 end
+
+-- attempts(lease): how often a chunk was tried, when nobody holds it. A lease further ahead than the longest was taken
+-- while Redis's clock was ahead; what is not a lease was put there by another program.
+local function attempts(lease)
+  local expires, tried = string.match(lease, '^%S+ (%d+) (%d+)$')
+  if not expires then return 1 end
+  if tonumber(expires) <= now or tonumber(expires) > now + ARGV[4] then return math.min(tonumber(tried), 1000000) end
+end
+
 for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, 99)) do
   local key = ARGV[1] .. name
+  local facts = read_segment(key, name, KEYS[2])
+  if not facts then return {'damaged', name} end
   local leases = redis.call('HGETALL', key .. ':leases')
   for i = 1, #leases, 2 do
-    local expires, attempts = string.match(leases[i + 1], '^%S+ (%d+) (%d+)$')
-    if expires and tonumber(expires) <= now then
-      return take(name, tonumber(leases[i]), attempts + 1)
-    end
+    local chunk = whole(leases[i])
+    if not chunk or chunk < facts.trimmed or chunk >= facts.next then return {'damaged', name} end
+    local tried = not facts.done[chunk] and attempts(leases[i + 1])
+    if tried then return take(name, facts, chunk, tried + 1) end
   end
-  local meta = redis.call('HMGET', key .. ':meta', 'rows', 'chunk_rows', 'next')
-  local next_chunk = tonumber(meta[3] or 0)
-  if meta[1] and next_chunk * meta[2] < tonumber(meta[1]) then
-    redis.call('HSET', key .. ':meta', 'next', next_chunk + 1)
-    return take(name, next_chunk, 1)
+  if facts.next < chunks_of(facts) then
+    redis.call('HSET', key .. ':meta', 'next', facts.next + 1)
+    return take(name, facts, facts.next, 1)
   end
 end
 return false

@@ -1,7 +1,9 @@
 -- Prolong a lease, or end it at once; 0 when it is held by another.
--- needs: now
+-- needs: now, guard
 -- KEYS: leases, scratch   ARGV: chunk, token, lease_ms (0 gives the chunk back)
 redis.call('DEL', KEYS[2])
+local wrong = wrong_type(KEYS[1], 'hash')
+if wrong then return wrong end
 local lease = redis.call('HGET', KEYS[1], ARGV[1])
 local token, attempts = string.match(lease or '', '^(%S+) %d+ (%d+)$')
 if token ~= ARGV[2] then return 0 end
