@@ -203,7 +203,7 @@ class BaselineSettings(Section):
     days: Positive = Field(7, description="how far back runs count")
     max_runs: PositiveInt = Field(50, description="at most this many of the newest runs count")
     min_runs: PositiveInt = Field(12, description="fewer are insufficient_history")
-    branches: list[str] = Field(
+    branches: Annotated[list[str], Shown()] = Field(
         default_factory=lambda: ["", "main", "master"],
         description="speed is judged on runs of these branches; the empty one is a run that names none",
     )

@@ -6,9 +6,9 @@ Redis and ClickHouse read the files again for each new connection, so a renewed 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.text import printable
@@ -106,33 +106,34 @@ _ALERTS = {
     "BAD_CERTIFICATE": "it refuses the client certificate in {section}.cert_file",
     "CERTIFICATE_EXPIRED": "the client certificate in {section}.cert_file has expired: renew it",
     "WRONG_VERSION_NUMBER": "it does not speak TLS on this port: check the scheme and the port of the address",
-    "UNEXPECTED_EOF": "it closed the connection during the TLS handshake",
+    "EOF": "it closed the connection during the TLS handshake: if it asks for a client certificate, see "
+    "{section}.cert_file",
 }
+_NO_ANSWER = "it does not answer the TLS handshake: check that it speaks TLS on this port"
 
 
 def trouble(error: BaseException, section: str) -> str:
     """What a failed TLS handshake means, in one clause about the server; empty when TLS is not the matter."""
-    failure = _ssl_error(error)
-    if failure is None:
-        return ""
-    if isinstance(failure, ssl.SSLCertVerificationError):
-        known = _VERIFY_ERRORS.get(failure.verify_code)
-        return known.format(section=section) if known else f"its certificate is refused: {failure.verify_message}"
-    reason = str(failure.reason or failure)
-    for name, meaning in _ALERTS.items():
-        if name in reason:
-            return meaning.format(section=section)
-    return f"the TLS handshake failed: {reason}"
+    for cause in _chain(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            known = _VERIFY_ERRORS.get(cause.verify_code)
+            return known.format(section=section) if known else f"its certificate is refused: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            reason = str(cause.reason or cause)
+            known = next((meaning for name, meaning in _ALERTS.items() if name in reason), None)
+            return known.format(section=section) if known else f"the TLS handshake failed: {reason}"
+        if isinstance(cause, TimeoutError) and "handshake" in str(cause):
+            return _NO_ANSWER
+    return ""
 
 
-def _ssl_error(error: BaseException | None) -> ssl.SSLError | None:
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it; urllib3 and redis-py wrap in several ways."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, ssl.SSLError):
-            return error
-        wrapped: Any = next((part for part in error.args if isinstance(part, BaseException)), None)
-        error = error.__cause__ or error.__context__ or wrapped or getattr(error, "reason", None)
-        if not isinstance(error, BaseException):
-            return None
-    return None
+    waiting: list[object] = [error]
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [*one.args, one.__cause__, one.__context__, getattr(one, "reason", None)]

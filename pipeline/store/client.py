@@ -7,7 +7,6 @@ was asked is in doubt; when it refuses, ``StoreRefused`` carries its error numbe
 retried here: whoever asked knows what a second attempt would do.
 """
 
-import logging
 import math
 import re
 import threading
@@ -18,7 +17,6 @@ from typing import Any, Literal
 
 import clickhouse_connect
 import pyarrow as pa
-from clickhouse_connect.driver import httputil
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 from clickhouse_connect.driver.exceptions import Error as DriverError
@@ -28,6 +26,7 @@ from pipeline.base.errors import ConfigError, EngineBusy
 from pipeline.embedded import engine, engine_config, query_guard
 from pipeline.embedded.handles import Answer, EngineError
 from pipeline.embedded.statement_settings import memory_share_bytes
+from pipeline.store import http_connection
 from pipeline.store.refusals import rows_at_fault, translated
 
 __all__ = ["AS_DICTIONARIES", "Store", "analyst_settings", "engine_path", "rows_at_fault"]
@@ -350,24 +349,8 @@ def _server_profile(settings: Settings, role: engine.Role) -> dict[str, Any]:
     return _READ_SETTINGS | analyst_settings(settings.web) | {"readonly": 2}
 
 
-def _connect_http(settings: Settings, dsn: str, profile: Mapping[str, Any]) -> Client:
-    # These log every request that fails, with a traceback; whoever retries logs the outage once.
-    for talker in ("clickhouse_connect", "urllib3.connectionpool"):
-        logging.getLogger(talker).setLevel(logging.ERROR)
-    return clickhouse_connect.get_client(
-        dsn=dsn,
-        # A handle per thread is what clone() is for; a session would refuse the second one.
-        autogenerate_session_id=False,
-        settings=dict(profile),
-        # Whole seconds: the driver cuts off what is behind the point, and half a second would be none.
-        connect_timeout=math.ceil(settings.clickhouse.connect_timeout_s),
-        send_receive_timeout=math.ceil(settings.clickhouse.request_timeout_s),
-        compress=False,
-        query_retries=0,
-        # A pool of its own, closed with the handle; one for https knows certificates, which the driver sets up.
-        pool_mgr=None if dsn.startswith("https") else httputil.get_pool_manager(maxsize=2, num_pools=1),
-        show_clickhouse_errors="scrub",  # the whole text repeats the URL, password included
-    )
+def _connect_http(settings: Settings, dsn: str, profile: Mapping[str, Any], token: str = "") -> Client:
+    return http_connection.connect(settings.clickhouse, dsn, profile, token)
 
 
 def _arrow_stream(rows: pa.Table) -> pa.Buffer:

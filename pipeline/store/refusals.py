@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from clickhouse_connect.driver.exceptions import DataError, NotSupportedError, ProgrammingError
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
+from pipeline.base import tls
 from pipeline.base.errors import EngineBusy, StoreOutage, StoreRefused
 from pipeline.embedded.engine import Role
 
@@ -55,6 +56,8 @@ def translated(role: Role) -> Iterator[None]:
 
 def _classified(error: DriverError, role: Role) -> StoreOutage | StoreRefused | EngineBusy:
     text = " ".join(str(error).split())
+    if handshake := tls.trouble(error, "clickhouse.tls"):
+        return StoreOutage(f"ClickHouse cannot be used: {handshake}")
     if error.__cause__ is not None and not error.code:
         text = f"{text}: {_first_cause(error)}"
     code = error.code or _number(_CODE_IN_TEXT, text)
