@@ -21,9 +21,10 @@ from pipeline.base.config import Settings
 from pipeline.base.errors import ConfigError, MigrationError, Outage, PipelineError, StoreRefused
 from pipeline.base.redis_link import RedisLink, outages
 from pipeline.buffer.redis_disk import FSYNC_WAIT_S
-from pipeline.jobs.housekeeping import retention_hours
+from pipeline.jobs.retention import retention_hours
 from pipeline.store.client import Store, engine_path
 from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS, check, engine_of, kept_hours
+from pipeline.store.schema import differences
 
 Level = Literal["ok", "warn", "bad"]
 
@@ -33,6 +34,8 @@ MIN_CLICKHOUSE = (24, 8)
 MIN_FREE_BYTES = 2 << 30
 MAX_PARTS = 1_000
 """Parts in one partition from which on ClickHouse slows inserts down; at three times as many it refuses them."""
+
+SHOWN_DIFFERENCES = 5
 
 _UNKNOWN_DATABASE = 81
 _LOOK_AT_DISK = "look at the disk of Redis: full, read-only or broken"
@@ -47,6 +50,26 @@ class Finding:
     level: Level
     seen: str
     fix: str = ""
+
+
+def open_for_doctor(settings: Settings) -> tuple[RedisLink | None, Store | None, list[Finding]]:
+    """What can be opened of the surroundings; what cannot is a finding. Nothing is started or created."""
+    findings = []
+    link: RedisLink | None = None
+    store: Store | None = None
+    try:
+        link = RedisLink.open(settings, start=False)
+    except PipelineError as error:
+        findings.append(Finding("redis", "bad", str(error), "see 'redis.url' in the settings"))
+    path = engine_path(settings)
+    if path is not None and not path.exists():
+        findings.append(Finding("schema", "warn", f"there is no {path} yet", "start 'pipeline run', which makes it"))
+        return link, None, findings
+    try:
+        store = Store.open(settings, role="reader" if path is not None else "writer")
+    except PipelineError as error:
+        findings.append(Finding("clickhouse", "bad", str(error), "see 'clickhouse.dsn' in the settings"))
+    return link, store, findings
 
 
 def examine(settings: Settings, link: RedisLink | None, store: Store | None) -> list[Finding]:
@@ -216,6 +239,12 @@ def clickhouse_findings(store: Store) -> Iterator[Finding]:
         return
     except MigrationError as changed:
         yield Finding("schema", "bad", str(changed), "run the version of the pipeline that the database belongs to")
+        return
+    wrong = differences(store)
+    if wrong:
+        seen = "; ".join(one.text for one in wrong[:SHOWN_DIFFERENCES])
+        more = f"; and {len(wrong) - SHOWN_DIFFERENCES} more" if len(wrong) > SHOWN_DIFFERENCES else ""
+        yield Finding("schema", "bad", seen + more, "; ".join(dict.fromkeys(one.fix for one in wrong)))
         return
     yield Finding("schema", "ok", f"migration {store.rows('SELECT max(version) FROM schema_migrations')[0][0]}")
     yield _deduplication(store)

@@ -22,7 +22,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from pipeline.base.config import Settings, WebSettings
-from pipeline.base.errors import ConfigError, EngineBusy
+from pipeline.base.errors import ConfigError, EngineBusy, StoreOutage
 from pipeline.embedded import engine, engine_config, query_guard
 from pipeline.embedded.handles import Answer, EngineError
 from pipeline.embedded.statement_settings import memory_share_bytes
@@ -70,18 +70,24 @@ class Store:
         role: engine.Role = "writer",
         hold: engine.Hold | None = None,
         limits: WebSettings | None = None,
+        gate: Callable[[], None] | None = None,
     ) -> None:
-        """``limits``: an analyst's handle on the engine of this process, held to them and to ``query_guard``."""
+        """``limits``: an analyst's handle on the engine of this process, held to them and to ``query_guard``.
+
+        ``gate``: see ``later``.
+        """
         self.database = database
         self.cluster = cluster
         self.role: engine.Role = role
         self.hold = hold
         self._connect = connect
         self._limits = limits
+        self._gate = gate
         self._lock = threading.Lock()
-        with translated(role):
-            self._client = connect()
-        self._client.database = database
+        self._connected: Client | None = None
+        if gate is None:
+            with translated(role):
+                self._connect_now()
         self._analyst = _Analyst(self._client, database) if limits else None
 
     @classmethod
@@ -97,6 +103,8 @@ class Store:
         if path is None:
             dsn, profile = settings.clickhouse.dsn, _server_profile(settings, role)
             return cls(lambda: _connect_http(settings, dsn, profile), database, cluster=cluster, role=role)
+        if role == "reader" and not path.exists():
+            raise StoreOutage(f"there is no embedded ClickHouse in {path} yet: 'pipeline run' makes it")
         try:
             hold = engine.hold(path, role, [database])
         except EngineBusy:
@@ -117,6 +125,28 @@ class Store:
         except BaseException:
             hold.release()
             raise
+
+    @classmethod
+    def later(cls, settings: Settings, gate: Callable[[], None]) -> "Store":
+        """A writer's handle on a server that need not answer yet: it connects when it is first used.
+
+        ``gate`` is called before everything that is asked and raises ``StoreOutage`` while ClickHouse may not be
+        used; clones share it.
+        """
+        dsn, profile = settings.clickhouse.dsn, _server_profile(settings, "writer")
+        database, cluster = settings.clickhouse.database, settings.clickhouse.cluster
+        return cls(lambda: _connect_http(settings, dsn, profile), database, cluster=cluster, gate=gate)
+
+    @property
+    def _client(self) -> Client:
+        """The connection, made at first use."""
+        return self._connected or self._connect_now()
+
+    def _connect_now(self) -> Client:
+        client = self._connect()
+        client.database = self.database
+        self._connected = client
+        return client
 
     @property
     def is_embedded(self) -> bool:
@@ -185,6 +215,8 @@ class Store:
         The engine inside this process, when it fails in the middle of a result, puts the rest of that result in front
         of the next answer (tried): nothing but a whole answer to a question of our own shows that it is through.
         """
+        if self._gate is not None:
+            self._gate()
         with self._lock, translated(self.role):
             try:
                 yield
@@ -228,7 +260,13 @@ class Store:
         hold = self.hold.share() if self.hold else None
         try:
             return type(self)(
-                self._connect, self.database, cluster=self.cluster, role=self.role, hold=hold, limits=self._limits
+                self._connect,
+                self.database,
+                cluster=self.cluster,
+                role=self.role,
+                hold=hold,
+                limits=self._limits,
+                gate=self._gate,
             )
         except BaseException:
             if hold:
@@ -238,8 +276,9 @@ class Store:
     def close(self) -> None:
         """Give the handle back; safe to repeat. The engine of this process ends with its last handle."""
         with self._lock:
-            self._client.close_connections()
-            self._client.close()
+            if self._connected is not None:
+                self._connected.close_connections()
+                self._connected.close()
             hold, self.hold = self.hold, None
         if hold:
             hold.release()

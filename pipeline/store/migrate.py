@@ -13,10 +13,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.base import resources
+from pipeline.base import log, resources
 from pipeline.base.config import Settings
 from pipeline.base.errors import ConfigError, MigrationError, StoreRefused
 from pipeline.store.client import Store
+
+_log = log.get(__name__)
 
 # Nothing may expire while it can still be verified or rolled up: two days more than the oldest
 # timestamp accepted, and an hour because TTLs count whole hours.
@@ -133,10 +135,36 @@ def migrate(store: Store, settings: Settings, *, raw_hours: int | None = None) -
     missing = [migration for migration in available if migration.version not in applied]
     for migration in missing:
         _apply(store, dialect, migration)
+    repaired = _repair(store)
     _apply_ttl(store, dialect, available)
     _create_functions(store, dialect)
     _create_views(store, dialect)
-    return [migration.name for migration in missing]
+    _verify(store)
+    return [migration.name for migration in missing] + repaired
+
+
+def _repair(store: Store) -> list[str]:
+    """Bring back tables and columns that were removed since; a wrong type is left to a person.
+
+    What was in them is gone: rows read as empty values, and ``pipeline audit`` says which are missing.
+    """
+    from pipeline.store import schema  # which reads our files by what is here
+
+    repaired = []
+    for name, statement in schema.repairs(store, schema.differences(store)):
+        _log.warning("schema repaired", made_anew=name)
+        _run(store, statement, name)
+        repaired.append(f"{name} (made anew)")
+    return list(dict.fromkeys(repaired))
+
+
+def _verify(store: Store) -> None:
+    """Raise ``MigrationError`` with the fix when the database is still not as it should be."""
+    from pipeline.store import schema
+
+    left = schema.differences(store)
+    if left:
+        raise MigrationError(f"{left[0].text}; {left[0].fix}")
 
 
 def check(store: Store) -> None:
