@@ -90,10 +90,26 @@ def assess(
     Bounds are NaN where there are too few samples for them (``low_confidence``, ``p95_low_confidence``),
     ``lighthouse_score`` where Lighthouse has none.
     """
+    return assess_reports(last_reports(views, browser_aliases, dimensions), dimensions)
+
+
+def last_reports(
+    views: pa.Table, browser_aliases: Mapping[str, str], dimensions: Sequence[str] = WINDOW_DIMENSIONS
+) -> pa.Table:
+    """The reports that count, with the columns vital, value and ``dimensions``: what ``assess`` is made of.
+
+    Reports of one page view must come in one call; then the results of several calls can be concatenated.
+    """
     named = _canonical(views, browser_aliases)
     groups = factorise(named, ("vital", *dimensions))
     last = _last_reports(named, groups.ids)
-    grouped = group_sorted(named.column("value").to_numpy()[last], groups.ids[last], groups.groups)
+    return named.select(["vital", *dimensions, "value"]).take(pa.array(last))
+
+
+def assess_reports(reports: pa.Table, dimensions: Sequence[str] = WINDOW_DIMENSIONS) -> pa.Table:
+    """Assess what ``last_reports`` found."""
+    groups = factorise(reports, ("vital", *dimensions))
+    grouped = group_sorted(reports.column("value").to_numpy(), groups.ids, groups.groups)
     vitals = [VITALS[name] for name in groups.keys.column("vital").to_pylist()]
     columns = {name: groups.keys.column(name) for name in groups.keys.column_names}
     return pa.table(columns | _statistics(grouped) | _verdict(grouped, vitals) | _bounds(grouped))

@@ -14,6 +14,7 @@ When ClickHouse is away the outage is raised; the next run looks at the same ser
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ import pyarrow as pa
 from pipeline.analyse.changes.points import LEAST_POINTS, Changes, benjamini_hochberg, direction, find_changes
 from pipeline.analyse.changes.series import Floats, Ints
 from pipeline.analyse.series import SERIES
+from pipeline.base.errors import Stopped
 from pipeline.base.failpoints import hit
 
 if TYPE_CHECKING:
@@ -120,6 +122,7 @@ class ChangesJob:
 
     store: Store
     settings: Settings
+    stop: threading.Event = field(default_factory=threading.Event)
     _last_ms: int | None = field(default=None)
     _last_all_ms: int = field(default=0)
 
@@ -145,6 +148,8 @@ class ChangesJob:
         most = self.settings.changes.max_points
         span |= {"max_points": most, "recent_s": max(span["to_s"] - int(_RECENT_WINDOWS * most * WINDOW_S), 0)}
         for shard in range(shards):
+            if self.stop.is_set():
+                raise Stopped("the search for changes was stopped between two batches of series")
             points = self.store.query(_READ, span | {"shards": shards, "shard": shard})
             names: list[Series] = list(zip(*(points.column(name).to_pylist() for name in SERIES), strict=True))
             starts_s, medians = _newest(points.column("starts_s"), points.column("medians"), most)

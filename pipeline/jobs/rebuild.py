@@ -10,6 +10,7 @@ What it cannot do: take rows out of a window. If somebody deleted raw rows, fewe
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ import redis
 
 from pipeline.analyse.windows import stamp
 from pipeline.base.config import RollupSettings
+from pipeline.base.errors import Stopped
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
 from pipeline.jobs import raw_rows as rawrows
@@ -81,11 +83,13 @@ def rebuild(
     vitals: WindowVitals | None = None,
     runs: Runs | None = None,
     branches: Collection[str] | None = None,
+    stop: threading.Event | None = None,
 ) -> RollupReport:
     """Compute every window that overlaps [``from_ms``, ``to_ms``) and is over; oldest first.
 
     With ``vitals`` the Web Vitals of the 5-minute windows too, with ``runs`` the runs that have rows in them. Windows
-    that are still open are left to the live job. Raises ``StoreOutage`` or ``RedisOutage``.
+    that are still open are left to the live job. Raises ``StoreOutage`` or ``RedisOutage``, and ``Stopped`` after the
+    piece at which ``stop`` was set.
     """
     from_s = from_ms // 1000 // FRAME_S * FRAME_S
     to_s = -(-to_ms // (1000 * FRAME_S)) * FRAME_S
@@ -106,6 +110,8 @@ def rebuild(
         frames = range(step, min(step + _STEP_S, to_s), FRAME_S)
         ranges = {frame: (frame, frame + FRAME_S) for frame in frames if frame < over_s}
         for piece in rawrows.pieces(store, ranges):
+            if stop is not None and stop.is_set():
+                raise Stopped("the rebuild was stopped; asked for again with the same range it goes on from there")
             _rebuild_piece(store, piece, over_s, now_ms, settings, report, runs, branches)
             if vitals:
                 vitals.write_windows([frame for frame in piece.ranges if frame + FRAME_S <= over_s], now_ms)

@@ -1,6 +1,17 @@
 """How figures look as text in Redis hashes: all digits, times as redis-schema.md writes them."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
+
+import redis
+
+from pipeline.base import log
+
+_log = log.get(__name__)
+
+Fields = dict[str, str | int]
+"""The fields of a hash."""
 
 
 def number(value: float) -> str:
@@ -11,3 +22,21 @@ def number(value: float) -> str:
 def instant(time_ms: int) -> str:
     """Epoch milliseconds as "2025-01-11T12:00:00Z"; a fraction of a second is left off."""
     return datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def flat(fields: Fields) -> list[str | int]:
+    """Names and values in turn, as HSET takes them."""
+    return [part for pair in fields.items() for part in pair]
+
+
+def report_damaged(names: Sequence[str], replies: Sequence[Any]) -> None:
+    """Pass over keys of another type than the schema says, loudly; raise every other error among ``replies``.
+
+    One damaged key must not keep all the others from being written.
+    """
+    for name, reply in zip(names, replies, strict=True):
+        if not isinstance(reply, Exception):
+            continue
+        if not (isinstance(reply, redis.ResponseError) and "WRONGTYPE" in str(reply)):
+            raise reply
+        _log.warning("key of the wrong type passed over", key=name, fix=f"DEL {name}; it is written anew")

@@ -15,6 +15,7 @@ computed again, to the same bits.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 from pipeline.analyse.series import factorise, ranked
 from pipeline.analyse.windows import Windows, is_final, merge_series, roll_up, stamp
 from pipeline.base.config import RollupSettings
+from pipeline.base.errors import Stopped
 from pipeline.base.failpoints import hit
 from pipeline.jobs import raw_rows as rawrows
 from pipeline.jobs.raw_rows import FRAME_S, MINUTE_S, Piece
@@ -123,12 +125,14 @@ class RollupJob:
     runs: Runs | None = None
     branches: Collection[str] | None = None
     """Speed is judged on rows of these branches; None: of all."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Looked at between two pieces."""
     _written: dict[Window, _Written] = field(default_factory=dict)
 
     def run(self, now_ms: int) -> RollupReport:
         """Compute and write every touched window that ended ``delay_s`` ago; forget the minutes that are settled.
 
-        Raises ``StoreOutage`` or ``RedisOutage``; then some windows may be written and nothing is lost.
+        Raises ``StoreOutage``, ``RedisOutage`` or ``Stopped``; then some windows may be written and nothing is lost.
         """
         seen = [buffer.dirty_minutes() for buffer in self.buffers]
         touched = _touched(seen)
@@ -139,6 +143,8 @@ class RollupJob:
         for window, windows in self._unchanged(due).items():
             self._write({window: due.pop(window)}, windows, now_ms, report)
         for piece in rawrows.pieces(self.store, _ranges(due)):
+            if self.stop.is_set():
+                raise Stopped("rolling up was stopped between two pieces")
             self._roll_up(piece, due, now_ms, report)
             self._settle(seen, touched, piece.ranges, report)
         if self.publisher is not None:

@@ -14,7 +14,8 @@ more, the keys expire instead of passing old figures off as the last hour.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import threading
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +28,16 @@ from pipeline.analyse.vitals import (
     VITALS,
     WINDOW_DIMENSIONS,
     assess,
+    assess_reports,
     reported_browser,
 )
 from pipeline.analyse.windows import is_final, revision
 from pipeline.base import keys
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
+from pipeline.jobs import vitals_rows
 from pipeline.jobs.redis_text import instant, number
+from pipeline.jobs.vitals_rows import Span
 
 if TYPE_CHECKING:
     import redis
@@ -46,7 +50,7 @@ TABLE = "web_vitals"
 WINDOW_S = 300
 
 _WINDOWS_PER_READ = 12
-"""An hour at once keeps a backfill in memory; its windows lie in one or two partitions."""
+"""At most: the windows of an hour lie in one or two partitions. Busy windows are read alone, and in pieces."""
 
 # The payload of redis-schema.md first, then ours. All of these are figures of ``assess``.
 _FIGURES = (
@@ -56,16 +60,6 @@ _FIGURES = (
     *("lighthouse_score", "is_legacy"),
 )
 
-
-# Dictionaries come as they lie in the table, several times faster than strings.
-_READ = """
-SELECT metric_type, environment, browser, page, value, timestamp, tags['id'] AS id, segment, position
-FROM metrics
-WHERE lower(metric_type) IN {vitals:Array(String)}
-  AND timestamp >= fromUnixTimestamp64Milli({from_ms:Int64}, 'UTC')
-  AND timestamp < fromUnixTimestamp64Milli({to_ms:Int64}, 'UTC')
-SETTINGS output_format_arrow_low_cardinality_as_dictionary = 1
-"""
 
 _EXECUTIONS = """
 SELECT browser, countIf(statusWord(status) NOT IN ('skipped', 'retried')) AS total,
@@ -94,6 +88,8 @@ class VitalsJob:
     store: Store
     redis: redis.Redis
     settings: Settings
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Looked at between two pieces."""
     _published: set[str] | None = field(default=None)
 
     def write_windows(self, starts_s: Collection[int], now_ms: int) -> int:
@@ -104,21 +100,56 @@ class VitalsJob:
         A window without vitals is not written. Raises ``StoreOutage``; then some may be written.
         """
         written = 0
-        pending = sorted(starts_s)
+        for spans in self._packed(sorted(starts_s)):
+            for start, raw_rows, assessed in self._assessed(spans):
+                rows = self._stamped(assessed, start, raw_rows, now_ms)
+                hit("vitals.before_insert")
+                self.store.insert(TABLE, rows)
+                written += rows.num_rows
+        return written
+
+    def _packed(self, starts_s: list[int]) -> Iterator[dict[int, Span]]:
+        """Windows that are read together, by start; those without vitals are left out."""
+        pending = starts_s
         while pending:
             # Neighbours in one read, however far apart the windows lie otherwise.
             batch = [
                 start for start in pending[:_WINDOWS_PER_READ] if start < pending[0] + _WINDOWS_PER_READ * WINDOW_S
             ]
             pending = pending[len(batch) :]
-            views = self._read(batch[0] * 1000, (batch[-1] + WINDOW_S) * 1000)
-            window = views.column("timestamp").cast(pa.int64()).to_numpy() // (WINDOW_S * 1000) * WINDOW_S
+            rows = vitals_rows.count(self.store, batch[0] * 1000, (batch[-1] + WINDOW_S) * 1000, WINDOW_S)
+            packed: dict[int, Span] = {}
             for start in batch:
-                rows = self._window(views.filter(pa.array(window == start)), start, now_ms)
-                hit("vitals.before_insert")
-                self.store.insert(TABLE, rows)
-                written += rows.num_rows
-        return written
+                if start not in rows:
+                    continue
+                span = Span(start * 1000, (start + WINDOW_S) * 1000, rows[start])
+                if packed and sum(one.total for one in packed.values()) + span.total > vitals_rows.PIECE_ROWS:
+                    yield packed
+                    packed = {}
+                packed[start] = span
+            if packed:
+                yield packed
+
+    def _assessed(self, spans: dict[int, Span]) -> Iterator[tuple[int, int, pa.Table]]:
+        """Of each window its start, how many raw rows it was made of, and its assessment."""
+        aliases = self.settings.vitals.browser_aliases
+        first, last = min(spans), max(spans)
+        if len(spans) == 1 and spans[first].total > vitals_rows.PIECE_ROWS:
+            parts = self._assess_pieces(spans[first], WINDOW_DIMENSIONS)
+            yield first, spans[first].total, pa.concat_tables(parts).unify_dictionaries()
+            return
+        types = dict.fromkeys(metric_type for span in spans.values() for metric_type in span.rows)
+        whole = Span(first * 1000, (last + WINDOW_S) * 1000, dict.fromkeys(types, 0))
+        views = vitals_rows.read(self.store, whole, WINDOW_DIMENSIONS)
+        window = views.column("timestamp").cast(pa.int64()).to_numpy() // (WINDOW_S * 1000) * WINDOW_S
+        for start in spans:
+            of_window = views.filter(pa.array(window == start))
+            yield start, of_window.num_rows, assess(of_window, aliases, WINDOW_DIMENSIONS)
+
+    def _assess_pieces(self, span: Span, dimensions: tuple[str, ...]) -> list[pa.Table]:
+        aliases = self.settings.vitals.browser_aliases
+        found = vitals_rows.reports(self.store, span, aliases, dimensions, self.stop)
+        return [assess_reports(reports, dimensions) for reports in found]
 
     def run(self, now_ms: int) -> VitalsReport:
         """Publish the vitals and the scores of the ``vitals.rolling_s`` seconds up to ``now_ms``, inclusive.
@@ -126,20 +157,18 @@ class VitalsJob:
         All pages and environments together, exact, from the raw rows. Raises ``StoreOutage`` or ``RedisOutage``.
         """
         from_ms, to_ms = now_ms - self.settings.vitals.rolling_s * 1000 + 1, now_ms + 1
-        assessed = assess(self._read(from_ms, to_ms), self.settings.vitals.browser_aliases, ("browser",))
+        span = vitals_rows.span_of(self.store, from_ms, to_ms)
+        parts = self._assess_pieces(span, ("browser",))
+        assessed = [row for part in parts for row in part.drop_columns(["histogram"]).to_pylist()]
         scores = self._scores(from_ms, to_ms)
         with outages():
-            return self._publish(assessed.drop_columns(["histogram"]).to_pylist(), scores, now_ms)
+            return self._publish(assessed, scores, now_ms)
 
-    def _read(self, from_ms: int, to_ms: int) -> pa.Table:
-        return self.store.query(_READ, {"vitals": list(VITALS), "from_ms": from_ms, "to_ms": to_ms})
-
-    def _window(self, views: pa.Table, start_s: int, now_ms: int) -> pa.Table:
-        rows = assess(views, self.settings.vitals.browser_aliases, WINDOW_DIMENSIONS)
+    def _stamped(self, rows: pa.Table, start_s: int, raw_rows: int, now_ms: int) -> pa.Table:
         final = is_final(start_s, WINDOW_S, now_ms, self.settings.rollups.grace_s)
         stamped = {
             "window_start": pa.array(np.full(rows.num_rows, start_s, dtype=np.uint32)),
-            "revision": pa.array(np.full(rows.num_rows, revision(views.num_rows, final), dtype=np.uint64)),
+            "revision": pa.array(np.full(rows.num_rows, revision(raw_rows, final), dtype=np.uint64)),
             "is_final": pa.array(np.full(rows.num_rows, final)),
             "computed_at": pa.array(np.full(rows.num_rows, now_ms), pa.timestamp("ms", "UTC")),
         }

@@ -1,0 +1,48 @@
+"""How long raw rows are kept: what the platform wrote into its Redis, or else the setting.
+
+``retention:performance_metrics`` belongs to the platform, so it may hold anything. What is not a number of
+hours between one and ``MAX_HOURS`` is said and passed over.
+"""
+
+from __future__ import annotations
+
+import redis
+
+from pipeline.base import keys, log
+from pipeline.base.errors import PipelineError, RedisOutage
+from pipeline.base.redis_link import RedisLink, outages
+
+_log = log.get(__name__)
+
+MAX_HOURS = 24 * 366 * 100
+"""A hundred years; ClickHouse's dates end in 2149."""
+
+
+def retention_hours(link: RedisLink, default_hours: int) -> int:
+    """Hours that raw rows are kept. Raises ``RedisOutage``."""
+    key = keys.RETENTION_PERFORMANCE_METRICS
+    try:
+        with outages():
+            said = link.database("environment").hget(key, "ttl_hours")
+    except RedisOutage:
+        raise
+    except (PipelineError, redis.ResponseError) as error:
+        _log.warning("retention ignored", key=key, reason=str(error), fix=f"make {key} a hash with the field ttl_hours")
+        return default_hours
+    if said is None:
+        return default_hours
+    hours = read_hours(said)
+    if hours is None:
+        fix = f"set ttl_hours to a number from 1 to {MAX_HOURS}"
+        _log.warning("retention ignored", key=key, ttl_hours=str(said), fix=fix)
+        return default_hours
+    return hours
+
+
+def read_hours(text: bytes | str) -> int | None:
+    """Whole hours; None for what is none, not finite, less than one or more than ``MAX_HOURS``."""
+    try:
+        hours = float(text)
+    except ValueError:
+        return None
+    return int(hours) if 1 <= hours <= MAX_HOURS else None
