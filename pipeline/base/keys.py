@@ -126,6 +126,15 @@ class BufferKeys:
         return f"{self._tag}:services"
 
     @property
+    def requests(self) -> str:
+        """List with a TTL: what commands ask the process that holds the schedule to do."""
+        return f"{self._tag}:requests"
+
+    def answer(self, name: str) -> str:
+        """Hash with a TTL: what became of one request."""
+        return f"{self._tag}:answer:{name}"
+
+    @property
     def checkpoints(self) -> str:
         """Hash: how far each job has come."""
         return f"{self._tag}:checkpoints"

@@ -120,9 +120,11 @@ class RedisLink:
         self._clients: dict[int, redis.Redis] = {}
 
     @classmethod
-    def open(cls, settings: Settings) -> RedisLink:
+    def open(cls, settings: Settings, *, start: bool = True) -> RedisLink:
         """Open the Redis of ``settings.redis.url``; the embedded one is started or re-joined, and loaded.
 
+        With ``start=False`` an embedded server that does not run is neither started nor created: whoever only
+        looks changes nothing. It is then an outage like any other.
         Raises ``UsageError`` when no redis-server is installed or a certificate cannot be read,
         ``EmbeddedRedisFailed`` when the server does not start.
         """
@@ -131,8 +133,9 @@ class RedisLink:
             if address.is_encrypted:
                 tls_settings(address, settings.redis.tls)
             return cls(settings, None)
-        embedded = EmbeddedRedis(settings.data_dir / "redis")
-        embedded.ensure()
+        embedded = EmbeddedRedis(settings.data_dir / "redis", may_start=start)
+        if start:
+            embedded.ensure()
         return cls(settings, embedded)
 
     @property

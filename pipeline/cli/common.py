@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,13 +77,18 @@ def command(*, group: click.Group | None = None, **attributes: Any) -> Callable[
 
 
 @contextmanager
-def surroundings(settings: config.Settings, *, need_store: bool = False) -> Iterator[tuple[Any, Any, Any]]:
-    """Redis, the buffers, and ClickHouse for reading; the store is None when it is away and not needed."""
+def surroundings(
+    settings: config.Settings, *, need_store: bool = False, start: bool = False
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Redis, the buffers, and ClickHouse for reading; the store is None when it is away and not needed.
+
+    Looking changes nothing: an embedded Redis is started only with ``start``.
+    """
     from pipeline.base.redis_link import RedisLink
     from pipeline.buffer.buffer import open_buffers
     from pipeline.store.client import Store
 
-    link = RedisLink.open(settings)
+    link = RedisLink.open(settings, start=start)
     store: Store | None = None
     try:
         store = Store.open(settings, role="reader")
@@ -98,24 +101,6 @@ def surroundings(settings: config.Settings, *, need_store: bool = False) -> Iter
         if store is not None:
             store.close()
         link.close()
-
-
-@contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """SIGTERM and SIGINT set the event; a second one ends the process at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _frame: Any) -> None:
-        if stop.is_set():
-            sys.exit(128 + number)
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def pair(text: str) -> tuple[str, str]:

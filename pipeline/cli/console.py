@@ -96,20 +96,24 @@ def status_table(status: Status, rates: dict[str, float] | None = None) -> Table
         style = "red" if level.is_passed else ""
         of_mark = f"{level.pct:,.0f} % of buffer.{setting}"
         table.add_row(*(Text(text, style=style) for text in (name, form.format(level.value), of_mark)))
-    table.add_row("minutes to roll up", f"{status.dirty_minutes:,}", "")
-    table.add_row("redis memory", f"{status.redis_memory_bytes / 1048576:,.1f} MiB", "")
-    if status.rows is not None:
-        age = "" if status.newest_row_age_s is None else f"newest {status.newest_row_age_s} s ago"
-        table.add_row("rows in ClickHouse", f"{status.rows:,}", age)
-        table.add_row("open dead letters", f"{status.dead_letters_open:,}", "")
-        table.add_row("alerts firing", Text(f"{status.firing}", style="red" if status.firing else ""), "")
-    for service in status.services:
-        table.add_row("running", service["name"], service.get("role", ""))
-    if not status.services:
+    table.add_row("minutes to roll up", _known(status.dirty_minutes), "")
+    memory = status.redis_memory_bytes
+    table.add_row("redis memory", "unknown" if memory is None else f"{memory / 1048576:,.1f} MiB", "")
+    age = "" if status.newest_row_age_s is None else f"newest {status.newest_row_age_s} s ago"
+    table.add_row("rows in ClickHouse", _known(status.rows), age)
+    table.add_row("open dead letters", _known(status.dead_letters_open), "")
+    table.add_row("alerts firing", Text(_known(status.firing), style="red" if status.firing else ""), "")
+    for service in status.services or []:
+        table.add_row("running", str(service["name"]), str(service.get("role", "")))
+    if status.services is not None and not status.services:
         table.add_row("running", Text("no service: items wait in Redis", style="yellow"), "")
     for trouble in status.trouble:
         table.add_row(Text("trouble", style="red"), Text(trouble, style="red"), "")
     return table
+
+
+def _known(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

@@ -4,23 +4,58 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.base import config
-from pipeline.cli.common import JSON, command, pair, print_json, stopping, surroundings
+from pipeline.base.errors import PipelineError, UsageError
+from pipeline.cli.common import JSON, command, pair, print_json, surroundings
+
+if TYPE_CHECKING:
+    from pipeline.operate.status import Status
+
+
+@contextmanager
+def _looked(settings: config.Settings) -> Iterator[Callable[[], Status]]:
+    """A look at the pipeline, to be repeated; what cannot be opened is trouble in it."""
+    from pipeline.base.redis_link import RedisLink
+    from pipeline.buffer.buffer import open_buffers
+    from pipeline.operate.status import gather
+    from pipeline.store.client import Store
+
+    link = RedisLink.open(settings, start=False)
+    store: Store | None = None
+    trouble = ""
+    try:
+        store = Store.open(settings, role="reader")
+    except UsageError:
+        raise
+    except PipelineError as error:
+        trouble = str(error)
+    try:
+        buffers = open_buffers(settings, link)
+        yield lambda: gather(settings, link, buffers, store, trouble)
+    finally:
+        if store is not None:
+            store.close()
+        link.close()
 
 
 @command()
+@click.option("--live", is_flag=True, help="Whether the processes of this data directory live; asks nothing else.")
 @JSON
-def status(settings: config.Settings, as_json: bool) -> None:
-    """Depth, rates, lag and the ledger. Exit 1 when something is in trouble."""
+def status(settings: config.Settings, live: bool, as_json: bool) -> None:
+    """Depth, rates, lag and the ledger; what cannot be known is null. Exit 1 when something is in trouble."""
+    if live:
+        _show_life(settings, as_json)
+        return
     from pipeline.cli.console import print_status
 
-    with surroundings(settings) as (link, buffers, store):
-        from pipeline.operate.status import gather
-
-        found = gather(settings, link, buffers, store)
+    with _looked(settings) as look:
+        found = look()
     if as_json:
         print_json(found.as_dict())
     else:
@@ -29,17 +64,36 @@ def status(settings: config.Settings, as_json: bool) -> None:
         sys.exit(1)
 
 
+def _show_life(settings: config.Settings, as_json: bool) -> None:
+    from pipeline.operate import liveness
+
+    lives = liveness.look(settings.data_dir)
+    trouble = [life.trouble for life in lives if life.trouble]
+    if not lives:
+        trouble = [f"no process of the pipeline runs on {settings.data_dir}"]
+    if as_json:
+        print_json({"live": not trouble, "processes": [vars(life) for life in lives], "trouble": trouble})
+    else:
+        for life in lives:
+            click.echo(life.trouble or f"process {life.pid} ({life.role}) lives")
+        if not lives:
+            click.echo(trouble[0])
+    if trouble:
+        sys.exit(1)
+
+
 @command()
 @click.option(
     "--interval", "interval_s", type=click.FloatRange(min=0.2), default=1.0, show_default=True, help="Seconds."
 )
 def top(settings: config.Settings, interval_s: float) -> None:
-    """A live view of the pipeline; q or Ctrl-C ends it."""
+    """A live view of the pipeline; q or Ctrl-C ends it. Needs a terminal."""
     from pipeline.cli.console import live_status
-    from pipeline.operate.status import gather
 
-    with surroundings(settings) as (link, buffers, store):
-        live_status(lambda: gather(settings, link, buffers, store), interval_s)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("top needs a terminal; in a pipe use 'pipeline status --json'")
+    with _looked(settings) as look:
+        live_status(look, interval_s)
 
 
 @command()
@@ -49,8 +103,9 @@ def tap(settings: config.Settings, count: int | None, grep: str) -> None:
     """A sample of what flows by, one item a line; consumes nothing."""
     from pipeline.base.redis_link import RedisLink
     from pipeline.buffer.buffer import open_buffers
+    from pipeline.operate.process import stopping
 
-    buffers = open_buffers(settings, RedisLink.open(settings))
+    buffers = open_buffers(settings, RedisLink.open(settings, start=False))
     shown = 0
     wanted = grep.encode()
     with stopping() as stop:
@@ -72,8 +127,7 @@ def tap(settings: config.Settings, count: int | None, grep: str) -> None:
 def doctor(settings: config.Settings, as_json: bool) -> None:
     """Checks of the surroundings, each finding with its fix. Exit 1 when a promise cannot be kept."""
     from pipeline.cli.console import print_findings
-    from pipeline.operate.doctor import examine
-    from pipeline.operate.service import open_for_doctor
+    from pipeline.operate.doctor import examine, open_for_doctor
 
     link, store, opening = open_for_doctor(settings)
     try:

@@ -8,6 +8,7 @@ goes to stdout and nothing else does; logs and progress go to stderr. The comman
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import NoReturn
 
 import click
@@ -15,12 +16,28 @@ import click
 from pipeline.base.errors import PipelineError, RedisDenied, UsageError
 from pipeline.cli import alerting, letters, looking, measuring, running, setup
 from pipeline.cli.common import cli, fail
+from pipeline.operate.process import leave
 
 __all__ = ["alerting", "cli", "letters", "looking", "main", "measuring", "running", "setup"]
 
 
 def main() -> NoReturn:
-    """Run the command line; errors become exit codes."""
+    """Run the command line; errors become exit codes.
+
+    The process leaves without the interpreter's teardown, which would wait for threads that are still busy.
+    """
+    try:
+        _run()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    leave(code)
+
+
+def _run() -> None:
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -35,7 +52,6 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
-    sys.exit(0)
 
 
 if __name__ == "__main__":

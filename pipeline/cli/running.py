@@ -10,7 +10,7 @@ import click
 
 from pipeline.base import config, log
 from pipeline.base.errors import UsageError
-from pipeline.cli.common import JSON, Moment, command, fail, print_json, show, stopping
+from pipeline.cli.common import JSON, Moment, command, fail, print_json, show
 
 
 @command()
@@ -36,9 +36,10 @@ def demo(settings: config.Settings, seconds: float | None, rate: float, seed: in
 @command()
 def run(settings: config.Settings) -> None:
     """The service: drainer, schedule, HTTP. SIGTERM drains what is claimed and ends; SIGHUP reads the rules again."""
-    from pipeline.operate.service import run_service
+    from pipeline.operate.commands import run_service
+    from pipeline.operate.process import STOP_WITHIN_S, stopping
 
-    with stopping() as stop:
+    with stopping(STOP_WITHIN_S) as stop:
         run_service(settings, stop)
 
 
@@ -46,10 +47,11 @@ def run(settings: config.Settings) -> None:
 @click.option("--until-empty", is_flag=True, help="End when buffer and segments are empty.")
 @JSON
 def drain(settings: config.Settings, until_empty: bool, as_json: bool) -> None:
-    """The drainer alone."""
-    from pipeline.operate.service import run_drainer
+    """The drainer alone, of all buffers."""
+    from pipeline.operate.commands import run_drainer
+    from pipeline.operate.process import STOP_WITHIN_S, stopping
 
-    with stopping() as stop:
+    with stopping(STOP_WITHIN_S) as stop:
         summary = run_drainer(settings, stop, until_empty=until_empty)
     if as_json:
         print_json(summary)
@@ -64,14 +66,17 @@ def drain(settings: config.Settings, until_empty: bool, as_json: bool) -> None:
 @click.option("--to", "to_ms", type=Moment(), help="Rebuild up to here; default now.")
 @JSON
 def rollup(settings: config.Settings, from_ms: int | None, to_ms: int | None, as_json: bool) -> None:
-    """Roll up what is due now, or rebuild a range; an interrupted rebuild goes on where it stopped."""
+    """Roll up what is due now, or rebuild a range; an interrupted rebuild goes on where it stopped.
+
+    A running service does it, and this command shows how far it is. Exit 1 when it does not answer."""
     from pipeline.cli.console import progress_bar
-    from pipeline.operate.service import run_rollup
+    from pipeline.operate.commands import run_rollup
+    from pipeline.operate.process import STOP_WITHIN_S, stopping
 
     if to_ms is not None and from_ms is None:
         raise UsageError("--to needs --from")
-    with progress_bar("rebuilding windows", quiet=as_json) as advance:
-        facts = run_rollup(settings, from_ms, to_ms, advance)
+    with stopping(STOP_WITHIN_S) as stop, progress_bar("rebuilding windows", quiet=as_json) as advance:
+        facts = run_rollup(settings, stop, from_ms, to_ms, advance)
     show(facts, as_json)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import tempfile
 import threading
 import time
@@ -33,7 +32,8 @@ from pipeline.base.clock import ManualClock, iso
 from pipeline.base.errors import Outage, PipelineError
 from pipeline.client.producer import MetricsClient
 from pipeline.demo.simulator import REGRESSED_PAGE, REGRESSED_SUITE, Platform
-from pipeline.operate import service
+from pipeline.operate import wiring
+from pipeline.operate.process import stopping
 
 HISTORY_MINUTES = 30
 STEP_MINUTES = 1
@@ -82,7 +82,7 @@ class _Demo:
         slow_from, slow_to = (self.start_ms + int(share * span_ms) for share in REGRESSION_AT)
         self.platform = Platform(seed=seed, regressions=[(slow_from, slow_to)])
         self.clock = ManualClock(self.start_ms)
-        self.service = service.build(settings, stop, clock=self.clock, role="demo")
+        self.service = wiring.build(settings, stop, clock=self.clock, role="demo", any_port=True)
         self.client = MetricsClient(self.service.link.url("metrics"), key=settings.buffer.keys[0], room_timeout_s=60)
         self.tally = _Tally()
         self.phase = "starting"
@@ -225,26 +225,28 @@ def run_demo(
 ) -> dict[str, Any]:
     """Run the demo; the summary that ``pipeline demo --json`` prints. ``quiet`` shows nothing live."""
     directory = Path(tempfile.mkdtemp(prefix="pipeline-demo-"))
-    stop = threading.Event()
-    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        demo = _Demo(config.private(settings, directory), stop, rate, seed)
-        try:
-            demo.service.start(scheduled=False, any_port=True)
-            until_s = time.monotonic() + seconds if seconds is not None else None
-            with _shown(demo, quiet=quiet):
-                demo.live_through_history()
-                demo.go_live(until_s)
-                demo.finish()
-            summary = demo.summary()
-        finally:
-            demo.client.close(0)
-            demo.service.stop(stop_embedded=True)
-        return summary
+        with stopping() as stop:
+            return _play(config.private(settings, directory), stop, seconds, rate, seed, quiet)
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _play(
+    settings: config.Settings, stop: threading.Event, seconds: float | None, rate: float, seed: int, quiet: bool
+) -> dict[str, Any]:
+    demo = _Demo(settings, stop, rate, seed)
+    try:
+        demo.service.start(scheduled=False)
+        until_s = time.monotonic() + seconds if seconds is not None else None
+        with _shown(demo, quiet=quiet):
+            demo.live_through_history()
+            demo.go_live(until_s)
+            demo.finish()
+        return demo.summary()
+    finally:
+        demo.client.close(0)
+        demo.service.stop(stop_embedded=True)
 
 
 @contextmanager

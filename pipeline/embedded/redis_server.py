@@ -61,8 +61,10 @@ class EmbeddedRedis:
     no server runs and may start one; whoever does not joins the one that does.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, may_start: bool = True) -> None:
         self.directory = directory.absolute()
+        self.may_start = may_start
+        """Whether this process starts the server when it does not run; otherwise it changes nothing."""
         self.port = 0
         self._lock = threading.Lock()
 
@@ -77,6 +79,9 @@ class EmbeddedRedis:
         answer, ``EmbeddedRedisFailed`` when it does not start, ``UsageError`` when none is installed.
         """
         with self._lock:
+            if not self.may_start:
+                self._join()
+                return
             self._make_directory()
             self._ensure()
             # Who opens while another process is stopping the server may start it again afterwards.
@@ -90,6 +95,9 @@ class EmbeddedRedis:
         For connections that lost it: a crash is to be healed, a stop is not to be undone by whoever is late.
         """
         with self._lock:
+            if not self.may_start:
+                self._join()
+                return
             if self._read_state().get("stopped", True):
                 raise RedisOutage(f"the embedded Redis in {self.directory} was stopped")
             self._ensure()
@@ -123,6 +131,16 @@ class EmbeddedRedis:
                 raise RedisOutage(f"the embedded Redis in {self.directory} runs but does not answer")
             time.sleep(_POLL_S)
 
+    def _join(self) -> None:
+        """Find the server where it runs. Raises ``RedisOutage`` when it does not."""
+        deadline = time.monotonic() + _ANSWER_WITHIN_S
+        while (answer := self._ask()) != "ready":
+            if answer == "absent":
+                raise RedisOutage(f"the embedded Redis in {self.directory} does not run: 'pipeline run' starts it")
+            if time.monotonic() > deadline:
+                raise RedisOutage(f"the embedded Redis in {self.directory} is loading its data")
+            time.sleep(_POLL_S)
+
     def _make_directory(self) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -143,7 +161,7 @@ class EmbeddedRedis:
                 info = client.info()
         except redis.RedisError:
             return "absent"
-        if known.get("pid") != info["process_id"]:
+        if self.may_start and known.get("pid") != info["process_id"]:
             self._write_state({**known, "pid": info["process_id"], "version": info["redis_version"]})
         return "loading" if info["loading"] else "ready"
 

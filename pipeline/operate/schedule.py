@@ -1,44 +1,41 @@
 """The schedule: runs each job at its interval, on one process of the fleet.
 
-A lease in Redis decides whose turn it is; it saves work, it protects nothing: what jobs write is
-versioned, so that two schedulers at once only do things twice. A job works out what is due from
-stored state, never from the time it fired, so a missed run heals at the next. A job that meets an
-outage is tried again at its next turn; a job that fails otherwise is logged with its traceback,
-and the others go on.
+A lease in Redis decides whose turn it is. It only avoids duplicate work: what jobs write is versioned, so
+two schedulers at once do things twice and nothing else. A job works out what is due from stored state,
+never from the time it fired, so a missed run heals at the next. A job that meets an outage is tried again
+at its next turn; a job that fails otherwise is logged with its traceback, and the others go on.
+
+Intervals run on the monotonic clock. APScheduler computes from the wall clock, so a thread compares the
+two every second and corrects its plan when somebody set the wall clock.
 """
 
 from __future__ import annotations
 
-import secrets
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
 
 from pipeline.base import log
-from pipeline.base.errors import Outage
-from pipeline.base.redis_link import outages
-from pipeline.buffer.buffer import Buffer
+from pipeline.base.errors import Outage, Stopped
+from pipeline.operate.lease import Lease
 
 _log = log.get(__name__)
 
-LEASE_S = 15
-"""Another process takes the schedule over this long after its holder died."""
+CLOCK_CHECK_S = 1.0
+MAX_CLOCK_STEP_S = 0.5
+"""The plan is corrected when it differs from the monotonic clock by more than this."""
 
-_RENEW = """
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
-"""
-
-_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+OVERDUE_S = 30.0
+"""A job is overdue when it began longer ago than twice its interval and this."""
 
 
 @dataclass(frozen=True)
@@ -48,73 +45,93 @@ class Job:
     name: str
     interval_s: float
     run: Callable[[], dict[str, Any] | None]
-    everywhere: bool = False
-    """Whether every process runs it, not only the one that holds the schedule."""
 
 
 @dataclass
 class JobState:
-    """How a job fares, for ``status``."""
+    """How a job fares, for ``status``. Times are of the monotonic clock."""
 
     runs: int = 0
     failures: int = 0
-    last_run_ms: int = 0
     last_took_s: float = 0.0
     trouble: str = ""
+    began_s: float = field(default_factory=time.monotonic)
+    """When it was last begun; at first, when this process could have begun it."""
 
 
-@dataclass
+class Every(BaseTrigger):  # type: ignore[misc]  # APScheduler is not typed
+    """Due ``interval_s`` after the last turn, however the wall clock was set meanwhile."""
+
+    def __init__(self, interval_s: float) -> None:
+        self.interval_s = interval_s
+        self.due_s = time.monotonic()
+
+    def get_next_fire_time(self, _previous: datetime | None, now: datetime) -> datetime:
+        """The next turn on the wall clock of APScheduler. Turns that were missed are not made up for."""
+        self.due_s = time.monotonic() + self.interval_s
+        return now + timedelta(seconds=self.interval_s)
+
+
 class Schedule:
-    """Jobs on APScheduler, one scheduler of the fleet at a time."""
+    """Jobs on APScheduler; with a lease on one process of the fleet at a time, without one on each."""
 
-    jobs: Sequence[Job]
-    buffer: Buffer
-    states: dict[str, JobState] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._token = secrets.token_hex(8)
-        self._locks = {job.name: threading.Lock() for job in self.jobs}
-        self.states = {job.name: JobState() for job in self.jobs}
+    def __init__(self, jobs: Sequence[Job], lease: Lease | None) -> None:
+        self.jobs = tuple(jobs)
+        self.lease = lease
+        self.holds = lease is None
+        """Whether it was this process's turn when a job last asked."""
+        self.states = {job.name: JobState() for job in jobs}
+        self.heartbeat_s = time.monotonic()
+        self._locks = {job.name: threading.Lock() for job in jobs}
+        self._triggers = {job.name: Every(job.interval_s) for job in jobs}
+        self._stop = threading.Event()
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={"default": ThreadPoolExecutor(max_workers=max(4, len(self.jobs)))},
+            executors={"default": ThreadPoolExecutor(max_workers=max(4, len(jobs)))},
             # APScheduler's default silently skips a run that is more than a second late.
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
+        # It warns of what ``_overrun`` says.
+        logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
         self._scheduler.add_listener(self._overrun, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
 
     def start(self) -> None:
         """Begin to run the jobs, each for the first time at once."""
         for job in self.jobs:
+            self.states[job.name].began_s = time.monotonic()
             self._scheduler.add_job(
-                self.run_once,
-                "interval",
-                args=[job],
-                seconds=job.interval_s,
-                id=job.name,
-                next_run_time=datetime.now(UTC),
+                self.run_once, self._triggers[job.name], args=[job], id=job.name, next_run_time=datetime.now(UTC)
             )
         self._scheduler.start()
+        threading.Thread(target=self._watch_clock, name="schedule-clock", daemon=True).start()
 
-    def stop(self) -> None:
-        """Let running jobs finish and give the lease back."""
+    def stop(self, within_s: float = 10.0) -> bool:
+        """Begin no more jobs, wait for the running ones and give the lease back; False if some are still at work."""
+        until_s = time.monotonic() + within_s
+        self._stop.set()
         if self._scheduler.running:
-            self._scheduler.shutdown(wait=True)
-        try:
-            with outages():
-                self.buffer.client.eval(_RELEASE, 1, self.buffer.keys.scheduler, self._token)
-        except Outage:
-            return  # it runs out by itself
+            self._scheduler.shutdown(wait=False)
+        ended = True
+        for lock in self._locks.values():
+            if lock.acquire(timeout=max(0.0, until_s - time.monotonic())):
+                lock.release()
+            else:
+                ended = False
+        if ended and self.lease is not None:
+            self.lease.give_back()
+        return ended
 
     def run_once(self, job: Job) -> bool:
         """Run one job if it is this process's turn; True when it succeeded or it was not."""
         state = self.states[job.name]
         with self._locks[job.name]:
-            started = time.perf_counter()
+            state.began_s = started_s = time.monotonic()
             try:
-                if not job.everywhere and not self.is_ours():
+                if not self._is_our_turn():
                     return True
                 facts = job.run()
+            except Stopped:
+                return False
             except Outage as outage:
                 # Said once per outage: the drainer says it in full.
                 (_log.info if state.trouble else _log.warning)("job postponed", job=job.name, trouble=str(outage))
@@ -128,18 +145,55 @@ class Schedule:
                 return False
             state.runs += 1
             state.trouble = ""
-            state.last_run_ms = time.time_ns() // 1_000_000
-            state.last_took_s = time.perf_counter() - started
+            state.last_took_s = time.monotonic() - started_s
             if facts:
                 _log.debug("job done", job=job.name, took_s=round(state.last_took_s, 3), **facts)
             return True
 
-    def is_ours(self) -> bool:
-        """Whether this process holds the schedule; takes it when nobody does."""
-        with outages():
-            return bool(
-                self.buffer.client.eval(_RENEW, 1, self.buffer.keys.scheduler, self._token, int(LEASE_S * 1000))
-            )
+    def told(self) -> dict[str, dict[str, Any]]:
+        """How each job fares, as it goes into the heartbeat; ages instead of times, which no other clock can read."""
+        now_s = time.monotonic()
+        return {
+            job.name: {
+                "runs": state.runs,
+                "failures": state.failures,
+                "last_took_s": round(state.last_took_s, 3),
+                "trouble": state.trouble,
+                "began_s_ago": round(now_s - state.began_s, 1),
+                "interval_s": job.interval_s,
+                "overdue": self.holds and is_overdue(job.interval_s, now_s - state.began_s),
+            }
+            for job in self.jobs
+            for state in [self.states[job.name]]
+        }
+
+    def _is_our_turn(self) -> bool:
+        self.holds = self.lease is None or self.lease.hold()
+        return self.holds
+
+    def _watch_clock(self) -> None:
+        while not self._stop.wait(CLOCK_CHECK_S):
+            self.heartbeat_s = time.monotonic()
+            self.correct_plan()
+
+    def correct_plan(self) -> None:
+        """Plan each job for when it is due by the monotonic clock, if the wall clock was set since it was planned."""
+        for name, trigger in self._triggers.items():
+            planned = self._scheduler.get_job(name)
+            if planned is None or planned.next_run_time is None:
+                continue
+            now = datetime.now(UTC)
+            left_s = max(0.0, trigger.due_s - time.monotonic())
+            late_s = (planned.next_run_time - now).total_seconds() - left_s
+            # Planned too early needs no correction: APScheduler's waiting itself is by the monotonic clock.
+            if late_s > MAX_CLOCK_STEP_S:
+                _log.warning("wall clock was set back, schedule corrected", job=name, step_s=round(late_s, 1))
+                self._scheduler.modify_job(name, next_run_time=now + timedelta(seconds=left_s))
 
     def _overrun(self, event: Any) -> None:
         _log.info("job still running at its next turn", job=event.job_id)
+
+
+def is_overdue(interval_s: float, began_s_ago: float) -> bool:
+    """Whether a job that should begin every ``interval_s`` began too long ago."""
+    return began_s_ago > 2 * interval_s + OVERDUE_S

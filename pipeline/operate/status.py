@@ -1,50 +1,51 @@
-"""What is going on: gathered from Redis and ClickHouse for ``status``, ``top`` and the alert facts.
+"""What is going on: gathered from Redis and ClickHouse for ``status`` and ``top``.
 
-Each part that cannot be asked is left out and named under ``trouble``; a status is never an error.
+A status is never an error. Each part that cannot be asked stays unknown (None, null in JSON) and is named
+under ``trouble``; the others are asked all the same. Looking changes nothing.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from pipeline.alerts.judge.facts import Facts, Readings
-from pipeline.base.clock import Clock
+import redis
+
 from pipeline.base.config import Settings
-from pipeline.base.errors import Outage, PipelineError
+from pipeline.base.errors import PipelineError
 from pipeline.base.redis_link import RedisLink, outages
 from pipeline.buffer.books import UNKNOWN, Books
 from pipeline.buffer.buffer import Buffer
-from pipeline.buffer.high_water import Level, levels, memory, sealed_age_s, spilled_age_s
-from pipeline.collect.redis_health import RedisHealth
-from pipeline.metric import Limits, Metric, decode
-from pipeline.operate.schedule import JobState
+from pipeline.buffer.high_water import Level, levels, memory
+from pipeline.buffer.lag import lag_s, oldest_waiting_s
+from pipeline.operate.fleet import Fleet
+from pipeline.operate.lease import LEASE_S
 from pipeline.store.client import Store
 
-STALE_HEARTBEAT_MS = 15_000
-DRAINING = ("run", "drain")
+DRAINING = ("run", "drain", "demo")
 """Roles of processes that seal what waits."""
+
+SCHEDULING = ("run", "demo")
+"""Roles of processes of which one holds the schedule."""
 
 
 @dataclass
 class Status:
-    """One look at the pipeline."""
+    """One look at the pipeline; None is unknown."""
 
     books: Books | None = None
-    """None when Redis cannot be asked."""
     set_aside_names: list[str] = field(default_factory=list)
-    oldest_waiting_s: float = 0.0
-    oldest_s: float = 0.0
+    oldest_waiting_s: float | None = None
+    oldest_s: float | None = None
     marks: dict[str, list[Level]] = field(default_factory=dict)
-    dirty_minutes: int = 0
-    ledger_pending: int = 0
-    redis_memory_bytes: int = 0
-    redis_memory_pct: float = 0.0
+    dirty_minutes: int | None = None
+    ledger_pending: int | None = None
+    redis_memory_bytes: int | None = None
+    redis_memory_pct: float | None = None
     high_water: list[str] = field(default_factory=list)
-    services: list[dict[str, Any]] = field(default_factory=list)
+    services: list[dict[str, Any]] | None = None
     rows: int | None = None
     newest_row_age_s: float | None = None
     firing: int | None = None
@@ -66,26 +67,25 @@ class Status:
         return [max(of_one, key=lambda level: level.pct) for of_one in zip(*self.marks.values(), strict=True)]
 
 
-def gather(settings: Settings, link: RedisLink, buffers: Sequence[Buffer], store: Store | None) -> Status:
-    """Ask Redis and, where ``store`` is given, ClickHouse."""
+def gather(
+    settings: Settings, link: RedisLink, buffers: Sequence[Buffer], store: Store | None, store_trouble: str = ""
+) -> Status:
+    """Ask Redis and, where ``store`` is given, ClickHouse. ``store_trouble`` says why there is no store."""
     status = Status()
-    try:
-        _ask_redis(status, settings, link, buffers)
-    except Outage as outage:
-        status.trouble.append(f"Redis: {outage}")
+    _ask_redis(status, settings, link, buffers)
+    if store_trouble:
+        status.trouble.append(store_trouble)
     if store is not None:
-        try:
-            _ask_clickhouse(status, store)
-        except PipelineError as error:
-            status.trouble.append(str(error))
-    for service in status.services:
-        if service.get("trouble"):
-            status.trouble.append(f"{service['name']}: {service['trouble']}")
+        _ask_clickhouse(status, store)
+    status.trouble += [trouble for said in status.services or [] for trouble in service_trouble(said)]
+    status.trouble += schedule_trouble(status.services)
     if status.books is not None and status.books.unaccounted:
         status.trouble.append(f"the books differ by {status.books.unaccounted}: run 'pipeline audit'")
     if status.set_aside_names:
         status.trouble.append(set_aside_sentence(status.set_aside_names))
+    status.high_water = high_water(status)
     status.trouble += status.high_water
+    status.trouble = list(dict.fromkeys(status.trouble))
     return status
 
 
@@ -95,48 +95,90 @@ def set_aside_sentence(names: Sequence[str]) -> str:
     return f"{names[0]}{more} set aside: see 'pipeline segments ls', then 'pipeline segments close'"
 
 
-def oldest_waiting_s(buffer: Buffer, now_ms: int) -> float:
-    """Age of the oldest item that waits, by its own timestamp; 0 when nothing waits or it cannot be read."""
-    with outages():
-        item = buffer.client.lindex(buffer.key, -1)
-    if item is None:
-        return 0.0
-    metric = decode(item, now_ms, Limits(retention_ms=1 << 53))
-    return max(0.0, (now_ms - metric.timestamp_ms) / 1000) if isinstance(metric, Metric) else 0.0
+# Redis
 
 
 def _ask_redis(status: Status, settings: Settings, link: RedisLink, buffers: Sequence[Buffer]) -> None:
-    now_ms = time.time_ns() // 1_000_000
-    info = link.server_info()
-    used, limit = memory(info)
-    status.redis_memory_bytes = used
-    memory_pct = 100 * used / limit if limit else 0.0
-    status.redis_memory_pct = round(memory_pct, 1)
-    status.services = services(buffers[0], now_ms)
+    fleet = Fleet(buffers[0].client, buffers[0].keys.services)
+    now_ms = _part(status, "Redis", fleet.now_ms)
+    if now_ms is None:
+        return  # it is away: nothing else would be answered
+    info = _part(status, "Redis", link.server_info) or {}
+    memory_pct = 0.0
+    if info:
+        used, limit = memory(info)
+        status.redis_memory_bytes = used
+        memory_pct = 100 * used / limit if limit else 0.0
+        status.redis_memory_pct = round(memory_pct, 1)
+    status.services = _part(status, "Redis", lambda: fleet.services(now_ms))
+    drains = any(said.get("role") in DRAINING for said in status.services or [])
+    all_books: list[Books | None] = []
     for buffer in buffers:
-        books = buffer.books()
-        waiting_s = oldest_waiting_s(buffer, now_ms)
-        age_s = max(sealed_age_s(books, now_ms), spilled_age_s(buffer, now_ms) if books.spilled else 0.0)
-        if not any(service.get("role") in DRAINING for service in status.services):
-            # Nobody seals; how long an item lies there only its own time can tell.
-            age_s = max(age_s, waiting_s)
-        status.books = books + (status.books or Books())
-        status.set_aside_names += buffer.set_aside_names()
-        status.oldest_waiting_s = max(status.oldest_waiting_s, waiting_s)
-        status.oldest_s = max(status.oldest_s, round(age_s, 1))
+        books = _part(status, buffer.key, buffer.books)
+        all_books.append(books)
+        if books is not None:
+            _ask_ages(status, settings, buffer, books, now_ms, drains, memory_pct)
+        dirty = _part(status, buffer.key, buffer.dirty_minutes)
+        pending = _part(status, buffer.key, partial(_ledger_pending, buffer))
+        status.dirty_minutes = _sum(status.dirty_minutes, None if dirty is None else len(dirty))
+        status.ledger_pending = _sum(status.ledger_pending, pending)
+        status.set_aside_names += _part(status, buffer.key, buffer.set_aside_names) or []
+    known = [books for books in all_books if books is not None]
+    if len(known) == len(all_books):  # a sum of some of them would look like all of them
+        status.books = sum(known, Books())
+
+
+def _ask_ages(
+    status: Status, settings: Settings, buffer: Buffer, books: Books, now_ms: int, drains: bool, memory_pct: float
+) -> None:
+    waiting_s = _part(status, buffer.key, lambda: oldest_waiting_s(buffer, now_ms))
+    age_s = _part(status, buffer.key, lambda: lag_s(buffer, books, now_ms, is_sealed_by_someone=drains))
+    status.oldest_waiting_s = _largest(status.oldest_waiting_s, waiting_s)
+    if age_s is not None:
+        status.oldest_s = _largest(status.oldest_s, round(age_s, 1))
         status.marks[buffer.key] = levels(settings.buffer, books, round(age_s, 1), round(memory_pct, 4))
-        with outages():
-            status.dirty_minutes += buffer.client.hlen(buffer.keys.dirty)
-            status.ledger_pending += buffer.client.llen(buffer.keys.acked)
-    status.high_water = high_water(status)
 
 
-def services(buffer: Buffer, now_ms: int) -> list[dict[str, Any]]:
-    """What each running process last said of itself; those that fell silent are left out."""
+def _ledger_pending(buffer: Buffer) -> int:
     with outages():
-        found = buffer.client.hgetall(buffer.keys.services)
-    said = [{"name": name.decode(), **json.loads(text)} for name, text in found.items()]
-    return [one for one in said if now_ms - one["at"] < STALE_HEARTBEAT_MS]
+        return int(buffer.client.llen(buffer.keys.acked))
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else one + other
+
+
+def _largest(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one if other is None else max(one, other)
+
+
+# What processes say of themselves
+
+
+def service_trouble(said: Mapping[str, Any]) -> list[str]:
+    """What is wrong with one process, by its heartbeat: what it says itself, overdue jobs, channels that fail."""
+    found = [f"{said['name']}: {said['trouble']}"] if said.get("trouble") else []
+    jobs = said.get("jobs")
+    for name, job in jobs.items() if isinstance(jobs, Mapping) else ():
+        if isinstance(job, Mapping) and job.get("overdue"):
+            found.append(
+                f"{said['name']}: job {name} is overdue: it began {job.get('began_s_ago', 0):,.0f} s ago "
+                f"and is to begin every {job.get('interval_s', 0):g} s"
+            )
+    channels = said.get("channels")
+    for name, channel in channels.items() if isinstance(channels, Mapping) else ():
+        if isinstance(channel, Mapping) and channel.get("last_error"):
+            found.append(f"{said['name']}: channel {name} does not take notifications: {channel['last_error']}")
+    return found
+
+
+def schedule_trouble(services: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    """Whether some process runs the jobs; one that has just started may still wait for a lease to run out."""
+    scheduling = [said for said in services or [] if said.get("role") in SCHEDULING]
+    settled = [said for said in scheduling if said.get("running_s", 0) > 2 * LEASE_S]
+    if settled and not any(said.get("schedules") for said in scheduling):
+        return ["no service holds the schedule: nothing is rolled up and no alert is judged"]
+    return []
 
 
 def high_water(status: Status) -> list[str]:
@@ -150,85 +192,33 @@ def high_water(status: Status) -> list[str]:
     return list(passed)
 
 
+# ClickHouse
+
+
 def _ask_clickhouse(status: Status, store: Store) -> None:
-    rows, newest_ms = store.rows(
-        "SELECT count(), toUnixTimestamp64Milli(max(ingested_at)) FROM metrics WHERE timestamp > now() - INTERVAL 1 DAY"
-    )[0]
-    status.rows = store.rows("SELECT count() FROM metrics")[0][0]
-    if rows:
-        status.newest_row_age_s = round(max(0.0, time.time() - newest_ms / 1000), 1)
-    status.firing = store.rows("SELECT count() FROM alerts_now WHERE to_state = 'firing'")[0][0]
-    status.dead_letters_open = store.rows("SELECT count() FROM dead_letters_open")[0][0]
+    def number(sql: str) -> Any:
+        found = _part(status, "ClickHouse", lambda: store.rows(sql))
+        return found[0][0] if found else None
+
+    status.rows = number("SELECT count() FROM metrics")
+    status.newest_row_age_s = number(
+        "SELECT if(count() = 0, NULL, greatest(0, round((toUnixTimestamp64Milli(now64(3)) "
+        "- toUnixTimestamp64Milli(max(ingested_at))) / 1000, 1))) FROM metrics WHERE timestamp > now() - INTERVAL 1 DAY"
+    )
+    status.firing = number("SELECT count() FROM alerts_now WHERE to_state = 'firing'")
+    status.dead_letters_open = number("SELECT count() FROM dead_letters_open")
 
 
-@dataclass
-class Watch:
-    """The pipeline watching itself and its Redis: the numbers that alert rules call facts."""
-
-    settings: Settings
-    link: RedisLink
-    buffers: Sequence[Buffer]
-    store: Store
-    clock: Clock
-
-    def __post_init__(self) -> None:
-        self._redis = RedisHealth(self.link.database("metrics"))
-
-    def facts(self, jobs: Mapping[str, JobState]) -> Facts:
-        """What can be known now; of ClickHouse perhaps only that it is away. Raises ``RedisOutage``."""
-        found: dict[str, float | Readings] = {
-            "jobs_failing": float(sum(bool(state.trouble) for state in jobs.values())),
-            "clickhouse_unreachable": 0.0,
-        }
-        found |= self._redis.look()
-        found |= self._buffers()
-        try:
-            found["dead_letters_5min"] = float(
-                self.store.rows("SELECT count() FROM dead_letters WHERE refused_at > now() - INTERVAL 5 MINUTE")[0][0]
-            )
-        except Outage:
-            found["clickhouse_unreachable"] = 1.0
-        return found
-
-    def complete_until_ms(self) -> int:
-        """No item that is still on its way is expected to be older than this; alerts are judged up to here."""
-        now_ms = self.clock.now_ms()
-        oldest = [now_ms]
-        for buffer in self.buffers:
-            books = buffer.books()
-            if books.in_flight:
-                oldest.append(books.oldest_sealed_at_ms)
-            if books.waiting:
-                oldest.append(now_ms - int(oldest_waiting_s(buffer, now_ms) * 1000))
-        return min(oldest)
-
-    def _buffers(self) -> dict[str, float | Readings]:
-        now_ms = time.time_ns() // 1_000_000
-        waiting: list[tuple[Mapping[str, str], float]] = []
-        filled: list[tuple[Mapping[str, str], float]] = []
-        lag: list[tuple[Mapping[str, str], float]] = []
-        set_aside: list[tuple[Mapping[str, str], float]] = []
-        unaccounted = 0
-        rollup_lag_s = 0.0
-        # Until a minute is final it stays noted although it is rolled up.
-        settled_s = (
-            self.clock.now_ms() / 1000 - self.settings.rollups.grace_s - 60 - 2 * self.settings.rollups.interval_s
-        )
-        for buffer in self.buffers:
-            labels = {"buffer": buffer.key}
-            books = buffer.books()
-            unaccounted += abs(books.unaccounted)
-            set_aside.append((labels, float(len(buffer.set_aside_names()))))
-            rollup_lag_s = max([rollup_lag_s, *(settled_s - minute for minute in buffer.dirty_minutes())])
-            waiting.append((labels, float(books.waiting)))
-            marks = self.settings.buffer
-            filled.append((labels, 100 * (books.waiting + books.in_flight) / marks.high_water_rows))
-            lag.append((labels, sealed_age_s(books, now_ms)))
-        return {
-            "buffer_waiting": waiting,
-            "buffer_high_water_pct": filled,
-            "drain_lag_s": lag,
-            "unaccounted": float(unaccounted),
-            "segments_set_aside": set_aside,
-            "rollup_lag_s": rollup_lag_s,
-        }
+def _part(status: Status, where: str, ask: Callable[[], Any]) -> Any:
+    """What ``ask`` answers; None, and trouble in words, when it cannot be answered."""
+    try:
+        return ask()
+    except PipelineError as error:
+        text = str(error)
+    except (redis.RedisError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # Something else lies where our key should be.
+        text = f"cannot be read: {error}"
+    said = text if text.startswith(where) else f"{where}: {text}"
+    if said not in status.trouble:
+        status.trouble.append(said)
+    return None

@@ -21,7 +21,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.redis_link import RedisLink
 from pipeline.cli import console
 from pipeline.embedded.http_interface import ClickHouseHttp
-from pipeline.operate import doctor, service
+from pipeline.operate import doctor, wiring
 from pipeline.operate.doctor import Finding, examine
 from pipeline.store.client import Store
 from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS, migrate
@@ -85,7 +85,7 @@ def test_a_policy_that_evicts_the_buffer_is_bad_and_stops_the_start(
     assert redis_levels(url) == {"redis eviction": "bad"}
     settings = settings_of(url)
     with pytest.raises(ConfigError, match=f"{policy}.*noeviction.*redis.accept_eviction_risk"):
-        service.build(settings, threading.Event())
+        wiring.build(settings, threading.Event())
     accepting = config.Settings(redis=config.RedisSettings(url=url, accept_eviction_risk=True))
     doctor.refuse_risky_redis(accepting, RedisLink.open(accepting))
 
@@ -246,7 +246,7 @@ def test_a_server_without_the_schema_is_bad(server: config.Settings, store: Stor
 
 def test_an_engine_without_the_schema_is_no_trouble(store: Store) -> None:
     """Our own engine gets its tables when the service starts: a fresh installation is not called bad."""
-    store.database = store._client.database = "nothing_here"
+    store.database = store._connected.database = "nothing_here"
     settings = config.Settings()
     assert levels(clickhouse_findings(settings, store)) == {"schema": "warn"}
 
@@ -348,7 +348,7 @@ def test_a_clickhouse_that_is_away_is_a_finding(server: config.Settings, store: 
         redis=config.RedisSettings(url=NOBODY),
         clickhouse=config.ClickHouseSettings(dsn=f"http://127.0.0.1:{port}", connect_timeout_s=1),
     )
-    link, nothing, findings = service.open_for_doctor(away)
+    link, nothing, findings = doctor.open_for_doctor(away)
     assert (link is not None, nothing) == (True, None)
     found = by_check(findings)
     assert levels(found) == {"clickhouse": "bad"}
@@ -448,7 +448,7 @@ def test_the_service_says_at_its_start_what_is_not_well(
     """Every finding that is not ok is logged once, with what was seen and what to do; what is well is not."""
     monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 1 << 62)
     settings = make_settings(redis={"url": redis_server().url})
-    built = service.build(settings, threading.Event())
+    built = wiring.build(settings, threading.Event())
     try:
         said = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
         told = {one["check"]: one for one in said if one["event"] == "surroundings"}
@@ -466,7 +466,7 @@ def test_an_engine_that_is_named_by_its_path_is_looked_at_beside_its_service(
     make_settings: Callable[..., config.Settings], _open_engine: None, redis_url: str
 ) -> None:
     """``chdb:///path``: the doctor reads as it does with ``embedded``, and takes the engine from nobody."""
-    link, store, findings = service.open_for_doctor(make_settings(redis={"url": redis_url}))
+    link, store, findings = doctor.open_for_doctor(make_settings(redis={"url": redis_url}))
     assert link is not None and store is not None
     with store:
         assert (store.role, findings) == ("reader", [])

@@ -6,7 +6,7 @@ import sys
 
 _SCRIPT = """
 import json, os, threading
-from pipeline import process
+from pipeline.operate import process
 seen = []
 def look(): seen.append(os.nice(0))
 before = threading.Thread(target=look); before.start(); before.join()

@@ -1,0 +1,63 @@
+"""The scheduler's lease: which process of the fleet runs the jobs.
+
+It only avoids duplicate work; correctness comes from versioned writes. A lease ends ``LEASE_S`` after its
+holder died, by Redis's clock. One that claims to hold longer (Redis's clock ran ahead when it was taken) is
+taken over, so that no clock can stop the schedule.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.base.errors import Outage
+from pipeline.base.redis_link import outages
+
+LEASE_S = 15
+"""Another process takes the schedule over this long after its holder died."""
+
+_HOLD = """
+-- Take or renew the lease. KEYS: lease   ARGV: token, milliseconds
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then
+  local left = redis.call('PTTL', KEYS[1])
+  if left >= 0 and left <= tonumber(ARGV[2]) then return 0 end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+_GIVE_BACK = """
+-- Delete the lease if it is still ours. KEYS: lease   ARGV: token
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
+@dataclass
+class Lease:
+    """One process's claim on the key ``key``."""
+
+    client: Any
+    key: str
+    seconds: float = LEASE_S
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def hold(self) -> bool:
+        """Whether this process holds the lease; takes it when nobody does, and renews it. Raises ``RedisOutage``."""
+        with outages():
+            return bool(self.client.eval(_HOLD, 1, self.key, self.token, int(self.seconds * 1000)))
+
+    def is_held(self) -> bool:
+        """Whether any process holds it. Raises ``RedisOutage``."""
+        with outages():
+            return bool(self.client.exists(self.key))
+
+    def give_back(self) -> None:
+        """Let another process have it at once. When Redis is away the lease runs out by itself."""
+        try:
+            with outages():
+                self.client.eval(_GIVE_BACK, 1, self.key, self.token)
+        except Outage:
+            return
