@@ -62,7 +62,18 @@ COPY_STEPS = 400
 
 _SCRIPTS = (
     *("seal", "claim", "renew", "look", "return_extra", "touch", "ack", "trim", "spill", "unspill", "is_spilled"),
-    *("copy_aside", "set_aside", "set_aside_rest", "mend", "drop_oldest", "forget", "drop_acked", "mark", "books"),
+    *(
+        "copy_aside",
+        "set_aside",
+        "set_aside_rest",
+        "close_aside",
+        "mend",
+        "drop_oldest",
+        "forget",
+        "drop_acked",
+        "mark",
+        "books",
+    ),
 )
 
 
@@ -364,7 +375,7 @@ class Buffer:
                 last=last,
                 doubtful=True,
                 gone=gone,
-                why_gone=self._record(chunk, damaged.extent.why),
+                why_gone=self._record(chunk, damaged.extent.why, chunk.first),
             )
         if damaged.extent.is_proved:
             self.set_aside(chunk, damaged.extent.why)
@@ -449,19 +460,20 @@ class Buffer:
         Raises ``LeaseLost`` when another drainer has the chunk by now.
         """
         keys = self.keys
-        self._copy_aside(chunk)
+        first = self._copy_aside(chunk)
         done = self._run(
             "set_aside",
             [
                 *(keys.segments, keys.segment(chunk.segment), keys.sealed, keys.set_aside),
                 *(keys.ledger, keys.aside(chunk_name(chunk)), keys.scratch),
             ],
-            [chunk.segment, chunk.number, self._lease(chunk), self._record(chunk, reason)],
+            [chunk.segment, chunk.number, self._lease(chunk), self._record(chunk, reason, first)],
         )
         self._done(chunk, done)
         _log.error("chunk set aside", segment=chunk.segment, chunk=chunk.number, rows=chunk.rows, reason=reason)
 
-    def _copy_aside(self, chunk: Chunk) -> None:
+    def _copy_aside(self, chunk: Chunk) -> int:
+        """Copy what is there of the chunk; the position of the oldest item copied."""
         found = self._extent(chunk)
         first, last = max(chunk.first, found.first), min(chunk.last, found.last)
         keys = self.keys
@@ -471,6 +483,8 @@ class Buffer:
         for number, (begin, end) in enumerate(ranges):
             if self._run("copy_aside", names, [chunk.number, self._lease(chunk), begin, end, int(number == 0)]) < 0:
                 raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is held by another drainer")
+
+        return first
 
     def _set_rest_aside(self, chunk: Chunk, why: str) -> None:
         """Set aside every chunk of the segment that nobody holds."""
@@ -487,9 +501,9 @@ class Buffer:
         _log.error("segment set aside", segment=chunk.segment, kept=int(kept), lost=int(lost), reason=why)
 
     @staticmethod
-    def _record(chunk: Chunk, reason: str) -> str:
+    def _record(chunk: Chunk, reason: str, first: int) -> str:
         known = {
-            "first": chunk.first,
+            "first": first,
             "last": chunk.last,
             "sealed_at_ms": chunk.sealed_at_ms,
             "attempts": chunk.attempts,
@@ -559,6 +573,32 @@ class Buffer:
         """What waits for a person: the names that ``pipeline segments`` takes. Raises ``RedisOutage``."""
         with self._typed(self.keys.set_aside):
             return sorted(_text(name) for name in self.client.hkeys(self.keys.set_aside))
+
+    def set_aside_records(self) -> dict[bytes, bytes]:
+        """The records of what is set aside, as they stand in Redis; see ``set_aside.records``."""
+        with self._typed(self.keys.set_aside):
+            found: dict[bytes, bytes] = self.client.hgetall(self.keys.set_aside)
+        return found
+
+    def aside_length(self, name: str) -> int:
+        """Items that are kept under this name; 0 where the key was overwritten."""
+        with outages():
+            key = self.keys.aside(name)
+            return int(self.client.llen(key)) if self.client.type(key) == b"list" else 0
+
+    def aside_items(self, name: str, begin: int, count: int) -> list[bytes]:
+        """Items that are kept under this name, from the oldest on."""
+        if count < 1 or not self.aside_length(name):
+            return []
+        with outages():
+            items: list[bytes] = self.client.lrange(self.keys.aside(name), -begin - count, -begin - 1)
+        return items[::-1]
+
+    def decide_aside(self, name: str, decisions: str, *, end: bool = False) -> int:
+        """Carry out decisions about the oldest items, see ``close_aside.lua``; how many are kept then."""
+        keys = self.keys
+        names = [keys.set_aside, keys.aside(name), keys.ledger, keys.buffer, keys.scratch]
+        return int(self._run("close_aside", names, [name, decisions, int(end)]))
 
     # Inside
 
