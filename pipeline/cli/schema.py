@@ -161,10 +161,6 @@ def _catalogue(settings: config.Settings) -> Any:
 
 
 def _facts(entry: Any, settings: config.Settings) -> dict[str, Any]:
-    metric_types = []
-    for derived in entry.metrics:
-        metric_types += [derived.metric_type, *derived.fields.values()]
-        metric_types += [part.metric_type for part in (derived.less, derived.share, derived.good, derived.age) if part]
     return {
         "name": entry.name,
         "pattern": entry.pattern,
@@ -175,7 +171,7 @@ def _facts(entry: Any, settings: config.Settings) -> dict[str, Any]:
         "writer": entry.writer,
         "reader": entry.reader,
         "secret": entry.secret,
-        "metric_types": [one for one in dict.fromkeys(metric_types) if one],
+        "metric_types": entry.metric_types(),
         "example": entry.example,
     }
 

@@ -135,6 +135,14 @@ class Entry(_Strict):
             text = text.replace(re.escape("{" + name + "}"), part.replace("(", f"(?P<{name}>", 1), 1)
         return re.compile(text, re.DOTALL)
 
+    def metric_types(self) -> list[str]:
+        """Every metric type that keys of this pattern become."""
+        found = []
+        for derived in self.metrics:
+            parts = (derived.less, derived.share, derived.good, derived.age)
+            found += [derived.metric_type, *derived.fields.values(), *(part.metric_type for part in parts if part)]
+        return [one for one in dict.fromkeys(found) if one]
+
     @property
     def glob(self) -> str:
         """The pattern as Redis matches names of channels."""

@@ -31,22 +31,23 @@ MAX_MESSAGE_BYTES = 65_536
 class ChannelCounter:
     """Subscribes while ``take`` is called, in a thread of its own."""
 
-    def __init__(self, connect: Callable[[], redis.Redis], entries: Sequence[Entry]) -> None:
+    def __init__(
+        self, connect: Callable[[], redis.Redis], entries: Sequence[Entry], stop: threading.Event | None = None
+    ) -> None:
         self._connect = connect
         self._entries = entries
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, Labels]] = Counter()
         self._gaps = 0
         self._taken_s = time.monotonic()
-        self._stop = threading.Event()
+        self._stop = stop or threading.Event()
         self._thread: threading.Thread | None = None
         self.trouble = ""
 
     def take(self, now_ms: int) -> list[bytes]:
         """The counts since the last call, as metrics; the first call subscribes."""
         self._taken_s = time.monotonic()
-        if self._thread is None or not self._thread.is_alive():
-            self._stop.clear()
+        if not self._stop.is_set() and (self._thread is None or not self._thread.is_alive()):
             self._thread = threading.Thread(target=self._run, name="collect-channels", daemon=True)
             self._thread.start()
         with self._lock:

@@ -11,9 +11,11 @@ When Redis is away the outage is raised and the next run goes on. A database wit
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.base import failpoints, log, resources
@@ -36,6 +38,9 @@ SHARE = 0.3
 """Part of the interval that a run may take; the rest of the keys wait for the next one."""
 LEFTOVER_STATES = 1_000
 """States of keys that are gone, removed by one command."""
+
+STATUS = "status"
+"""Field of the collected hash that says how each entry fares, for ``pipeline status``."""
 
 DATABASES = ("sessions", "coordination", "results", "metrics", "ai", "notifications", "environment", "temporary")
 
@@ -68,6 +73,7 @@ class _Pass:
     seen: dict[str, int] = field(default_factory=dict)
     troubled: dict[str, tuple[str, int]] = field(default_factory=dict)
     states: set[str] = field(default_factory=set)
+    items: dict[str, int] = field(default_factory=dict)
     foreign: int = 0
 
 
@@ -94,6 +100,7 @@ class Collector:
         skip: Sequence[str] = (),
         known_executions: KnownExecutions | None = None,
         channels: ChannelCounter | None = None,
+        stopping: threading.Event | None = None,
     ) -> None:
         self._database = database
         self._buffer = database("metrics")
@@ -103,6 +110,7 @@ class Collector:
         self._skip = frozenset(skip)
         self._known_executions = known_executions
         self.channels = channels
+        self._stopping = stopping or threading.Event()
         self._push = self._buffer.register_script(resources.package_text("collect/lua/push_collected.lua"))
         # Several names may stand for one database (Redis Cluster has only one): each is gone through once.
         self._names: dict[int, list[str]] = {}
@@ -159,7 +167,7 @@ class Collector:
             self._look_at(client, names, found, now_ms, going, report)
             if going.cursor == 0:
                 break
-            if time.monotonic() > deadline_s:
+            if time.monotonic() > deadline_s or self._stopping.is_set():
                 return
         self._finish(number, names, going, now_ms, report)
 
@@ -246,6 +254,7 @@ class Collector:
                 event, wrong = derive.events(one, derived, states.get(name, b""), now_ms)
                 if event is not None:
                     fresh.append(event)
+                    going.items[one.entry.name] = going.items.get(one.entry.name, 0) + len(event.items)
             else:
                 wrong = derive.gauge(one, derived, going.gauges, now_ms)
             trouble = trouble or wrong
@@ -307,6 +316,9 @@ class Collector:
                 report.items += self._push_groups([(name, before, tick, items[first : first + ITEMS_A_SCRIPT])])
                 failpoints.hit("collect.after_gauges")
         self._forget(names, going)
+        by_type: dict[str, int] = {}
+        for metric_type, _ in going.gauges.sums:
+            by_type[metric_type] = by_type.get(metric_type, 0) + 1
         for name in names:
             for entry in self._catalogue.entries:
                 if entry.database == name and entry.name in self.states:
@@ -316,6 +328,11 @@ class Collector:
                         _log.warning("keys not collected", entry=entry.name, pattern=entry.pattern, reason=trouble)
                     state.last_ms, state.keys = now_ms, going.seen.get(entry.name, 0)
                     state.trouble, state.troubled_keys = trouble, count
+                    gauges = sum(by_type.get(one, 0) for one in entry.metric_types())
+                    state.items = going.items.get(entry.name, 0) + gauges
+        said = {name: asdict(state) for name, state in self.states.items() if state.last_ms}
+        with outages():
+            self._buffer.hset(self._keys.collected, STATUS, json.dumps(said))
         report.passes += 1
         del self._passes[number]
 
@@ -338,3 +355,14 @@ class Collector:
                     self._buffer.hdel(self._keys.collected, *gone[first : first + LEFTOVER_STATES])
             if cursor == 0:
                 return
+
+
+def read_states(client: Any, keys: BufferKeys) -> dict[str, dict[str, Any]]:
+    """How each catalogue entry fares, as the collector last wrote it down. Raises ``RedisOutage``."""
+    with outages():
+        text = client.hget(keys.collected, STATUS)
+    try:
+        loaded = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return loaded if isinstance(loaded, dict) else {}

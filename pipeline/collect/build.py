@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ WHERE timestamp >= fromUnixTimestamp64Milli({oldest_ms:Int64}, 'UTC')
 """
 
 
-def build(settings: Settings, link: RedisLink, store: Store) -> Collector | None:
+def build_collector(settings: Settings, link: RedisLink, store: Store, stopping: threading.Event) -> Collector | None:
     """The collector, or None when ``collect.enabled`` is off. Raises ``ConfigError`` for what cannot be meant."""
     if not settings.collect.enabled:
         return None
@@ -44,7 +45,8 @@ def build(settings: Settings, link: RedisLink, store: Store) -> Collector | None
         settings.collect.interval_s,
         settings.collect.skip,
         known_executions(store) if settings.collect.executions == "missing" else None,
-        ChannelCounter(lambda: link.database("notifications"), channels),
+        ChannelCounter(lambda: link.database("notifications"), channels, stopping),
+        stopping,
     )
 
 
