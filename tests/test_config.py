@@ -30,6 +30,10 @@ OTHER_VALUES: dict[str, Any] = {
     "alerts.channels": [{"url": "json://elsewhere"}],
     "alerts.page_url": "https://elsewhere",
     "web.host": "::1",
+    "web.token": "t0ken",
+    "web.user": "ann",
+    "web.password": "s3cret",
+    "web.names": ["metrics.example.org"],
     "log.level": "error",
     "log.format": "pretty",
 }

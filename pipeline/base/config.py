@@ -233,6 +233,12 @@ class WebSettings(Section):
 
     host: PlainText = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="the page, /metrics, health")
+    token: str = Field("", repr=False, description="secret; whoever shows it as a bearer token may ask")
+    user: PlainText = Field("", description="name that goes with web.password")
+    password: str = Field("", repr=False, description="secret; whoever shows it with web.user may ask")
+    names: Annotated[list[str], Shown()] = Field(
+        default_factory=list, description="further names under which it is asked, such as those of a proxy"
+    )
     clickhouse_port: int = Field(
         8123, ge=0, le=65535, description="embedded store only: ClickHouse's HTTP interface, read-only"
     )
@@ -242,6 +248,11 @@ class WebSettings(Section):
         2_000_000_000, description="memory of all of them together; each query may take an equal share of it"
     )
     query_max_result_rows: PositiveInt = Field(1_000_000, description="and return this many rows")
+
+    @field_validator("names")
+    @classmethod
+    def _lower(cls, names: list[str]) -> list[str]:
+        return [name.lower() for name in names]
 
 
 class LogSettings(Section):

@@ -29,6 +29,7 @@ import pyarrow as pa
 from pipeline.base import failpoints, log
 from pipeline.base.config import DrainerSettings
 from pipeline.base.errors import LeaseLost, PipelineError, RedisOutage, SchemaMismatch, StoreOutage, StoreRefused
+from pipeline.base.measures import STAGE_SECONDS
 from pipeline.buffer.buffer import Buffer, Chunk
 from pipeline.decode.columns import COLUMNS, decode_chunk, is_all_empty, prepare
 from pipeline.decode.items import Items
@@ -245,7 +246,7 @@ class Drainer:
             if self.settings.durable_seal:
                 self._redis(lambda chunk=chunk: self.buffer.make_durable(chunk))  # type: ignore[misc]
             failpoints.hit("drainer.after_durable")
-            self.progress.stages.read_s += time.perf_counter() - started
+            self.progress.stages.read_s += _took("read", started)
             if not self._put(out, _Read(chunk, items)):
                 self._give_back(chunk)
 
@@ -258,7 +259,7 @@ class Drainer:
             started = time.perf_counter()
             ready = self._decode(work.chunk, work.items)
             failpoints.hit("drainer.after_decode")
-            self.progress.stages.decode_s += time.perf_counter() - started
+            self.progress.stages.decode_s += _took("decode", started)
             if not self._put(out, ready):
                 self._give_back(work.chunk)
 
@@ -328,7 +329,8 @@ class Drainer:
         progress.dead_lettered += ready.dead_lettered
         progress.stages.rows += chunk.rows
         progress.stages.write_s += written - started
-        progress.stages.ack_s += time.perf_counter() - written
+        STAGE_SECONDS.labels("write").observe(written - started)
+        progress.stages.ack_s += _took("ack", written)
         progress.heartbeat_s = time.monotonic()
         _log.debug("drained", segment=chunk.segment, chunk=chunk.number, rows=chunk.rows, refused=ready.dead_lettered)
 
@@ -549,6 +551,13 @@ class Drainer:
             except queue.Empty:
                 if self._stop.is_set():
                     return None
+
+
+def _took(stage: str, started_s: float) -> float:
+    """Seconds since a stage began, noted for ``/metrics``."""
+    seconds = time.perf_counter() - started_s
+    STAGE_SECONDS.labels(stage).observe(seconds)
+    return seconds
 
 
 def _clock_ms(store: Store) -> int | None:

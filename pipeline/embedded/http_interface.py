@@ -5,11 +5,11 @@ ask a server. Answers are whole or an error with ClickHouse's own number, never 
 half-way: a result is complete in memory, within the limits, before its first byte is sent.
 
 By default strangers only ask: time, memory and rows are limited, rows that replace each other are
-read as FINAL, settings that clients send are ignored (``readonly=1`` would refuse all of them), and
-what would reach beyond the tables is refused (see ``strangers``). There are no users: name and
-password are accepted and ignored, so the address to listen on decides who may ask.
+read as FINAL, and what would reach beyond the tables is refused (see ``query_guard``). Who may ask is
+decided by ``serve.access``, how much of the server one client may take by ``serve.bounds``.
 
-``writable=True`` lifts all that. It is for development and tests, where it stands in for a server:
+``writable=True`` lifts the limits on statements. It is for development and tests, where it stands in
+for a server:
     python -m pipeline.embedded.http_interface --path DIR --port 0 --writable
 """
 
@@ -18,29 +18,28 @@ import json
 import os
 import sys
 import threading
-from http.server import ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from pipeline.base.config import WebSettings
 from pipeline.base.errors import EngineBusy
-from pipeline.embedded import engine
-from pipeline.embedded.handles import Handles, settings_tuple
-from pipeline.embedded.http_request import Handler
-from pipeline.store.client import Store, analyst_settings
+from pipeline.embedded import engine, local_secret
+from pipeline.embedded import http_replies as replies
+from pipeline.embedded.handles import Handles
+from pipeline.embedded.http_query import Interface, ok
+from pipeline.serve.access import Access, Credentials, Names, Refusal, require_credentials
+from pipeline.serve.bounds import Bounds
+from pipeline.serve.server import HttpServer
+from pipeline.store.client import Store
 
 _AT_ONCE = 8
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-    allow_reuse_address = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no event; anything else is a bug of ours and is shown."""
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
-            super().handle_error(request, client_address)
+"""Of a writable server."""
 
 
 class ClickHouseHttp:
@@ -54,49 +53,50 @@ class ClickHouseHttp:
         *,
         limits: WebSettings | None = None,
         writable: bool = False,
+        bounds: Bounds | None = None,
     ) -> None:
-        """Bind and answer from now on; port 0 takes a free one. Raises ``OSError`` when the port is taken."""
-        self._hold = _hold_of(where)
+        """Bind and answer from now on; port 0 takes a free one.
+
+        Raises ``OSError`` when the port is taken, ``ConfigError`` when other machines could ask without credentials.
+        """
         limits = limits or WebSettings()
+        limits = limits.model_copy(update={"host": host})
+        require_credentials(limits)
+        self._hold = _hold_of(where)
+        at_once = _AT_ONCE if writable else limits.query_max_at_once
+        # What drivers call "default" is our database to analysts, who so find the tables unnamed.
         home = "" if writable else where.database if isinstance(where, Store) else "pipeline"
-        self._handles = Handles(self._hold.path, _AT_ONCE if writable else limits.query_max_at_once, home)
+        self._handles = Handles(self._hold.path, at_once, home)
+        self._interface = Interface(
+            self._handles,
+            self._hold.path,
+            limits=limits,
+            at_once=at_once,
+            database=home or "default",
+            writable=writable,
+        )
+        secret = local_secret.issue(self._hold.path)
         try:
-            handler = type(
-                "BoundHandler",
-                (Handler,),
-                {
-                    "handles": self._handles,
-                    "writable": writable,
-                    "settings": () if writable else settings_tuple(analyst_settings(limits)),
-                    # What drivers call "default" is our database to analysts, who so find the tables unnamed.
-                    "database": home or "default",
-                    "limits": limits,
-                    "patience_s": limits.query_max_s,
-                },
-            )
-            self._server = _Server((host, port), handler)
+            app = _app(self._interface, Credentials.of(limits, secret), lambda: self._names(limits))
+            self._server = HttpServer(app, host, port, name="clickhouse-http", bounds=bounds)
         except BaseException:
+            self._handles.close()
             self._hold.release()
             raise
         self.host = host
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="clickhouse-http", daemon=True
-        )
-        self._thread.start()
+        self.port = self._server.port
         self._hold.announce(self.host, self.port)
 
     @property
     def url(self) -> str:
         """Where it answers; also a ``clickhouse.dsn``."""
-        return f"http://{self.host}:{self.port}"
+        return self._server.url
 
     def close(self) -> None:
-        """Stop answering; requests being answered are cut off when the process ends."""
+        """Stop answering; statements still at work are ended."""
         self._hold.announce("", 0)
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._interface.close()
+        self._server.close()
         self._handles.close()
         self._hold.release()
 
@@ -105,6 +105,36 @@ class ClickHouseHttp:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _names(self, web: WebSettings) -> Names:
+        return Names(web.host, self._server.port, web.names)
+
+
+def _app(interface: Interface, credentials: Credentials, names: Callable[[], Names]) -> Starlette:
+    async def alive(_: Request) -> Response:
+        return ok()
+
+    async def nowhere(request: Request, _: Exception) -> Response:
+        return replies.reply(404, f"There is no handle {request.url.path[:200]}\n".encode(), {})
+
+    async def options(_: Request) -> Response:
+        return replies.reply(204, b"", {"Allow": "GET, HEAD, POST, OPTIONS"})
+
+    routes = [
+        *(Route(path, alive, methods=["GET"]) for path in ("/ping", "/replicas_status")),
+        *(Route(path, options, methods=["OPTIONS"]) for path in ("/", "/query")),
+        *(Route(path, interface, methods=["GET", "HEAD", "POST"]) for path in ("/", "/query")),
+    ]
+    access = Middleware(Access, credentials=credentials, explain=_explained, names=names, parameters=True)
+    return Starlette(routes=routes, middleware=[access], exception_handlers={404: nowhere})
+
+
+def _explained(refusal: Refusal) -> Response:
+    """A refusal as ClickHouse's clients expect it."""
+    code = {"unknown": replies.REQUIRED_PASSWORD, "malformed": replies.INCORRECT_DATA}.get(
+        refusal.kind, replies.AUTHENTICATION_FAILED
+    )
+    return replies.error_reply(replies.refused(code, refusal.why))
 
 
 def _hold_of(where: Store | Path) -> engine.Hold:

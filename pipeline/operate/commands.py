@@ -49,6 +49,7 @@ def run_service(settings: Settings, stop: threading.Event) -> None:
             "service started",
             buffers=settings.buffer.keys,
             data_dir=str(settings.data_dir),
+            page=service.site_url(),
             clickhouse_http=service.http_url(),
         )
         service.wait(stop)

@@ -53,6 +53,8 @@ class JobState:
 
     runs: int = 0
     failures: int = 0
+    missed: int = 0
+    """Turns that were due while the job still ran."""
     last_took_s: float = 0.0
     trouble: str = ""
     began_s: float = field(default_factory=time.monotonic)
@@ -157,6 +159,7 @@ class Schedule:
             job.name: {
                 "runs": state.runs,
                 "failures": state.failures,
+                "missed": state.missed,
                 "last_took_s": round(state.last_took_s, 3),
                 "trouble": state.trouble,
                 "began_s_ago": round(now_s - state.began_s, 1),
@@ -191,6 +194,7 @@ class Schedule:
                 self._scheduler.modify_job(name, next_run_time=now + timedelta(seconds=left_s))
 
     def _overrun(self, event: Any) -> None:
+        self.states[event.job_id].missed += 1
         _log.info("job still running at its next turn", job=event.job_id)
 
 

@@ -32,6 +32,7 @@ from pipeline.operate.liveness import Heartbeat
 from pipeline.operate.requests import RequestDesk
 from pipeline.operate.schedule import Job, Schedule
 from pipeline.store.client import Store
+from pipeline.web.site import Site
 
 _log = log.get(__name__)
 
@@ -65,6 +66,8 @@ class Service:
     desk: RequestDesk | None = None
     serve: Callable[[Store], ClickHouseHttp | None] = lambda _store: None
     http: ClickHouseHttp | None = None
+    serve_site: Callable[[Service], Site] | None = None
+    site: Site | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
     _drainer_stops: dict[str, threading.Event] = field(default_factory=dict)
     _reload: threading.Event = field(default_factory=threading.Event)
@@ -74,6 +77,7 @@ class Service:
     def start(self, *, scheduled: bool = True) -> None:
         """Start everything; ``scheduled=False`` leaves the jobs to the caller."""
         self.http = self.serve(self.store)
+        self.site = self.serve_site(self) if self.serve_site is not None else None
         self.alerting.start()
         if scheduled:
             self.schedule.start()
@@ -103,6 +107,7 @@ class Service:
         if not self.schedule.stop(max(0.0, until_s - time.monotonic())):
             left.append("schedule")
         for name, part in (
+            ("site", self._close_site),
             ("alerting", self.alerting.close),
             ("ledger", self._flush_ledger),
             ("connections", lambda: self._close(stop_embedded)),
@@ -243,6 +248,10 @@ class Service:
             "channels": self.alerting.figures(),
         }
 
+    def site_url(self) -> str:
+        """Where the page answers; empty where there is none."""
+        return self.site.url if self.site is not None else ""
+
     def _reload_rules(self) -> None:
         try:
             self.alerting.reload()
@@ -257,6 +266,10 @@ class Service:
                 ledger.flush(buffer, self.store)
         except PipelineError as error:
             _log.info("ledger not flushed", trouble=str(error))
+
+    def _close_site(self) -> None:
+        if self.site is not None:
+            self.site.close()
 
     def _close(self, stop_embedded: bool) -> None:
         if self.http is not None:

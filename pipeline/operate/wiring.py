@@ -43,6 +43,8 @@ from pipeline.operate.watch import Watch
 from pipeline.store.client import Store, engine_path
 from pipeline.store.migrate import migrate
 from pipeline.store.schema import check_schema
+from pipeline.web.parts import Parts
+from pipeline.web.site import Site
 
 _log = log.get(__name__)
 
@@ -52,6 +54,9 @@ HOUSEKEEPING_INTERVAL_S = 300.0
 
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 15.0
+
+SITE_ROLES = ("run", "demo")
+"""Processes that serve the page."""
 
 Built = TypeVar("Built")
 
@@ -228,6 +233,7 @@ def _wire(
         settings, clock, link, store, buffers, drainers, overflows, jobs, schedule, alerting, fleet, heartbeat,
         handles, role, gate, stopping=stopping,
         serve=lambda store: serve_engine(settings, store, any_port=any_port),
+        serve_site=(lambda service: serve_site(settings, service, any_port=any_port)) if role in SITE_ROLES else None,
     )  # fmt: skip
 
 
@@ -256,12 +262,37 @@ def serve_engine(settings: Settings, store: Store, *, any_port: bool = False) ->
     if not store.is_embedded:
         return None
     web = settings.web
-    for port in (web.clickhouse_port, 0) if any_port else (web.clickhouse_port,):
+    return _on_a_port(
+        "web.clickhouse_port",
+        web.clickhouse_port,
+        any_port,
+        lambda port: ClickHouseHttp(store, web.host, port, limits=web),
+    )
+
+
+def serve_site(settings: Settings, service: Service, *, any_port: bool = False) -> Site:
+    """The page, metrics and health. Raises ``UsageError`` as ``serve_engine`` does."""
+    parts = Parts(
+        settings,
+        service.link,
+        service.buffers,
+        store=service.store.clone,
+        reader=lambda: Store.open(settings, role="reader"),
+        progress={drainer.buffer.key: drainer.progress for drainer in service.drainers},
+        loops=service.heartbeat.ages,
+        jobs=service.schedule.told,
+    )
+    web = settings.web
+    return _on_a_port("web.port", web.port, any_port, lambda port: Site(parts, web.host, port))
+
+
+def _on_a_port(setting: str, wanted: int, any_port: bool, serve: Callable[[int], Built]) -> Built:
+    for port in (wanted, 0) if any_port else (wanted,):
         try:
-            return ClickHouseHttp(store, web.host, port, limits=web)
+            return serve(port)
         except OSError as error:
             taken = error
     raise UsageError(
-        f"setting 'web.clickhouse_port' has the value {web.clickhouse_port}: {taken.strerror or taken}; "
+        f"setting {setting!r} has the value {wanted}: {taken.strerror or taken}; "
         "choose another port, or 0 for any free one"
     )

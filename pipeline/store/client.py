@@ -23,7 +23,7 @@ from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from pipeline.base.config import Settings, WebSettings
 from pipeline.base.errors import ConfigError, EngineBusy, StoreOutage
-from pipeline.embedded import engine, engine_config, query_guard
+from pipeline.embedded import engine, engine_config, local_secret, query_guard
 from pipeline.embedded.handles import Answer, EngineError
 from pipeline.embedded.statement_settings import memory_share_bytes
 from pipeline.store import http_connection
@@ -112,7 +112,8 @@ class Store:
             if first is None:
                 raise
             # The owner fixes what its readers may do; it takes no settings from them.
-            return cls(lambda: _connect_http(settings, first.url, {}), database, role=role)
+            secret = local_secret.read(path)
+            return cls(lambda: _connect_http(settings, first.url, {}, secret), database, role=role)
         try:
             return cls(
                 lambda: _connect_engine(settings, path, role),

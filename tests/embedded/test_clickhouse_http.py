@@ -6,9 +6,11 @@ import json
 import re
 import shutil
 import socket
+import stat
 import struct
 import subprocess
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,8 @@ import urllib3
 from conftest import missing
 
 from pipeline.base.config import Settings, WebSettings
+from pipeline.base.errors import ConfigError
+from pipeline.embedded import local_secret
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.store.client import Store
 
@@ -266,16 +270,37 @@ def test_an_error_in_the_middle_is_an_error(server: ClickHouseHttp) -> None:
     ids=["rows", "time", "memory"],
 )
 def test_limits(server: ClickHouseHttp, sql: str, code: int) -> None:
-    """Rows, time and memory of a question are limited, whatever settings it comes with."""
-    answer = ask(server, sql.encode(), max_result_rows="0", max_execution_time="0", max_memory_usage="0", readonly="0")
+    """Rows, time and memory of a question are limited."""
+    answer = ask(server, sql.encode())
     assert answer.status != 200
     assert answer.headers["X-ClickHouse-Exception-Code"] == str(code)
 
 
-def test_settings_are_ignored_and_one_revision_is_seen(server: ClickHouseHttp) -> None:
-    """Drivers may send what they like; ``final`` stays on, and a setting that does not exist is no error."""
-    answer = ask(server, b"SELECT k, v FROM r", final="0", max_threads="1", nonsense="1")
-    assert (answer.status, answer.data) == (200, b"1\t2\n")
+def test_one_revision_is_seen(server: ClickHouseHttp) -> None:
+    """Rows that replace each other are read as FINAL."""
+    assert ask(server, b"SELECT k, v FROM r").data == b"1\t2\n"
+
+
+@pytest.mark.parametrize("name", ["nonsense_setting", "max_memory_usage_for_user", "NONSENSE", "a b"])
+def test_settings_that_are_not_listed_are_errors(server: ClickHouseHttp, name: str) -> None:
+    """Nothing is ignored without a word; the number is ClickHouse's own."""
+    answer = ask(server, b"SELECT 1", **{name: "1"})
+    assert (answer.status, answer.headers["X-ClickHouse-Exception-Code"]) == (404, "115")
+
+
+def test_settings_in_the_address_work(server: ClickHouseHttp) -> None:
+    """Listed ones do what they say, limits can be lowered and not raised, and no request leaves one behind."""
+    joined = b"SELECT b.n FROM (SELECT 1 AS n) AS a LEFT JOIN (SELECT 2 AS n) AS b USING n"
+    typed = b"SELECT toTypeName(b.m) FROM (SELECT 1 AS n) AS a LEFT JOIN (SELECT 2 AS n, 3 AS m) AS b USING n"
+    assert ask(server, joined).status == 200
+    assert ask(server, typed, join_use_nulls="1").data == b"Nullable(UInt8)\n"
+    assert ask(server, typed).data == b"UInt8\n"
+    noon = b"SELECT toString(toDateTime('2026-01-01 12:00:00', 'UTC')), timezone()"
+    assert ask(server, noon, session_timezone="Asia/Tokyo").data.endswith(b"Asia/Tokyo\n")
+    assert ask(server, b"SELECT getSetting('max_execution_time')", max_execution_time="1").data == b"1\n"
+    raised = ask(server, b"SELECT 1", max_execution_time="600")
+    assert (raised.status, raised.headers["X-ClickHouse-Exception-Code"]) == (500, "452")
+    assert ask(server, b"SELECT 1", session_id="s", session_timeout="60", wait_end_of_query="1").data == b"1\n"
 
 
 def test_a_question_leaves_nothing_behind(server: ClickHouseHttp) -> None:
@@ -328,6 +353,9 @@ def test_the_driver_reads(server: ClickHouseHttp) -> None:
     assert client.query_np("SELECT n FROM t ORDER BY n").ravel().tolist() == list(range(10))
     assert client.raw_query("SELECT 1", fmt="CSV") == b"1\n"
     assert client.query("SELECT n FROM t WHERE n > 99").result_rows == []
+    assert client.query("SELECT n FROM t LIMIT 1", settings={"max_threads": 1, "join_use_nulls": 1}).row_count == 1
+    with pytest.raises(clickhouse_connect.driver.exceptions.Error):
+        client.query("SELECT 1", settings={"nonsense_setting": 1})
     with pytest.raises(clickhouse_connect.driver.exceptions.DatabaseError) as refused:
         client.command("DROP TABLE t")
     assert refused.value.code == 164
@@ -395,3 +423,110 @@ def test_a_store_on_a_server_cannot_be_served(make_settings: Callable[..., Setti
         pytest.raises(ValueError, match="embedded"),
     ):
         ClickHouseHttp(store)
+
+
+# Compression of ClickHouse's own
+
+
+def test_compressed_blocks_both_ways(server: ClickHouseHttp, writable: ClickHouseHttp) -> None:
+    """``decompress=1`` reads what ``compress=1`` writes; broken blocks are an error with ClickHouse's number."""
+    from pipeline.embedded.native_blocks import compressed, decompressed
+
+    question = b"SELECT n, s FROM t ORDER BY n"
+    plain = ask(server, question).data
+    answer = ask(server, compressed(question), decompress="1", compress="1")
+    assert decompressed(answer.data, 1 << 20) == plain
+    broken = ask(server, compressed(question)[:-1], decompress="1")
+    assert (broken.status, broken.headers["X-ClickHouse-Exception-Code"]) == (400, "271")
+    ask(writable, b"CREATE TABLE blocks (n UInt64) ENGINE = MergeTree ORDER BY n")
+    inserted = ask(writable, compressed(b"1\n2\n3\n"), query="INSERT INTO blocks FORMAT TSV", decompress="1")
+    assert json.loads(inserted.headers["X-ClickHouse-Summary"])["written_rows"] == "3"
+    ask(writable, b"DROP TABLE blocks")
+
+
+# Running
+
+
+def test_a_statement_without_a_client_is_ended(server: ClickHouseHttp, data: Store) -> None:
+    """A client that goes away takes its query with it, long before the limit on time."""
+    question = b"SELECT count() FROM numbers(1e13) WHERE NOT ignore(sipHash64(number), 'runaway')"
+    looking = "SELECT count() FROM system.processes WHERE query LIKE '%runaway%' AND query NOT LIKE '%processes%'"
+    with ClickHouseHttp(data, limits=WebSettings(query_max_s=600)) as patient:
+        with socket.create_connection((patient.host, patient.port)) as connection:
+            head = f"POST / HTTP/1.1\r\nHost: localhost:{patient.port}\r\nContent-Length: {len(question)}\r\n\r\n"
+            connection.sendall(head.encode() + question)
+            until(lambda: data.rows(looking)[0][0] == 1)
+        until(lambda: data.rows(looking)[0][0] == 0)
+        assert ask(patient, b"SELECT 1").data == b"1\n"
+
+
+def test_an_id_names_one_query_at_a_time(server: ClickHouseHttp) -> None:
+    """A second query under the id of one that runs is refused with ClickHouse's number."""
+    answers: list[Any] = []
+    question = b"SELECT count() FROM t WHERE NOT sleepEachRow(0.1)"
+    threads = [
+        threading.Thread(target=lambda: answers.append(ask(server, question, query_id="same"))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {answer.status for answer in answers} <= {200, 500}
+    refused = [answer for answer in answers if answer.status == 500]
+    assert [answer.headers["X-ClickHouse-Exception-Code"] for answer in refused] == ["216"] * len(refused)
+    assert ask(server, question, query_id="same").status == 200
+
+
+def until(holds: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+# Credentials
+
+
+@pytest.fixture
+def guarded(data: Store) -> Iterator[ClickHouseHttp]:
+    """A server with credentials."""
+    with ClickHouseHttp(data, limits=WebSettings(user="ann", password="s3cret", token="t0ken")) as server:
+        yield server
+
+
+def test_clients_show_credentials_their_way(guarded: ClickHouseHttp) -> None:
+    """clickhouse-connect with a password and with a token, curl's URL parameters; anything else is told to."""
+    for shown in ({"username": "ann", "password": "s3cret"}, {"access_token": "t0ken"}):
+        client = clickhouse_connect.get_client(host=guarded.host, port=guarded.port, database="shop", **shown)
+        assert client.command("SELECT count() FROM t") == 10
+        client.close()
+    assert ask(guarded, b"SELECT 1", user="ann", password="s3cret").data == b"1\n"
+    assert ask(guarded, b"SELECT 1", headers={"X-ClickHouse-User": "ann", "X-ClickHouse-Key": "s3cret"}).data == b"1\n"
+    missing_ones = ask(guarded, b"SELECT 1")
+    assert (missing_ones.status, missing_ones.headers["X-ClickHouse-Exception-Code"]) == (401, "194")
+    assert missing_ones.headers["WWW-Authenticate"].startswith("Basic")
+    wrong = ask(guarded, b"SELECT 1", user="ann", password="s3cre")
+    assert (wrong.status, wrong.headers["X-ClickHouse-Exception-Code"]) == (403, "516")
+    assert ANY.request("GET", guarded.url + "/ping").status == 401
+
+
+def test_beyond_loopback_it_refuses_to_start(data: Store) -> None:
+    """Without credentials nothing is bound, and the store stays usable."""
+    with pytest.raises(ConfigError, match=r"web\.host.*web\.token"):
+        ClickHouseHttp(data, host="0.0.0.0")
+    with ClickHouseHttp(data, host="0.0.0.0", limits=WebSettings(token="t0ken")) as server:
+        assert ANY.request("GET", server.url + "/?query=SELECT+1").status == 401
+        bearer = {"Authorization": "Bearer t0ken"}
+        assert ANY.request("GET", server.url + "/?query=SELECT+1", headers=bearer).data == b"1\n"
+    assert data.rows("SELECT count() FROM t") == [(10,)]
+
+
+def test_commands_of_this_machine_need_no_password(guarded: ClickHouseHttp, engine_path: Path) -> None:
+    """They show the secret that stands beside the engine's lock, which only the same user can read."""
+    secret = local_secret.read(engine_path)
+    file = engine_path.with_name(engine_path.name + ".secret")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    client = clickhouse_connect.get_client(host=guarded.host, port=guarded.port, access_token=secret, database="shop")
+    assert client.command("SELECT count() FROM t") == 10
+    client.close()
+    assert ask(guarded, b"SELECT 1", headers={"Authorization": f"Bearer {secret}x"}).status == 403

@@ -1,0 +1,119 @@
+"""A server in a thread: uvicorn with bounds, for any ASGI application.
+
+``HttpServer`` binds at once (a taken port raises ``OSError``), answers from then on, and ends within
+seconds: open connections get ``CLOSING_S`` to finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import threading
+from typing import Any
+
+import uvicorn
+
+from pipeline.serve.bounds import BoundedConfig, Bounds, Gate
+
+CLOSING_S = 2
+"""What is being answered when the server ends may go on for this long."""
+
+_SWEEP_S = 0.5
+_BACKLOG = 512
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which also sweeps its connections and tells when it listens."""
+
+    def __init__(self, config: BoundedConfig, gate: Gate, listening: threading.Event) -> None:
+        super().__init__(config)
+        self._gate = gate
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening.set()
+
+    async def main_loop(self) -> None:
+        sweeping = asyncio.create_task(self._sweep())
+        try:
+            await super().main_loop()
+        finally:
+            sweeping.cancel()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Whoever has no request at work is not waited for.
+        for connection in list(self._gate.connections):
+            if connection.seen(asyncio.get_running_loop().time()).phase != "working":
+                connection.transport.abort()
+        await super().shutdown(sockets)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            self._gate.sweep(asyncio.get_running_loop().time())
+
+
+class HttpServer:
+    """Serves an application until ``close``."""
+
+    def __init__(self, app: Any, host: str, port: int, *, name: str, bounds: Bounds | None = None) -> None:
+        """Bind and answer from now on; port 0 takes a free one. Raises ``OSError`` when the port is taken."""
+        # It warns of every malformed request; what goes wrong in an application it reports as an error.
+        said = logging.getLogger("uvicorn.error")
+        said.setLevel(logging.ERROR)
+        said.addFilter(_is_a_mistake)
+        self._socket = _listen(host, port)
+        self.host = host
+        self.port: int = self._socket.getsockname()[1]
+        gate = Gate(bounds or Bounds())
+        config = BoundedConfig(app, gate, timeout_graceful_shutdown=CLOSING_S, backlog=_BACKLOG)
+        listening = threading.Event()
+        self._server = _Server(config, gate, listening)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name=name, daemon=True)
+        self._thread.start()
+        listening.wait(30)
+
+    @property
+    def url(self) -> str:
+        """Where a process of this machine reaches it."""
+        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def close(self) -> None:
+        """Stop answering. Requests in hand are finished, or cut off after ``CLOSING_S``."""
+        self._server.should_exit = True
+        self._thread.join(CLOSING_S + 3)
+
+
+def _is_a_mistake(record: logging.LogRecord) -> bool:
+    """That a request was cut off because the server ends is none."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return not (record.msg.startswith("Cancel ") or (kind is not None and issubclass(kind, asyncio.CancelledError)))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address to listen on."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

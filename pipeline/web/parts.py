@@ -1,0 +1,40 @@
+"""What the site needs of the service, and nothing more: where things are, and how they fare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pipeline.base.config import Settings
+from pipeline.base.redis_link import RedisLink
+from pipeline.buffer.buffer import Buffer
+from pipeline.store.client import Store
+
+
+class DrainerProgress(Protocol):
+    """What a drainer tells of itself."""
+
+    stored: int
+    chunks: int
+    fenced: int
+    retries: int
+
+
+@dataclass
+class Parts:
+    """Handed over by whoever builds the service."""
+
+    settings: Settings
+    link: RedisLink
+    buffers: Sequence[Buffer]
+    store: Callable[[], Store]
+    """A handle of one's own, for questions whose text is ours; it may not be there yet."""
+    reader: Callable[[], Store]
+    """A handle of one's own with an analyst's rights."""
+    progress: Mapping[str, DrainerProgress] = field(default_factory=dict)
+    """By buffer."""
+    loops: Callable[[], Mapping[str, float]] = dict
+    """Seconds since each loop turned."""
+    jobs: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
+    """Runs, failures, missed, last_took_s, began_s_ago, interval_s and trouble of each job."""

@@ -1,0 +1,118 @@
+"""The site: one application on ``web.port``, and the server that answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from pipeline.base.errors import Outage
+from pipeline.base.redis_link import outages
+from pipeline.serve.access import Access, Credentials, Names, Refusal, Shown, require_credentials
+from pipeline.serve.bounds import Bounds
+from pipeline.serve.counted import Counted
+from pipeline.serve.server import HttpServer
+from pipeline.serve.workers import Workers
+from pipeline.web import health
+from pipeline.web.headers import SecurityHeaders
+from pipeline.web.parts import Parts
+from pipeline.web.pulse import Pulse
+from pipeline.web.telemetry import CONTENT_TYPE, Telemetry
+
+OPEN = frozenset({"/healthz", "/readyz"})
+_AT_ONCE = 6
+_PATIENCE_S = 10.0
+
+
+class Site:
+    """Serves until ``close``."""
+
+    def __init__(self, parts: Parts, host: str, port: int, *, bounds: Bounds | None = None) -> None:
+        """Bind and answer from now on; port 0 takes a free one.
+
+        Raises ``OSError`` when the port is taken, ``ConfigError`` when other machines could ask without credentials.
+        """
+        web = parts.settings.web
+        require_credentials(web.model_copy(update={"host": host}))
+        self._parts = parts
+        self._credentials = Credentials.of(web)
+        self._workers = Workers(_AT_ONCE, "web-worker")
+        self.pulse = Pulse(parts)
+        self._telemetry = Telemetry(parts, self.pulse)
+        self._names: Callable[[], Names] = lambda: Names(host, self.server.port, web.names)
+        self.server = HttpServer(self._app(), host, port, name="web", bounds=bounds)
+        self.pulse.start()
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return self.server.url
+
+    def close(self) -> None:
+        """Stop answering."""
+        self.server.close()
+        self._workers.close()
+        self.pulse.close()
+
+    def _app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/healthz", self._healthz),
+                Route("/readyz", self._readyz),
+                Route("/metrics", self._metrics),
+            ],
+            middleware=[
+                Middleware(Counted, port="web"),
+                Middleware(SecurityHeaders),
+                Middleware(
+                    Access, credentials=self._credentials, explain=_explained, names=self._names, open_paths=OPEN
+                ),
+            ],
+            exception_handlers={HTTPException: _http_error, Exception: _unexpected},
+        )
+
+    # Operations
+
+    async def _healthz(self, request: Request) -> Response:
+        return self._verdict(request, health.stuck(self._parts.loops()))
+
+    async def _readyz(self, request: Request) -> Response:
+        held = await self._workers.run(self._lease_held, _PATIENCE_S)
+        return self._verdict(request, health.missing(self.pulse.newest, self.pulse.age_s(), held))
+
+    async def _metrics(self, _: Request) -> Response:
+        return Response(self._telemetry.page(), media_type=CONTENT_TYPE)
+
+    def _verdict(self, request: Request, trouble: list[str]) -> Response:
+        """Yes or no for everybody; why not for whoever may ask."""
+        if not trouble:
+            return PlainTextResponse("ok\n")
+        may_know = not self._credentials.are_required or self._credentials.accept(Shown.by(request, parameters=False))
+        return PlainTextResponse("\n".join(trouble if may_know else ["no"]) + "\n", 503)
+
+    def _lease_held(self) -> bool | None:
+        first = self._parts.buffers[0]
+        try:
+            with outages():
+                return bool(first.client.exists(first.keys.scheduler))
+        except Outage:
+            return None
+
+
+def _explained(refusal: Refusal) -> Response:
+    headers = {"WWW-Authenticate": 'Bearer realm="pipeline"'} if refusal.status == 401 else {}
+    return JSONResponse({"error": refusal.why, "kind": refusal.kind}, refusal.status, headers)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _unexpected(_: Request, __: Exception) -> Response:
+    return JSONResponse({"error": "Something went wrong here; the log of the service says what."}, 500)
