@@ -41,6 +41,7 @@ class Deployment:
             **{name: value for name, value in os.environ.items() if not name.startswith("PIPELINE_")},
             "PIPELINE_DATA_DIR": str(directory / "data"),
             "PIPELINE_WEB__CLICKHOUSE_PORT": str(free_port()),
+            "PIPELINE_WEB__PORT": "0",
             "PIPELINE_LOG__FORMAT": "json",
             **overrides,
         }

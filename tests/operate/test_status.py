@@ -1,6 +1,7 @@
 """Status, lag and watermark: what is said is so, what is not known is null, and looking changes nothing."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 import pytest
 import redis
 from conftest import RedisServer
-from test_service import Deployment, deploy  # noqa: F401  the fixture
 
 from pipeline.base import config
 from pipeline.base.redis_link import RedisLink
@@ -193,15 +193,14 @@ def test_a_heartbeat_is_dated_by_redis(pipeline: Pipeline, monkeypatch: pytest.M
     ids=lambda part: " ".join(part) if isinstance(part, tuple) else str(part),
 )
 def test_looking_changes_nothing(
-    command: tuple[str, ...],
-    code: int,
-    deploy: Callable[..., Deployment],  # noqa: F811
-    tmp_path: Path,
+    command: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a fresh directory: one sentence or trouble, no file, no server."""
-    deployment = deploy()
-    before = sorted(path.name for path in tmp_path.iterdir())
-    done = deployment.command(*command, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    """In a fresh directory: one sentence or trouble, no file, no server, no traceback."""
+    from pipeline.cli.main import _run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pipeline", *command])
+    with pytest.raises(SystemExit) as ended:
+        _run()
+    assert ended.value.code == code
+    assert list(tmp_path.iterdir()) == []
