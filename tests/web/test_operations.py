@@ -10,7 +10,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.base.measures import READ
 from pipeline.web.health import missing, stuck
 from pipeline.web.pulse import Look
-
 from web.conftest import World
 
 OpenSite = Callable[..., World]
