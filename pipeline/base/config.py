@@ -151,7 +151,7 @@ class DrainerSettings(Section):
         True, description="a segment's name is on disk before its rows are inserted (power cuts)"
     )
     max_bad_share: float = Field(
-        0.5, gt=0, le=1, description="more refused than this in a large batch stops the drainer"
+        0.5, gt=0, le=1, description="ClickHouse refusing more than this share of a chunk stops the drainer"
     )
     max_retry_pause_s: Positive = Field(30, description="pauses between retries grow up to this")
 
