@@ -27,7 +27,8 @@ from pipeline.base import config
 from pipeline.bench.drain import private
 from pipeline.jobs.raw_rows import FRAME_S, MINUTE_S
 from pipeline.jobs.rollup import TABLES, RollupJob
-from pipeline.store.client import AS_DICTIONARIES, Store
+from pipeline.store.arrow import AS_DICTIONARIES
+from pipeline.store.client import Store
 
 GROUPS = 50_000
 ROUNDS = 5

@@ -224,6 +224,6 @@ class Stopped:
 
 
 Event = (
-    Nothing | Claimed | Done | Fetched | Damaged | Decoded | Found | FoundInRange | Accepted | Refused | Unknown | LeaseLost
-    | Stopped
+    Nothing | Claimed | Done | Fetched | Damaged | Decoded | Found | FoundInRange | Accepted | Refused | Unknown
+    | LeaseLost | Stopped
 )  # fmt: skip

@@ -25,12 +25,13 @@ from pipeline.base import keys
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
 from pipeline.jobs.redis_text import instant, number
+from pipeline.store.arrow import AS_DICTIONARIES
 
 if TYPE_CHECKING:
     import redis
 
     from pipeline.base.config import Settings
-    from pipeline.store.client import AS_DICTIONARIES, Store
+    from pipeline.store.client import Store
 
 TABLE = "baselines"
 

@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from pipeline.analyse.series import SERIES
 from pipeline.analyse.windows import ROW_COLUMNS
+from pipeline.store.arrow import AS_DICTIONARIES
 
 if TYPE_CHECKING:
-    from pipeline.store.client import AS_DICTIONARIES, Store
+    from pipeline.store.client import Store
 
 MINUTE_S = 60
 FRAME_S = 300

@@ -40,9 +40,6 @@ _CODE_IN_TEXT = re.compile(r"\bCode:\s*(\d+)")
 _STATUS_IN_TEXT = re.compile(r"HTTP status (\d{3})")
 _MAX_SENTENCE = 600
 
-_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-"""Arrow reads a stream that ends between two blocks without a word, but only a whole one ends like this."""
-
 
 def rows_at_fault(refusal: StoreRefused) -> bool:
     """Whether ClickHouse blames the rows of an insert, rather than the statement, the schema or our rights."""
@@ -61,13 +58,6 @@ def proved_rows(table: str, sent_rows: int, summary: Mapping[str, Any]) -> int:
     if int(text) < sent_rows:
         raise StoreOutage(f"an insert of {sent_rows} rows into {table} was answered with {text} rows written")
     return int(text)
-
-
-def whole_stream(body: bytes) -> pa.Table:
-    """The rows of an Arrow stream that has its end; raises ``StoreOutage`` for one that was cut short."""
-    if bytes(body[-len(_END_OF_STREAM) :]) != _END_OF_STREAM:
-        raise StoreOutage(f"ClickHouse's answer of {len(body)} bytes was cut short, or is not ClickHouse's")
-    return pa.ipc.open_stream(body).read_all()
 
 
 @contextmanager
