@@ -53,7 +53,7 @@ class ChunkSource(Protocol):
         """The buffer's name."""
         ...
 
-    def renew(self, chunk: Chunk) -> None:
+    def renew(self, chunk: Chunk, *, before_insert: bool = False) -> None:
         """Prolong the lease; raises ``LeaseLost`` when another drainer has the chunk."""
         ...
 
@@ -335,7 +335,7 @@ class Deliverer:
         return outcome
 
     def _check_lease(self, delivery: Delivery) -> None:
-        self.redis(lambda: self.source.renew(delivery.held))
+        self.redis(lambda: self.source.renew(delivery.held, before_insert=True))
         failpoints.hit("drainer.before_insert")
 
     def _payload(self, delivery: Delivery, position: int) -> bytes:

@@ -272,7 +272,7 @@ class Run(Deliverer):
         delivery.chunk = chunk
         with self._leases:
             self._deliveries[id(delivery)] = delivery
-        return steps.Claimed(chunk_token(chunk), chunk.first, chunk.last, chunk.doubtful)
+        return steps.Claimed(chunk_token(chunk), chunk.first, chunk.last, chunk.doubtful, chunk.lapses)
 
     def _fetch(self, delivery: Delivery) -> steps.Event:
         started = time.perf_counter()

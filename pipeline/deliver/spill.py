@@ -241,7 +241,7 @@ class _Spiller(Deliverer):
         if chunk is None:
             return steps.Nothing()
         delivery.chunk = chunk
-        return steps.Claimed(chunk_token(chunk), chunk.first, chunk.last, chunk.doubtful)
+        return steps.Claimed(chunk_token(chunk), chunk.first, chunk.last, chunk.doubtful, chunk.lapses)
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ class _File:
         """The buffer's."""
         return self.buffer.key
 
-    def renew(self, chunk: Chunk) -> None:
+    def renew(self, chunk: Chunk, *, before_insert: bool = False) -> None:
         """Files have no leases."""
 
     def release(self, chunk: Chunk) -> None:
