@@ -46,7 +46,6 @@ _SHARD = """
 """
 
 
-
 @dataclass(frozen=True)
 class Span:
     """Rows of the vitals in [from_ms, to_ms): ``rows`` by spelling of the metric type."""
