@@ -62,7 +62,18 @@ COPY_STEPS = 400
 
 _SCRIPTS = (
     *("seal", "claim", "renew", "look", "return_extra", "touch", "ack", "trim", "spill", "unspill", "is_spilled"),
-    *("copy_aside", "set_aside", "set_aside_rest", "mend", "drop_oldest", "forget", "drop_acked", "mark", "books"),
+    *(
+        "copy_aside",
+        "set_aside",
+        "set_aside_rest",
+        "close_aside",
+        "mend",
+        "drop_oldest",
+        "forget",
+        "drop_acked",
+        "mark",
+        "books",
+    ),
 )
 
 
@@ -92,6 +103,8 @@ class Chunk:
     gone: int = 0
     """Rows at its ends that were removed from the segment's list; they are counted as lost when it is done."""
     why_gone: str = ""
+    lapses: int = 0
+    """How often whoever held it died, before anybody began to insert it."""
 
     @property
     def rows(self) -> int:
@@ -240,7 +253,7 @@ class Buffer:
             self.mend()
         else:
             raise KeyDamaged(self.keys.segment(found[1].decode("utf-8", "backslashreplace")), "junk", "a segment")
-        name, number, rows, chunk_rows, sealed_at, attempts, same_run = found
+        name, number, rows, chunk_rows, sealed_at, attempts, same_run, lapses = found
         first = int(number) * int(chunk_rows)
         return Chunk(
             segment=name.decode(),
@@ -252,11 +265,15 @@ class Buffer:
             sealed_at_ms=int(sealed_at),
             attempts=int(attempts),
             doubtful=int(attempts) > 1 or not int(same_run),
+            lapses=int(lapses),
         )
 
-    def renew(self, chunk: Chunk) -> None:
-        """Prolong the lease; raises ``LeaseLost`` when somebody else has the chunk by now."""
-        self._set_lease(chunk, int(self.lease_s * 1000))
+    def renew(self, chunk: Chunk, *, before_insert: bool = False) -> None:
+        """Prolong the lease; raises ``LeaseLost`` when another drainer has the chunk by now.
+
+        ``before_insert``: the chunk could be read, and is not blamed any more if whoever holds it dies.
+        """
+        self._set_lease(chunk, int(self.lease_s * 1000), begun=before_insert)
 
     def release(self, chunk: Chunk) -> None:
         """Give a chunk back at once; what was stored of it is verified by whoever claims it next."""
@@ -276,8 +293,9 @@ class Buffer:
                 leases: dict[bytes, bytes] = self.client.hgetall(key)
             for number, lease in leases.items():
                 token, _, held = _text(lease).partition(" ")
-                if _is_orphan(token) and not held.startswith("0 "):
-                    released += int(self._run("renew", [key, self.keys.scratch], [number, token, 0]))
+                if _is_orphan(token) and not held.startswith(("0 ", "1 ")):
+                    keys = [key, self.keys.scratch, self.keys.meta(_text(name))]
+                    released += int(self._run("renew", keys, [number, token, -1, 0]))
         return released
 
     def read(self, chunk: Chunk) -> Items:
@@ -364,7 +382,7 @@ class Buffer:
                 last=last,
                 doubtful=True,
                 gone=gone,
-                why_gone=self._record(chunk, damaged.extent.why),
+                why_gone=self._record(chunk, damaged.extent.why, chunk.first),
             )
         if damaged.extent.is_proved:
             self.set_aside(chunk, damaged.extent.why)
@@ -449,19 +467,20 @@ class Buffer:
         Raises ``LeaseLost`` when another drainer has the chunk by now.
         """
         keys = self.keys
-        self._copy_aside(chunk)
+        first = self._copy_aside(chunk)
         done = self._run(
             "set_aside",
             [
                 *(keys.segments, keys.segment(chunk.segment), keys.sealed, keys.set_aside),
                 *(keys.ledger, keys.aside(chunk_name(chunk)), keys.scratch),
             ],
-            [chunk.segment, chunk.number, self._lease(chunk), self._record(chunk, reason)],
+            [chunk.segment, chunk.number, self._lease(chunk), self._record(chunk, reason, first)],
         )
         self._done(chunk, done)
         _log.error("chunk set aside", segment=chunk.segment, chunk=chunk.number, rows=chunk.rows, reason=reason)
 
-    def _copy_aside(self, chunk: Chunk) -> None:
+    def _copy_aside(self, chunk: Chunk) -> int:
+        """Copy what is there of the chunk; the position of the oldest item copied."""
         found = self._extent(chunk)
         first, last = max(chunk.first, found.first), min(chunk.last, found.last)
         keys = self.keys
@@ -471,6 +490,8 @@ class Buffer:
         for number, (begin, end) in enumerate(ranges):
             if self._run("copy_aside", names, [chunk.number, self._lease(chunk), begin, end, int(number == 0)]) < 0:
                 raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is held by another drainer")
+
+        return first
 
     def _set_rest_aside(self, chunk: Chunk, why: str) -> None:
         """Set aside every chunk of the segment that nobody holds."""
@@ -487,9 +508,9 @@ class Buffer:
         _log.error("segment set aside", segment=chunk.segment, kept=int(kept), lost=int(lost), reason=why)
 
     @staticmethod
-    def _record(chunk: Chunk, reason: str) -> str:
+    def _record(chunk: Chunk, reason: str, first: int) -> str:
         known = {
-            "first": chunk.first,
+            "first": first,
             "last": chunk.last,
             "sealed_at_ms": chunk.sealed_at_ms,
             "attempts": chunk.attempts,
@@ -560,17 +581,43 @@ class Buffer:
         with self._typed(self.keys.set_aside):
             return sorted(_text(name) for name in self.client.hkeys(self.keys.set_aside))
 
+    def set_aside_records(self) -> dict[bytes, bytes]:
+        """The records of what is set aside, as they stand in Redis; see ``set_aside.records``."""
+        with self._typed(self.keys.set_aside):
+            found: dict[bytes, bytes] = self.client.hgetall(self.keys.set_aside)
+        return found
+
+    def aside_length(self, name: str) -> int:
+        """Items that are kept under this name; 0 where the key was overwritten."""
+        with outages():
+            key = self.keys.aside(name)
+            return int(self.client.llen(key)) if self.client.type(key) == b"list" else 0
+
+    def aside_items(self, name: str, begin: int, count: int) -> list[bytes]:
+        """Items that are kept under this name, from the oldest on."""
+        if count < 1 or not self.aside_length(name):
+            return []
+        with outages():
+            items: list[bytes] = self.client.lrange(self.keys.aside(name), -begin - count, -begin - 1)
+        return items[::-1]
+
+    def decide_aside(self, name: str, decisions: str, *, end: bool = False) -> int:
+        """Carry out decisions about the oldest items, see ``close_aside.lua``; how many are kept then."""
+        keys = self.keys
+        names = [keys.set_aside, keys.aside(name), keys.ledger, keys.buffer, keys.scratch]
+        return int(self._run("close_aside", names, [name, decisions, int(end)]))
+
     # Inside
 
     def _lease(self, chunk: Chunk) -> str:
         """Who holds it, and since which attempt: a chunk that went round and came back to us is another lease."""
         return f"{self.token}#{chunk.attempts}"
 
-    def _set_lease(self, chunk: Chunk, lease_ms: int) -> None:
+    def _set_lease(self, chunk: Chunk, lease_ms: int, *, begun: bool = False) -> None:
         held = self._run(
             "renew",
-            [self.keys.leases(chunk.segment), self.keys.scratch],
-            [chunk.number, self._lease(chunk), lease_ms],
+            [self.keys.leases(chunk.segment), self.keys.scratch, self.keys.meta(chunk.segment)],
+            [chunk.number, self._lease(chunk), lease_ms, int(begun)],
         )
         if not held:
             raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")

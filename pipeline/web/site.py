@@ -22,6 +22,8 @@ from pipeline.web import health
 from pipeline.web.headers import SecurityHeaders
 from pipeline.web.parts import Parts
 from pipeline.web.pulse import Pulse
+from pipeline.web.receiving import PATHS as RECEIVING_PATHS
+from pipeline.web.receiving import Receiving
 from pipeline.web.telemetry import CONTENT_TYPE, Telemetry
 
 OPEN = frozenset({"/healthz", "/readyz"})
@@ -65,12 +67,18 @@ class Site:
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._metrics),
+                *Receiving(self._parts, self._credentials, self._names, self._workers).routes(),
             ],
             middleware=[
                 Middleware(Counted, port="web"),
                 Middleware(SecurityHeaders),
                 Middleware(
-                    Access, credentials=self._credentials, explain=_explained, names=self._names, open_paths=OPEN
+                    Access,
+                    credentials=self._credentials,
+                    explain=_explained,
+                    names=self._names,
+                    open_paths=OPEN,
+                    exempt_paths=RECEIVING_PATHS,
                 ),
             ],
             exception_handlers={HTTPException: _http_error, Exception: _unexpected},

@@ -1,0 +1,74 @@
+"""What is set aside: chunks and segments that no drainer is given any more, and counters that had to be restored.
+
+Each is one field of a hash ("time kept lost {reason, …}"); the items that are kept lie in a list of their own. They
+stay until a person closes the record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.base.clock import iso
+from pipeline.base.errors import UsageError
+from pipeline.buffer.buffer import Buffer
+
+STEP_ITEMS = 200
+"""Items that one script decides about: so few do not hold Redis up."""
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """One record."""
+
+    name: str
+    buffer: str
+    at_ms: int
+    kept: int
+    """Items that wait in Redis."""
+    lost: int
+    """Items that are gone."""
+    reason: str
+    first: int | None = None
+    """The position of the oldest item that is kept; None where nothing proves it."""
+    last: int | None = None
+    attempts: int = 0
+
+    @property
+    def segment(self) -> str:
+        """The segment that it belongs to."""
+        return self.name.partition(":")[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**vars(self), "at_ms": None, "at": iso(self.at_ms)} | {"segment": self.segment}
+
+
+def records(buffer: Buffer) -> list[SetAside]:
+    """What is set aside of a buffer, the oldest first. Raises ``RedisOutage``."""
+    found = [_parsed(buffer.key, name, text) for name, text in buffer.set_aside_records().items()]
+    return sorted(found, key=lambda record: (record.at_ms, record.name))
+
+
+def find(buffers: Sequence[Buffer], name: str) -> tuple[Buffer, SetAside]:
+    """One record by its name, and its buffer. Raises ``UsageError`` when there is none."""
+    for buffer in buffers:
+        for record in records(buffer):
+            if record.name == name:
+                return buffer, record
+    raise UsageError(f"nothing is set aside under the name {name!r}: 'pipeline segments ls' prints the names")
+
+
+def _parsed(key: str, name: bytes, text: bytes) -> SetAside:
+    """A record that another program overwrote is shown as it stands."""
+    at, kept, lost, rest = (text.split(b" ", 3) + [b""] * 4)[:4]
+    shown = name.decode("utf-8", "backslashreplace")
+    try:
+        known = json.loads(rest)
+        positions = {field: int(known[field]) for field in ("first", "last", "attempts") if field in known}
+        return SetAside(shown, key, int(at), int(kept), int(lost), str(known["reason"]), **positions)
+    except (ValueError, KeyError, TypeError):
+        reason = "its record was overwritten: " + text.decode("utf-8", "backslashreplace")
+        return SetAside(shown, key, 0, 0, 0, reason)
