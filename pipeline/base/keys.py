@@ -146,6 +146,10 @@ class BufferKeys:
         is_list = key in (self.buffer, self.acked) or key.startswith((self.aside(""), self.segment("")))
         return "list" if is_list and not key.endswith((":meta", ":leases")) else "hash"
 
+    def report(self, digest: str) -> str:
+        """String with a TTL: one batch of a report is in the buffer; how many items it was."""
+        return f"{self._tag}:report:{digest}"
+
     def segment(self, name: str) -> str:
         """List: the items of one sealed segment, newest first; never appended to."""
         return f"{self._tag}:segment:{name}"

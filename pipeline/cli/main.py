@@ -14,11 +14,11 @@ from typing import NoReturn
 import click
 
 from pipeline.base.errors import PipelineError, RedisDenied, UsageError
-from pipeline.cli import alerting, letters, looking, measuring, running, segments, setup
+from pipeline.cli import alerting, letters, looking, measuring, push, running, segments, setup
 from pipeline.cli.common import cli, fail
 from pipeline.operate.process import leave
 
-__all__ = ["alerting", "cli", "letters", "looking", "main", "measuring", "running", "segments", "setup"]
+__all__ = ["alerting", "cli", "letters", "looking", "main", "measuring", "push", "running", "segments", "setup"]
 
 
 def main() -> NoReturn:
