@@ -34,6 +34,8 @@ OTHER_VALUES: dict[str, Any] = {
     "web.user": "ann",
     "web.password": "s3cret",
     "web.names": ["metrics.example.org"],
+    "web.write_key": "wr1te",
+    "web.vitals_origins": ["https://shop.example.org"],
     "log.level": "error",
     "log.format": "pretty",
 }

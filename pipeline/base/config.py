@@ -151,7 +151,7 @@ class DrainerSettings(Section):
         True, description="a segment's name is on disk before its rows are inserted (power cuts)"
     )
     max_bad_share: float = Field(
-        0.5, gt=0, le=1, description="more refused than this in a large batch stops the drainer"
+        0.5, gt=0, le=1, description="ClickHouse refusing more than this share of a chunk stops the drainer"
     )
     max_retry_pause_s: Positive = Field(30, description="pauses between retries grow up to this")
 
@@ -253,6 +253,13 @@ class WebSettings(Section):
     names: Annotated[list[str], Shown()] = Field(
         default_factory=list, description="further names under which it is asked, such as those of a proxy"
     )
+    write_key: str = Field(
+        "", repr=False, description="secret; POST /v1/push and /v1/vitals ask for it where it is set"
+    )
+    vitals_origins: Annotated[list[str], Shown()] = Field(
+        default_factory=list, description="origins whose pages may send to /v1/vitals, such as https://shop.example.org"
+    )
+    vitals_per_s: Positive = Field(20, description="requests to /v1/vitals that one address may send in the long run")
     clickhouse_port: int = Field(
         8123, ge=0, le=65535, description="embedded store only: ClickHouse's HTTP interface, read-only"
     )
@@ -263,10 +270,20 @@ class WebSettings(Section):
     )
     query_max_result_rows: PositiveInt = Field(1_000_000, description="and return this many rows")
 
-    @field_validator("names")
+    @field_validator("names", "vitals_origins")
     @classmethod
     def _lower(cls, names: list[str]) -> list[str]:
-        return [name.lower() for name in names]
+        return [name.lower().rstrip("/") for name in names]
+
+
+class FleetSettings(Section):
+    """The processes that work together."""
+
+    name: str = Field(
+        "pipeline",
+        pattern=r"^[A-Za-z0-9_.:-]+$",
+        description="their common keys in Redis begin with it: schedule, heartbeats, checkpoints, alert state",
+    )
 
 
 class LogSettings(Section):
@@ -301,6 +318,7 @@ class Settings(BaseSettings):
     changes: ChangeSettings = Field(default_factory=ChangeSettings)
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     web: WebSettings = Field(default_factory=WebSettings)
+    fleet: FleetSettings = Field(default_factory=FleetSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod

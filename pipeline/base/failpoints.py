@@ -30,6 +30,7 @@ class _Failpoint:
     action: str = "kill"
     pause_s: float = 0.0
     hits: int = 0
+    pausing: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def strike(self) -> None:
@@ -40,7 +41,9 @@ class _Failpoint:
         if self.action == "raise":
             raise Injected(f"{self.name}, hit {self.nth}")
         if self.action == "pause":
+            self.pausing += 1
             time.sleep(self.pause_s)
+            self.pausing -= 1
         else:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -59,6 +62,11 @@ def hit(name: str) -> None:
         _read_environment()
     if _point is not None and _point.name == name:
         _point.strike()
+
+
+def is_pausing() -> bool:
+    """Whether a thread is held at a failpoint now: a test that pauses one thread means a process that sleeps."""
+    return _point is not None and _point.pausing > 0
 
 
 def reset() -> None:

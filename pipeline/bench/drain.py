@@ -28,7 +28,8 @@ from pipeline.base import config
 from pipeline.base.redis_link import RedisLink
 from pipeline.buffer.buffer import Buffer, Chunk, open_buffers
 from pipeline.decode.columns import decode_chunk
-from pipeline.deliver.drainer import Drainer, identified
+from pipeline.deliver.delivery import identified
+from pipeline.deliver.drainer import Drainer
 from pipeline.metric import Limits
 from pipeline.operate import process
 from pipeline.store.client import Store

@@ -27,19 +27,22 @@ from pipeline.base import config
 from pipeline.bench.drain import private
 from pipeline.jobs.raw_rows import FRAME_S, MINUTE_S
 from pipeline.jobs.rollup import TABLES, RollupJob
+from pipeline.store.arrow import AS_DICTIONARIES
 from pipeline.store.client import Store
 
 GROUPS = 50_000
 ROUNDS = 5
 
-_BY_CLICKHOUSE = f"""
+_BY_CLICKHOUSE = (
+    f"""
 SELECT toStartOfMinute(timestamp) AS minute, {", ".join(SERIES)},
     count(), countIf(status = 'passed'), sum(value), min(value), max(value),
     quantilesExactInclusive(0.5, 0.75, 0.9, 0.95, 0.99)(value)
 FROM metrics WHERE timestamp >= toDateTime({{start:UInt32}}, 'UTC') AND timestamp < toDateTime({{end:UInt32}}, 'UTC')
 GROUP BY ALL
-SETTINGS output_format_arrow_low_cardinality_as_dictionary = 1
 """
+    + AS_DICTIONARIES
+)
 
 
 def run(settings: config.Settings, rows: int, say: Callable[[str], None], rounds: int = ROUNDS) -> dict[str, Any]:

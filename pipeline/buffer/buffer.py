@@ -103,6 +103,8 @@ class Chunk:
     gone: int = 0
     """Rows at its ends that were removed from the segment's list; they are counted as lost when it is done."""
     why_gone: str = ""
+    lapses: int = 0
+    """How often whoever held it died, before anybody began to insert it."""
 
     @property
     def rows(self) -> int:
@@ -251,7 +253,7 @@ class Buffer:
             self.mend()
         else:
             raise KeyDamaged(self.keys.segment(found[1].decode("utf-8", "backslashreplace")), "junk", "a segment")
-        name, number, rows, chunk_rows, sealed_at, attempts, same_run = found
+        name, number, rows, chunk_rows, sealed_at, attempts, same_run, lapses = found
         first = int(number) * int(chunk_rows)
         return Chunk(
             segment=name.decode(),
@@ -263,11 +265,15 @@ class Buffer:
             sealed_at_ms=int(sealed_at),
             attempts=int(attempts),
             doubtful=int(attempts) > 1 or not int(same_run),
+            lapses=int(lapses),
         )
 
-    def renew(self, chunk: Chunk) -> None:
-        """Prolong the lease; raises ``LeaseLost`` when somebody else has the chunk by now."""
-        self._set_lease(chunk, int(self.lease_s * 1000))
+    def renew(self, chunk: Chunk, *, before_insert: bool = False) -> None:
+        """Prolong the lease; raises ``LeaseLost`` when another drainer has the chunk by now.
+
+        ``before_insert``: the chunk could be read, and is not blamed any more if whoever holds it dies.
+        """
+        self._set_lease(chunk, int(self.lease_s * 1000), begun=before_insert)
 
     def release(self, chunk: Chunk) -> None:
         """Give a chunk back at once; what was stored of it is verified by whoever claims it next."""
@@ -287,8 +293,9 @@ class Buffer:
                 leases: dict[bytes, bytes] = self.client.hgetall(key)
             for number, lease in leases.items():
                 token, _, held = _text(lease).partition(" ")
-                if _is_orphan(token) and not held.startswith("0 "):
-                    released += int(self._run("renew", [key, self.keys.scratch], [number, token, 0]))
+                if _is_orphan(token) and not held.startswith(("0 ", "1 ")):
+                    keys = [key, self.keys.scratch, self.keys.meta(_text(name))]
+                    released += int(self._run("renew", keys, [number, token, -1, 0]))
         return released
 
     def read(self, chunk: Chunk) -> Items:
@@ -606,11 +613,11 @@ class Buffer:
         """Who holds it, and since which attempt: a chunk that went round and came back to us is another lease."""
         return f"{self.token}#{chunk.attempts}"
 
-    def _set_lease(self, chunk: Chunk, lease_ms: int) -> None:
+    def _set_lease(self, chunk: Chunk, lease_ms: int, *, begun: bool = False) -> None:
         held = self._run(
             "renew",
-            [self.keys.leases(chunk.segment), self.keys.scratch],
-            [chunk.number, self._lease(chunk), lease_ms],
+            [self.keys.leases(chunk.segment), self.keys.scratch, self.keys.meta(chunk.segment)],
+            [chunk.number, self._lease(chunk), lease_ms, int(begun)],
         )
         if not held:
             raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")

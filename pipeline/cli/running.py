@@ -1,16 +1,14 @@
-"""Commands that run: demo, the service, its parts, and push."""
+"""Commands that run: demo, the service, its parts."""
 
 from __future__ import annotations
 
 import sys
-import time
-from typing import Any
 
 import click
 
 from pipeline.base import config, log
 from pipeline.base.errors import UsageError
-from pipeline.cli.common import JSON, Moment, command, fail, print_json, show
+from pipeline.cli.common import JSON, Moment, command, print_json, show
 
 
 @command()
@@ -78,39 +76,3 @@ def rollup(settings: config.Settings, from_ms: int | None, to_ms: int | None, as
     with stopping(STOP_WITHIN_S) as stop, progress_bar("rebuilding windows", quiet=as_json) as advance:
         facts = run_rollup(settings, stop, from_ms, to_ms, advance)
     show(facts, as_json)
-
-
-@command()
-@click.argument("file", type=click.File("rb"), default="-")
-@click.option("--format", "kind", type=click.Choice(["ndjson", "junit", "playwright", "lighthouse"]), default="ndjson")
-@click.option("--suite", default="", help="test_suite of metrics that name none.")
-@click.option("--environment", default="", help="environment of metrics that name none.")
-@click.option("--browser", default="", help="browser of metrics that name none.")
-@JSON
-def push(
-    settings: config.Settings, file: Any, kind: str, suite: str, environment: str, browser: str, as_json: bool
-) -> None:
-    """Send metrics from FILE or stdin to the buffer."""
-    from pipeline.client import importers
-    from pipeline.client.producer import MetricsClient
-
-    defaults = {"test_suite": suite, "environment": environment, "browser": browser}
-    defaults = {name: value for name, value in defaults.items() if value}
-    now_ms = time.time_ns() // 1_000_000
-    with MetricsClient(settings=settings, key=settings.buffer.keys[0], room_timeout_s=60, quiet=True) as client:
-        offered = 0
-        for metric in importers.read(kind, file, now_ms=now_ms, defaults=defaults):
-            offered += 1
-            if isinstance(metric, bytes):
-                client.push_raw(metric)
-            else:
-                client.push_many([metric])
-        client.flush(60)
-        stats = client.stats()
-    facts = {"offered": offered, "pushed": stats.pushed, "dropped": offered - stats.pushed}
-    if as_json:
-        print_json(facts)
-    else:
-        click.echo(f"pushed {stats.pushed:,} of {offered:,} metrics to {settings.buffer.keys[0]}")
-    if stats.pushed < offered:
-        fail(f"{offered - stats.pushed} metrics were not pushed: {client.trouble or 'Redis did not confirm them'}", 1)

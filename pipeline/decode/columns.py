@@ -90,7 +90,7 @@ def _scan(items: Items, positions: Ints, sealed_at_ms: int, limits: Limits) -> t
         rows, timestamps, values, inexact, value_starts, value_lengths,
         codes, entry_counts, entry_starts, entry_lengths, tag_counts, tag_codes, tag_starts, tag_lengths,
     ) = scan.scan_items(
-        buffer.ctypes.data, starts, ends, eligible, scan.NAMES.ctypes.data,
+        scan.address_of(buffer), starts, ends, eligible, scan.address_of(scan.NAMES),
         sealed_at_ms - limits.retention_ms, sealed_at_ms + limits.future_ms,
     )  # fmt: skip
     if not len(rows):
@@ -149,7 +149,7 @@ def _attempts(texts: pa.DictionaryArray) -> tuple[pa.Array, npt.NDArray[np.bool_
 
 
 def _texts(buffer: npt.NDArray[np.uint8], starts: Ints, lengths: Ints) -> pa.StringArray:
-    offsets, texts = scan.gather(buffer.ctypes.data, starts, lengths)
+    offsets, texts = scan.gather(scan.address_of(buffer), starts, lengths)
     return pa.StringArray.from_buffers(len(starts), pa.py_buffer(offsets), pa.py_buffer(texts))
 
 

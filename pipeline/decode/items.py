@@ -24,11 +24,11 @@ from pipeline.decode import scan
 Ints = npt.NDArray[np.int64]
 
 FIRST_BYTES = 1 << 20
-"""Room for the first reply; afterwards the rest is guessed from what came."""
+"""Receive buffer for the first reply; the size of the rest is guessed from what came."""
 
 LEAST_ROOM = 1 << 16
 MOST_GROWTH = 16
-"""So many times as much memory is taken at most when a reply needs more."""
+"""Maximum growth factor of the receive buffer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +119,7 @@ class _Landing:
                 if rows_here > rows:
                     raise _OtherReply
             self.found, at = scan.split_replies(
-                self.data.ctypes.data, at, self._filled, self.starts, self.ends, self.found, before + rows_here
+                scan.address_of(self.data), at, self._filled, self.starts, self.ends, self.found, before + rows_here
             )
             if at < 0:
                 raise _OtherReply

@@ -1,4 +1,4 @@
-"""Reads items byte by byte where they lie: compiled loops, called by ``columns`` and ``items`` and by nobody else.
+"""Reads items byte by byte where they lie: compiled loops, called by ``columns`` and ``items`` and by nothing else.
 
 ``scan_items`` reads the items it is certain of and leaves every other to ``metric.decode``, the one careful
 definition. It is certain of an item when it is one JSON object of scalars (and one flat object of scalars under
@@ -8,13 +8,15 @@ Compiled by numba on first use (some seconds, then kept in numba's cache) and ru
 read by address, eight at a time where that helps: handing an array to a helper would count references, which took
 two thirds of the time. So nothing here checks bounds. What keeps the reading inside the buffer: every item is
 followed by a control character, a line's end, which ends a string, a number and a literal; loops that may pass one
-compare with the item's end; and ``PADDING`` more bytes stand behind the last one.
+compare with the item's end; and ``PADDING`` more bytes stand behind the last one. ``PIPELINE_CHECKED_SCAN=1`` runs
+the same loops as plain Python whose memory primitives check every access (a thousand times slower, for tests).
 
 All of it is one module because numba knows from a module's own file alone when its cache is stale.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -36,6 +38,10 @@ PADDING = 16
 
 MAX_TAGS = 64
 """An item with more tags is left to the careful path."""
+
+MAX_PROBES = 128
+"""An item with a text that meets more others at its place in the table is left to the careful path. Texts made to
+collide would else cost the square of their number; ordinary ones meet a few."""
 
 MAX_FRACTION = 18
 """Digits of a number that fit 64 bits; longer ones are converted by somebody else."""
@@ -71,9 +77,24 @@ _HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
+IS_CHECKED = os.environ.get("PIPELINE_CHECKED_SCAN") == "1"
+"""Whether the loops run as plain Python with bounds checks."""
+
+_known: dict[int, Bytes] = {}
+
+
+def address_of(array: Bytes) -> int:
+    """Where the bytes lie; the checked loops remember which bytes those are."""
+    address: int = array.ctypes.data
+    if IS_CHECKED:
+        _known[address] = array
+    return address
+
 
 def compiled(function: Function) -> Function:
     """Compile on first use. Where no directory can be written for the cache, each process compiles anew."""
+    if IS_CHECKED:
+        return function
     try:
         result: Function = numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:
@@ -83,6 +104,8 @@ def compiled(function: Function) -> Function:
 
 def inlined(function: Function) -> Function:
     """Compile into each caller."""
+    if IS_CHECKED:
+        return function
     result: Function = numba.njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(
         function
     )
@@ -138,6 +161,28 @@ def _trailing_zeros(_: Any, word: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
 
     return types.int64(types.uint64), generate
+
+
+if IS_CHECKED:
+    np.seterr(over="ignore")  # 64-bit words wrap around, as they do in the compiled loops
+
+    def _checked(address: int, offset: int, size: int) -> Bytes:
+        array, offset = _known[address], int(offset)
+        if not 0 <= offset <= len(array) - size:
+            raise IndexError(f"{size} bytes at {offset} of {len(array)}")
+        return array[offset : offset + size]
+
+    def _byte(address: int, offset: int) -> int:
+        return int(_checked(address, offset, 1)[0])
+
+    def _word(address: int, offset: int) -> np.uint64:
+        return np.uint64(int.from_bytes(_checked(address, offset, 8).tobytes(), "little"))
+
+    def _put(address: int, offset: int, byte: int) -> None:
+        _checked(address, offset, 1)[0] = byte & 0xFF
+
+    def _trailing_zeros(word: np.uint64) -> int:
+        return (int(word) & -int(word)).bit_length() - 1
 
 
 @compiled
@@ -334,7 +379,8 @@ def scan_items(
                     entry_counts[text] = 1
                     entry_starts[text, 0], entry_lengths[text, 0] = start, 0
             slot = _hash(buffer, start, length) & (slots - 1)
-            while True:
+            probes = 0
+            while probes < MAX_PROBES:
                 code = np.int64(table[column, slot]) - 1
                 if code < 0:
                     code = entry_counts[column]
@@ -347,6 +393,10 @@ def scan_items(
                 ):
                     break
                 slot = (slot + 1) & (slots - 1)
+                probes += 1
+            if probes == MAX_PROBES:
+                good = False
+                break
             if text < _TEXTS:
                 codes[text, read] = code
                 continue

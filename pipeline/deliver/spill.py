@@ -23,18 +23,22 @@ import os
 import threading
 import time
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 
 from pipeline.base import failpoints, log
 from pipeline.base.config import DrainerSettings
-from pipeline.base.errors import PipelineError
+from pipeline.base.errors import LeaseLost, PipelineError, RedisOutage
 from pipeline.buffer.buffer import Buffer, Chunk, chunk_name
-from pipeline.deliver.drainer import Drainer
+from pipeline.deliver import protocol, steps
+from pipeline.deliver.delivery import Deliverer, Delivery, chunk_token, mismatch
+from pipeline.deliver.progress import Progress
+from pipeline.deliver.protocol import Phase, Route
+from pipeline.deliver.stopping import Stop
 from pipeline.metric import Limits
 from pipeline.store.client import Store
 
@@ -69,47 +73,33 @@ class Spill:
         self, directory: Path, buffer: Buffer, store: Store, settings: DrainerSettings, limits: Limits
     ) -> None:
         self.directory = directory
+        self.progress = Progress()
         self._buffer = buffer
+        self._store = store
         self._settings = settings
-        self._spilled = _Spilled(buffer)
+        self._limits = limits
         self._done: dict[Path, Chunk] = {}
         self._damaged: dict[Path, tuple[float, str]] = {}
         """When each was tried last, and what was wrong."""
-        # It finishes single chunks only, for which this much of a buffer is enough.
-        self._drainer = Drainer(cast(Buffer, self._spilled), store, settings, limits)
 
     def spill_one(self) -> int:
         """Bring one chunk from Redis to disk, sealing if need be; its rows, 0 when there is none.
 
-        Raises ``RedisOutage`` or ``OSError`` (disk full); the chunk then stays in Redis.
+        Raises ``RedisOutage`` or ``OSError`` (disk full); the chunk then stays in Redis. Raises ``LeaseLost`` when a
+        drainer finished the chunk meanwhile; its file is an orphan then, and is removed later.
         """
-        chunk = self._buffer.claim()
-        if chunk is None:
-            if self._buffer.seal(self._settings.batch_rows) is None:
-                return 0
-            chunk = self._buffer.claim()
-            if chunk is None:
-                return 0
-        try:
-            found = self._buffer.read_or_recover(chunk)
-            if found is None:
-                return 0
-            chunk, items = found
-            if self._settings.durable_seal:
-                self._buffer.make_durable(chunk)
-            self._write(chunk, list(items))
-        except BaseException:
-            self._buffer.release(chunk)
-            raise
-        failpoints.hit("spill.after_write")
-        self._buffer.spill(chunk)
-        failpoints.hit("spill.after_let_go")
-        return chunk.rows
+        spiller = _Spiller(self, self._buffer, self._store, self._settings, self._limits, self.progress, Stop())
+        delivery = Delivery.start(Route.SPILL, self._settings.max_bad_share)
+        spiller.advance(delivery, protocol.WORKING)
+        if spiller.error is not None:
+            raise spiller.error
+        return delivery.held.rows if delivery.state.phase is Phase.SPILLED else 0
 
     def drain_one(self, stop: threading.Event | None = None) -> int:
         """Bring one file's chunk into ClickHouse; its rows, 0 when no file is left or ``stop`` was set.
 
         Waits for ClickHouse as a drainer does. A file that cannot be read is passed over.
+        Raises ``SchemaMismatch`` when ClickHouse refuses most rows; the file stays.
         """
         for path in self.files():
             if path in self._done or self._is_known_damaged(path):
@@ -122,11 +112,10 @@ class Spill:
                 continue
             self._damaged.pop(path, None)
             if not self._buffer.is_spilled(chunk):
-                _log.info("left-over found", file=path.name)
+                _log.info("orphaned spill file found", file=path.name)
                 self._done[path] = chunk
                 continue
-            self._spilled.items = items
-            if not self._drainer.finish(chunk, items, stop):
+            if not self._deliver(chunk, items, stop):
                 return 0
             failpoints.hit("spill.after_drain")
             self._done[path] = chunk
@@ -134,6 +123,18 @@ class Spill:
                 self._remove_done()
             return chunk.rows
         return self.drain_one(stop) if self._remove_done() else 0
+
+    def _deliver(self, chunk: Chunk, items: list[bytes], stop: threading.Event | None) -> bool:
+        """Into ClickHouse; False when told to stop before it was done."""
+        source = _File(self._buffer, items)
+        deliverer = Deliverer(
+            source, self._store, self._settings, self._limits, self.progress, Stop(stop or threading.Event())
+        )
+        delivery = Delivery.of_file(chunk, items, self._settings.max_bad_share)
+        deliverer.advance(delivery, protocol.WORKING)
+        if delivery.state.reason:
+            raise mismatch(delivery)
+        return delivery.state.phase is Phase.DELIVERED
 
     @property
     def trouble(self) -> str:
@@ -190,22 +191,78 @@ class Spill:
             os.close(descriptor)
 
 
-@dataclass
-class _Spilled:
-    """What a drainer needs of a buffer, for a chunk that lies on disk: nobody competes for it."""
+class _Spiller(Deliverer):
+    """Takes one chunk from Redis to a file. Never waits for Redis: the overflow's loop comes back."""
+
+    def __init__(self, spill: Spill, buffer: Buffer, *parts: Any) -> None:
+        super().__init__(buffer, *parts)
+        self.spill = spill
+        self.buffer = buffer
+        self.error: Exception | None = None
+
+    def _do(self, delivery: Delivery, step: steps.Step) -> steps.Event:
+        try:
+            match step:
+                case steps.Claim():
+                    return self._claim(delivery)
+                case steps.Read():
+                    return self._fetch(delivery)
+                case steps.SyncSeal():
+                    if self.settings.durable_seal:
+                        self.buffer.make_durable(delivery.held)
+                    return steps.Done()
+                case steps.WriteFile():
+                    self.spill._write(delivery.held, list(delivery.items))
+                    failpoints.hit("spill.after_write")
+                    return steps.Done()
+                case steps.LetGo():
+                    self.buffer.spill(delivery.held)
+                    failpoints.hit("spill.after_let_go")
+                    return steps.Done()
+            return super()._do(delivery, step)
+        except (RedisOutage, OSError) as error:
+            self.error = error
+            return steps.Stopped()
+        except LeaseLost as lost:
+            self.error = lost
+            return steps.LeaseLost()
+
+    def _fetch(self, delivery: Delivery) -> steps.Event:
+        found = self.buffer.read_or_recover(delivery.held)
+        if found is None:
+            return steps.Damaged("nothing of it is left to deliver")
+        delivery.chunk, delivery.items = found
+        return steps.Fetched(delivery.held.first, delivery.held.last)
+
+    def _claim(self, delivery: Delivery) -> steps.Event:
+        chunk = self.buffer.claim()
+        if chunk is None and self.buffer.seal(self.settings.batch_rows) is not None:
+            chunk = self.buffer.claim()
+        if chunk is None:
+            return steps.Nothing()
+        delivery.chunk = chunk
+        return steps.Claimed(chunk_token(chunk), chunk.first, chunk.last, chunk.doubtful, chunk.lapses)
+
+
+@dataclass(frozen=True)
+class _File:
+    """The source of a chunk that lies on disk: no drainer competes for it, so it has no lease."""
 
     buffer: Buffer
-    items: list[bytes] = field(default_factory=list)
+    items: list[bytes]
 
     @property
     def key(self) -> str:
         """The buffer's."""
         return self.buffer.key
 
-    def renew(self, chunk: Chunk) -> None:
+    def renew(self, chunk: Chunk, *, before_insert: bool = False) -> None:
         """Files have no leases."""
 
     def release(self, chunk: Chunk) -> None:
+        """The file stays."""
+
+    def set_aside(self, chunk: Chunk, reason: str) -> None:
         """The file stays."""
 
     def read_at(self, chunk: Chunk, index: int) -> bytes:

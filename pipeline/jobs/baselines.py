@@ -25,6 +25,7 @@ from pipeline.base import keys
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
 from pipeline.jobs.redis_text import instant, number
+from pipeline.store.arrow import AS_DICTIONARIES
 
 if TYPE_CHECKING:
     import redis
@@ -58,7 +59,8 @@ _EXECUTED = """
 # ``newest`` finds where the newest max_runs executions of each test begin, so that only those leave the
 # server, not seven days whole. Where times are equal some more come; ``history`` decides.
 # GLOBAL lets the same text run on a cluster.
-_READ = f"""
+_READ = (
+    f"""
 WITH newest AS (
     SELECT test_suite, environment, browser, test_id, test_name,
            -groupArraySorted(%d)(-toUnixTimestamp64Milli(timestamp))[-1] AS first_ms
@@ -81,8 +83,9 @@ WITH newest AS (
 SELECT test_suite, environment, browser, test_id, test_name, status, value, timestamp_ms, run_id, since_ms
 FROM executions
 GLOBAL LEFT JOIN changes USING (environment, browser, test_suite, test_id, test_name, page, endpoint, node)
-SETTINGS output_format_arrow_low_cardinality_as_dictionary = 1
 """
+    + AS_DICTIONARIES
+)
 
 _LAST_WRITTEN = f"""
 SELECT {", ".join(_KEY)}, {", ".join(_FIGURES).replace("since", "toUnixTimestamp64Milli(since)")}

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline.analyse.vitals import VITALS, last_reports
 from pipeline.base.errors import Stopped
+from pipeline.store.arrow import AS_DICTIONARIES
 
 if TYPE_CHECKING:
     from pipeline.store.client import Store
@@ -43,9 +44,6 @@ GROUP BY metric_type, start
 _SHARD = """
   AND if(empty(tags['id']), cityHash64(segment, position), cityHash64(tags['id'])) % {shards:UInt32} = {shard:UInt32}
 """
-
-# Dictionaries come as they lie in the table, several times faster than strings.
-_SETTINGS = "SETTINGS output_format_arrow_low_cardinality_as_dictionary = 1"
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def read(
     if shards > 1:
         sql += _SHARD
         given |= {"shards": shards, "shard": shard}
-    return store.query(sql + _SETTINGS, given)
+    return store.query(sql + AS_DICTIONARIES, given)
 
 
 def reports(

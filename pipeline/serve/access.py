@@ -97,10 +97,10 @@ class Credentials:
     def accept(self, shown: Shown) -> bool:
         """Whether one of the ways holds. Takes the same time whatever was shown."""
         ways = [
-            _same(shown.bearer, self.token),
-            _same(shown.bearer, self.local_secret),
-            _same(shown.user, self.user) & _same(shown.password, self.password),
-            _same(shown.cookie, self.cookie),
+            same_text(shown.bearer, self.token),
+            same_text(shown.bearer, self.local_secret),
+            same_text(shown.user, self.user) & same_text(shown.password, self.password),
+            same_text(shown.cookie, self.cookie),
         ]
         return any(ways)
 
@@ -219,8 +219,8 @@ class Access:
         await self._app(scope, receive, send)
 
 
-def _same(shown: str, expected: str) -> bool:
-    """Equal and not empty, in a time that tells nothing of either."""
+def same_text(shown: str, expected: str) -> bool:
+    """Whether both are equal and not empty, in a time that tells nothing of either."""
     digests = [hashlib.sha256(text.encode(errors="surrogateescape")).digest() for text in (shown, expected)]
     return hmac.compare_digest(*digests) & bool(expected)
 

@@ -27,9 +27,11 @@ from pipeline.embedded import engine, engine_config, local_secret, query_guard
 from pipeline.embedded.handles import Answer, EngineError
 from pipeline.embedded.statement_settings import memory_share_bytes
 from pipeline.store import http_connection
-from pipeline.store.refusals import rows_at_fault, translated
+from pipeline.store.arrow import one_block, whole_stream
+from pipeline.store.partitions import MAX_PARTITIONS
+from pipeline.store.refusals import proved_rows, rows_at_fault, translated, unreadable_answers
 
-__all__ = ["AS_DICTIONARIES", "Store", "analyst_settings", "engine_path", "rows_at_fault"]
+__all__ = ["Store", "analyst_settings", "engine_path", "rows_at_fault"]
 
 _ROWS_UNLIMITED = 1 << 30
 
@@ -154,17 +156,11 @@ class Store:
         """Whether the engine runs inside this process."""
         return self.hold is not None
 
-    @property
-    def may_resend(self) -> bool:
-        """Whether an insert may reach ClickHouse twice although ``insert`` was called once: never.
-
-        clickhouse-connect repeats a request whose connection broke if it can send the body again;
-        ``insert`` therefore gives it a body that can be read once.
-        """
-        return False
-
-    def insert(self, table: str, rows: pa.Table, *, token: str = "") -> None:
+    def insert(self, table: str, rows: pa.Table, *, token: str = "") -> int:
         """Insert ``rows`` (any number; columns by name) into ``table`` as one block per partition.
+
+        Returns how many rows ClickHouse says that it wrote: as many as were sent, or more where materialized views
+        take part. Anything else is no proof, whatever the HTTP status: ``StoreOutage`` then, too.
 
         With a ``token``, ClickHouse drops what came in under the same token a moment ago; it is a second
         line of defence against a sender that wakes up late, not a proof that the rows are there.
@@ -173,16 +169,14 @@ class Store:
         the same rows would be refused again. Dictionary-encoded columns are fastest.
         """
         if not rows.num_rows:
-            return
-        body = _arrow_stream(rows)
-        with self._speaking():
-            self._client.raw_insert(
-                table,
-                rows.column_names,
-                body if self.is_embedded else _read_once(body),  # see may_resend
-                fmt="ArrowStream",
-                settings=self.insert_settings(token),
-            )
+            return 0
+        body = one_block(rows)
+        settings = self.insert_settings(token)
+        with self._speaking(), unreadable_answers():
+            # The driver repeats a request whose connection broke if it can send the body again: this one it cannot.
+            sent = body if self.is_embedded else _read_once(body)
+            summary = self._client.raw_insert(table, rows.column_names, sent, fmt="ArrowStream", settings=settings)
+            return proved_rows(table, rows.num_rows, summary.summary)
 
     def insert_settings(self, token: str = "") -> dict[str, Any]:
         """Every setting that goes with an insert."""
@@ -199,9 +193,9 @@ class Store:
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The result of ``sql``, whole; ClickHouse fills ``{name:Type}`` in it from ``parameters``."""
-        with self._speaking():
+        with self._speaking(), unreadable_answers():
             body = self._client.raw_query(self._allowed(sql), dict(parameters or {}), fmt="ArrowStream")
-        return pa.ipc.open_stream(body).read_all()
+            return whole_stream(body)
 
     def raw(self, sql: str, parameters: Mapping[str, Any] | None, output_format: str) -> bytes:
         """The result of ``sql`` in one of ClickHouse's formats, as it comes; for people who ask for CSV and its kin."""
@@ -322,9 +316,6 @@ def engine_path(settings: Settings) -> Path | None:
     return None
 
 
-# At the end of a query: LowCardinality columns come as Arrow dictionaries (one dictionary per record batch).
-AS_DICTIONARIES = "SETTINGS output_format_arrow_low_cardinality_as_dictionary = 1"
-
 # Every setting that decides what an insert does is said, never left to a default: defaults differ
 # between versions (async_insert is on since 26.2) and between users of one server.
 _INSERT_SETTINGS: dict[str, Any] = {
@@ -335,7 +326,7 @@ _INSERT_SETTINGS: dict[str, Any] = {
     "min_insert_block_size_bytes": 1 << 40,
     "max_insert_threads": 1,
     "input_format_parallel_parsing": 0,
-    "max_partitions_per_insert_block": 100,
+    "max_partitions_per_insert_block": MAX_PARTITIONS,
     "throw_on_max_partitions_per_insert_block": 1,
     # No insert of ours holds a key twice; looking for one costs as much as the insert.
     "optimize_on_insert": 0,
@@ -391,16 +382,6 @@ def _server_profile(settings: Settings, role: engine.Role) -> dict[str, Any]:
 
 def _connect_http(settings: Settings, dsn: str, profile: Mapping[str, Any], token: str = "") -> Client:
     return http_connection.connect(settings.clickhouse, dsn, profile, token)
-
-
-def _arrow_stream(rows: pa.Table) -> pa.Buffer:
-    """One record batch is one block: chunks are joined first, which also leaves one dictionary per column."""
-    if any(column.num_chunks > 1 for column in rows.columns):
-        rows = rows.combine_chunks()
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    return sink.getvalue()
 
 
 def _read_once(body: pa.Buffer) -> Generator[Any, None, None]:

@@ -1,13 +1,16 @@
-"""What the driver's errors mean to us: come back later, or never again.
+"""What ClickHouse's answers mean to us: done, come back later, or never again.
 
 An outage may have left the request done or not done; a refusal carries ClickHouse's error number
-and says that the same again would be refused again.
+and says that the same again would be refused again. Success is proved, never inferred: between us and ClickHouse may
+be something that answers 200 to everything.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+import pyarrow as pa
 from clickhouse_connect.driver.exceptions import DataError, NotSupportedError, ProgrammingError
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
@@ -41,6 +44,29 @@ _MAX_SENTENCE = 600
 def rows_at_fault(refusal: StoreRefused) -> bool:
     """Whether ClickHouse blames the rows of an insert, rather than the statement, the schema or our rights."""
     return refusal.code in _ROW_CODES
+
+
+def proved_rows(table: str, sent_rows: int, summary: Mapping[str, Any]) -> int:
+    """How many rows ClickHouse says that it wrote, at least as many as were sent; raises ``StoreOutage`` otherwise."""
+    written = summary.get("written_rows")
+    text = str(written)
+    if not text.isascii() or not text.isdigit():
+        raise StoreOutage(
+            f"the answer to an insert of {sent_rows} rows into {table} does not say how many were written; "
+            "does clickhouse.dsn lead to something else than ClickHouse?"
+        )
+    if int(text) < sent_rows:
+        raise StoreOutage(f"an insert of {sent_rows} rows into {table} was answered with {text} rows written")
+    return int(text)
+
+
+@contextmanager
+def unreadable_answers() -> Iterator[None]:
+    """Whatever the driver or Arrow cannot make sense of in an answer is an outage: no ClickHouse wrote it."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, AttributeError, pa.ArrowException) as error:
+        raise StoreOutage(f"the answer is not one of ClickHouse's: {' '.join(str(error).split())[:200]}") from error
 
 
 @contextmanager

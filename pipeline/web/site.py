@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from pipeline.base.errors import Outage
+from pipeline.base.keys import FleetKeys
 from pipeline.base.redis_link import outages
 from pipeline.serve.access import Access, Credentials, Names, Refusal, Shown, require_credentials
 from pipeline.serve.bounds import Bounds
@@ -22,6 +23,8 @@ from pipeline.web import health
 from pipeline.web.headers import SecurityHeaders
 from pipeline.web.parts import Parts
 from pipeline.web.pulse import Pulse
+from pipeline.web.receiving import PATHS as RECEIVING_PATHS
+from pipeline.web.receiving import Receiving
 from pipeline.web.telemetry import CONTENT_TYPE, Telemetry
 
 OPEN = frozenset({"/healthz", "/readyz"})
@@ -65,12 +68,18 @@ class Site:
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._metrics),
+                *Receiving(self._parts, self._credentials, self._names, self._workers).routes(),
             ],
             middleware=[
                 Middleware(Counted, port="web"),
                 Middleware(SecurityHeaders),
                 Middleware(
-                    Access, credentials=self._credentials, explain=_explained, names=self._names, open_paths=OPEN
+                    Access,
+                    credentials=self._credentials,
+                    explain=_explained,
+                    names=self._names,
+                    open_paths=OPEN,
+                    exempt_paths=RECEIVING_PATHS,
                 ),
             ],
             exception_handlers={HTTPException: _http_error, Exception: _unexpected},
@@ -96,10 +105,10 @@ class Site:
         return PlainTextResponse("\n".join(trouble if may_know else ["no"]) + "\n", 503)
 
     def _lease_held(self) -> bool | None:
-        first = self._parts.buffers[0]
+        scheduler = FleetKeys(self._parts.settings.fleet.name).scheduler
         try:
             with outages():
-                return bool(first.client.exists(first.keys.scheduler))
+                return bool(self._parts.buffers[0].client.exists(scheduler))
         except Outage:
             return None
 

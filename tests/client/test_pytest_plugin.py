@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import redis
 from conftest import redis_executables
-
-from pipeline.client.pytest_plugin import Execution
+from side_packages import side_packages
 
 ONE_REDIS = pytest.mark.parametrize("redis_url", sorted(redis_executables())[:1], indirect=True)
 
@@ -72,7 +71,9 @@ STATUSES = {
 def run_pytest(directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *arguments]
     ours = {name: text for name, text in os.environ.items() if not name.startswith("PIPELINE_")}
-    return subprocess.run(command, cwd=directory, env=ours | environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=directory, env=ours | environment, capture_output=True, text=True, errors="replace", check=False
+    )
 
 
 def pushed(url: str) -> list[dict[str, Any]]:
@@ -126,7 +127,9 @@ def test_metrics_and_the_junit_report_of_one_run_agree(recorded: tuple[list[dict
         failed = {"failure", "error"} & set(elements[name])
         assert metric["status"] == ("failed" if failed else "skipped" if "skipped" in elements[name] else "passed")
     assert ours["test_sample.test_passes"]["value"] >= 60
-    assert ours["test_unreadable"]["tags"] == {"phase": "collect"}
+    unreadable = ours["test_unreadable"]
+    assert (unreadable["test_id"], unreadable["tags"]["phase"]) == ("test_unreadable.py", "collect")
+    assert (unreadable["error_type"], unreadable["attempt"]) == ("ModuleNotFoundError", 1)
 
 
 def test_each_outcome_has_its_status_and_phase(recorded: tuple[list[dict[str, Any]], ET.Element]) -> None:
@@ -136,7 +139,7 @@ def test_each_outcome_has_its_status_and_phase(recorded: tuple[list[dict[str, An
     method = metrics["TestInside::test_method[webkit]"]
     assert method["test_id"] == "test_sample.py::TestInside::test_method[webkit]"
     assert (method["test_suite"], method["browser"], method["environment"]) == ("test_sample", "webkit", "staging")
-    assert metrics["test_passes"]["browser"] == ""
+    assert "browser" not in metrics["test_passes"]
     assert {m["metric_type"] for m in metrics.values()} == {"duration"}
 
 
@@ -217,17 +220,184 @@ def test_subtests_count_with_their_test(tmp_path: Path, redis_url: str) -> None:
     assert metric["value"] == pytest.approx(seconds * 1000, abs=0.0001)
 
 
-def test_attempts_that_a_plugin_repeats_add_up() -> None:
-    """The reports of pytest-rerunfailures: the duration of all attempts, the last one's status, counted retries."""
+REPEATED = """
+import itertools
+attempt = itertools.count()
+def test_a(): assert 0
+def test_flaky(): assert next(attempt) >= 1, "boom 12"
+def test_ok(): pass
+"""
 
-    def report(when: str, outcome: str, duration: float) -> pytest.TestReport:
-        location = ("test_a.py", 1, "test_a")
-        return pytest.TestReport("test_a.py::test_a", location, {}, outcome, None, when, duration=duration)  # type: ignore[arg-type]
+BROKEN_TEARDOWN = """
+import pytest
+@pytest.fixture
+def torn():
+    yield
+    raise ValueError("teardown 7")
+def test_torn(torn): pass
+"""
 
-    execution = Execution()
-    for _ in range(2):
-        execution.take(report("setup", "passed", 1))
-        execution.take(report("call", "rerun", 10))
-    for phase in ("setup", "call", "teardown"):
-        execution.take(report(phase, "passed", 0.5))
-    assert (execution.duration_s, execution.status, execution.retries) == (23.5, "passed", 2)
+THREE_TRIES = [("retried", 1), ("retried", 2), ("failed", 3)]
+REPEATERS = {
+    "rerunfailures, a teardown for every attempt": (["pytest-rerunfailures>=16.6"], ["--reruns=2"], THREE_TRIES),
+    "rerunfailures, none for those it repeats": (["pytest-rerunfailures==15.1"], ["--reruns=2"], THREE_TRIES),
+    "flaky, which reports no failed call": (["flaky>=3.8"], ["--force-flaky", "--max-runs=3"], [("failed", 1)]),
+    "retry, which reports calls alone": (["pytest-retry>=1.7"], ["--retries=1"], [("failed", 1)]),
+}
+
+
+@ONE_REDIS
+@pytest.mark.parametrize(("packages", "options", "torn"), REPEATERS.values(), ids=REPEATERS)
+def test_every_attempt_is_a_row_and_the_last_one_says_how_it_ended(
+    packages: list[str], options: list[str], torn: list[tuple[str, int]], tmp_path: Path, redis_url: str
+) -> None:
+    """With each plugin that repeats tests, also a test of which the teardown alone fails."""
+    (tmp_path / "test_a.py").write_text(REPEATED)
+    (tmp_path / "test_torn.py").write_text(BROKEN_TEARDOWN)
+    run = run_pytest(
+        tmp_path,
+        *(*options, "-p", "no:xdist", "--pipeline-metrics", f"--pipeline-redis-url={redis_url}"),
+        PYTHONPATH=str(side_packages(*packages)),
+    )
+    assert run.returncode == 1, run.stdout + run.stderr
+    rows = pushed(redis_url)
+    failed = THREE_TRIES if "--retries=1" not in options else [("retried", 1), ("failed", 2)]
+    assert [(m["test_name"], m["status"], m["attempt"]) for m in rows] == [
+        *(("test_a", *row) for row in failed),
+        *(("test_flaky", "retried", 1), ("test_flaky", "flaky", 2), ("test_ok", "passed", 1)),
+        *(("test_torn", *row) for row in torn),
+    ]
+    errors = {(m["test_name"], m["error_type"], m["tags"]["error_message"]) for m in rows if "error_type" in m}
+    assert errors == {
+        ("test_a", "AssertionError", "assert <n>"),
+        ("test_flaky", "AssertionError", "boom <n>"),
+        ("test_torn", "ValueError", "teardown <n>"),
+    }
+    assert len({(m["run_id"], m["job"]) for m in rows}) == 1
+
+
+@ONE_REDIS
+def test_under_xdist_attempts_crashes_and_collection_errors_count_once(tmp_path: Path, redis_url: str) -> None:
+    """Two workers, each of which cannot collect a file, and a test that kills its worker at every attempt."""
+    (tmp_path / "test_a.py").write_text(REPEATED)
+    (tmp_path / "test_killer.py").write_text("import os\ndef test_kills(): os._exit(3)\n")
+    (tmp_path / "test_bad.py").write_text("raise ValueError('3 wrong')\n")
+    run_pytest(
+        tmp_path,
+        *("-n2", "--reruns=1", "--continue-on-collection-errors"),
+        *("--pipeline-metrics", f"--pipeline-redis-url={redis_url}"),
+        PYTHONPATH=str(side_packages("pytest-rerunfailures>=16.6")),
+    )
+    rows = sorted((m["test_id"], m["attempt"], m["status"]) for m in pushed(redis_url))
+    assert rows == [
+        ("test_a.py::test_a", 1, "retried"),
+        ("test_a.py::test_a", 2, "failed"),
+        ("test_a.py::test_flaky", 1, "retried"),
+        ("test_a.py::test_flaky", 2, "flaky"),
+        ("test_a.py::test_ok", 1, "passed"),
+        ("test_bad.py", 1, "failed"),
+        ("test_killer.py::test_kills", 1, "retried"),
+        ("test_killer.py::test_kills", 2, "failed"),
+    ]
+
+
+@ONE_REDIS
+@pytest.mark.parametrize("how", ["raise KeyboardInterrupt", "pytest.exit('x')"])
+def test_what_was_interrupted_did_not_pass(how: str, tmp_path: Path, redis_url: str) -> None:
+    """Status interrupted, with the time until then, and in the phase that was cut."""
+    (tmp_path / "test_i.py").write_text(
+        f"import pytest, time\ndef test_before(): pass\ndef test_i():\n    time.sleep(0.05)\n    {how}\n"
+    )
+    run_pytest(tmp_path, "-p", "no:xdist", "--pipeline-metrics", f"--pipeline-redis-url={redis_url}")
+    before, cut = pushed(redis_url)
+    assert (before["status"], cut["status"], cut["tags"]["phase"]) == ("passed", "interrupted", "call")
+    assert cut["value"] >= 50
+
+
+@ONE_REDIS
+def test_a_failed_subtest_of_unittest_fails_its_test(tmp_path: Path, redis_url: str) -> None:
+    """pytest itself reports the test as passed and the subtest as failed: one failed execution."""
+    if not hasattr(pytest, "Subtests"):
+        pytest.skip("this pytest has no subtests")
+    (tmp_path / "test_parts.py").write_text(
+        "import unittest\nclass T(unittest.TestCase):\n    def test_parts(self):\n        for i in range(3):\n"
+        "            with self.subTest(i=i): self.assertNotEqual(i, 1)\n"
+    )
+    run_pytest(tmp_path, "-p", "no:xdist", "--pipeline-metrics", f"--pipeline-redis-url={redis_url}")
+    (metric,) = pushed(redis_url)
+    assert (metric["test_id"], metric["status"]) == ("test_parts.py::T::test_parts", "failed")
+    assert metric["error_type"] == "AssertionError"
+
+
+@ONE_REDIS
+def test_ids_that_no_text_can_carry_are_stored(tmp_path: Path, redis_url: str) -> None:
+    """A Latin-1 directory and a raw id with half a character: U+FFFD in the id, and the session goes on."""
+    directory = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        os.mkdir(directory)  # noqa: PTH102  # a Path cannot be made of these bytes
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    with open(directory + b"/test_l.py", "w") as file:  # noqa: PTH123
+        file.write("def test_l(): pass\n")
+    run = run_pytest(tmp_path, "-p", "no:xdist", "--pipeline-metrics", f"--pipeline-redis-url={redis_url}")
+    assert run.returncode == 0, run.stdout
+    (metric,) = pushed(redis_url)
+    assert metric["test_id"] == "caf\ufffd/test_l.py::test_l"
+
+
+@ONE_REDIS
+def test_the_run_comes_from_the_environment_and_from_options(tmp_path: Path, redis_url: str) -> None:
+    """A GitHub re-run is a run of its own; an option wins over the environment."""
+    (tmp_path / "test_ok.py").write_text("def test_ok(): pass\n")
+    github = {
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_RUN_ID": "77",
+        "GITHUB_RUN_ATTEMPT": "2",
+        "GITHUB_JOB": "unit",
+        "GITHUB_SHA": "abc",
+        "GITHUB_REF_NAME": "main",
+        "GITHUB_REPOSITORY": "o/r",
+        "GITHUB_SERVER_URL": "https://code.test",
+    }
+    run_pytest(
+        tmp_path,
+        *("-p", "no:xdist", "--pipeline-metrics", f"--pipeline-redis-url={redis_url}", "--pipeline-branch=side"),
+        **github,
+    )
+    (metric,) = pushed(redis_url)
+    assert (metric["run_id"], metric["commit"], metric["branch"]) == ("github-77-2", "abc", "side")
+    assert metric["job"].startswith("unit#")
+    assert metric["tags"]["run_link"] == "https://code.test/o/r/actions/runs/77"
+
+
+WRONG_URLS = {
+    "an unknown option": ("redis://127.0.0.1:1?foo=bar", "foo"),
+    "a password with #": ("redis://:pa#ss@h:6379", ""),
+    "nobody there": ("redis://127.0.0.1:1", "refused"),
+}
+
+
+@pytest.mark.parametrize(("url", "words"), WRONG_URLS.values(), ids=WRONG_URLS)
+def test_no_trouble_of_ours_ends_a_session_otherwise(url: str, words: str, tmp_path: Path) -> None:
+    """Exit code 0 also where every warning is an error; the trouble is told without the password."""
+    (tmp_path / "test_ok.py").write_text("def test_ok(): pass\n")
+    run = run_pytest(tmp_path, "-p", "no:xdist", "-W", "error", "--pipeline-metrics", f"--pipeline-redis-url={url}")
+    assert run.returncode == 0, run.stdout
+    assert "1 passed" in run.stdout
+    (line,) = [line for line in run.stdout.splitlines() if line.startswith("pipeline metrics:")]
+    assert words in line
+    assert "pa#ss" not in line
+
+
+def test_a_broken_reporter_costs_a_line_and_no_session(tmp_path: Path) -> None:
+    """Whatever happens inside: the tests run, the exit code is theirs, the summary says what broke."""
+    (tmp_path / "conftest.py").write_text(
+        "from pipeline.client import pytest_attempts\n"
+        "def broken(*a): raise RuntimeError('no')\n"
+        "pytest_attempts.Attempts.reported = broken\n"
+        "pytest_attempts.Attempts.finished = broken\n"
+    )
+    (tmp_path / "test_ok.py").write_text("def test_ok(): pass\n")
+    run = run_pytest(tmp_path, "-p", "no:xdist", "--pipeline-metrics", "--pipeline-redis-url=redis://127.0.0.1:1")
+    assert run.returncode == 0, run.stdout
+    assert "RuntimeError: no" in run.stdout

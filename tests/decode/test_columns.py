@@ -16,7 +16,7 @@ from pipeline.buffer.buffer import Chunk
 from pipeline.decode import columns, scan
 from pipeline.decode.columns import COLUMNS, decode_chunk
 from pipeline.deliver import ledger
-from pipeline.deliver.drainer import identified
+from pipeline.deliver.delivery import identified
 from pipeline.metric import DIMENSIONS, Limits, Metric, Refusal, decode
 from pipeline.store.client import Store
 

@@ -28,9 +28,10 @@ from drain_parts import (
 from items import metric
 
 from pipeline.base import failpoints
+from pipeline.base.backoff import Backoff
 from pipeline.base.errors import SchemaMismatch
 from pipeline.buffer.buffer import Buffer
-from pipeline.deliver import drainer as drainer_module
+from pipeline.deliver import delivery as delivery_module
 from pipeline.deliver.drainer import MAX_OPEN_CHUNKS, Drainer
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.metric import Limits
@@ -269,11 +270,11 @@ def test_a_long_search_for_rows_at_fault_keeps_its_lease(url: str, embedded: Sto
     expiries: list[int] = []
 
     class Watching(CountingStore):
-        def insert(self, *arguments: Any, **options: Any) -> None:
+        def insert(self, *arguments: Any, **options: Any) -> int:
             (name,) = buffer.client.zrange(buffer.keys.segments, 0, -1)
             expiries.append(int(buffer.client.hget(buffer.keys.leases(name.decode()), 0).split(b" ")[1]))
             time.sleep(0.003)
-            super().insert(*arguments, **options)
+            return super().insert(*arguments, **options)
 
     drainer_on(buffer, Watching(embedded), lease_s=3_600).drain_until_empty()
     assert len(expiries) > 10 and expiries == sorted(set(expiries))
@@ -288,29 +289,26 @@ class CountingStore:
         self.inserts = 0
         self.rows = 0
 
-    def insert(self, table: str, rows: pa.Table, *, token: str = "") -> None:
+    def insert(self, table: str, rows: pa.Table, *, token: str = "") -> int:
         self.inserts += 1
         self.rows += rows.num_rows
-        self._store.insert(table, rows, token=token)
+        return self._store.insert(table, rows, token=token)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
 
-def test_when_most_items_are_bad_draining_stops_with_all_data_kept(url: str, embedded: Store) -> None:
-    """Nothing of that chunk is stored or buried; told to accept it, the drainer goes on where it stopped."""
-    items = [bad(number) if number % 5 < 3 else good(number) for number in range(2_000)]
+@pytest.mark.parametrize(("bad_items", "good_items"), [(501, 50), (1_200, 800), (2_000, 0), (1, 0)])
+def test_bad_items_never_stop_the_drainer(url: str, embedded: Store, bad_items: int, good_items: int) -> None:
+    """However many are refused at decoding: all become dead letters, and the good ones among them are stored."""
+    items = [bad(number) for number in range(bad_items)]
+    step = max(1, bad_items // max(good_items, 1))
+    for number in range(good_items):
+        items.insert(number * (step + 1), good(number))
     buffer = buffer_on(url)
     push(buffer.client, items)
-    for _ in range(2):
-        with pytest.raises(SchemaMismatch, match=r"1200 of 2000 items .* refused, the first for: not JSON"):
-            drainer_on(buffer, embedded, batch_rows=2_000).drain_until_empty()
-        assert (buffer.books().in_flight, buffer.books().unaccounted) == (2_000, 0)
-    assert embedded.rows("SELECT count() FROM metrics UNION ALL SELECT count() FROM dead_letters") == [(0,), (0,)]
-    drainer_on(buffer, embedded, batch_rows=2_000, max_bad_share=0.6).drain_until_empty()
-    Whereabouts(embedded).assert_each_once(
-        [number for number in range(2_000) if number % 5 >= 3], [item for item in items if item.startswith(b"bad")]
-    )
+    drainer_on(buffer, embedded, batch_rows=2_000).drain_until_empty()
+    Whereabouts(embedded).assert_each_once(range(good_items), [bad(number) for number in range(bad_items)])
     assert_books_agree(buffer, embedded)
 
 
@@ -362,7 +360,7 @@ def test_a_token_that_is_known_without_its_rows_is_not_believed(
     url: str, store: Store, fail_at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a crash ClickHouse may have logged an insert without having it: what it drops is inserted under another."""
-    monkeypatch.setattr(drainer_module, "SETTLE_S", 0.01)
+    monkeypatch.setattr(delivery_module, "SETTLE_S", 0.01)
     buffer = buffer_on(url)
     push(buffer.client, [*(good(number) for number in range(100)), bad(1)])
     for lost in range(1, 4):
@@ -579,7 +577,7 @@ def test_pauses_grow_while_clickhouse_stays_away(
 ) -> None:
     """Reading back that works is no recovery as long as the inserts fail; after a success pauses are short again."""
     pauses: list[float] = []
-    monkeypatch.setattr(drainer_module, "_jittered", lambda pause_s: pauses.append(pause_s) or 0.0)
+    monkeypatch.setattr(Backoff, "pause_s", lambda self, failures: pauses.append(self.ceiling_s(failures)) or 0.0)
     buffer = buffer_on(url)
     push(buffer.client, [good(number) for number in range(20)])
     proxy.plan.extend(["code:60"] * 8 + ["pass", "503"])

@@ -42,7 +42,7 @@ from pipeline.base import failpoints
 from pipeline.base.errors import StoreRefused
 from pipeline.buffer.buffer import Chunk
 from pipeline.deliver.dead_letters import DeadLetter, as_table
-from pipeline.deliver.drainer import identified
+from pipeline.deliver.delivery import identified
 from pipeline.metric import DIMENSIONS, Limits, Refusal
 from pipeline.store.client import rows_at_fault
 
@@ -259,11 +259,11 @@ class Delivery(RuleBasedStateMachine):
         impatient = threading.Timer(20, plain.stop.set)
         impatient.start()
         try:
-            if not plain.drainer._nothing_left():
+            if not plain.run.nothing_left():
                 plain.drainer.run(plain.stop, until_empty=True)
         finally:
             impatient.cancel()
-        assert plain.drainer._nothing_left(), "draining does not end"
+        assert plain.run.nothing_left(), "draining does not end"
         for slot in range(SLOTS):
             spill = Process(world, slot).spill
             while spill.drain_one():

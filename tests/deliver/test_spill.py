@@ -211,22 +211,27 @@ def test_a_damaged_file_is_kept_and_told_and_stops_no_other(
     _assert_all_once(buffer, store, ROWS)
 
 
-def test_a_spilled_file_of_mostly_bad_items_stays_and_is_told(buffer: Buffer, store: Store, tmp_path: Path) -> None:
-    """Nobody is blamed when more than half of it is refused: it lies where it is until a person looked at it."""
-    buffer.client.lpush(buffer.key, *[b"not json"] * 1500)
-    settings = SETTINGS.model_copy(update={"batch_rows": 1500})
-    files = Spill(tmp_path, Buffer(buffer.client, lease_s=LEASE_S), store, settings, Limits())
-    assert files.spill_one() == 1500
+def test_a_spilled_file_of_which_clickhouse_refuses_most_stays_and_is_told(
+    buffer: Buffer, store: Store, tmp_path: Path
+) -> None:
+    """It is the schema, not the data: the file lies where it is until the table is mended, and nothing is buried."""
+    _push(buffer, 100)
+    files = Spill(tmp_path, Buffer(buffer.client, lease_s=LEASE_S), store, SETTINGS, Limits())
+    assert files.spill_one() == 100
+    store.command("ALTER TABLE metrics ADD CONSTRAINT small CHECK value < 0")
     overflow = _overflow(buffer, store, tmp_path, "spill")
     stop = threading.Event()
     guard = threading.Thread(target=overflow.run, args=(stop,))
     guard.start()
-    _wait_until(lambda: "1500 of 1500 items" in overflow.trouble)
+    _wait_until(lambda: "refuses most rows" in overflow.trouble)
     stop.set()
     guard.join()
     assert len(files.files()) == 1
     books = buffer.books()
-    assert (books.spilled, books.dead_lettered, books.unaccounted) == (1500, 0, 0)
+    assert (books.spilled, books.stored, books.unaccounted) == (100, 0, 0)
+    store.command("ALTER TABLE metrics DROP CONSTRAINT small")
+    assert files.drain_one() == 100
+    _assert_all_once(buffer, store, 100)
 
 
 def _wait_until(what: Callable[[], bool], timeout_s: float = 30.0) -> None:

@@ -13,7 +13,7 @@ from test_rollup import SETTINGS, T0
 from pipeline.base import config
 from pipeline.buffer.buffer import Chunk
 from pipeline.decode.columns import decode_chunk
-from pipeline.deliver.drainer import identified
+from pipeline.deliver.delivery import identified
 from pipeline.deliver.ledger import DIGEST_SQL, digest
 from pipeline.jobs.rollup import RollupJob
 from pipeline.jobs.runs import RunsJob

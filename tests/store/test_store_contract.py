@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pipeline.base.config import Settings
 from pipeline.base.errors import StoreOutage, StoreRefused
 from pipeline.embedded.http_interface import ClickHouseHttp
-from pipeline.store.client import AS_DICTIONARIES, Store, rows_at_fault
+from pipeline.store.arrow import AS_DICTIONARIES
+from pipeline.store.client import Store, rows_at_fault
 
 DAY_MS = 86_400_000
 BASE_MS = 1_750_000_000_000 // DAY_MS * DAY_MS

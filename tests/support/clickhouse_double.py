@@ -40,10 +40,11 @@ class ClickHouseDouble:
         self.most: float | None = None
         """The constraint of ``metrics``: values above it are refused."""
 
-    def insert(self, table: str, rows: pa.Table, *, token: str = "") -> None:
+    def insert(self, table: str, rows: pa.Table, *, token: str = "") -> int:
         """As ``Store.insert`` on a table that remembers tokens."""
         self.check(table, rows)
         self.land(table, rows, token)
+        return rows.num_rows
 
     def check(self, table: str, rows: pa.Table) -> None:
         """Refuse the whole insert for one row that violates the constraint; its token is not remembered."""

@@ -21,6 +21,15 @@ class ClickHouseProxy:
     ``"hang before"``              answers nothing until the client has gone, the insert never arrives
     ``"hang after"``               the same, but the insert is done
     ``"late"``                     the insert arrives when ``deliver`` is called, long after the client has gone
+    ``"page"``                     answers 200 with a web page
+    ``"empty"``                    answers 200 with nothing
+    ``"text"``                     answers 200 with an error of ClickHouse's in the body
+    ``"summary:…"``                answers 200 with this X-ClickHouse-Summary, the insert never arrives
+    ``"done, summary:…"``          the same, but the insert is done
+    ``"redirect:302"``             sends the client to a page that answers 200
+    ``"cut"``                      passes it on, and cuts the last bytes off the answer's body
+
+    What happens to reading back is ``read_plan``'s to say, in the same words.
     """
 
     def __init__(self, target: str, table: str = "metrics") -> None:
@@ -28,6 +37,8 @@ class ClickHouseProxy:
         self.target = (address.hostname or "127.0.0.1", address.port or 8123)
         self.table = table
         self.plan: deque[str] = deque()
+        self.read_plan: deque[str] = deque()
+        self.reads_done: list[str] = []
         self.always = ""
         self.inserts = 0
         self.passed = 0
@@ -69,6 +80,14 @@ class ClickHouseProxy:
                 self.done.append(fate)
             return fate
 
+    def read_fate(self) -> str:
+        """What becomes of a request that reads positions back."""
+        with self._lock:
+            fate = self.read_plan.popleft() if self.read_plan else "pass"
+            if fate != "pass":
+                self.reads_done.append(fate)
+            return fate
+
     def hold(self) -> threading.Event:
         """An event that ``deliver`` sets."""
         event = threading.Event()
@@ -103,7 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self, body: bytes) -> None:
         start = (self.path.encode() + b" " + body[:300]).replace(b"+", b" ").replace(b"%20", b" ").replace(b"%60", b"")
         insert = b"INSERT INTO " + self.proxy.table.encode()
-        fate = self.proxy.fate(insert in start.replace(b"`", b""))
+        is_insert = insert in start.replace(b"`", b"")
+        reads_back = not is_insert and b"SELECT position FROM" in start
+        fate = self.proxy.read_fate() if reads_back else self.proxy.fate(is_insert)
         with contextlib.suppress(ConnectionError):
             self._meet(fate, body)
 
@@ -112,6 +133,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(*self._forward(body))
         elif fate.isdigit():
             self._reply(int(fate), {}, b"somebody between us and ClickHouse")
+        elif fate == "page":
+            self._reply(200, {"Content-Type": "text/html"}, b"<html><body>Please log in</body></html>")
+        elif fate == "empty":
+            self._reply(200, {}, b"")
+        elif fate == "text":
+            self._reply(200, {}, b"Code: 252. DB::Exception: Too many parts. (TOO_MANY_PARTS)\n")
+        elif fate.startswith("redirect:"):
+            self._reply(int(fate.removeprefix("redirect:")), {"Location": "/ping"}, b"")
+        elif fate.startswith("summary:"):
+            self._reply(200, {"X-ClickHouse-Summary": fate.removeprefix("summary:")}, b"")
+        elif fate.startswith("done, summary:"):
+            status, headers, answer = self._forward(body)
+            self._reply(status, headers | {"X-ClickHouse-Summary": fate.removeprefix("done, summary:")}, answer)
+        elif fate == "cut":
+            status, headers, answer = self._forward(body)
+            self._reply(status, headers, answer[:-8])
         elif fate.startswith("code:"):
             code = fate.removeprefix("code:")
             text = f"Code: {code}. DB::Exception: made up for a test. (NAME) (version 26.9)".encode()

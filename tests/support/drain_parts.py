@@ -136,7 +136,7 @@ def assert_books_agree(buffer: Buffer, store: Store) -> None:
                 assert found.get((record.segment, record.chunk), (0, 0)) == (record.stored, record.digest), record
 
 
-def wait_until(condition: Callable[[], Any], what: str, patience_s: float = 60) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, patience_s: float = 300) -> Any:
     """Poll until the condition holds; the patience is for a machine that is busy, no test depends on speed."""
     give_up = time.monotonic() + patience_s
     while not (found := condition()):

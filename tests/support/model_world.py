@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import logging
-import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -20,15 +19,19 @@ from items import metric
 from stepping import DONE, Fate, Work, ask, current
 
 from pipeline.base import config
+from pipeline.base.backoff import Backoff
 from pipeline.base.errors import LeaseLost, RedisOutage, StoreOutage, StoreRefused
 from pipeline.base.keys import BufferKeys
 from pipeline.buffer import buffer as buffer_module
 from pipeline.buffer.buffer import Buffer, Chunk
 from pipeline.buffer.redis_disk import RedisDisk
 from pipeline.decode.columns import COLUMNS
+from pipeline.deliver import delivery as delivery_module
 from pipeline.deliver import drainer as drainer_module
+from pipeline.deliver import protocol
 from pipeline.deliver import spill as spill_module
-from pipeline.deliver.drainer import Drainer
+from pipeline.deliver.delivery import Delivery
+from pipeline.deliver.drainer import DECODING, READING, WRITING, Drainer, Run
 from pipeline.deliver.ledger import digest, pending_records
 from pipeline.deliver.spill import Spill
 from pipeline.metric import Limits
@@ -363,10 +366,6 @@ def _place(work: Work) -> Place | None:
 # Processes
 
 
-class Enough(Exception):
-    """A work is about one chunk; the drainer's loop asks for the next."""
-
-
 class SteppedBuffer(Buffer):
     """A buffer whose every request has a fate; power cuts are the world's, and so is its disk."""
 
@@ -449,27 +448,15 @@ class WorldsDisk(RedisDisk):
             self.world.synced()
 
 
-class DrainersBuffer(SteppedBuffer):
-    """A drainer's, in whose works one chunk is claimed each."""
-
-    def claim(self) -> Chunk | None:
-        work = current()
-        if work is not None and "claimed" in work.notes:
-            raise Enough
-        chunk = super().claim()
-        if work is not None:
-            work.notes["claimed"] = True
-        return chunk
-
-
 @dataclass
 class SteppedStore:
     """A handle on the double whose every request has a fate."""
 
     world: World
 
-    def insert(self, table: str, rows: pa.Table, *, token: str = "") -> None:
+    def insert(self, table: str, rows: pa.Table, *, token: str = "") -> int:
         self.world.insert(ask("insert"), table, rows, token)
+        return rows.num_rows
 
     def query(self, sql: str, parameters: Any = None) -> pa.Table:
         if ask("query") is not DONE:
@@ -493,21 +480,21 @@ class Process:
         world.pids += 1
         self.pid = FIRST_PID + world.pids
         world.alive.add(self.pid)
-        self.buffer = self._own(DrainersBuffer(world.client))
+        self.buffer = self._own(SteppedBuffer(world.client), "drainer")
         store: Any = SteppedStore(world)
         self.drainer = Drainer(self.buffer, store, SETTINGS, world.limits)
-        self.drainer._in_hand = threading.Semaphore(1_000_000)  # how many it has in hand is the model's to say
-        spiller = self._own(SteppedBuffer(world.client))
+        spiller = self._own(SteppedBuffer(world.client), "spiller")
         self.spill = SteppedSpill(world.directory / f"spill-{slot}", spiller, store, SETTINGS, world.limits)
         self.stop = threading.Event()
+        self.run = Run(self.drainer, self.stop)
         self.drains: list[Work] = []
         self.spills: list[Work] = []
 
-    def _own(self, buffer: Any) -> Any:
+    def _own(self, buffer: Any, name: str) -> Any:
         buffer.world = self.world
         buffer._disk = WorldsDisk(self.world)
         buffer.lease_s = SETTINGS.lease_s
-        buffer.token = f"{self.world.process_name(self.pid)}/{type(buffer).__name__}"
+        buffer.token = f"{self.world.process_name(self.pid)}/{name}"
         return buffer
 
     @property
@@ -519,7 +506,7 @@ class Process:
         """Claim, read, decode, write and acknowledge one chunk."""
         if not self.drains:
             self.stop = threading.Event()
-        self.drainer._stop = self.stop
+            self.run = Run(self.drainer, self.stop)
         return self._start(self.drains, self._drain)
 
     def start_spill(self) -> Work:
@@ -546,7 +533,7 @@ class Process:
 
     def _start(self, works: list[Work], body: Callable[[], Any]) -> Work:
         def guarded() -> None:
-            with contextlib.suppress(LeaseLost, RedisOutage, Enough):
+            with contextlib.suppress(LeaseLost, RedisOutage):
                 body()
 
         work = Work(guarded)
@@ -556,17 +543,12 @@ class Process:
 
     def _drain(self) -> None:
         """The drainer's own three stages, one after the other for one chunk."""
-        drainer = self.drainer
-        read: queue.Queue[Any] = queue.Queue()
-        ready: queue.Queue[Any] = queue.Queue()
-        with contextlib.suppress(Enough, drainer_module._StoppedError):
-            drainer._reading(read, until_empty=False)
-        if not read.empty():
-            read.put(None)
-            drainer._decoding(read, ready)
-            ready.put(None)
+        run, delivery = self.run, Delivery.start(protocol.Route.DRAIN, SETTINGS.max_bad_share)
+        run.advance(delivery, READING)
+        run.advance(delivery, DECODING)
+        if not delivery.state.is_over:
             ask("write")
-            drainer._writing(ready)
+        run.advance(delivery, WRITING)
 
 
 FIRST_PID = 100_000_000
@@ -575,9 +557,10 @@ FIRST_PID = 100_000_000
 
 def one_pace(monkeypatch: pytest.MonkeyPatch, world: Callable[[], World]) -> None:
     """No pauses, no syncs, names of segments that sort as they came, and processes as the world has them."""
-    for name in ("SETTLE_S", "FIRST_PAUSE_S", "IDLE_PAUSE_S"):
-        monkeypatch.setattr(drainer_module, name, 0)
-    monkeypatch.setattr(drainer_module, "_jittered", lambda pause_s: 0)
+    monkeypatch.setattr(delivery_module, "SETTLE_S", 0)
+    monkeypatch.setattr(protocol, "MAX_LAPSES", 1_000_000)  # the model's leases run out for no fault of a chunk
+    monkeypatch.setattr(drainer_module, "IDLE_PAUSE_S", 0)
+    monkeypatch.setattr(Backoff, "pause_s", lambda self, failures: 0)
     monkeypatch.setattr(spill_module.os, "fsync", lambda descriptor: None)
     numbers = itertools.count(1)
     monkeypatch.setattr(buffer_module.secrets, "token_hex", lambda size: f"{next(numbers):0{2 * size}x}")

@@ -1,0 +1,182 @@
+"""The table of formats: how each is recognised from its content, and who reads it.
+
+A report is read to its end before its first metric appears, so a broken file yields nothing rather than a part. NDJSON
+is the exception: it streams (``ndjson``).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any
+
+from pipeline.client.importers import allure as allure_format
+from pipeline.client.importers.ctrf import ctrf
+from pipeline.client.importers.jest_json import jest
+from pipeline.client.importers.json_node import Node, parsed
+from pipeline.client.importers.junit import ROOTS as JUNIT_ROOTS
+from pipeline.client.importers.junit import junit
+from pipeline.client.importers.lighthouse import lighthouse
+from pipeline.client.importers.mocha_json import cypress, mocha, mochawesome
+from pipeline.client.importers.playwright import playwright
+from pipeline.client.importers.playwright_blob import blob
+from pipeline.client.importers.pytest_json import pytest_json
+from pipeline.client.importers.report import Context, Refused, Report
+from pipeline.client.importers.trx import ROOTS as TRX_ROOTS
+from pipeline.client.importers.trx import trx
+from pipeline.client.importers.xml_events import encoding_of
+
+NDJSON = "ndjson"
+_HEAD_BYTES = 1 << 16
+_ZIP = b"PK\x03\x04"
+_ROOT_ELEMENT = re.compile(r"<(?:[\w.-]+:)?([A-Za-z_][\w.-]*)[\s/>]")
+_NOT_ROOT = re.compile(r"<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\])?[^>]*>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class XmlFormat:
+    """XML, known by its root element."""
+
+    name: str
+    roots: frozenset[str]
+    read: Callable[[IO[bytes], Context], Report]
+
+
+@dataclass(frozen=True)
+class JsonFormat:
+    """JSON, known by its members."""
+
+    name: str
+    recognises: Callable[[Any], bool]
+    read: Callable[[Node], Report]
+
+
+def _has(*names: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(name in value for name in names)
+
+
+def _is_ctrf(value: Any) -> bool:
+    return _has("results")(value) and _has("tests")(value["results"])
+
+
+def _is_lighthouse(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(_is_lighthouse(one) for one in value)
+    if _has("steps")(value) and isinstance(value["steps"], list):
+        return any(_has("lhr")(step) for step in value["steps"])
+    return any(_has(name)(value) for name in ("audits", "lighthouseResult", "lighthouseVersion", "runtimeError"))
+
+
+def _is_allure(value: Any) -> bool:
+    return _has("uuid", "status")(value) or _has("historyId", "status")(value)
+
+
+def _one_allure(report: Node) -> Report:
+    return allure_format.allure([report])
+
+
+XML_FORMATS = (XmlFormat("junit", JUNIT_ROOTS, junit), XmlFormat("trx", TRX_ROOTS, trx))
+# The first that recognises a report reads it.
+JSON_FORMATS = (
+    JsonFormat("ctrf", _is_ctrf, ctrf),
+    JsonFormat("lighthouse", _is_lighthouse, lighthouse),
+    JsonFormat("playwright", _has("suites"), playwright),
+    JsonFormat("jest", _has("testResults"), jest),
+    JsonFormat("cypress", _has("runs"), cypress),
+    JsonFormat("mochawesome", _has("results", "stats"), mochawesome),
+    JsonFormat("mocha", _has("stats", "tests", "passes"), mocha),
+    JsonFormat("pytest-json", lambda v: _has("tests", "summary")(v) or _has("exitcode", "collectors")(v), pytest_json),
+    JsonFormat("allure", _is_allure, _one_allure),
+)
+BLOB = "playwright-blob"
+
+FORMATS = (NDJSON, *(one.name for one in XML_FORMATS), *(one.name for one in JSON_FORMATS), BLOB)
+"""What ``--format`` may say."""
+
+
+def read(stream: IO[bytes], context: Context, format: str = "") -> Report:
+    """Read a report of ``format``, or of the one its content shows. Raises ``Refused``; not for NDJSON."""
+    head, stream = peeked(stream)
+    xml = next((one for one in XML_FORMATS if one.name == format), None)
+    if xml is None and not format:
+        xml = _recognised_xml(head)
+    if xml is not None:
+        return xml.read(stream, context)
+    if format == BLOB or (not format and (head.startswith(_ZIP) or b'"onBlobReportMetadata"' in head[:400])):
+        return blob(stream.read(), context)
+    content = stream.read()
+    if not content.strip():
+        raise Refused("the file is empty")
+    report = Node(parsed(content), context)
+    known = next((one for one in JSON_FORMATS if format in ("", one.name) and one.recognises(report.value)), None)
+    if known is None:
+        raise Refused(f"this is not a report of the format {format}" if format else _unknown(report.value))
+    return known.read(report)
+
+
+def is_ndjson(head: bytes) -> bool:
+    """Whether the first line by itself is a metric, or at least meant to be one."""
+    line = head.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n", 1)[0]
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and "metric_type" in value
+
+
+def peeked(stream: IO[bytes]) -> tuple[bytes, IO[bytes]]:
+    """The first bytes, at least a line of them, and the stream as if nothing had been read."""
+    reader = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(_Raw(stream))
+    head = b""
+    while b"\n" not in head.lstrip() and len(head) < _HEAD_BYTES and (chunk := reader.read1(_HEAD_BYTES)):
+        head += chunk
+    return head, io.BufferedReader(_Raw(reader, head))
+
+
+class _Raw(io.RawIOBase):
+    """A stream with some bytes put back before it."""
+
+    def __init__(self, stream: Any, head: bytes = b"") -> None:
+        self._stream = stream
+        self._head = head
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        chunk = self._head[: len(buffer)]
+        self._head = self._head[len(chunk) :]
+        if not chunk:
+            chunk = getattr(self._stream, "read1", self._stream.read)(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
+def _recognised_xml(head: bytes) -> XmlFormat | None:
+    """The format of a file that begins like XML. Raises ``Refused`` for other XML."""
+    mark, encoding = encoding_of(head)
+    try:
+        text = head[len(mark) :].decode(encoding, "replace").lstrip()
+    except LookupError:
+        return XML_FORMATS[0]  # its reader says so
+    if not text.startswith("<"):
+        return None
+    root = _ROOT_ELEMENT.search(_NOT_ROOT.sub("", text))
+    name = root[1] if root else ""
+    for one in XML_FORMATS:
+        if name in one.roots:
+            return one
+    if not name:
+        return XML_FORMATS[0]  # whatever is wrong with it, its reader says
+    roots = ", ".join(f"<{root}>" for one in XML_FORMATS for root in sorted(one.roots))
+    raise Refused(f"<{name}> is not the root of a report that is known ({roots})")
+
+
+def _unknown(value: Any) -> str:
+    if isinstance(value, list) and value and all(_has("jsonPath")(one) for one in value):
+        return "this is Lighthouse CI's manifest; push the reports that it names"
+    shown = ", ".join(map(str, list(value)[:6])) if isinstance(value, dict) else type(value).__name__
+    return f"not a report that is known (it holds {shown}); known are {', '.join(FORMATS)}"

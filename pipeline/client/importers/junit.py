@@ -1,0 +1,319 @@
+"""JUnit XML: pytest, Playwright, Surefire, Gradle, googletest, nextest, jest-junit, mocha, TestNG, PHPUnit and others.
+
+``time`` is seconds. <failure> and <error> are failed; <skipped>, <disabled> and <ignored> are skipped, and so is what
+an attribute says was not run. A suite's <error> outside of any test is a failed execution of the suite. Attempts that
+were repeated (<flakyFailure>, <rerunFailure> and pytest's repeated elements) are attempts of one execution.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import IO
+
+from pipeline.client.attempts import Attempt, Execution
+from pipeline.client.failures import Failure, failure
+from pipeline.client.identity import SUITE
+from pipeline.client.importers.identities import identity
+from pipeline.client.importers.numbers import seconds
+from pipeline.client.importers.report import Context, Refused, Report
+from pipeline.client.importers.times import when
+from pipeline.client.importers.xml_events import parse
+from pipeline.status_words import FAILED, PASSED, SKIPPED, status_word
+
+ROOTS = frozenset({"testsuites", "testsuite", "testrun"})
+
+_FAILURES = frozenset({"failure", "error"})
+_SKIPS = frozenset({"skipped", "disabled", "ignored", "skip", "todo", "pending"})
+_REPEATS = frozenset({"flakyFailure", "flakyError", "rerunFailure", "rerunError"})
+_LONGEST_TEXT = 4_000
+_LONGEST_PROPERTY = 256
+
+RUN_PROPERTIES = re.compile(
+    r"(?:git|ci|vcs|build|github|gitlab|jenkins)?[._-]?"
+    r"(?:commit|branch|build|revision|sha|run|job|version|tag|pull_?request|pr)(?:[._-]?(?:id|number|name|sha|hash|url))?",
+    re.IGNORECASE,
+)
+"""Properties that name the run; others are kept only where ``--property`` asks. A class path has 97 KB, some are
+secrets."""
+_FIELDS = ("browser", "environment")
+
+_PRODUCERS = (
+    # What <testsuites>, or else the first <testsuite>, is called.
+    (re.compile(r"pytest tests|pytest"), "pytest"),
+    (re.compile(r"nextest-run"), "nextest"),
+    (re.compile(r"jest tests"), "jest-junit"),
+    (re.compile(r"vitest tests"), "vitest-junit"),
+    (re.compile(r"Mocha Tests"), "mocha-junit"),
+    (re.compile(r"AllTests"), "googletest"),
+)
+
+
+@dataclass
+class _Suite:
+    name: str = ""
+    start_ms: int | None = None
+    properties: dict[str, str] = field(default_factory=dict)
+    hostname: str = ""
+    place: str = ""
+    declared: int = 0
+    """Failures and errors that its attributes count."""
+    holds: int = 0
+    """Tests inside, those of inner suites included."""
+    failure: Failure | None = None
+
+
+@dataclass
+class _Case:
+    name: str
+    classname: str
+    file: str
+    suite: str
+    browser: str
+    attempt: Attempt
+    properties: dict[str, str]
+    earlier: list[Attempt] = field(default_factory=list)
+    later: list[Attempt] = field(default_factory=list)
+
+
+def junit(stream: IO[bytes], context: Context) -> Report:
+    """Executions of a JUnit report. Raises ``Refused``."""
+    reader = _Reader(context)
+    parse(stream, context, start=reader.start, end=reader.end, text=reader.text)
+    return reader.report()
+
+
+class _Reader:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._root = ""
+        self._producer = ""
+        self._is_playwright = False
+        self._suites = [_Suite()]
+        self._case: _Case | None = None
+        self._cases: list[_Case] = []
+        self._failed_suites: list[_Suite] = []
+        self._text: list[str] | None = None
+        self._text_length = 0
+        self._failing: tuple[str, dict[str, str]] | None = None
+        self._property = ""
+
+    def report(self) -> Report:
+        executions = [self._suite_execution(suite) for suite in self._failed_suites]
+        executions += self._merged() if self._producer == "pytest" else [self._execution(case) for case in self._cases]
+        if not executions:
+            self._context.warnings.add("this report holds no test")
+        return Report("junit", self._producer, executions)
+
+    # Elements
+
+    def start(self, element: str, attributes: dict[str, str], place: str) -> None:
+        if not self._root:
+            self._start_root(element, attributes, place)
+        elif element == "testsuite":
+            self._start_suite(attributes, place)
+        elif element == "testcase":
+            self._start_case(attributes, place)
+        elif element == "property":
+            self._property = attributes.get("name", "")
+            self._listen()
+            if "value" in attributes:
+                self._take_property(self._property, attributes["value"])
+                self._property = ""
+        elif element in _FAILURES or element in _REPEATS:
+            self._failing = (element, attributes)
+            self._listen()
+            if element in _REPEATS:
+                self._repeated(element, attributes, place)
+        elif element in _SKIPS and self._case is not None and self._case.attempt.status != FAILED:
+            self._case.attempt.status = SKIPPED
+
+    def end(self, element: str) -> None:
+        if element == "testsuite":
+            self._end_suite()
+        elif element == "testcase" and self._case is not None:
+            self._cases.append(self._case)
+            self._case = None
+        elif element == "property" and self._property:
+            self._take_property(self._property, self._heard())
+            self._property = ""
+        elif (element in _FAILURES or element in _REPEATS) and self._failing is not None:
+            self._failed(*self._failing, self._heard())
+            self._failing = None
+
+    def text(self, text: str) -> None:
+        if self._text is not None and self._text_length < _LONGEST_TEXT:
+            self._text.append(text[:_LONGEST_TEXT])
+            self._text_length += len(text)
+
+    def _listen(self) -> None:
+        self._text, self._text_length = [], 0
+
+    def _heard(self) -> str:
+        heard, self._text = "".join(self._text or ()), None
+        return heard.strip()
+
+    def _start_root(self, element: str, attributes: dict[str, str], place: str) -> None:
+        if element not in ROOTS:
+            raise Refused(f"{place}: <{element}> is not the root of a JUnit report")
+        self._root = element
+        self._is_playwright = "id" in attributes and "name" in attributes and element == "testsuites"
+        self._notice(attributes.get("name", ""))
+        if element == "testsuite":
+            self._start_suite(attributes, place)
+        elif attributes.get("timestamp"):
+            self._suites[0].start_ms = when(attributes["timestamp"], place, self._context)
+
+    def _notice(self, name: str) -> None:
+        if not self._producer:
+            self._producer = next((producer for known, producer in _PRODUCERS if known.fullmatch(name)), "")
+
+    # Suites
+
+    def _start_suite(self, attributes: dict[str, str], place: str) -> None:
+        outer = self._suites[-1]
+        if len(self._suites) == 1:
+            self._notice(attributes.get("name", ""))
+        suite = _Suite(
+            attributes.get("name") or outer.name,
+            outer.start_ms,
+            dict(outer.properties),
+            attributes.get("hostname", ""),
+            place,
+            sum(int(seconds(attributes.get(name, "0")) or 0) for name in ("errors", "failures")),
+        )
+        if attributes.get("timestamp"):
+            suite.start_ms = when(attributes["timestamp"], place, self._context)
+        self._suites.append(suite)
+
+    def _end_suite(self) -> None:
+        if len(self._suites) == 1:
+            return
+        suite = self._suites.pop()
+        self._suites[-1].holds += suite.holds
+        if suite.failure is None and suite.declared and not suite.holds:
+            self._context.warnings.add("this suite counts failures and holds no test: stored as one", suite.place)
+            suite.failure = failure("the report counts failures and holds no test")
+        if suite.failure is not None:
+            self._failed_suites.append(suite)
+            self._suites[-1].holds += 1
+
+    def _suite_execution(self, suite: _Suite) -> Execution:
+        attempt = Attempt(FAILED, 0.0, suite.start_ms, suite.failure or failure(""))
+        tags = dict(suite.properties)
+        fields = {name: tags.pop(name, "") for name in _FIELDS}
+        return Execution(SUITE, SUITE, suite.name, [attempt], tags=tags, **fields)
+
+    # Tests
+
+    def _start_case(self, attributes: dict[str, str], place: str) -> None:
+        suite = self._suites[-1]
+        suite.holds += 1
+        name, classname = attributes.get("name", ""), attributes.get("classname", attributes.get("class", ""))
+        start_ms = suite.start_ms
+        if attributes.get("timestamp"):
+            start_ms = when(attributes["timestamp"], place, self._context)
+        attempt = Attempt(_attribute_status(attributes), self._duration_ms(attributes, place), start_ms)
+        browser = suite.hostname if self._is_playwright and classname == suite.name else ""
+        properties = dict(suite.properties)
+        self._case = _Case(name, classname, attributes.get("file", ""), suite.name, browser, attempt, properties)
+
+    def _duration_ms(self, attributes: dict[str, str], place: str) -> float | None:
+        text = attributes.get("time", attributes.get("duration", "")).strip()
+        if not text:
+            return None
+        found = seconds(text)
+        if found is None:
+            self._context.warnings.add("this time is no number of seconds; stored without a duration", place, text)
+        elif found < 0:
+            self._context.warnings.add("a negative time is taken as 0", place, text)
+            found = 0.0
+        return None if found is None else found * 1000
+
+    def _failed(self, element: str, attributes: dict[str, str], text: str) -> None:
+        error = failure(_message(self._producer, attributes, text), attributes.get("type", ""))
+        case = self._case
+        if case is None:
+            suite = self._suites[-1]
+            suite.failure = suite.failure or error
+        elif element in _REPEATS:
+            attempts = case.earlier if element.startswith("flaky") else case.later
+            attempts[-1].failure = error
+        elif case.attempt.status != FAILED:
+            case.attempt.status, case.attempt.failure = FAILED, error
+
+    def _repeated(self, element: str, attributes: dict[str, str], place: str) -> None:
+        """An attempt besides the one of the test's own: before it where it passed in the end, else after it."""
+        if self._case is None:
+            return
+        start_ms = when(attributes.get("timestamp", ""), place, self._context)
+        duration_ms = self._duration_ms(attributes, place) if attributes.get("time") else None
+        attempt = Attempt(FAILED, duration_ms, self._case.attempt.timestamp_ms if start_ms is None else start_ms)
+        (self._case.earlier if element.startswith("flaky") else self._case.later).append(attempt)
+
+    def _execution(self, case: _Case) -> Execution:
+        test_id, name, suite = identity(
+            "playwright" if case.browser else self._producer,
+            "junit",
+            self._context,
+            classname=case.classname,
+            name=case.name,
+            suite=case.suite,
+            file=case.classname if case.browser else case.file,
+        )
+        tags = dict(case.properties)
+        fields = {field: tags.pop(field, "") for field in _FIELDS}
+        fields["browser"] = fields["browser"] or case.browser
+        return Execution(test_id, name, suite, [*case.earlier, case.attempt, *case.later], tags=tags, **fields)
+
+    def _merged(self) -> list[Execution]:
+        """pytest writes an element for each attempt that it repeats, and a second one for a failed teardown."""
+        found: dict[tuple[str, str], _Case] = {}
+        for case in self._cases:
+            first = found.setdefault((case.classname, case.name), case)
+            if first is case:
+                continue
+            last = first.later[-1] if first.later else first.attempt
+            if last.status == FAILED and case.attempt.status == FAILED:
+                last.duration_ms = (last.duration_ms or 0.0) + (case.attempt.duration_ms or 0.0)
+            else:
+                # Without a word of its own, and there again: it was tried again, which is done after a failure.
+                last.status = FAILED
+                first.later.append(case.attempt)
+        return [self._execution(case) for case in found.values()]
+
+    # Properties
+
+    def _take_property(self, name: str, value: str) -> None:
+        properties = self._suites[-1].properties if self._case is None else self._case.properties
+        if name in _FIELDS or name in self._context.properties or RUN_PROPERTIES.fullmatch(name):
+            properties[name] = value.encode()[:_LONGEST_PROPERTY].decode(errors="ignore")
+
+
+def _attribute_status(attributes: dict[str, str]) -> str:
+    """What attributes say where no child does: googletest, ctest and others write no element for it."""
+    words = [status_word(attributes.get(name, "")) for name in ("status", "result")]
+    if "suppressed" in words:  # googletest's word for a test that a filter left out
+        return SKIPPED
+    if FAILED in words:
+        return FAILED
+    if SKIPPED in words or attributes.get("executed", "").lower() == "false":
+        return SKIPPED
+    if any(attributes.get(name, "").lower() == "false" for name in ("success", "passed")):
+        return FAILED
+    return PASSED
+
+
+_PYTEST_PHASE = re.compile(r'failed on (?:setup|teardown) with "(.*)"', re.DOTALL)
+
+
+def _message(producer: str, attributes: dict[str, str], text: str) -> str:
+    message = attributes.get("message", "").strip()
+    if producer == "pytest":
+        wrapped = _PYTEST_PHASE.fullmatch(message)
+        if wrapped:
+            return wrapped[1]
+        if message == "collection failure":
+            marked = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
+            return marked[-1] if marked else text
+    return message or text

@@ -1,0 +1,115 @@
+"""Mocha's and Cypress's JSON: mocha's own reporter, mochawesome, and what ``cypress.run()`` gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.client.attempts import Attempt, Execution
+from pipeline.client.failures import NO_FAILURE
+from pipeline.client.importers.identities import identity
+from pipeline.client.importers.json_node import Node
+from pipeline.client.importers.report import Report
+from pipeline.status_words import FAILED, PASSED, SKIPPED, status_word
+
+_MOST_RETRIES = 100
+
+
+def mocha(report: Node) -> Report:
+    """Executions of mocha's JSON reporter: a test's list says how it ended, a failed hook is a failed test."""
+    started = report.get("stats", "start").time_ms()
+    listed = [(test, status) for name, status in _LISTS for test in report.get(name).items()]
+    seen = {_key(test): status for test, status in listed}
+    found, done = [], set()
+    for test in [*report.get("tests").items(), *(test for test, _ in listed)]:
+        key = _key(test)
+        if key in done:
+            continue
+        done.add(key)
+        status = seen.get(key, FAILED if test.get("err").value else PASSED)
+        found.append(_mocha_test(test, status, started))
+    return Report("mocha", "mocha", found)
+
+
+_LISTS = (("passes", PASSED), ("pending", SKIPPED), ("failures", FAILED))
+
+
+def _key(test: Node) -> tuple[str, str]:
+    return test.get("file").text(), test.get("fullTitle").text()
+
+
+def _mocha_test(test: Node, status: str, started: int | None) -> Execution:
+    name = test.get("fullTitle").text() or test.get("title").text()
+    test_id, test_name, suite = identity("mocha", "mocha", test.context, file=test.get("file").text(), name=name)
+    error = test.get("err").failure() if status == FAILED else NO_FAILURE
+    duration_ms = test.get("duration").duration_ms()
+    last = Attempt(status, 0.0 if duration_ms is None and status == SKIPPED else duration_ms, started, error)
+    retries = min(test.get("currentRetry").count(), _MOST_RETRIES)
+    return Execution(test_id, test_name, suite, [*(Attempt(FAILED, None, started) for _ in range(retries)), last])
+
+
+def mochawesome(report: Node) -> Report:
+    """Executions of mochawesome, which Cypress projects use."""
+    started = report.get("stats", "start").time_ms()
+    found = [
+        execution
+        for result in report.get("results").items()
+        for execution in _mochawesome_suite(result, result.get("file").text() or result.get("fullFile").text(), started)
+    ]
+    return Report("mochawesome", "mocha", found)
+
+
+def _mochawesome_suite(suite: Node, file: str, started: int | None) -> Iterator[Execution]:
+    file = suite.get("file").text() or file
+    hooks = [hook for name in ("beforeHooks", "afterHooks") for hook in suite.get(name).items()]
+    tests = [*suite.get("tests").items(), *(hook for hook in hooks if hook.get("fail").value is True)]
+    for test in tests:
+        word = status_word(test.get("state").text())
+        if test.get("fail").value is True:
+            word = FAILED
+        elif test.get("pending").value is True or test.get("skipped").value is True:
+            word = SKIPPED
+        elif test.get("pass").value is True:
+            word = PASSED
+        name = test.get("fullTitle").text() or test.get("title").text()
+        test_id, test_name, test_suite = identity("mocha", "mocha", test.context, file=file, name=name)
+        error = test.get("err").failure() if word == FAILED else NO_FAILURE
+        attempt = Attempt(word or SKIPPED, test.get("duration").duration_ms(), started, error)
+        yield Execution(test_id, test_name, test_suite, [attempt])
+    for inner in suite.get("suites").items():
+        yield from _mochawesome_suite(inner, file, started)
+
+
+def cypress(report: Node) -> Report:
+    """Executions of the result of ``cypress.run()``; its attempts are kept."""
+    found = []
+    browser = report.get("browserName").text()
+    for run in report.get("runs").items():
+        file = run.get("spec", "relative").text() or run.get("spec", "name").text()
+        started = run.get("stats", "startedAt").time_ms() or run.get("stats", "wallClockStartedAt").time_ms()
+        for test in run.get("tests").items():
+            name = " ".join(test.get("title").texts())
+            test_id, test_name, suite = identity("cypress", "cypress", test.context, file=file, name=name)
+            found.append(Execution(test_id, test_name, suite, _cypress_attempts(test, started), browser))
+    return Report("cypress", "cypress", found)
+
+
+def _cypress_attempts(test: Node, started: int | None) -> list[Attempt]:
+    state = status_word(test.get("state").text())
+    attempts = []
+    for attempt in test.get("attempts").items():
+        status = status_word(attempt.get("state").text())
+        duration_ms = attempt.get("duration").duration_ms()
+        if duration_ms is None:
+            duration_ms = attempt.get("wallClockDuration").duration_ms()
+        begun = attempt.get("startedAt").time_ms() or attempt.get("wallClockStartedAt").time_ms() or started
+        error = attempt.get("error").failure() if status == FAILED else NO_FAILURE
+        attempts.append(Attempt(status, duration_ms, begun, error))
+    if not attempts:
+        attempts = [Attempt(state, None, started)]
+    last = attempts[-1]
+    last.status = state or last.status
+    if len(attempts) == 1 and last.duration_ms is None:
+        last.duration_ms = test.get("duration").duration_ms()
+    if last.status == FAILED and last.failure == NO_FAILURE:
+        last.failure = test.get("displayError").failure()
+    return attempts

@@ -1,0 +1,267 @@
+"""Which run a metric belongs to: run, job, commit and branch, from the environment of a CI system or from git.
+
+All shards of a run agree on ``run_id``; a re-run is a new run, so its number is part of it where the system counts
+re-runs for the whole run. ``job`` is one test session inside a run: the CI job and a nonce, since the legs of a
+matrix, and two sessions of one job, look alike from the inside.
+
+What a variable of ours says (``PIPELINE_RUN_ID``, ``PIPELINE_JOB``, ``PIPELINE_COMMIT``, ``PIPELINE_BRANCH``) wins over
+what is detected. The names map to OpenTelemetry's as ``OPENTELEMETRY`` says. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+OPENTELEMETRY = {
+    "run_id": "cicd.pipeline.run.id",
+    "job": "cicd.pipeline.task.name",
+    "commit": "vcs.ref.head.revision",
+    "branch": "vcs.ref.head.name",
+    "base_branch": "vcs.ref.base.name",
+    "pull_request": "vcs.change.id",
+    "run_link": "cicd.pipeline.run.url.full",
+    "test_id": "test.case.name",
+    "test_suite": "test.suite.name",
+    "status": "test.case.result.status",
+    "error_type": "error.type",
+    "environment": "deployment.environment.name",
+    "browser": "browser.brands",
+}
+"""Our field to OpenTelemetry's attribute."""
+
+_GIT_TIMEOUT_S = 5
+_LONGEST = 256
+_NOT_IN_AN_ID = re.compile(r"[^\w.:/@+-]+")
+
+Reader = Callable[[str], str]
+Git = Callable[[], tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What is known of the run; empty where nothing is."""
+
+    run_id: str = ""
+    job: str = ""
+    commit: str = ""
+    branch: str = ""
+    ci: str = ""
+    """The CI system; empty on a developer's machine."""
+    run_link: str = ""
+    base_branch: str = ""
+    pull_request: str = ""
+
+    def fields(self) -> dict[str, str]:
+        """Fields of each metric of the run."""
+        named = {"run_id": self.run_id, "job": self.job, "commit": self.commit, "branch": self.branch}
+        return {name: text for name, text in named.items() if text}
+
+    def tags(self) -> dict[str, str]:
+        """Tags of each metric of the run."""
+        named = {
+            "ci": self.ci,
+            "run_link": self.run_link,
+            "base_branch": self.base_branch,
+            "pull_request": self.pull_request,
+        }
+        return {name: text for name, text in named.items() if text}
+
+    def with_nonce(self, nonce: str) -> RunContext:
+        """The context of one session: its job told apart by ``nonce``, a run of its own where none is known."""
+        run_id = self.run_id or f"local-{nonce}"
+        return replace(self, run_id=run_id, job=f"{self.job}#{nonce}" if self.job else nonce)
+
+
+@dataclass(frozen=True)
+class _System:
+    """How one CI system names things: templates over its variables; a template with an unset variable gives nothing."""
+
+    name: str
+    marker: str
+    run_id: tuple[str, ...]
+    job: tuple[str, ...] = ()
+    commit: tuple[str, ...] = ()
+    branch: tuple[str, ...] = ()
+    base_branch: tuple[str, ...] = ()
+    pull_request: tuple[str, ...] = ()
+    link: tuple[str, ...] = ()
+
+
+_SYSTEMS = (
+    _System(
+        *("github", "GITHUB_ACTIONS"),
+        run_id=("github-{GITHUB_RUN_ID}-{GITHUB_RUN_ATTEMPT}", "github-{GITHUB_RUN_ID}-1"),
+        job=("{GITHUB_JOB}",),
+        commit=("{GITHUB_SHA}",),
+        branch=("{GITHUB_HEAD_REF}", "{GITHUB_REF_NAME}"),
+        base_branch=("{GITHUB_BASE_REF}",),
+        link=("{GITHUB_SERVER_URL}/{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}",),
+    ),
+    _System(
+        *("gitlab", "GITLAB_CI"),
+        run_id=("gitlab-{CI_PIPELINE_ID}",),
+        job=("{CI_JOB_NAME}",),
+        commit=("{CI_MERGE_REQUEST_SOURCE_BRANCH_SHA}", "{CI_COMMIT_SHA}"),
+        branch=("{CI_MERGE_REQUEST_SOURCE_BRANCH_NAME}", "{CI_COMMIT_BRANCH}", "{CI_COMMIT_REF_NAME}"),
+        base_branch=("{CI_MERGE_REQUEST_TARGET_BRANCH_NAME}",),
+        pull_request=("{CI_MERGE_REQUEST_IID}",),
+        link=("{CI_PIPELINE_URL}",),
+    ),
+    _System(
+        *("circleci", "CIRCLECI"),
+        run_id=("circleci-{CIRCLE_WORKFLOW_ID}", "circleci-{CIRCLE_BUILD_NUM}"),
+        job=("{CIRCLE_JOB}/{CIRCLE_NODE_INDEX}", "{CIRCLE_JOB}"),
+        commit=("{CIRCLE_SHA1}",),
+        branch=("{CIRCLE_BRANCH}", "{CIRCLE_TAG}"),
+        pull_request=("{CIRCLE_PR_NUMBER}",),
+        link=("{CIRCLE_BUILD_URL}",),
+    ),
+    _System(
+        *("azure", "TF_BUILD"),
+        run_id=("azure-{BUILD_BUILDID}-{SYSTEM_STAGEATTEMPT}", "azure-{BUILD_BUILDID}-1"),
+        job=("{SYSTEM_JOBDISPLAYNAME}", "{SYSTEM_JOBNAME}", "{AGENT_JOBNAME}"),
+        commit=("{SYSTEM_PULLREQUEST_SOURCECOMMITID}", "{BUILD_SOURCEVERSION}"),
+        branch=("{SYSTEM_PULLREQUEST_SOURCEBRANCH}", "{BUILD_SOURCEBRANCH}", "{BUILD_SOURCEBRANCHNAME}"),
+        base_branch=("{SYSTEM_PULLREQUEST_TARGETBRANCHNAME}", "{SYSTEM_PULLREQUEST_TARGETBRANCH}"),
+        pull_request=("{SYSTEM_PULLREQUEST_PULLREQUESTNUMBER}", "{SYSTEM_PULLREQUEST_PULLREQUESTID}"),
+        link=("{SYSTEM_COLLECTIONURI}{SYSTEM_TEAMPROJECT}/_build/results?buildId={BUILD_BUILDID}",),
+    ),
+    _System(
+        *("buildkite", "BUILDKITE"),
+        run_id=("buildkite-{BUILDKITE_BUILD_ID}",),
+        job=("{BUILDKITE_LABEL}/{BUILDKITE_PARALLEL_JOB}", "{BUILDKITE_LABEL}", "{BUILDKITE_STEP_KEY}"),
+        commit=("{BUILDKITE_COMMIT}",),
+        branch=("{BUILDKITE_BRANCH}",),
+        base_branch=("{BUILDKITE_PULL_REQUEST_BASE_BRANCH}",),
+        pull_request=("{BUILDKITE_PULL_REQUEST}",),
+        link=("{BUILDKITE_BUILD_URL}",),
+    ),
+    _System(
+        *("jenkins", "JENKINS_URL"),
+        run_id=("jenkins-{JOB_NAME}-{BUILD_NUMBER}", "{BUILD_TAG}"),
+        job=("{STAGE_NAME}",),
+        commit=("{GIT_COMMIT}",),
+        branch=("{CHANGE_BRANCH}", "{BRANCH_NAME}", "{GIT_LOCAL_BRANCH}", "{GIT_BRANCH}"),
+        base_branch=("{CHANGE_TARGET}",),
+        pull_request=("{CHANGE_ID}",),
+        link=("{BUILD_URL}",),
+    ),
+    _System(
+        *("bitbucket", "BITBUCKET_BUILD_NUMBER"),
+        run_id=("bitbucket-{BITBUCKET_PIPELINE_UUID}", "bitbucket-{BITBUCKET_BUILD_NUMBER}"),
+        job=("{BITBUCKET_STEP_UUID}",),
+        commit=("{BITBUCKET_COMMIT}",),
+        branch=("{BITBUCKET_BRANCH}",),
+        base_branch=("{BITBUCKET_PR_DESTINATION_BRANCH}",),
+        pull_request=("{BITBUCKET_PR_ID}",),
+    ),
+    _System(
+        *("travis", "TRAVIS"),
+        run_id=("travis-{TRAVIS_BUILD_ID}",),
+        job=("{TRAVIS_JOB_NAME}", "{TRAVIS_JOB_NUMBER}"),
+        commit=("{TRAVIS_PULL_REQUEST_SHA}", "{TRAVIS_COMMIT}"),
+        branch=("{TRAVIS_PULL_REQUEST_BRANCH}", "{TRAVIS_BRANCH}"),
+        link=("{TRAVIS_BUILD_WEB_URL}",),
+    ),
+    _System(
+        *("teamcity", "TEAMCITY_VERSION"),
+        run_id=("teamcity-{TEAMCITY_PROJECT_NAME}-{BUILD_NUMBER}",),
+        job=("{TEAMCITY_BUILDCONF_NAME}",),
+        commit=("{BUILD_VCS_NUMBER}",),
+    ),
+)
+
+
+def detect(environ: Mapping[str, str], *, read_file: Reader | None = None, git: Git | None = None) -> RunContext:
+    """What the environment says of the run; git is asked for commit and branch that it does not say.
+
+    ``read_file`` and ``git`` are how files and git are asked; tests pass their own.
+    """
+    system = next((system for system in _SYSTEMS if environ.get(system.marker, "").lower() not in ("", "false")), None)
+    found = _of_system(system, environ, read_file or _read_file) if system else RunContext()
+    ours = {
+        field: _clean(environ[name])
+        for field in ("run_id", "job", "commit", "branch")
+        if environ.get(name := f"PIPELINE_{field.upper()}", "").strip()
+    }
+    found = replace(found, **ours)
+    if found.commit and (found.branch or system):
+        return found
+    commit, branch = (git or ask_git)()
+    return replace(found, commit=found.commit or _clean(commit), branch=found.branch or _branch(branch))
+
+
+def _of_system(system: _System, environ: Mapping[str, str], read_file: Reader) -> RunContext:
+    def first(templates: tuple[str, ...]) -> str:
+        return next((text for template in templates if (text := _filled(template, environ))), "")
+
+    found = RunContext(
+        run_id=first(system.run_id),
+        job=first(system.job),
+        commit=first(system.commit),
+        branch=_branch(first(system.branch)),
+        ci=system.name,
+        run_link=first(system.link),
+        base_branch=_branch(first(system.base_branch)),
+        pull_request=first(system.pull_request),
+    )
+    return _of_github_event(found, environ, read_file) if system.name == "github" else found
+
+
+def _of_github_event(found: RunContext, environ: Mapping[str, str], read_file: Reader) -> RunContext:
+    """A pull request's GITHUB_SHA is a merge commit that nobody knows; the event's file names the commit."""
+    number = re.fullmatch(r"refs/pull/(\d+)/\w+", environ.get("GITHUB_REF", ""))
+    if number is None:
+        return found
+    found = replace(found, pull_request=number[1])
+    try:
+        head = json.loads(read_file(environ["GITHUB_EVENT_PATH"]))["pull_request"]["head"]["sha"]
+    except (OSError, KeyError, TypeError, ValueError):
+        return found
+    return replace(found, commit=_clean(str(head)))
+
+
+def _filled(template: str, environ: Mapping[str, str]) -> str:
+    names = re.findall(r"\{(\w+)\}", template)
+    values = {name: environ.get(name, "").strip() for name in names}
+    # Travis and Buildkite write "false" where there is no pull request.
+    if any(value in ("", "false") for value in values.values()):
+        return ""
+    return _clean(template.format_map(values))
+
+
+def _branch(name: str) -> str:
+    """``main`` of ``refs/heads/main`` and ``origin/main``; a detached HEAD is no branch."""
+    name = re.sub(r"^(?:refs/heads/|refs/tags/|remotes/|origin/)+", "", _clean(name))
+    return "" if name == "HEAD" else name
+
+
+def _clean(text: str) -> str:
+    return _NOT_IN_AN_ID.sub("_", text.strip())[:_LONGEST]
+
+
+def _read_file(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
+
+
+def ask_git() -> tuple[str, str]:
+    """Commit and branch of the checkout in the current directory; empty where there is none."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD", "--abbrev-ref", "HEAD"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_GIT_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "", ""
+    commit, _, branch = asked.stdout.strip().partition("\n")
+    return commit, branch

@@ -1,0 +1,112 @@
+"""Something between us and ClickHouse answers 200 to everything: nothing is lost, nothing stands twice."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from clickhouse_proxy import ClickHouseProxy, clickhouse_proxy
+from drain_parts import Whereabouts, assert_books_agree, bad, buffer_on, drain_store, drainer_on, good, push
+from test_drainer import over_http, url
+
+from pipeline.base.errors import StoreOutage, StoreRefused
+from pipeline.embedded.http_interface import ClickHouseHttp
+from pipeline.store.client import Store
+from pipeline.store.refusals import proved_rows
+
+__all__ = ["url"]
+
+NEVER_ARRIVED = (
+    *("200", "page", "empty", "text", "redirect:302", "redirect:303", "redirect:307", "redirect:308"),
+    *('summary:{"written_rows":"0"}', 'summary:{"written_rows":"29"}', "summary:{}", "summary:[]", "summary:null"),
+    *('summary:{"written_rows":null}', 'summary:{"written_rows":"-30"}', 'summary:{"written_rows":"1e9"}', "summary:{"),
+)
+DONE_ALL_THE_SAME = (
+    *('done, summary:{"written_rows":"0"}', 'done, summary:{"written_rows":"60"}', "done, summary:junk"),
+)
+
+
+@pytest.fixture
+def embedded(engine_path: Path, _open_engine: None) -> Iterator[Store]:
+    """A fresh database with the drain's tables in this process's engine."""
+    with drain_store(f"chdb://{engine_path}") as store:
+        yield store
+
+
+@pytest.fixture(params=["metrics", "dead_letters"])
+def proxy(request: pytest.FixtureRequest, embedded: Store) -> Iterator[ClickHouseProxy]:
+    """A liar about the inserts into one of the tables."""
+    with ClickHouseHttp(embedded, writable=True) as server, clickhouse_proxy(server.url, request.param) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("lie", [*NEVER_ARRIVED, *DONE_ALL_THE_SAME])
+def test_an_answer_is_believed_only_when_it_proves_what_was_written(
+    url: str, proxy: ClickHouseProxy, embedded: Store, lie: str
+) -> None:
+    """An insert answered 200 by a page, by nothing, with other numbers or a redirect is in doubt, and read back."""
+    buffer = buffer_on(url)
+    push(buffer.client, [item for number in range(30) for item in (good(number), bad(number))])
+    proxy.plan.extend([lie] * 2)
+    with over_http(proxy.url, embedded, timeout_s=20) as far:
+        drainer_on(buffer, far, max_retry_pause_s=0.05).drain_until_empty()
+    assert proxy.done[:1] == [lie]
+    Whereabouts(embedded).assert_each_once(range(30), [bad(number) for number in range(30)])
+    assert_books_agree(buffer, embedded)
+
+
+@pytest.mark.parametrize("lie", ["200", "page", "empty", "text", "cut", "redirect:302", "503"])
+def test_a_read_back_that_is_not_clickhouse_s_is_not_believed(
+    url: str, proxy: ClickHouseProxy, embedded: Store, lie: str
+) -> None:
+    """The rows stand, the answer that says so does not come: it is asked again, and no row is sent a second time."""
+    buffer = buffer_on(url)
+    push(buffer.client, [item for number in range(30) for item in (good(number), bad(number))])
+    proxy.plan.append("close after")
+    proxy.read_plan.extend([lie] * 3)
+    with over_http(proxy.url, embedded, timeout_s=20) as far:
+        drainer_on(buffer, far, max_retry_pause_s=0.05).drain_until_empty()
+    assert proxy.reads_done == [lie] * 3
+    Whereabouts(embedded).assert_each_once(range(30), [bad(number) for number in range(30)])
+    assert_books_agree(buffer, embedded)
+
+
+ROWS = pa.table({"n": pa.array([1, 2], pa.uint64())})
+
+
+@pytest.mark.parametrize("lie", NEVER_ARRIVED)
+def test_every_table_s_insert_is_proved_or_an_outage(embedded: Store, lie: str) -> None:
+    """Windows, alerts, the ledger: whoever writes learns that the outcome is in doubt, and comes again."""
+    embedded.command("CREATE TABLE t (n UInt64) ENGINE = MergeTree ORDER BY n")
+    with ClickHouseHttp(embedded, writable=True) as server, clickhouse_proxy(server.url, "t") as proxy:
+        proxy.always = lie.replace("29", "1").replace("-30", "-2").replace("1e9", "2e0")
+        with over_http(proxy.url, embedded) as far:
+            with pytest.raises((StoreOutage, StoreRefused)):
+                far.insert("t", ROWS)
+            proxy.always = ""
+            assert far.insert("t", ROWS) == 2
+    assert embedded.rows("SELECT count() FROM t") == [(2,)]
+
+
+@pytest.mark.parametrize("lie", ["200", "page", "empty", "text", "cut"])
+def test_an_answer_that_is_no_result_is_an_outage(embedded: Store, lie: str) -> None:
+    """A page in place of rows is neither a crash nor an empty result."""
+    embedded.command("CREATE TABLE t (position UInt64) ENGINE = MergeTree ORDER BY position")
+    with (
+        ClickHouseHttp(embedded, writable=True) as server,
+        clickhouse_proxy(server.url, "t") as proxy,
+        over_http(proxy.url, embedded) as far,
+    ):
+        proxy.read_plan.append(lie)
+        with pytest.raises(StoreOutage):
+            far.query("SELECT position FROM t")
+        assert far.rows("SELECT position FROM t") == []
+
+
+def test_more_rows_than_were_sent_prove_that_those_were_written() -> None:
+    """Materialized views of the operator count too; fewer rows, and what is no number, prove nothing."""
+    assert proved_rows("t", 2, {"written_rows": "2"}) == 2
+    assert proved_rows("t", 2, {"written_rows": "4"}) == 4
+    for summary in ({}, {"written_rows": "1"}, {"written_rows": "٢"}, {"written_rows": True}, {"written_rows": [2]}):
+        with pytest.raises(StoreOutage):
+            proved_rows("t", 2, summary)

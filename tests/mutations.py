@@ -1,0 +1,279 @@
+"""Thirty one-line mistakes, each of which some test must notice.
+
+``python tests/mutations.py`` applies every one to a copy of the tree, runs the tests that are named with it, and
+reports which were caught, by which test, and which survived; exit 1 when one survived. ``--only NAME`` (repeatable)
+chooses some, ``--list`` shows them, ``--jobs N`` runs N side by side. It takes about ten minutes on two quiet cores.
+``tests/test_house.py`` holds the list to the code: each mistake must still find its line, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TESTS_TIMEOUT_S = 900
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """Replace ``line`` (which stands once in ``file``) by ``by``; ``tests`` are given to pytest."""
+
+    name: str
+    file: str
+    line: str
+    by: str
+    tests: str
+
+
+MUTATIONS = [
+    # What a metric is, and how it is read
+    Mutation(
+        "a timestamp too old is accepted", "pipeline/metric.py",
+        "if timestamp_ms < sealed_at_ms - limits.retention_ms:",
+        "if timestamp_ms < sealed_at_ms - 2 * limits.retention_ms:",
+        "tests/decode/test_metric.py",
+    ),
+    Mutation(
+        "a timestamp too far ahead is accepted", "pipeline/metric.py",
+        "if timestamp_ms > sealed_at_ms + limits.future_ms:", "if timestamp_ms > sealed_at_ms + 2 * limits.future_ms:",
+        "tests/decode/test_metric.py",
+    ),
+    # The buffer
+    Mutation(
+        "the oldest acknowledged records are dropped unseen", "pipeline/buffer/lua/drop_acked.lua",
+        "if redis.call('LINDEX', KEYS[1], -1) ~= ARGV[1] then return 0 end", "",
+        "tests/buffer/test_buffer.py",
+    ),
+    Mutation(
+        "a minute touched again is forgotten", "pipeline/buffer/lua/forget.lua",
+        "if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) end",
+        "redis.call('HDEL', KEYS[1], ARGV[i])",
+        "tests/buffer/test_buffer.py",
+    ),
+    Mutation(
+        "a lease that another drainer took is acknowledged", "pipeline/buffer/lua/ack.lua",
+        "if not attempts or facts.done[tonumber(ARGV[2])] then return 0 end",
+        "if facts.done[tonumber(ARGV[2])] then return 0 end\nattempts = attempts or 1",
+        "tests/buffer/test_buffer.py",
+    ),
+    Mutation(
+        "what is spilled is no lag", "pipeline/buffer/lag.py",
+        "    if books.spilled:", "    if False:",
+        "tests/operate/test_status.py -k lag_and_watermark",
+    ),
+    Mutation(
+        "what waits does not hold the watermark back", "pipeline/buffer/lag.py",
+        "        waits_s = max(waits_s, oldest_waiting_s(buffer, now_ms))", "        pass",
+        "tests/operate/test_status.py -k watermark",
+    ),
+    # Delivery
+    Mutation(
+        "the overflow rule keeps less than it says", "pipeline/deliver/overflow.py",
+        "keep = max(int(mark * KEPT_SHARE), mark - books.in_flight)", "keep = mark - books.in_flight - 1",
+        "tests/operate/test_overflow_marks.py -k drop",
+    ),
+    Mutation(
+        "marks are removed from Redis without being written", "pipeline/deliver/dead_letters.py",
+        '        "dead_letter_marks",', '        "dead_letter_marks" if False else "dead_letter_marks_nowhere",',
+        "tests/operate/test_ledger_job.py",
+    ),
+    # Numbers
+    Mutation(
+        "a window is final too early", "pipeline/analyse/windows.py",
+        "return now_ms >= (start_s + window_s + grace_s) * 1000", "return now_ms >= (start_s + window_s) * 1000",
+        "tests/analyse/test_windows.py tests/jobs/test_rollup.py",
+    ),
+    Mutation(
+        "fewer rows replace more", "pipeline/analyse/windows.py",
+        "return 2 * raw_rows + final", "return 2 + final",
+        "tests/analyse/test_windows.py tests/jobs/test_rollup.py",
+    ),
+    Mutation(
+        "a value at the limit of good is not good", "pipeline/analyse/vitals.py",
+        "above_good = np.greater(values,", "above_good = np.greater_equal(values,",
+        "tests/analyse/test_vitals.py",
+    ),
+    Mutation(
+        "the rated percentile is one rank too high", "pipeline/analyse/vitals.py",
+        "return (3 * np.asarray(samples, dtype=np.int64) + 3) // 4 - 1",
+        "return (3 * np.asarray(samples, dtype=np.int64) + 4) // 4 - 1",
+        "tests/analyse/test_vitals.py",
+    ),
+    Mutation(
+        "one run too few is enough history", "pipeline/analyse/baselines.py",
+        "is_enough = runs.sizes >= min_runs", "is_enough = runs.sizes >= min_runs - 1",
+        "tests/analyse/test_baselines.py",
+    ),
+    # Jobs
+    Mutation(
+        "resource keys are kept for two days", "pipeline/jobs/housekeeping.py",
+        "RESOURCE_AGE_MS = 24 * 3_600_000", "RESOURCE_AGE_MS = 48 * 3_600_000",
+        "tests/jobs/test_housekeeping.py",
+    ),
+    Mutation(
+        "the last second of resource keys is trimmed too", "pipeline/jobs/housekeeping.py",
+        'pipe.zremrangebyscore(key, "-inf", f"({oldest_s}")', 'pipe.zremrangebyscore(key, "-inf", oldest_s)',
+        "tests/jobs/test_housekeeping.py",
+    ),
+    Mutation(
+        "the platform's retention is not read", "pipeline/jobs/retention.py",
+        "    return hours\n\n\ndef read_hours", "    return default_hours\n\n\ndef read_hours",
+        "tests/jobs/test_housekeeping.py",
+    ),
+    Mutation(
+        "any number is a retention", "pipeline/jobs/retention.py",
+        "return int(hours) if 1 <= hours <= MAX_HOURS else None", "return int(hours)",
+        "tests/jobs/test_housekeeping.py",
+    ),
+    Mutation(
+        "an older figure replaces a newer one in Redis", "pipeline/jobs/publish.py",
+        "if held and held > tonumber(ARGV[1]) then return 0 end", "",
+        "tests/jobs/test_publish.py -k stale",
+    ),
+    Mutation(
+        "page views are torn apart by shards", "pipeline/jobs/vitals_rows.py",
+        "if(empty(tags['id']), cityHash64(segment, position), cityHash64(tags['id']))", "cityHash64(segment, position)",
+        "tests/jobs/test_vitals_pieces.py",
+    ),
+    # The operating layer
+    Mutation(
+        "every process holds the schedule", "pipeline/operate/lease.py",
+        "if left >= 0 and left <= tonumber(ARGV[2]) then return 0 end", "",
+        "tests/operate/test_schedule.py",
+    ),
+    Mutation(
+        "a lease is given back by whoever asks", "pipeline/operate/lease.py",
+        "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end",
+        "return redis.call('DEL', KEYS[1])",
+        "tests/operate/test_schedule.py",
+    ),
+    Mutation(
+        "a wall clock that is set back stops the schedule", "pipeline/operate/schedule.py",
+        "self._scheduler.modify_job(name, next_run_time=now + timedelta(seconds=left_s))", "pass",
+        "tests/operate/test_schedule.py -k wall_clock",
+    ),
+    Mutation(
+        "overdue jobs are not told", "pipeline/operate/schedule.py",
+        "return began_s_ago > 2 * interval_s + OVERDUE_S", "return False",
+        "tests/operate/test_schedule.py",
+    ),
+    Mutation(
+        "a hanging loop counts as alive", "pipeline/operate/liveness.py",
+        "if age + silent_s > STUCK_S}", "if age + silent_s > 1000 * STUCK_S}",
+        "tests/operate/test_liveness.py",
+    ),
+    Mutation(
+        "a dead process's heartbeat counts", "pipeline/operate/fleet.py",
+        'if abs(now_ms - said["at"]) < silent_for_ms]', "]",
+        "tests/operate/test_status.py -k heartbeat",
+    ),
+    Mutation(
+        "unknown is printed as zero", "pipeline/operate/status.py",
+        "books = self.books.as_dict() if self.books is not None else UNKNOWN",
+        "books = (self.books or Books()).as_dict()",
+        "tests/operate/test_status.py -k without_redis",
+    ),
+    Mutation(
+        "a request that failed is reported as done", "pipeline/operate/requests.py",
+        'answer.say(state="failed", text=str(error))', 'answer.say(state="done", text="{}")',
+        "tests/operate/test_requests.py",
+    ),
+    # The store and alerts
+    Mutation(
+        "a missing column is not noticed", "pipeline/store/schema.py",
+        "            if seen is None:", "            if seen is None and False:",
+        "tests/store/test_schema.py",
+    ),
+    Mutation(
+        "an alert fires before its time", "pipeline/alerts/judge/state.py",
+        "held = now_ms - alert.active_at_ms >= rule.for_ms", "held = True",
+        "tests/alerts/test_states.py",
+    ),
+    Mutation(
+        "keep_firing_for is ignored", "pipeline/alerts/judge/state.py",
+        "if now_ms - since_ms < rule.keep_firing_for_ms:", "if False:",
+        "tests/alerts/test_states.py",
+    ),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one mutation: the test that caught it, or why none did."""
+
+    mutation: Mutation
+    caught_by: str
+    seconds: float
+
+    @property
+    def line(self) -> str:
+        """The outcome in a line."""
+        verdict = f"caught by {self.caught_by}" if self.caught_by else "SURVIVED"
+        return f"{self.mutation.name:<56} {verdict} ({self.seconds:.0f} s)"
+
+
+def mutated(mutation: Mutation, text: str) -> str:
+    """The file's text with the mistake in it. Raises ``ValueError`` when its line is not there, or more than once."""
+    if text.count(mutation.line) != 1:
+        raise ValueError(f"{mutation.name}: {mutation.file} has {text.count(mutation.line)} times: {mutation.line}")
+    return text.replace(mutation.line, mutation.by)
+
+
+def run(mutation: Mutation) -> Outcome:
+    """Apply it to a copy of the tree and run its tests."""
+    started_s = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutation-") as place:
+        copy = Path(place) / "tree"
+        ignored = shutil.ignore_patterns(".git", ".venv", "data", "dist", ".*_cache", "*.egg-info", "__pycache__")
+        shutil.copytree(ROOT, copy, ignore=ignored)
+        file = copy / mutation.file
+        file.write_text(mutated(mutation, file.read_text()))
+        environment = {**os.environ, "PYTHONPATH": str(copy), "CI": ""}
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutation.tests.split(" ")]
+        try:
+            done = subprocess.run(
+                command, cwd=copy, env=environment, capture_output=True, text=True, timeout=TESTS_TIMEOUT_S
+            )
+            said = done.stdout
+        except subprocess.TimeoutExpired:
+            return Outcome(mutation, "the clock: its tests did not end", time.monotonic() - started_s)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+    if done.returncode not in (0, 1) or (done.returncode == 1 and not failed):
+        raise RuntimeError(f"{mutation.name}: pytest ended with {done.returncode}: {said[-2000:]}{done.stderr[-2000:]}")
+    return Outcome(mutation, failed[1] if failed else "", time.monotonic() - started_s)
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="part of a name; may be repeated")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    chosen = [one for one in MUTATIONS if not options.only or any(part in one.name for part in options.only)]
+    if options.list:
+        print("\n".join(f"{one.name:<56} {one.file}" for one in chosen))
+        return 0
+    for mutation in chosen:
+        mutated(mutation, (ROOT / mutation.file).read_text())
+    survived = 0
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for outcome in pool.map(run, chosen):
+            print(outcome.line, flush=True)
+            survived += not outcome.caught_by
+    print(f"{len(chosen) - survived} of {len(chosen)} caught")
+    return int(survived > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

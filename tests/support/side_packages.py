@@ -1,0 +1,42 @@
+"""Packages of other people beside our own environment: each set in a directory of its own, for one child process.
+
+``pip install --no-deps --target`` keeps our environment as it is (a plugin for pytest would otherwise run in our own
+suite), costs a second and comes from the installer's cache. Not to be had: at a desk the test is skipped, in CI it
+fails.
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from conftest import missing
+
+_CACHE = (
+    Path(tempfile.gettempdir())
+    / f"pipeline-side-packages-{os.getuid()}-{sys.version_info.major}.{sys.version_info.minor}"
+)
+
+
+@functools.cache
+def side_packages(*requirements: str) -> Path:
+    """A directory for PYTHONPATH with exactly these packages, without what they depend on."""
+    name = "+".join(requirement.replace("/", "_") for requirement in requirements)
+    target = _CACHE / name
+    if not target.is_dir():
+        _CACHE.mkdir(exist_ok=True, mode=0o700)
+        fresh = Path(tempfile.mkdtemp(dir=_CACHE))
+        installer = ["uv", "pip"] if shutil.which("uv") else [sys.executable, "-m", "pip"]
+        python = ["--python", sys.executable] if installer[0] == "uv" else []
+        command = [*installer, "install", "--quiet", "--no-deps", *python, "--target", str(fresh), *requirements]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            missing(f"{name} cannot be installed: {done.stderr[-300:]}")
+        try:
+            fresh.rename(target)
+        except OSError:
+            shutil.rmtree(fresh)  # another process was faster
+    return target
