@@ -17,9 +17,8 @@ from pipeline.base.errors import PipelineError, RedisDenied, UsageError
 from pipeline.cli.common import cli, fail
 from pipeline.operate.process import leave
 
-__all__ = [
-    *("alerting", "cli", "letters", "looking", "main", "measuring", "push", "running", "schema", "segments", "setup"),
-]
+__all__ = ["alerting", "cli", "letters", "looking", "main", "measuring", "push", "running", "schema", "segments"]
+__all__ += ["setup"]
 
 
 def main() -> NoReturn:
