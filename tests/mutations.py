@@ -1,4 +1,4 @@
-"""Thirty one-line mistakes, each of which some test must notice.
+"""Thirty-three one-line mistakes, each of which some test must notice.
 
 ``python tests/mutations.py`` applies every one to a copy of the tree, runs the tests that are named with it, and
 reports which were caught, by which test, and which survived; exit 1 when one survived. ``--only NAME`` (repeatable)
@@ -81,6 +81,17 @@ MUTATIONS = [
         "the overflow rule keeps less than it says", "pipeline/deliver/overflow.py",
         "keep = max(int(mark * KEPT_SHARE), mark - books.in_flight)", "keep = mark - books.in_flight - 1",
         "tests/operate/test_overflow_marks.py -k drop",
+    ),
+    Mutation(
+        "rows that expired by right are inserted again", "pipeline/deliver/delivery.py",
+        "EXPIRY_MARGIN_MS = 47 * 3_600_000", "EXPIRY_MARGIN_MS = 470 * 3_600_000",
+        "tests/deliver/test_expiry.py",
+    ),
+    Mutation(
+        "rows that are there count as missing", "pipeline/deliver/delivery.py",
+        'missing = ~np.isin(rows["position"].to_numpy(), stored)',
+        'missing = np.isin(rows["position"].to_numpy(), stored)',
+        "tests/deliver/test_expiry.py",
     ),
     Mutation(
         "marks are removed from Redis without being written", "pipeline/deliver/dead_letters.py",
