@@ -17,7 +17,7 @@ from conftest import RedisServer, free_port, redis_executables
 
 from pipeline.base import config
 from pipeline.base.errors import ConfigError, PipelineError
-from pipeline.base.keys import BufferKeys
+from pipeline.base.keys import BufferKeys, FleetKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.bench.drain import plain_items
 from pipeline.buffer.buffer import open_buffers
@@ -199,7 +199,7 @@ def test_started_without_clickhouse_it_seals_spills_and_tells_and_joins_later(
         deployment.push(4000, buffer)
     deployment.start()
     deployment.wait_until(lambda: all(deployment.counted("spilled", buffer) for buffer in BUFFERS), "it spills")
-    deployment.wait_until(lambda: deployment.client().hlen(BufferKeys(BUFFERS[0]).services), "it is seen")
+    deployment.wait_until(lambda: deployment.client().hlen(FleetKeys("pipeline").services), "it is seen")
     deployment.wait_until(deployment.lives, "it lives")
     status = deployment.status("ClickHouse is away")
     assert status["spilled"] > 0 and status["rows"] is None and status["unaccounted"] == 0
@@ -225,7 +225,7 @@ def test_a_schema_that_is_wrong_when_clickhouse_joins_is_told_and_waited_for(
     deployment.clickhouse.start()
 
     def trouble() -> str:
-        said = deployment.client().hvals(BufferKeys(BUFFERS[0]).services)
+        said = deployment.client().hvals(FleetKeys("pipeline").services)
         return " ".join(json.loads(text)["trouble"] for text in said)
 
     deployment.wait_until(lambda: "pipeline migrate" in trouble(), "the fix is told")
@@ -302,9 +302,9 @@ def test_rollup_beside_a_service_is_done_by_it(
     deployment = migrated(deploy(PIPELINE_ROLLUPS__INTERVAL_S="3600"))
     drainer = subprocess.Popen([sys.executable, "-m", "pipeline", "drain"], env=deployment.environment)
     try:
-        deployment.wait_until(lambda: deployment.client().hlen(BufferKeys(BUFFERS[0]).services), "the drainer runs")
+        deployment.wait_until(lambda: deployment.client().hlen(FleetKeys("pipeline").services), "the drainer runs")
         deployment.start()
-        deployment.wait_until(lambda: deployment.client().exists(BufferKeys(BUFFERS[0]).scheduler), "it schedules")
+        deployment.wait_until(lambda: deployment.client().exists(FleetKeys("pipeline").scheduler), "it schedules")
         deployment.push(100)
         deployment.wait_until(lambda: deployment.counted("stored") == 100, "all is stored")
         assert deployment.roll_up(from_ms=1)["windows_1min"] > 0
