@@ -315,6 +315,15 @@ def _timestamp_ms(raw: bytes) -> int:
     return math.floor(_DOWN.multiply(number, 1000) if number < SECONDS_BELOW else number)
 
 
+def parse_time_ms(text: str) -> int | None:
+    """Epoch milliseconds of ISO-8601 with a zone, or of a number, as metrics may give them; None for anything else."""
+    try:
+        raw = text.strip().encode()
+        return _timestamp_ms(raw) if _NUMBER.fullmatch(raw) else parse_iso_ms(text.strip())
+    except (_RefusedError, UnicodeEncodeError):
+        return None
+
+
 def parse_iso_ms(text: str) -> int:
     """Epoch milliseconds of an ISO-8601 time with a zone (``Z``, ``UTC`` or an offset)."""
     match = _ISO.fullmatch(text)

@@ -172,6 +172,20 @@ class RollupSettings(Section):
     grace_s: float = Field(120, ge=0, description="a window is final this long after its end")
 
 
+class CollectSettings(Section):
+    """What is read from the platform's own Redis keys."""
+
+    enabled: bool = Field(True, description="off: the platform's keys are not read")
+    interval_s: Positive = Field(15, description="between two looks; a look takes at most 30 % of it")
+    skip: list[str] = Field(default_factory=list, description="names of catalogue entries that are not collected")
+    keys: list[dict[str, Any]] = Field(
+        default_factory=list, description="more key patterns, in the form of the catalogue (pipeline/collect/README.md)"
+    )
+    executions: Literal["buffer", "missing"] = Field(
+        "buffer", description="missing: results in Redis that never came through the buffer are collected as executions"
+    )
+
+
 class RunSettings(Section):
     """CI runs."""
 
@@ -297,6 +311,7 @@ class Settings(BaseSettings):
     drainer: DrainerSettings = Field(default_factory=DrainerSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
     rollups: RollupSettings = Field(default_factory=RollupSettings)
+    collect: CollectSettings = Field(default_factory=CollectSettings)
     runs: RunSettings = Field(default_factory=RunSettings)
     vitals: VitalsSettings = Field(default_factory=VitalsSettings)
     baselines: BaselineSettings = Field(default_factory=BaselineSettings)

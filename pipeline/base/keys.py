@@ -51,6 +51,9 @@ CHANNEL_DASHBOARD_UPDATE = "dashboard:update"
 
 # Environment state (database 6)
 
+SOURCE = "metrics-pipeline"
+"""What our own messages on channels carry as ``source``, so that nobody takes them for the platform's."""
+
 CLEANUP_STATUS = "cleanup:status"
 RETENTION_PERFORMANCE_METRICS = "retention:performance_metrics"
 
@@ -158,6 +161,11 @@ class BufferKeys:
     def marks(self) -> str:
         """Hash: "segment:position" of a dead letter to what was done with it, on its way to ClickHouse."""
         return f"{self._tag}:marks"
+
+    @property
+    def collected(self) -> str:
+        """Hash: what collectors have seen of the platform's keys; changes in the script that pushes what is new."""
+        return f"{self._tag}:collected"
 
     @property
     def scratch(self) -> str:

@@ -103,6 +103,13 @@ def status_table(status: Status, rates: dict[str, float] | None = None) -> Table
     table.add_row("rows in ClickHouse", _known(status.rows), age)
     table.add_row("open dead letters", _known(status.dead_letters_open), "")
     table.add_row("alerts firing", Text(_known(status.firing), style="red" if status.firing else ""), "")
+    if status.collect:
+        keys, items = (sum(int(one.get(name, 0)) for one in status.collect.values()) for name in ("keys", "items"))
+        table.add_row("keys collected", f"{keys:,}", f"{items:,} metrics in the last look")
+    for name, one in sorted((status.collect or {}).items()):
+        if one.get("trouble"):
+            trouble = f"{one['trouble']} ({one.get('troubled_keys', 0)} keys)"
+            table.add_row(f"collect {name}", Text(trouble, style="yellow"), "")
     for service in status.services or []:
         table.add_row("running", str(service["name"]), str(service.get("role", "")))
     if status.services is not None and not status.services:

@@ -14,11 +14,12 @@ from typing import NoReturn
 import click
 
 from pipeline.base.errors import PipelineError, RedisDenied, UsageError
-from pipeline.cli import alerting, letters, looking, measuring, push, running, segments, setup
 from pipeline.cli.common import cli, fail
 from pipeline.operate.process import leave
 
-__all__ = ["alerting", "cli", "letters", "looking", "main", "measuring", "push", "running", "segments", "setup"]
+__all__ = [
+    *("alerting", "cli", "letters", "looking", "main", "measuring", "push", "running", "schema", "segments", "setup"),
+]
 
 
 def main() -> NoReturn:

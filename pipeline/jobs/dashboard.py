@@ -38,7 +38,8 @@ class Dashboard:
             "running_tests": self._running.count(),
             "avg_duration": hour.avg_duration,
         }
-        self.notifications.publish(keys.CHANNEL_DASHBOARD_UPDATE, json.dumps({"type": "metrics_update", "data": data}))
+        message = json.dumps({"type": "metrics_update", "data": data, "source": keys.SOURCE})
+        self.notifications.publish(keys.CHANNEL_DASHBOARD_UPDATE, message)
 
     def _last_hour(self, now_ms: int) -> Executions:
         newest = now_ms // 60_000 * 60

@@ -21,6 +21,7 @@ from pipeline.buffer.books import UNKNOWN, Books
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.high_water import Level, levels, memory
 from pipeline.buffer.lag import lag_s, oldest_waiting_s
+from pipeline.collect.collector import read_states
 from pipeline.operate.fleet import Fleet
 from pipeline.operate.lease import LEASE_S
 from pipeline.store.client import Store
@@ -47,6 +48,8 @@ class Status:
     redis_memory_pct: float | None = None
     high_water: list[str] = field(default_factory=list)
     services: list[dict[str, Any]] | None = None
+    collect: dict[str, dict[str, Any]] | None = None
+    """How each entry of the platform's schema is collected."""
     rows: int | None = None
     newest_row_age_s: float | None = None
     firing: int | None = None
@@ -112,6 +115,7 @@ def _ask_redis(status: Status, settings: Settings, link: RedisLink, buffers: Seq
         memory_pct = 100 * used / limit if limit else 0.0
         status.redis_memory_pct = round(memory_pct, 1)
     status.services = _part(status, "Redis", lambda: fleet.services(now_ms))
+    status.collect = _part(status, "Redis", lambda: read_states(link.database("metrics"), buffers[0].keys))
     drains = any(said.get("role") in DRAINING for said in status.services or [])
     all_books: list[Books | None] = []
     for buffer in buffers:

@@ -18,6 +18,7 @@ from pipeline.base.errors import Outage, RedisDenied, Stopped, UsageError
 from pipeline.base.keys import FleetKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.buffer.buffer import open_buffer, open_buffers
+from pipeline.collect.build import build_collector
 from pipeline.deliver import dead_letters as deadletters
 from pipeline.deliver import ledger
 from pipeline.deliver.drainer import Drainer
@@ -199,6 +200,10 @@ def _wire(
     fleet = Fleet(link.database("metrics"), fleet_keys.services)
     housekeeping = Housekeeping(link, fleet, HOUSEKEEPING_INTERVAL_S)
     books = handle()
+    collector = build_collector(settings, link, handle(), stopping)
+    collect_jobs = []
+    if collector is not None:
+        collect_jobs.append(Job("collect", settings.collect.interval_s, lambda: asdict(collector.run(clock.now_ms()))))
     watch = Watch(settings, link, buffers, handle(), clock)
     rolled_up_ms = 0
 
@@ -224,6 +229,7 @@ def _wire(
     jobs = [
         Job("rollup", settings.rollups.interval_s, roll_up),
         Job("vitals", settings.vitals.interval_s, lambda: _tidily(lambda: asdict(vitals.run(clock.now_ms())))),
+        *collect_jobs,
         Job("runs", settings.runs.interval_s, lambda: asdict(runs.run(clock.now_ms()))),
         Job("changes", settings.changes.interval_s, lambda: _tidily(lambda: asdict(changes.run(clock.now_ms())))),
         Job("baselines", settings.baselines.interval_s, lambda: _tidily(lambda: asdict(baselines.run(clock.now_ms())))),

@@ -1,0 +1,248 @@
+"""The platform's Redis schema as data: ``catalogue.yaml``, read, checked and asked which entry a key belongs to.
+
+A deployment adds entries by ``collect.keys`` in the settings, in the same form. A key that two patterns fit belongs
+to the one with the longer fixed text (``lock:queue:x`` is a lock queue, not a lock).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.base.errors import ConfigError
+
+Type = Literal["string", "json", "hash", "list", "set", "zset", "channel"]
+Kind = Literal[
+    "count", "sum", "total", "number", "size", "fields", "changed_fields", "members", "members_total", "values",
+    "events", "once", "series", "flags", "oldest", "stuck", "held", "holders", "orphans", "overdue", "within",
+    "suffixes", "executions", "messages",
+]  # fmt: skip
+
+METRIC_FIELDS = frozenset(
+    {"environment", "browser", "test_suite", "test_id", "test_name", "page", "endpoint", "node", "error_type"}
+)
+"""Where the dimensions of a collected metric may go, beside ``tags.…``."""
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Difference(_Strict):
+    """One field minus another, as a metric."""
+
+    metric_type: str
+    of: str
+    minus: str
+
+
+class Share(_Strict):
+    """One field as a percentage of another, as a metric."""
+
+    metric_type: str
+    of: str
+    in_: str = Field(alias="in")
+
+
+class Good(_Strict):
+    """1 where a text field is one of ``words``, else 0."""
+
+    metric_type: str
+    field: str
+    words: tuple[str, ...]
+
+
+class Age(_Strict):
+    """Seconds since the time in a field."""
+
+    metric_type: str
+    field: str
+
+
+class Derived(_Strict):
+    """What one kind of key becomes."""
+
+    kind: Kind
+    metric_type: str = ""
+    by: dict[str, str] = Field(default_factory=dict)
+    """Field of the metric (or ``tags.name``) to where its text comes from: a field of the value, "{placeholder}",
+    "{member}", or "=constant"."""
+    fields: dict[str, str] = Field(default_factory=dict)
+    """Field of the value to metric type."""
+    field: str = ""
+    of: str = ""
+    less: Difference | None = None
+    share: Share | None = None
+    good: Good | None = None
+    age: Age | None = None
+
+    @model_validator(mode="after")
+    def _known_targets(self) -> Derived:
+        for target in self.by:
+            if target not in METRIC_FIELDS and not target.startswith("tags."):
+                raise ValueError(f"'by' names {target!r}; a metric has {', '.join(sorted(METRIC_FIELDS))}, or tags.…")
+        return self
+
+    @cached_property
+    def read_fields(self) -> tuple[str, ...]:
+        """The fields of the value that this reads."""
+        named = [source for source in self.by.values() if not source.startswith(("{", "="))]
+        named += [*self.fields, self.field]
+        for part in (self.less, self.share):
+            if part is not None:
+                named += [part.of, part.minus if isinstance(part, Difference) else part.in_]
+        named += [part.field for part in (self.good, self.age) if part is not None]
+        return tuple(dict.fromkeys(name for name in named if name))
+
+
+class Entry(_Strict):
+    """One key pattern or channel of the platform's schema."""
+
+    name: str = Field(pattern=r"^\w+$")
+    pattern: str = Field(min_length=1)
+    database: str
+    type: Type
+    ttl_s: int | None = None
+    ttl_required: bool = False
+    most: int | None = None
+    writer: Literal["platform", "pipeline"] = "platform"
+    reader: Literal["platform", "pipeline"] = "platform"
+    secret: bool = False
+    metrics: tuple[Derived, ...] = ()
+    example: str = ""
+
+    @cached_property
+    def fixed(self) -> int:
+        """How much of the pattern is fixed text; the greater number decides between two that fit."""
+        return len(_PLACEHOLDER.sub("", self.pattern))
+
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        """The pattern as a regular expression; the last placeholder may hold colons."""
+        names = _PLACEHOLDER.findall(self.pattern)
+        text = re.escape(self.pattern)
+        for number, name in enumerate(names):
+            part = "(.+)" if number == len(names) - 1 else "([^:]+)"
+            text = text.replace(re.escape("{" + name + "}"), part.replace("(", f"(?P<{name}>", 1), 1)
+        return re.compile(text, re.DOTALL)
+
+    def metric_types(self) -> list[str]:
+        """Every metric type that keys of this pattern become."""
+        found = []
+        for derived in self.metrics:
+            parts = (derived.less, derived.share, derived.good, derived.age)
+            found += [derived.metric_type, *derived.fields.values(), *(part.metric_type for part in parts if part)]
+        return [one for one in dict.fromkeys(found) if one]
+
+    @property
+    def glob(self) -> str:
+        """The pattern as Redis matches names of channels."""
+        return _PLACEHOLDER.sub("*", self.pattern)
+
+    @property
+    def needs_ttl(self) -> bool:
+        """Whether the document wants keys of this pattern to expire."""
+        return self.ttl_s is not None or self.ttl_required
+
+
+@dataclass(frozen=True)
+class Match:
+    """A key and the entry it belongs to; ``parts`` are the texts of the pattern's placeholders."""
+
+    entry: Entry
+    key: str
+    parts: Mapping[str, str]
+
+
+class Catalogue:
+    """All entries, asked by key."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.entries: tuple[Entry, ...] = tuple(entries)
+        doubled = {entry.name for entry in self.entries if sum(other.name == entry.name for other in self.entries) > 1}
+        if doubled:
+            raise ConfigError(f"setting 'collect.keys' repeats the name {sorted(doubled)[0]!r}; choose another")
+        # By database and the first part of the key, so that a foreign key costs one look-up.
+        self._by_head: dict[tuple[str, str], list[Entry]] = {}
+        self._anywhere: dict[str, list[Entry]] = {}
+        for entry in sorted(self.entries, key=lambda one: -one.fixed):
+            if entry.type == "channel":
+                continue
+            head = entry.pattern.split(":", 1)[0]
+            if "{" in head:
+                self._anywhere.setdefault(entry.database, []).append(entry)
+            else:
+                self._by_head.setdefault((entry.database, head), []).append(entry)
+
+    def match(self, database: str, key: str) -> Match | None:
+        """The entry that ``key`` belongs to; None for a key that the schema does not know."""
+        candidates = self._by_head.get((database, key.split(":", 1)[0]), [])
+        for entry in (*candidates, *self._anywhere.get(database, ())):
+            if found := entry.regex.fullmatch(key):
+                return Match(entry, key, found.groupdict())
+        return None
+
+    def find(self, text: str) -> list[Entry]:
+        """Entries by name, by pattern, or by a key that belongs to them."""
+        named = [entry for entry in self.entries if text in (entry.name, entry.pattern)]
+        return named or [entry for entry in self.entries if entry.regex.fullmatch(text)]
+
+    def channels(self) -> list[Entry]:
+        """The entries that are channels."""
+        return [entry for entry in self.entries if entry.type == "channel"]
+
+
+@cache
+def shipped() -> tuple[Entry, ...]:
+    """The entries of the document."""
+    loaded = yaml.safe_load(Path(__file__).with_name("catalogue.yaml").read_text(encoding="utf-8"))
+    return tuple(Entry.model_validate(one) for one in loaded)
+
+
+def catalogue(own: Sequence[Mapping[str, Any]] = ()) -> Catalogue:
+    """The document's entries and those of ``collect.keys``. Raises ``ConfigError`` naming what is wrong."""
+    added = []
+    for number, one in enumerate(own):
+        try:
+            entry = Entry.model_validate(plain(one))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            message = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"setting 'collect.keys.{number}.{place}': {message}") from None
+        added.append(entry)
+    return Catalogue([*shipped(), *added])
+
+
+def plain(one: Mapping[str, Any]) -> dict[str, Any]:
+    """A short entry of the settings (pattern, type, field, metric_type, by) in full form."""
+    entry = dict(one)
+    if "metrics" in entry or "metric_type" not in entry:
+        return entry
+    metric_type, by = entry.pop("metric_type"), entry.pop("by", None)
+    field = entry.pop("field", None)
+    pattern = str(entry.get("pattern", ""))
+    if by is None:
+        by = {
+            name if name in METRIC_FIELDS else f"tags.{name}": f"{{{name}}}" for name in _PLACEHOLDER.findall(pattern)
+        }
+    kind = {"hash": "fields", "string": "number", "list": "size", "set": "size", "zset": "size", "json": "total"}
+    derived: dict[str, Any] = {"kind": kind.get(str(entry.get("type")), "number"), "by": by}
+    if derived["kind"] == "fields":
+        derived["fields"] = {field: metric_type} if field else {}
+    else:
+        derived["metric_type"] = metric_type
+        if field:
+            derived["field"] = field
+    entry.setdefault("name", re.sub(r"\W+", "_", _PLACEHOLDER.sub("", pattern)).strip("_") or "own")
+    entry.setdefault("database", "results")
+    return entry | {"metrics": [derived]}

@@ -1,0 +1,107 @@
+"""Counts messages of the platform's channels, by pattern of channel and type.
+
+A channel forgets: what is published while this process is not subscribed is not counted, and every reconnection
+counts as a gap (``collect_gaps``). Messages that this product publishes carry ``source`` and are not counted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import redis
+
+from pipeline.base import log
+from pipeline.base.backoff import Backoff
+from pipeline.base.keys import SOURCE
+from pipeline.base.redis_link import classify
+from pipeline.collect.catalogue import Entry
+from pipeline.collect.derive import MAX_GROUPS, Labels, by_message, item, message_fields
+
+_log = log.get(__name__)
+
+POLL_S = 0.5
+IDLE_S = 60.0
+"""Without a call of ``take`` for this long another process collects: the subscription ends."""
+MAX_MESSAGE_BYTES = 65_536
+
+
+class ChannelCounter:
+    """Subscribes while ``take`` is called, in a thread of its own."""
+
+    def __init__(
+        self, connect: Callable[[], redis.Redis], entries: Sequence[Entry], stop: threading.Event | None = None
+    ) -> None:
+        self._connect = connect
+        self._entries = entries
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str, Labels]] = Counter()
+        self._gaps = 0
+        self._taken_s = time.monotonic()
+        self._stop = stop or threading.Event()
+        self._thread: threading.Thread | None = None
+        self.trouble = ""
+
+    def take(self, now_ms: int) -> list[bytes]:
+        """The counts since the last call, as metrics; the first call subscribes."""
+        self._taken_s = time.monotonic()
+        if not self._stop.is_set() and (self._thread is None or not self._thread.is_alive()):
+            self._thread = threading.Thread(target=self._run, name="collect-channels", daemon=True)
+            self._thread.start()
+        with self._lock:
+            counts, self._counts = self._counts, Counter()
+            gaps, self._gaps = self._gaps, 0
+        found = [item(metric_type, count, labels, now_ms) for (metric_type, labels), count in sorted(counts.items())]
+        if gaps:
+            found.append(item("collect_gaps", gaps, (("tags.key", "channels"),), now_ms))
+        return found
+
+    def close(self) -> None:
+        """End the subscription."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=2)
+
+    def count(self, channel: str, data: bytes) -> None:
+        """Count one message."""
+        fields = message_fields(data) if len(data) <= MAX_MESSAGE_BYTES else {}
+        if fields.get("source") == SOURCE:
+            return
+        for entry in self._entries:
+            if entry.regex.fullmatch(channel):
+                for derived in entry.metrics:
+                    labels = tuple(sorted((*by_message(fields, derived), ("tags.channel", entry.pattern))))
+                    with self._lock:
+                        if len(self._counts) < MAX_GROUPS or (derived.metric_type, labels) in self._counts:
+                            self._counts[derived.metric_type, labels] += 1
+                return
+
+    def _run(self) -> None:
+        backoff, failures = Backoff(first_s=0.5, max_s=15.0), 0
+        while not self._stop.is_set():
+            try:
+                with self._connect().pubsub() as subscription:  # type: ignore[no-untyped-call]
+                    subscription.psubscribe(*sorted({entry.glob for entry in self._entries}))
+                    self.trouble, failures = "", 0
+                    if self._listen(subscription):
+                        return
+            except redis.RedisError as error:
+                self.trouble = str(classify(error) or error)
+                _log.info("channels not subscribed", trouble=self.trouble)
+                with self._lock:
+                    self._gaps += 1
+            failures += 1
+            if self._stop.wait(backoff.pause_s(failures)):
+                return
+
+    def _listen(self, subscription: redis.client.PubSub) -> bool:
+        """Count until told to stop, or until no one takes the counts; True then."""
+        while not self._stop.is_set():
+            if time.monotonic() - self._taken_s > IDLE_S:
+                return True
+            message = subscription.get_message(timeout=POLL_S)
+            if message is not None and message["type"] == "pmessage":
+                self.count(message["channel"].decode("utf-8", "replace"), message["data"])
+        return True

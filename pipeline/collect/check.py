@@ -1,0 +1,212 @@
+"""A live Redis held against the platform's schema document: what is not as it says, and how to mend it.
+
+Reads lengths, types and TTLs, never values; keys that no pattern knows are grouped by their shape. Pure but for
+``walk``, which reads. Raises ``RedisOutage`` when Redis is away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import redis
+
+from pipeline.base.errors import RedisDenied
+from pipeline.base.redis_link import classify, outages
+from pipeline.collect.catalogue import Catalogue, Entry
+
+SCAN_COUNT = 500
+MAX_EXAMPLES = 3
+_REDIS_TYPE = {"json": "string"}
+_LENGTH = {"list": "LLEN", "zset": "ZCARD", "set": "SCARD", "hash": "HLEN", "string": "STRLEN"}
+_NUMBERS = re.compile(r"\d+")
+_IDS = re.compile(r"\b[0-9a-f]{8,}\b|\b[0-9a-f]{8}-[0-9a-f-]{27}\b", re.IGNORECASE)
+
+Level = Literal["ok", "warning", "bad"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as the document says; ``keys`` are examples, none of a secret entry."""
+
+    level: Level
+    pattern: str
+    what: str
+    count: int
+    fix: str
+    keys: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+@dataclass
+class Counted:
+    """What a walk over one database found."""
+
+    keys: int = 0
+    sampled: bool = False
+    by_entry: Counter[str] = field(default_factory=Counter)
+    wrong_type: dict[str, list[str]] = field(default_factory=dict)
+    no_ttl: dict[str, list[str]] = field(default_factory=dict)
+    long_ttl: dict[str, list[str]] = field(default_factory=dict)
+    too_long: dict[str, list[str]] = field(default_factory=dict)
+    stale: dict[str, int] = field(default_factory=dict)
+    unknown: Counter[str] = field(default_factory=Counter)
+    unknown_bytes: Counter[str] = field(default_factory=Counter)
+    bytes_seen: int = 0
+
+
+def shape(key: str) -> str:
+    """A key without what tells it from its like: identifiers and numbers become ``*``."""
+    return _NUMBERS.sub("*", _IDS.sub("*", key))[:100]
+
+
+def walk(
+    client: Any,
+    database: str,
+    catalogue: Catalogue,
+    own: Callable[[str], bool],
+    *,
+    most: int | None = None,
+    now_s: float,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Counted:
+    """Look at every key of a database, or at ``most`` of them; ``own`` says which keys are this product's."""
+    counted = Counted()
+    cursor = 0
+    while True:
+        with outages():
+            cursor, names = client.scan(cursor, count=SCAN_COUNT)
+        keys = [name.decode("utf-8", "surrogateescape") for name in names]
+        _look(client, database, catalogue, [key for key in keys if not own(key)], counted, now_s)
+        counted.keys += len(keys)
+        progress(counted.keys)
+        if cursor == 0:
+            return counted
+        if most is not None and counted.keys >= most:
+            counted.sampled = True
+            return counted
+
+
+def _look(
+    client: Any, database: str, catalogue: Catalogue, keys: Sequence[str], counted: Counted, now_s: float
+) -> None:
+    pipe = client.pipeline(transaction=False)
+    for key in keys:
+        pipe.type(key)
+        pipe.pttl(key)
+        pipe.execute_command("MEMORY", "USAGE", key, "SAMPLES", "1")
+    replies = _execute(pipe)
+    lengths = client.pipeline(transaction=False)
+    asked = []
+    for place, key in enumerate(keys):
+        kind, ttl_ms, size = replies[3 * place : 3 * place + 3]
+        if isinstance(kind, redis.RedisError) or kind in (b"none", None):
+            continue
+        bytes_ = size if isinstance(size, int) else 0
+        counted.bytes_seen += bytes_
+        match = catalogue.match(database, key)
+        if match is None:
+            counted.unknown[shape(key)] += 1
+            counted.unknown_bytes[shape(key)] += bytes_
+            continue
+        entry = match.entry
+        counted.by_entry[entry.name] += 1
+        if kind.decode() != _REDIS_TYPE.get(entry.type, entry.type):
+            _note(counted.wrong_type, entry, key)
+            continue
+        if isinstance(ttl_ms, int):
+            if entry.needs_ttl and ttl_ms == -1:
+                _note(counted.no_ttl, entry, key)
+            elif entry.ttl_s is not None and ttl_ms > entry.ttl_s * 1000 + 1000:
+                _note(counted.long_ttl, entry, key)
+        if entry.most is not None:
+            lengths.execute_command(_LENGTH[entry.type], key)
+            asked.append((entry, key, "length"))
+        if any(derived.kind == "overdue" for derived in entry.metrics):
+            lengths.zcount(key, "-inf", now_s)
+            asked.append((entry, key, "stale"))
+    for (entry, key, what), reply in zip(asked, _execute(lengths), strict=True):
+        if isinstance(reply, redis.RedisError):
+            continue
+        if what == "stale":
+            counted.stale[entry.name] = counted.stale.get(entry.name, 0) + int(reply)
+        elif int(reply) > (entry.most or 0):
+            _note(counted.too_long, entry, key)
+
+
+def _execute(pipe: redis.client.Pipeline) -> list[Any]:
+    try:
+        replies: list[Any] = pipe.execute(raise_on_error=False)
+    except redis.RedisError as error:
+        raise classify(error) or error from error
+    for reply in replies:
+        if isinstance(reply, redis.RedisError):
+            meaning = classify(reply)
+            if meaning is not None and not isinstance(meaning, RedisDenied):
+                raise meaning from reply
+    return replies
+
+
+def _note(found: dict[str, list[str]], entry: Entry, key: str) -> None:
+    found.setdefault(entry.name, []).append(entry.pattern if entry.secret else key)
+
+
+def findings(catalogue: Catalogue, counted: Counted) -> list[Finding]:
+    """What a walk found, in words, the worst first."""
+    by_name = {entry.name: entry for entry in catalogue.entries}
+    found: list[Finding] = []
+
+    def add(level: Level, notes: Mapping[str, Sequence[str]], what: str, fix: str) -> None:
+        for name, keys in notes.items():
+            entry = by_name[name]
+            words = {"type": entry.type, "ttl": f"{entry.ttl_s} s", "most": str(entry.most)}
+            shown = tuple(dict.fromkeys(keys))[:MAX_EXAMPLES]
+            found.append(Finding(level, entry.pattern, what.format(**words), len(keys), fix.format(**words), shown))
+
+    add("bad", counted.wrong_type, "is not a {type}", "delete the key, and let its writer write a {type}")
+    add("bad", counted.no_ttl, "never expires", "set its TTL ({ttl}) where it is written: EXPIRE key, or SET … EX")
+    add("warning", counted.long_ttl, "expires later than the document says ({ttl})", "use the document's TTL")
+    add("bad", counted.too_long, "is longer than {most}", "LTRIM it after each push, to {most}")
+    for name, count in counted.stale.items():
+        if count:
+            found.append(
+                Finding("warning", by_name[name].pattern, "has members whose time has passed", count,
+                        "run the platform's clean-up, or ZREMRANGEBYSCORE key 0 NOW")
+            )  # fmt: skip
+    total = max(counted.bytes_seen, 1)
+    for pattern, count in counted.unknown.most_common(50):
+        share = 100 * counted.unknown_bytes[pattern] / total
+        found.append(
+            Finding("warning", pattern, f"is not in the schema ({share:.1f} % of the memory looked at)", count,
+                    "document it (collect.keys), or delete it")
+        )  # fmt: skip
+    order = {"bad": 0, "warning": 1, "ok": 2}
+    return sorted(found, key=lambda one: (order[one.level], one.pattern))
+
+
+def server_findings(info: Mapping[str, Any], config: Mapping[str, str]) -> list[Finding]:
+    """Eviction and persistence of the server, against what the buffer needs."""
+    found = []
+    policy = str(config.get("maxmemory-policy") or info.get("maxmemory_policy") or "")
+    if policy.startswith("allkeys"):
+        found.append(
+            Finding("bad", "maxmemory-policy", f"is {policy}: it evicts the buffer itself", 1,
+                    "CONFIG SET maxmemory-policy noeviction, or volatile-lru on a shared instance")
+        )  # fmt: skip
+    if config.get("appendonly") == "no" or info.get("aof_enabled") == 0:
+        found.append(
+            Finding("bad", "appendonly", "is no: a restart loses what waits in the buffer", 1,
+                    "CONFIG SET appendonly yes")
+        )  # fmt: skip
+    if config.get("appendfsync") == "no":
+        found.append(
+            Finding("warning", "appendfsync", "is no: a power cut loses up to half a minute", 1,
+                    "CONFIG SET appendfsync everysec")
+        )  # fmt: skip
+    return found

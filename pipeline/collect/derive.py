@@ -1,0 +1,507 @@
+"""From what was read of the platform's keys to metrics: gauges of a pass, and events.
+
+Pure: ``now_ms`` is an argument. Gauges are added up over a pass (``Gauges``) and come out once, sorted, so that the
+same keys give the same items. Events (new list elements, changed hashes) come with the state that makes them new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.collect.catalogue import METRIC_FIELDS, Derived
+from pipeline.collect.looks import Look, plain_text
+from pipeline.collect.sliding import fingerprints, new_elements, pack, unpack
+from pipeline.metric import parse_time_ms
+
+MAX_GROUPS = 1_000
+"""Groups of one ``count``, ``sum`` or ``total``; further ones are counted as ``other``."""
+MAX_LABEL_CHARS = 100
+MAX_EVENT_AGE_MS = 7 * 86_400_000
+"""An event that says it is older is given the time of the look: what is beyond the retention would be refused."""
+
+Labels = tuple[tuple[str, str], ...]
+"""Fields and tags of a metric, sorted."""
+
+
+def item(metric_type: str, value: float, labels: Labels, at_ms: int) -> bytes:
+    """One metric as the buffer takes it."""
+    fields: dict[str, Any] = {"timestamp": at_ms, "metric_type": metric_type, "value": value}
+    tags = {"source": "collect"}
+    for name, text in labels:
+        if name in METRIC_FIELDS:
+            fields[name] = text
+        else:
+            tags[name.removeprefix("tags.")] = text
+    return json.dumps(fields | {"tags": tags}, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True)
+class Events:
+    """New items of one key, and the state that they lead to: pushed together, if the state is still ``before``."""
+
+    name: str
+    before: bytes
+    after: bytes
+    items: tuple[bytes, ...]
+
+
+@dataclass
+class Gauges:
+    """What a pass over a database adds up."""
+
+    sums: dict[tuple[str, Labels], float] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
+    holders: dict[str, list[str]] = field(default_factory=dict)
+    """Metric type and lock to the texts of its locks."""
+    executors: set[str] = field(default_factory=set)
+    connections: set[str] = field(default_factory=set)
+    subscriptions: dict[str, set[str]] = field(default_factory=dict)
+
+    def add(self, metric_type: str, labels: Labels, value: float) -> None:
+        """Add to the gauge of a group."""
+        key = (metric_type, labels)
+        if key not in self.sums:
+            if self.groups.get(metric_type, 0) >= MAX_GROUPS:
+                key = (metric_type, tuple((name, "other") for name, _ in labels))
+            else:
+                self.groups[metric_type] = self.groups.get(metric_type, 0) + 1
+        self.sums[key] = self.sums.get(key, 0.0) + value
+
+    def put(self, metric_type: str, labels: Labels, value: float) -> None:
+        """One sample of a key of its own."""
+        self.sums[metric_type, labels] = value
+
+    def items(self, at_ms: int) -> list[bytes]:
+        """The gauges as metrics, in an order that depends on their names alone."""
+        found = dict(self.sums)
+        for metric_type, holders in self.holders.items():
+            found[metric_type, ()] = float(sum(holder not in self.executors for holder in holders))
+        for metric_type, ids in self.subscriptions.items():
+            found[metric_type, ()] = float(len(ids - self.connections))
+        return [
+            item(metric_type, value, labels, at_ms)
+            for (metric_type, labels), value in sorted(found.items())
+            if math.isfinite(value)
+        ]
+
+
+def gauge(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    """Add what one key says to the gauges of its pass; what is wrong with it in words, or nothing."""
+    handler = _GAUGES.get(derived.kind)
+    return handler(look, derived, gauges, now_ms) if handler else ""
+
+
+def events(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
+    """What is new about one key since ``state`` (empty: never seen), and what is wrong with it in words."""
+    handler = _EVENTS.get(derived.kind)
+    return handler(look, derived, state, now_ms) if handler else (None, "")
+
+
+def state_name(look: Look, derived: Derived) -> str:
+    """Under what name the state of a key is kept."""
+    digest = hashlib.blake2b(look.match.key.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    return f"{look.entry.name}:{derived.kind}:{digest}"
+
+
+# Labels and numbers
+
+
+def labels_of(look: Look, derived: Derived, fields: Mapping[str, str] | None = None, member: str = "") -> Labels:
+    """Where a metric belongs; secret entries give only what the catalogue names."""
+    fields = look.fields if fields is None else fields
+    found = []
+    for target, source in derived.by.items():
+        if source == "{member}":
+            text = member
+        elif source.startswith("{"):
+            text = look.match.parts.get(source[1:-1], "")
+        elif source.startswith("="):
+            text = source[1:]
+        else:
+            text = fields.get(source, "")
+        if text:
+            found.append((target, text[:MAX_LABEL_CHARS]))
+    return tuple(sorted(found))
+
+
+def number(text: str | None) -> float | None:
+    """A finite number, or None."""
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _age_s(text: str | None, now_ms: int) -> float | None:
+    at_ms = parse_time_ms(text) if text else None
+    return max(0.0, (now_ms - at_ms) / 1000) if at_ms is not None else None
+
+
+# Gauges
+
+
+def _count(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    gauges.add(derived.metric_type, labels_of(look, derived), 1)
+    if look.entry.name == "test_running":
+        gauges.executors.add(look.fields.get("executor", ""))
+    if look.entry.name == "ws_connection":
+        gauges.connections.add(look.match.parts.get("connection_id", ""))
+    return ""
+
+
+def _text_number(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    value = number(look.text)
+    if value is None:
+        return "the value is not a number"
+    if derived.kind == "sum":
+        gauges.add(derived.metric_type, labels_of(look, derived), value)
+    else:
+        gauges.put(derived.metric_type, labels_of(look, derived), value)
+    return ""
+
+
+def _total(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    if derived.field not in look.fields:
+        return ""
+    value = number(look.fields[derived.field])
+    if value is None:
+        return f"{derived.field} is not a number"
+    gauges.add(derived.metric_type, labels_of(look, derived), value)
+    return ""
+
+
+def _size(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    if derived.kind == "members_total":
+        gauges.add(derived.metric_type, labels_of(look, derived), look.length)
+    else:
+        gauges.put(derived.metric_type, labels_of(look, derived), look.length)
+    return ""
+
+
+def samples(derived: Derived, fields: Mapping[str, str], now_ms: int) -> tuple[dict[str, float], list[str]]:
+    """The numbers that a hash becomes, by metric type, and the fields that hold none."""
+    found: dict[str, float] = {}
+    bad = []
+    for name, metric_type in derived.fields.items():
+        if name in fields:
+            value = number(fields[name])
+            if value is None:
+                bad.append(name)
+            else:
+                found[metric_type] = value
+    if derived.less is not None:
+        of, minus = number(fields.get(derived.less.of)), number(fields.get(derived.less.minus))
+        if of is not None and minus is not None:
+            found[derived.less.metric_type] = of - minus
+    if derived.share is not None:
+        of, whole = number(fields.get(derived.share.of)), number(fields.get(derived.share.in_))
+        if of is not None and whole:
+            found[derived.share.metric_type] = 100 * of / whole
+    if derived.good is not None and derived.good.field in fields:
+        found[derived.good.metric_type] = float(fields[derived.good.field].strip().lower() in derived.good.words)
+    if derived.age is not None and (age_s := _age_s(fields.get(derived.age.field), now_ms)) is not None:
+        found[derived.age.metric_type] = age_s
+    return found, bad
+
+
+def _fields(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    found, bad = samples(derived, look.fields, now_ms)
+    for metric_type, value in found.items():
+        gauges.put(metric_type, labels_of(look, derived), value)
+    return f"{', '.join(bad)} is not a number" if bad else ""
+
+
+def _members(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    trouble = ""
+    for name, value in zip(look.elements[::2], look.elements[1::2], strict=True):
+        fields = _json_object(value)
+        if fields is None:
+            trouble = "a member is not a JSON object"
+            continue
+        found, bad = samples(derived, fields, now_ms)
+        labels = labels_of(look, derived, fields, name.decode("utf-8", "replace"))
+        for metric_type, number_ in found.items():
+            gauges.put(metric_type, labels, number_)
+        if bad:
+            trouble = f"{', '.join(bad)} is not a number"
+    return trouble
+
+
+def _oldest(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    held = [element for element, _ in look.scored] or look.elements
+    ages = []
+    for element in held:
+        fields = _json_object(element) or {}
+        for name in ("queuedAt", "enqueuedAt", "createdAt", "timestamp"):
+            if (age_s := _age_s(fields.get(name), now_ms)) is not None:
+                ages.append(age_s)
+                break
+    if ages:
+        gauges.put(derived.metric_type, labels_of(look, derived), max(ages))
+    return ""
+
+
+def _stuck(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    age_s = _age_s(look.fields.get(derived.field), now_ms)
+    allowed_s = look.entry.ttl_s or 0
+    is_stuck = look.ttl_ms == -1 or (age_s is not None and age_s > allowed_s)
+    gauges.add(derived.metric_type, labels_of(look, derived), float(is_stuck))
+    return ""
+
+
+def _held(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    ttl_s = look.entry.ttl_s or 0
+    if look.ttl_ms < 0:
+        return "the lock never expires"
+    gauges.put(derived.metric_type, labels_of(look, derived), max(0.0, ttl_s - look.ttl_ms / 1000))
+    return ""
+
+
+def _holders(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    gauges.holders.setdefault(derived.metric_type, []).append(look.text or "")
+    return ""
+
+
+def _orphans(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    gauges.subscriptions.setdefault(derived.metric_type, set()).add(look.match.parts.get("connection_id", ""))
+    return ""
+
+
+def _overdue(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    gauges.put(derived.metric_type, labels_of(look, derived), look.overdue)
+    return ""
+
+
+def _within(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    start_ms, end_ms = (parse_time_ms(look.fields.get(name, "")) for name in ("start", "end"))
+    if start_ms is None or end_ms is None:
+        return "start or end is not a time"
+    gauges.put(derived.metric_type, labels_of(look, derived), float(start_ms <= now_ms < end_ms))
+    return ""
+
+
+def _suffixes(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+    for element in look.elements:
+        name = element.decode("utf-8", "replace")
+        kind = name.rsplit(".", 1)[1].lower() if "." in name else "none"
+        gauges.add(derived.metric_type, (("tags.kind", kind[:20]),), 1)
+    return ""
+
+
+_GAUGES: dict[str, Callable[[Look, Derived, Gauges, int], str]] = {
+    "count": _count,
+    "sum": _text_number,
+    "number": _text_number,
+    "total": _total,
+    "size": _size,
+    "members_total": _size,
+    "fields": _fields,
+    "members": _members,
+    "oldest": _oldest,
+    "stuck": _stuck,
+    "held": _held,
+    "holders": _holders,
+    "orphans": _orphans,
+    "overdue": _overdue,
+    "within": _within,
+    "suffixes": _suffixes,
+}
+
+# Events
+
+
+def _values(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
+    """New elements of a list that slides: the newest stands first."""
+    now = fingerprints(look.elements)
+    fresh, gap = new_elements(unpack(state), now)
+    read = _event if derived.kind == "events" else _value
+    made, bad = [], 0
+    for element in reversed(look.elements[:fresh]):
+        one = read(look, derived, element, now_ms)
+        if one is None:
+            bad += 1
+        else:
+            made.append(one)
+    if gap:
+        made.append(item("collect_gaps", 1.0, (("tags.key", look.entry.name),), now_ms))
+    trouble = f"{bad} of {fresh} new elements cannot be read" if bad else ""
+    after = pack(now)
+    if after == state:
+        return None, trouble
+    return Events(state_name(look, derived), state, after, tuple(made)), trouble
+
+
+def _value(look: Look, derived: Derived, element: bytes, now_ms: int) -> bytes | None:
+    value = number(element.decode("utf-8", "replace"))
+    return None if value is None else item(derived.metric_type, value, labels_of(look, derived), now_ms)
+
+
+def _event(look: Look, derived: Derived, element: bytes, now_ms: int) -> bytes | None:
+    fields = _json_object(element)
+    if fields is None:
+        return None
+    at_ms = parse_time_ms(fields.get("timestamp", "")) or now_ms
+    return item(derived.metric_type, 1.0, labels_of(look, derived, fields), _recent(at_ms, now_ms))
+
+
+def _series(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
+    """New members of a sorted set of times. Members at the newest score are remembered: more may come at it."""
+    cursor, known = _series_state(state)
+    made, bad = [], 0
+    newest, at_newest = cursor, set(known)
+    for member, score in look.scored:
+        text = member.decode("utf-8", "replace")
+        if score < cursor or (score == cursor and text in known):
+            continue
+        if score > newest:
+            newest, at_newest = score, set()
+        at_newest.add(text)
+        value = number(text.rsplit(":", 1)[-1])
+        if value is None:
+            bad += 1
+            continue
+        at_ms = round(score * 1000) if score < 1e11 else round(score)
+        made.append(item(derived.metric_type, value, labels_of(look, derived), _recent(at_ms, now_ms)))
+    trouble = f"{bad} members are not numbers" if bad else ""
+    if newest == cursor and at_newest == set(known):
+        return None, trouble
+    after = json.dumps([newest, sorted(at_newest)]).encode()
+    return Events(state_name(look, derived), state, after, tuple(made)), trouble
+
+
+def _series_state(state: bytes) -> tuple[float, list[str]]:
+    if not state:
+        return -math.inf, []
+    cursor, known = json.loads(state)
+    return float(cursor), list(known)
+
+
+def series_cursor(state: bytes) -> float:
+    """From which score a sorted set of times is to be read."""
+    return _series_state(state)[0]
+
+
+def _changed_fields(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
+    found, bad = samples(derived, look.fields, now_ms)
+    trouble = f"{', '.join(bad)} is not a number" if bad else ""
+    labels = labels_of(look, derived)
+    after = hashlib.blake2b(json.dumps([sorted(found.items()), labels]).encode(), digest_size=8).digest()
+    if not found or after == state:
+        return None, trouble
+    made = tuple(item(metric_type, value, labels, now_ms) for metric_type, value in sorted(found.items()))
+    return Events(state_name(look, derived), state, after, made), trouble
+
+
+def _once(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
+    if state:
+        return None, ""
+    made = item(derived.metric_type, 1.0, labels_of(look, derived), now_ms)
+    return Events(state_name(look, derived), state, b"1", (made,)), ""
+
+
+def _flags(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
+    """An event for each field that changed; the first look only remembers."""
+    texts = [element.decode("utf-8", "replace")[:MAX_LABEL_CHARS] for element in look.elements]
+    now = dict(zip(texts[::2], texts[1::2], strict=True))
+    before: dict[str, str] = json.loads(state) if state else now
+    if state and now == before:
+        return None, ""
+    made = []
+    for name in sorted(now.keys() | before.keys()):
+        if before.get(name) != now.get(name):
+            labels = (*labels_of(look, derived), ("tags.flag", name), ("tags.to", now.get(name, "removed")))
+            made.append(item(derived.metric_type, 1.0, tuple(sorted(labels)), now_ms))
+    return Events(state_name(look, derived), state, json.dumps(now).encode(), tuple(made)), ""
+
+
+_EVENTS: dict[str, Callable[[Look, Derived, bytes, int], tuple[Events | None, str]]] = {
+    "values": _values,
+    "events": _values,
+    "series": _series,
+    "changed_fields": _changed_fields,
+    "once": _once,
+    "flags": _flags,
+}
+EVENT_KINDS = frozenset(_EVENTS)
+
+
+RESULT_FIELDS = ("status", "duration", "startTime", "browser", "environment", "test_name", "test_id")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One ``test:result`` hash as an execution."""
+
+    execution_id: str
+    state: str
+    at_ms: int
+    duration_ms: float
+    fields: Mapping[str, str]
+
+    def as_events(self, missing: bool, now_ms: int) -> Events:
+        """The execution if it is missing, and the state that says it was looked at."""
+        labels = [(name, self.fields[name]) for name in ("browser", "environment", "test_name", "test_id")]
+        labels += [("tags.execution_id", self.execution_id)]
+        made = item(
+            "duration", self.duration_ms, tuple(sorted((n, t) for n, t in labels if t)), _recent(self.at_ms, now_ms)
+        )
+        with_status = json.loads(made) | {"status": self.fields["status"]}
+        items = (json.dumps(with_status, ensure_ascii=False, separators=(",", ":")).encode(),) if missing else ()
+        return Events(self.state, b"", b"1", items)
+
+
+def result(execution_id: str, state: str, values: list[bytes | None]) -> Result | None:
+    """What a ``test:result`` hash says; None while it lacks a duration or a start."""
+    fields = {
+        name: value.decode("utf-8", "replace")[:MAX_LABEL_CHARS] if value is not None else ""
+        for name, value in zip(RESULT_FIELDS, values, strict=True)
+    }
+    at_ms, duration_ms = parse_time_ms(fields["startTime"]), number(fields["duration"] or None)
+    if at_ms is None or duration_ms is None:
+        return None
+    return Result(execution_id, state, at_ms, duration_ms, fields)
+
+
+def _json_object(text: bytes) -> dict[str, str] | None:
+    try:
+        loaded = json.loads(text)
+    except ValueError:
+        return None
+    return {name: plain_text(value) for name, value in loaded.items()} if isinstance(loaded, dict) else None
+
+
+def _recent(at_ms: int, now_ms: int) -> int:
+    """The time of an event; the time of the look where its own is in the future or would be too old to store."""
+    return at_ms if now_ms - MAX_EVENT_AGE_MS <= at_ms <= now_ms else now_ms
+
+
+def by_message(fields: Mapping[str, str], derived: Derived) -> Labels:
+    """Labels of a message of a channel."""
+    found = [(target, fields[source][:MAX_LABEL_CHARS]) for target, source in derived.by.items() if fields.get(source)]
+    return tuple(sorted(found))
+
+
+def message_fields(data: bytes) -> dict[str, str]:
+    """The fields of a message; none if it is not a JSON object."""
+    return _json_object(data) or {}
+
+
+def batches(found: list[Events], most: int) -> Iterator[list[Events]]:
+    """Events in batches of about ``most`` items, so that no script takes long."""
+    batch: list[Events] = []
+    held = 0
+    for one in found:
+        size = 1 + len(one.items)
+        if batch and held + size > most:
+            yield batch
+            batch, held = [], 0
+        batch.append(one)
+        held += size
+    if batch:
+        yield batch

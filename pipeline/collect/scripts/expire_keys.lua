@@ -1,0 +1,12 @@
+-- Gives keys that never expire the TTL they should have had; deletes nothing.
+-- KEYS: any number   ARGV: TTL in seconds   Returns how many were mended.
+-- The document's clean-up deletes keys without a TTL, also a result that was written a moment ago and gets its
+-- EXPIRE in the next command.
+local mended = 0
+for _, key in ipairs(KEYS) do
+    if redis.call('TTL', key) == -1 then
+        redis.call('EXPIRE', key, ARGV[1])
+        mended = mended + 1
+    end
+end
+return mended

@@ -1,0 +1,125 @@
+"""A live Redis held against the schema: what is wrong is found, named by pattern, with its fix."""
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner
+from conftest import RedisServer
+from test_collector import seed
+
+from pipeline.cli.main import cli
+from pipeline.collect.catalogue import catalogue, shipped
+from pipeline.collect.check import findings, server_findings, shape, walk
+from pipeline.collect.sliding import Fingerprints, new_elements, pack, unpack
+
+
+def found_in(server: RedisServer, database: str, number: int, most: int | None = None) -> dict[str, str]:
+    with server.client(number) as client:
+        counted = walk(client, database, catalogue(), lambda key: False, most=most, now_s=time.time())
+    return {one.pattern: one.what for one in findings(catalogue(), counted)}
+
+
+def test_the_documents_examples_are_as_the_document_says(redis_server: Callable[..., RedisServer]) -> None:
+    """Seeded literally, what is found is what the examples lack: TTLs that stand in a command of their own."""
+    server = redis_server()
+    seed(server)
+    assert found_in(server, "coordination", 1) == {"test:running:{test_id}": "never expires"}
+    assert set(found_in(server, "results", 2)) == {"test:result:{execution_id}", "system:metrics:{node}"}
+
+
+def test_each_kind_of_fault_is_found(redis_server: Callable[..., RedisServer]) -> None:
+    """A wrong type, a missing TTL, one too long, a list too long, unknown keys."""
+    server = redis_server()
+    with server.client(2) as client:
+        client.set("system:metrics:n", "x", ex=100)
+        client.hset("test:result:1", "status", "passed")
+        client.hset("test:result:2", "status", "passed")
+        client.expire("test:result:2", 999_999)
+        client.rpush("api:response_times:e", *range(1001))
+        for number in range(30):
+            client.set(f"mystery:{number}:x", "y" * 100)
+    found = found_in(server, "results", 2)
+    assert found["system:metrics:{node}"] == "is not a hash"
+    assert found["api:response_times:{endpoint}"] == "is longer than 1000"
+    assert found["test:result:{execution_id}"] in ("never expires", "expires later than the document says (86400 s)")
+    assert found["mystery:*:x"].startswith("is not in the schema (")
+
+
+def test_keys_of_secret_entries_are_not_shown(redis_server: Callable[..., RedisServer]) -> None:
+    """A session's key is a secret: the pattern stands for it."""
+    server = redis_server()
+    with server.client(0) as client:
+        client.set("session:test:very-secret", "{}")
+        counted = walk(client, "sessions", catalogue(), lambda key: False, now_s=time.time())
+    (one,) = findings(catalogue(), counted)
+    assert one.keys == ("session:test:{session_id}",)
+
+
+def test_a_sample_ends_early(redis_server: Callable[..., RedisServer]) -> None:
+    """``--sample`` looks at so many keys of a database and says that it did."""
+    server = redis_server()
+    with server.client(2) as client:
+        client.mset({f"mystery:{number}": 1 for number in range(5000)})
+        counted = walk(client, "results", catalogue(), lambda key: False, most=1000, now_s=0)
+    assert counted.sampled
+    assert 1000 <= counted.keys < 5000
+
+
+def test_eviction_and_persistence_are_looked_at() -> None:
+    """What the document sets (allkeys-lru) evicts the buffer."""
+    found = server_findings({}, {"maxmemory-policy": "allkeys-lru", "appendonly": "no", "appendfsync": "no"})
+    assert [(one.level, one.pattern) for one in found] == [
+        ("bad", "maxmemory-policy"), ("bad", "appendonly"), ("warning", "appendfsync"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "expected"), [("a:12:b34", "a:*:b*"), ("x:deadbeef01:y", "x:*:y"), ("plain", "plain")])
+def test_keys_are_grouped_by_shape(key: str, expected: str) -> None:
+    """Numbers and identifiers do not tell keys apart."""
+    assert shape(key) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ((), (1, 2), (2, False)),
+        ((1, 2, 3), (1, 2, 3), (0, False)),
+        ((1, 2, 3, 4), (9, 1, 2, 3), (1, False)),
+        ((1, 1, 1, 1), (1, 1, 1, 1, 1), (0, False)),
+        ((1, 2, 3, 4), (9, 8, 7, 6), (4, True)),
+        ((1, 2, 3, 4), (), (0, False)),
+        ((1,), (2, 1), (1, False)),
+    ],
+)
+def test_the_smallest_shift_that_fits_counts(
+    before: Fingerprints, now: Fingerprints, expected: tuple[int, bool]
+) -> None:
+    """New elements stand at the head; equal ones that could be old are taken for old."""
+    assert new_elements(before, now) == expected
+    assert unpack(pack(before)) == before
+
+
+# The commands
+
+
+def test_schema_commands(redis_server: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """List, show by a key, check with exit code 1, scripts listed, printed and loaded; each as JSON too."""
+    server = redis_server()
+    seed(server)
+    monkeypatch.setenv("PIPELINE_REDIS__URL", server.url)
+    run = CliRunner().invoke
+    listed = json.loads(run(cli, ["schema", "--json"]).stdout)["entries"]
+    assert [one["pattern"] for one in listed] == [entry.pattern for entry in shipped()]
+    assert "perf:{test_id}:{page}" in run(cli, ["schema"]).stdout
+    shown = json.loads(run(cli, ["schema", "show", "perf:auth-001:login", "--json"]).stdout)["entries"]
+    assert [one["name"] for one in shown] == ["page_performance"]
+    checked = run(cli, ["schema", "check", "--json"])
+    assert checked.exit_code == 1
+    assert json.loads(checked.stdout)["keys"] > 50
+    assert "LPUSH" not in run(cli, ["schema", "scripts"]).stdout
+    assert run(cli, ["schema", "scripts", "lock"]).stdout.startswith("-- Takes a lock")
+    loaded = json.loads(run(cli, ["schema", "scripts", "--load", "--json"]).stdout)["scripts"]
+    with server.client() as client:
+        assert client.script_exists(*[one["sha1"] for one in loaded]) == [True] * len(loaded)

@@ -1,0 +1,334 @@
+"""The platform's keys on a real Redis, seeded with the document's own examples, and what they become."""
+
+import json
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import RedisServer
+
+from pipeline.base import config, failpoints
+from pipeline.base.config import RedisDatabases
+from pipeline.base.keys import BufferKeys
+from pipeline.base.redis_link import RedisLink
+from pipeline.collect.catalogue import Catalogue, catalogue, shipped
+from pipeline.collect.channels import ChannelCounter
+from pipeline.collect.collector import Collector
+from pipeline.metric import Limits, Metric, decode
+
+SECRETS = (
+    "user_123", "test_admin", "127.0.0.1", "192.168.1.100", "123456", "tok-1", "tok-2", "test@example.com", "s-1",
+    "SecurePass123!", "staging-api.example.dev", "generated@test.com", "data-testid", "connection-1", "test_user_123",
+)  # fmt: skip
+INTERVAL_S = 15.0
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def seed(server: RedisServer) -> None:
+    """Every example of the document that is a command, literally."""
+    numbers = RedisDatabases()
+    for entry in shipped():
+        if entry.example and entry.type != "channel":
+            with server.client(getattr(numbers, entry.database)) as client:
+                client.execute_command(*shlex.split(entry.example))
+
+
+def collector_on(server: RedisServer, **options: Any) -> Collector:
+    link = RedisLink.open(config.Settings(redis=config.RedisSettings(url=server.url)))
+    return Collector(
+        link.database, RedisDatabases().model_dump(), BufferKeys("metrics:buffer"),
+        options.pop("catalogue", catalogue()), INTERVAL_S, **options,
+    )  # fmt: skip
+
+
+def collected(server: RedisServer) -> list[Metric]:
+    """What collectors pushed, the oldest first, all of it readable by the drainer's own rules."""
+    with server.client(3) as client:
+        items = client.lrange("metrics:buffer", 0, -1)[::-1]
+    found = [decode(item, now_ms(), Limits()) for item in items if b'"source":"collect"' in item]
+    assert all(isinstance(one, Metric) for one in found), found
+    return [one for one in found if isinstance(one, Metric)]
+
+
+@pytest.fixture
+def server(redis_server: Callable[..., RedisServer]) -> RedisServer:
+    return redis_server()
+
+
+EXPECTED: dict[str, tuple[float, dict[str, str]]] = {
+    "sessions_active": (1, {"environment": "testing", "browser": "chromium", "tags.role": "admin"}),
+    "login_attempts_last_hour": (4, {}),
+    "failed_logins_open": (3, {}),
+    "users_locked_out": (1, {}),
+    "api_requests_last_hour": (12, {"endpoint": "orders"}),
+    "sessions_expiry_overdue": (1, {}),
+    "security_event": (1, {"tags.type": "failed_login"}),
+    "tests_running": (1, {"node": "worker-node-1"}),
+    "tests_stuck": (1, {}),
+    "lock_queue_depth": (2, {"tags.lock": "env:staging"}),
+    "locks_without_holder": (0, {}),
+    "worker_load": (0.6, {"node": "worker-node-1", "tags.state": "busy"}),
+    "worker_free": (2, {"node": "worker-node-1"}),
+    "test_blocked_by": (2, {"test_id": "auth-001"}),
+    "sync_ready": (2, {"tags.test_group": "checkout"}),
+    "results_cached": (1, {"tags.result": "passed", "browser": "chromium"}),
+    "load_time": (1200, {"test_id": "auth-001", "page": "login"}),
+    "lcp": (1500, {"page": "login"}),
+    "cls": (0.05, {"page": "login"}),
+    "cpu_usage": (45.2, {"node": "node-1"}),
+    "network_io": (1024, {"node": "node-1"}),
+    "resource_cpu_usage": (75.5, {}),
+    "resource_network_bandwidth": (1024, {}),
+    "ai_requests": (1500, {"tags.model": "gemini-pro"}),
+    "ai_tokens_cached": (150, {"tags.model": "gemini-pro"}),
+    "ai_quality_gap": (0.87 - 0.9, {"test_id": "auth-001"}),
+    "ai_quota_used": (42, {"tags.api": "gemini", "tags.period": "daily"}),
+    "ai_cost_daily": (0.0023, {"tags.api": "gemini"}),
+    "ai_queue_depth": (1, {}),
+    "subscriptions_without_connection": (0, {}),
+    "topic_subscribers": (2, {"tags.topic": "test:status"}),
+    "environment_healthy": (1, {"environment": "staging"}),
+    "environment_available_slots": (10, {"environment": "staging"}),
+    "service_up": (1, {"tags.service": "auth-service"}),
+    "service_response_time": (120, {"tags.service": "auth-service"}),
+    "maintenance_active": (0, {"environment": "staging"}),
+    "cleanups_overdue": (1, {}),
+    "retention_hours": (720, {"tags.what": "performance_metrics"}),
+    "executions_in_context": (1, {"browser": "chromium", "test_name": "login-flow-test"}),
+    "step_duration": (1200, {"test_name": "Navigate to login", "tags.state": "completed"}),
+    "test_error": (1, {"error_type": "ElementNotFoundError"}),
+    "browser_memory": (512, {"node": "b-1"}),
+    "pages_open": (1, {"tags.load_state": "networkidle"}),
+}
+
+
+def test_every_part_of_the_document_becomes_what_the_catalogue_says(server: RedisServer) -> None:
+    """Seeded with the document's examples, one pass over each database gives every metric, by value."""
+    seed(server)
+    collector_on(server).run(now_ms(), budget_s=60)
+    found = {one.metric_type: one for one in collected(server)}
+    for metric_type, (value, where) in EXPECTED.items():
+        assert metric_type in found, metric_type
+        one = found[metric_type]
+        assert one.value == pytest.approx(value), metric_type
+        for name, text in where.items():
+            seen = one.tags.get(name[5:]) if name.startswith("tags.") else getattr(one, name)
+            assert seen == text, (metric_type, name)
+    assert Counter(one.metric_type for one in collected(server))["response_time"] == 3
+    assert sorted(one.value for one in collected(server) if one.metric_type == "response_time") == [135, 150, 180]
+    assert {one.tags["kind"]: one.value for one in collected(server) if one.metric_type == "artifacts"} == {
+        "png": 1, "mp4": 1, "txt": 1,
+    }  # fmt: skip
+
+
+def test_every_catalogue_entry_with_a_metric_is_seen(server: RedisServer) -> None:
+    """No entry is forgotten: each one that the platform writes reports a key of its own."""
+    seed(server)
+    collector = collector_on(server)
+    collector.run(now_ms(), budget_s=60)
+    unseen = [name for name, state in collector.states.items() if not state.keys]
+    channels = {entry.name for entry in shipped() if entry.type == "channel"}
+    assert set(unseen) <= channels
+    assert {name: state.trouble for name, state in collector.states.items() if state.trouble} == {}
+
+
+def test_names_addresses_and_tokens_never_leave_redis(server: RedisServer) -> None:
+    """A secret planted in every value is found nowhere in what is pushed, nor in what collectors remember."""
+    seed(server)
+    collector_on(server).run(now_ms(), budget_s=60)
+    with server.client(3) as client:
+        left = [*client.lrange("metrics:buffer", 0, -2), *client.hgetall("{metrics:buffer}:collected").keys()]
+        left += client.hgetall("{metrics:buffer}:collected").values()
+    text = b"\n".join(left).decode("utf-8", "replace")
+    assert [secret for secret in SECRETS if secret in text] == []
+
+
+def test_a_second_round_collects_no_event_twice(server: RedisServer) -> None:
+    """Gauges come once a round; events, list elements and changed hashes only when they are new."""
+    seed(server)
+    collector_on(server).run(now_ms(), budget_s=60)
+    first = Counter(one.metric_type for one in collected(server))
+    collector_on(server).run(now_ms() + 15_000, budget_s=60)  # a new process: nothing is remembered but in Redis
+    second = Counter(one.metric_type for one in collected(server)) - first
+    events = {"security_event", "response_time", "load_time", "lcp", "cls", "step_duration", "test_error"}
+    assert not events & set(second)
+    assert not {name for name in second if name.startswith("resource_")}
+    assert second["sessions_active"] == second["cpu_usage"] == 1
+    with server.client(2) as client:
+        client.lpush("api:response_times:orders", 999)
+        client.hset("perf:auth-001:login", "load_time", 1300)
+    collector_on(server).run(now_ms() + 30_000, budget_s=60)
+    third = Counter(one.metric_type for one in collected(server)) - first - second
+    assert (third["response_time"], third["load_time"], third["test_error"]) == (1, 1, 0)
+
+
+def test_a_gauge_is_one_sample_a_tick(server: RedisServer) -> None:
+    """Two processes in the same tick, or one restarted, push one sample."""
+    seed(server)
+    at = now_ms()
+    collector_on(server).run(at, budget_s=60)
+    before = len(collected(server))
+    collector_on(server).run(at, budget_s=60)
+    assert len(collected(server)) == before
+
+
+def test_a_list_that_slid_further_than_it_is_long_counts_a_gap(server: RedisServer) -> None:
+    """Elements that fell off between two looks cannot be known; that there were some is said."""
+    with server.client(2) as client:
+        client.lpush("api:response_times:orders", *range(1000))
+        collector_on(server).run(now_ms(), budget_s=60)
+        client.lpush("api:response_times:orders", *range(5000, 6500))
+        client.ltrim("api:response_times:orders", 0, 999)
+    collector_on(server).run(now_ms() + 15_000, budget_s=60)
+    counts = Counter(one.metric_type for one in collected(server))
+    assert (counts["response_time"], counts["collect_gaps"]) == (2000, 1)
+
+
+@pytest.mark.parametrize("place", ["collect.after_states", "collect.before_push", "collect.after_push",
+                                   "collect.before_gauges", "collect.after_gauges"])  # fmt: skip
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_death_at_any_step_neither_loses_nor_doubles_an_event(
+    server: RedisServer, place: str, nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collector that dies there, and one that comes after it, collect every event exactly once."""
+    seed(server)
+    monkeypatch.setenv(failpoints.VARIABLE, f"{place}:{nth}:raise")
+    failpoints.reset()
+    with pytest.raises(failpoints.Injected):
+        collector_on(server).run(now_ms(), budget_s=60)
+    monkeypatch.delenv(failpoints.VARIABLE)
+    failpoints.reset()
+    collector_on(server).run(now_ms() + 15_000, budget_s=60)
+    counts = Counter(one.metric_type for one in collected(server))
+    for event, expected in {"security_event": 1, "response_time": 3, "lcp": 1, "step_duration": 1, "test_error": 1,
+                            "resource_cpu_usage": 1, "resource_memory_usage": 1}.items():  # fmt: skip
+        assert counts[event] == expected, event
+
+
+# Bad input
+
+
+def test_bad_keys_are_reported_once_and_cost_nothing_around_them(server: RedisServer) -> None:
+    """A wrong type, a half-written hash, text for a number, a huge value: said by entry, the rest is collected."""
+    seed(server)
+    with server.client(2) as client:
+        client.set("system:metrics:node-2", "not a hash")
+        client.hset("system:metrics:node-3", "cpu_usage", "hot")
+        client.hset("system:metrics:node-4", "memory_usage", 5)
+    with server.client(0) as client:
+        client.set("session:test:huge", b"x" * 5_000_000)
+        client.set("session:test:broken", "{")
+        client.set("rate:login:x", "many")
+    collector = collector_on(server)
+    collector.run(now_ms(), budget_s=60)
+    assert (
+        "not a hash" in collector.states["system_metrics"].trouble
+        or "not a number" in collector.states["system_metrics"].trouble
+    )
+    assert collector.states["system_metrics"].troubled_keys == 2
+    assert collector.states["test_session"].troubled_keys == 2
+    assert collector.states["rate_login"].trouble == "the value is not a number"
+    nodes = {one.node: one.value for one in collected(server) if one.metric_type in ("cpu_usage", "memory_usage")}
+    assert nodes["node-4"] == 5
+    assert {one.metric_type for one in collected(server)} >= set(EXPECTED)
+
+
+def test_what_is_skipped_and_what_is_ours_is_not_collected(server: RedisServer) -> None:
+    """``collect.skip`` names entries; keys that this product writes are never collected."""
+    seed(server)
+    collector_on(server, skip=["workers", "page_performance"]).run(now_ms(), budget_s=60)
+    types = {one.metric_type for one in collected(server)}
+    assert not types & {"worker_load", "load_time"}
+    assert not types & {"avg_duration", "success_rate", "total_runs"}
+
+
+def test_a_deployment_adds_its_own_keys(server: RedisServer) -> None:
+    """``collect.keys``: a pattern, a type, a field and a metric type are enough."""
+    own = [{"pattern": "gpu:{node}", "type": "hash", "field": "load", "metric_type": "gpu_load", "database": "results"}]
+    with server.client(2) as client:
+        client.hset("gpu:rack-1", "load", 77)
+    collector_on(server, catalogue=catalogue(own)).run(now_ms(), budget_s=60)
+    (one,) = [one for one in collected(server) if one.metric_type == "gpu_load"]
+    assert (one.value, one.node) == (77, "rack-1")
+
+
+def test_many_foreign_keys_are_gone_through_in_several_runs(server: RedisServer) -> None:
+    """A run stops when its time is used up and the next one goes on where it stopped."""
+    with server.client(2) as client:
+        pipe = client.pipeline(transaction=False)
+        for number in range(20_000):
+            pipe.set(f"foreign:{number}", 1)
+        pipe.hset("system:metrics:node-1", "cpu_usage", 1)
+        pipe.execute()
+    collector = collector_on(server)
+    runs = 0
+    while not [one for one in collected(server) if one.metric_type == "cpu_usage"]:
+        collector.run(now_ms(), budget_s=0.0)
+        runs += 1
+        assert runs < 1000
+    assert runs > 5
+
+
+# Executions and channels
+
+
+def test_results_that_never_came_through_the_buffer_become_executions(server: RedisServer) -> None:
+    """With ``collect.executions: missing``: those that ClickHouse lacks, once, with their status and duration."""
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 3600))
+    with server.client(2) as client:
+        for name in ("known", "missing"):
+            client.hset(f"test:result:{name}", mapping={"status": "failed", "duration": 2500, "startTime": started})
+    asked: list[Any] = []
+
+    def known(ids: Any, oldest_ms: int) -> set[str]:
+        asked.append(list(ids))
+        return {"known"}
+
+    for round_ in range(2):
+        collector_on(server, known_executions=known).run(now_ms() + 15_000 * round_, budget_s=60)
+    durations = [one for one in collected(server) if one.metric_type == "duration"]
+    assert [(one.value, one.status, one.tags["execution_id"]) for one in durations] == [(2500, "failed", "missing")]
+    assert asked == [["known", "missing"]]
+
+
+def test_messages_are_counted_by_channel_and_our_own_are_not(server: RedisServer) -> None:
+    """Messages of the document's channels, by type; a message that carries our source is not counted."""
+    channels = ChannelCounter(lambda: server.client(), Catalogue(shipped()).channels())
+    collector = collector_on(server, channels=channels)
+    try:
+        with server.client() as client:
+            while not client.pubsub_numpat():
+                collector.run(now_ms(), budget_s=60)
+                time.sleep(0.05)
+            for entry in shipped():
+                if entry.type == "channel":
+                    client.execute_command(*shlex.split(entry.example))
+            client.publish("alerts:critical", json.dumps({"type": "ours", "source": "metrics-pipeline"}))
+            counts: Counter[tuple[str, str]] = Counter()
+            deadline = time.monotonic() + 60
+            while sum(counts.values()) < 5 and time.monotonic() < deadline:
+                collector.run(now_ms(), budget_s=60)
+                counts = Counter()
+                for one in collected(server):
+                    if "channel" in one.tags:
+                        counts[one.tags["channel"], one.tags["type"]] += int(one.value)
+                time.sleep(0.05)
+    finally:
+        collector.close()
+    assert counts == {
+        ("test:status", "running"): 1, ("test:completed", "passed"): 1, ("alerts:critical", "high_failure_rate"): 1,
+        ("dashboard:update", "metrics_update"): 1, ("user:notifications:{user_id}", "test_assigned"): 1,
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_failpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield
+    monkeypatch.delenv(failpoints.VARIABLE, raising=False)
+    failpoints.reset()
