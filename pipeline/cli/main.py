@@ -18,7 +18,17 @@ from pipeline.cli.common import cli, fail
 from pipeline.operate.process import leave
 
 __all__ = [
-    *("alerting", "cli", "letters", "looking", "main", "measuring", "push", "running", "schema", "segments", "setup"),
+    "alerting",
+    "cli",
+    "letters",
+    "looking",
+    "main",
+    "measuring",
+    "push",
+    "running",
+    "schema",
+    "segments",
+    "setup",
 ]
 
 
