@@ -223,11 +223,14 @@ class Service:
         """Say every second what this process does, where ``status`` finds it."""
         name = own_name()
         started_s = time.monotonic()
+        said = ""
         while not self.stopping.is_set():
             try:
                 self.fleet.say(name, self._told(time.monotonic() - started_s))
-            except Outage:
-                _log.debug("heartbeat not written")  # the drainer says so already
+                said = ""
+            except Outage as outage:
+                (_log.debug if said == str(outage) else _log.warning)("heartbeat not written", trouble=str(outage))
+                said = str(outage)
             self.stopping.wait(HEARTBEAT_S)
         try:
             self.fleet.leave(name)

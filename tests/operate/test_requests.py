@@ -109,3 +109,13 @@ def test_only_the_holder_of_the_schedule_answers(service: Service) -> None:
     service.thread.start()
     with pytest.raises(PipelineError, match="no answer"):
         service.ask(patience_s=0.3)
+
+
+def test_requests_of_another_type_are_an_error_in_words(service: Service) -> None:
+    """The command names the key; the service goes on with everything else."""
+    service.client.set(REQUESTS, "junk")
+    service.thread.start()
+    with pytest.raises(PipelineError, match="requests holds a string instead of a list"):
+        service.ask(patience_s=PATIENCE_S)
+    service.client.delete(REQUESTS)
+    assert service.ask(patience_s=PATIENCE_S) == {"windows": 7}

@@ -185,3 +185,16 @@ def test_only_its_holder_gives_a_lease_back(redis_url: str) -> None:
     client.set("lease", "another")
     lease.give_back()
     assert client.get("lease") == b"another"
+
+
+def test_a_lease_of_another_type_is_named_with_its_fix(redis_url: str) -> None:
+    """Another program made a list of it: the jobs wait, the sentence says what to do, and then they run."""
+    client = redis.Redis.from_url(redis_url)
+    client.lpush("lease", "junk")
+    counted = Counted()
+    schedule = Schedule([counted.job], Lease(client, "lease"))
+    assert not schedule.run_once(counted.job)
+    assert "lease holds a list instead of a string" in schedule.states["counted"].trouble
+    client.rename("lease", "lease:old")
+    assert schedule.run_once(counted.job)
+    assert counted.runs == 1

@@ -116,7 +116,7 @@ class Soak:
 
     def asked(self, *arguments: str) -> dict[str, object]:
         command = [sys.executable, "-m", "pipeline", *arguments, "--json"]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=3600)
         assert done.stdout, done.stderr
         answer: dict[str, object] = json.loads(done.stdout)
         return answer
