@@ -32,9 +32,17 @@ from pipeline.base.config_types import (
     shown,
 )
 from pipeline.base.errors import ConfigError
+from pipeline.base.nearest import nearest
 from pipeline.base.text import remember_secret
 
 __all__ = ["CONFIG_PATH_VARIABLE", "ENV_PREFIX", "Settings", "load", "setting_paths"]
+
+
+WRITTEN_ENTRIES = (
+    *("window_1min", "window_5min", "web_vitals", "compat_scores", "baseline", "test_stats", "test_history"),
+    *("failure_pattern", "failure_analysis", "channel_dashboard_update", "cleanup_status"),
+)
+"""Entries of the platform's schema that this product writes, and that ``publish.skip`` may name."""
 
 
 class RedisDatabases(Section):
@@ -186,6 +194,23 @@ class CollectSettings(Section):
     )
 
 
+class PublishSettings(Section):
+    """What is written to the platform's own Redis keys."""
+
+    skip: list[str] = Field(
+        default_factory=list, description="names of schema entries that the platform writes itself (pipeline schema)"
+    )
+    failures_interval_s: Positive = Field(60, description="between two runs that write test:history and failure:*")
+
+    @field_validator("skip")
+    @classmethod
+    def _known_names(cls, skip: list[str]) -> list[str]:
+        for name in skip:
+            if name not in WRITTEN_ENTRIES:
+                raise ValueError(f"{name!r} is not written by the pipeline; {nearest(name, WRITTEN_ENTRIES)}")
+        return skip
+
+
 class RunSettings(Section):
     """CI runs."""
 
@@ -311,6 +336,7 @@ class Settings(BaseSettings):
     drainer: DrainerSettings = Field(default_factory=DrainerSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
     rollups: RollupSettings = Field(default_factory=RollupSettings)
+    publish: PublishSettings = Field(default_factory=PublishSettings)
     collect: CollectSettings = Field(default_factory=CollectSettings)
     runs: RunSettings = Field(default_factory=RunSettings)
     vitals: VitalsSettings = Field(default_factory=VitalsSettings)

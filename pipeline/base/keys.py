@@ -20,6 +20,18 @@ def test_stats(test_name: str) -> str:
     return f"test:stats:{test_name}"
 
 
+def test_history(test_name: str) -> str:
+    """List: the newest executions of one test, the newest first."""
+    return f"test:history:{test_name}"
+
+
+def failure_pattern(error_type: str) -> str:
+    """Set: the tests that failed with one type of error in the last 24 hours."""
+    return f"failure:pattern:{error_type}"
+
+
+FAILURE_ANALYSIS = "failure:analysis"
+
 # Metrics (database 3)
 
 

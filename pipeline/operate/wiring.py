@@ -27,6 +27,7 @@ from pipeline.deliver.spill import Spill
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.jobs.baselines import BaselinesJob
 from pipeline.jobs.changes import ChangesJob
+from pipeline.jobs.failures import FailuresJob
 from pipeline.jobs.housekeeping import Housekeeping
 from pipeline.jobs.publish import Publisher
 from pipeline.jobs.retention import retention_hours
@@ -189,7 +190,7 @@ def _wire(
     drainers = [Drainer(buffer, handle(), settings.drainer, Limits.of(settings)) for buffer in buffers]
     overflows = [make_overflow(settings, link, drainer, handle()) for drainer in drainers]
     vitals = VitalsJob(handle(), link.database("metrics"), settings, stopping)
-    publisher = Publisher.open(handle(), link, settings.retention.raw_hours)
+    publisher = Publisher.open(handle(), link, settings.retention.raw_hours, settings.publish.skip)
     runs = RunsJob(handle(), settings.runs.grace_s)
     branches = settings.baselines.branches
     rollup = RollupJob(handle(), buffers, settings.rollups, publisher, vitals, runs, branches, stopping)
@@ -198,8 +199,9 @@ def _wire(
     alerting = Alerting(settings, handle(), link, clock=clock)
     fleet_keys = FleetKeys(settings.fleet.name)
     fleet = Fleet(link.database("metrics"), fleet_keys.services)
-    housekeeping = Housekeeping(link, fleet, HOUSEKEEPING_INTERVAL_S)
+    housekeeping = Housekeeping(link, fleet, HOUSEKEEPING_INTERVAL_S, settings.publish.skip)
     books = handle()
+    failures = FailuresJob(handle(), link.database("results"), settings.publish.skip)
     collector = build_collector(settings, link, handle(), stopping)
     collect_jobs = []
     if collector is not None:
@@ -230,6 +232,7 @@ def _wire(
         Job("rollup", settings.rollups.interval_s, roll_up),
         Job("vitals", settings.vitals.interval_s, lambda: _tidily(lambda: asdict(vitals.run(clock.now_ms())))),
         *collect_jobs,
+        Job("failures", settings.publish.failures_interval_s, lambda: asdict(failures.run(clock.now_ms()))),
         Job("runs", settings.runs.interval_s, lambda: asdict(runs.run(clock.now_ms()))),
         Job("changes", settings.changes.interval_s, lambda: _tidily(lambda: asdict(changes.run(clock.now_ms())))),
         Job("baselines", settings.baselines.interval_s, lambda: _tidily(lambda: asdict(baselines.run(clock.now_ms())))),
