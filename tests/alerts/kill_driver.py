@@ -42,7 +42,7 @@ RULE = Rule(
     severity="critical",
 )
 KEYS = AlertKeys("metrics:buffer")
-SIZES = Sizes(small_alerts=0, small_notices=0, piece_alerts=1, piece_notices=1)
+SIZES = Sizes(small_alerts=0, small_notices=0, piece_alerts=1, piece_notices=1, stage_at_once=1)
 """Every commit goes in two phases and in pieces, so that a kill can strike between any two of them."""
 
 

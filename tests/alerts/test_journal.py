@@ -18,7 +18,7 @@ from pipeline.base.failpoints import Injected
 from .conftest import KEYS
 
 MANY = 1200
-PIECES = Sizes(small_alerts=10, small_notices=10, piece_alerts=100, piece_notices=50)
+PIECES = Sizes(small_alerts=10, small_notices=10, piece_alerts=100, piece_notices=50, stage_at_once=1)
 
 
 def storm(count: int = MANY) -> tuple[RuleState, list[Transition]]:
@@ -104,8 +104,8 @@ def test_staged_alerts_that_expired_are_not_committed(client: redis.Redis, monke
     committed = journal.load()
     append = Journal._append
 
-    def expire(self: Journal, key: str, elements: Any) -> int:
-        length = append(self, key, elements)
+    def expire(self: Journal, key: str, pieces: Any) -> int:
+        length = append(self, key, pieces)
         client.delete(key)
         return length
 
