@@ -194,14 +194,9 @@ def _wire(
     baselines = BaselinesJob(handle(), link.database("results"), settings)
     changes = ChangesJob(handle(), settings, stopping)
     alerting = Alerting(settings, handle(), link, clock=clock)
-<<<<<<< HEAD
     fleet_keys = FleetKeys(settings.fleet.name)
     fleet = Fleet(link.database("metrics"), fleet_keys.services)
     housekeeping = Housekeeping(link, fleet, HOUSEKEEPING_INTERVAL_S, settings.publish.skip)
-=======
-    fleet = Fleet(buffers[0].client, buffers[0].keys.services)
-    housekeeping = Housekeeping(link, fleet, HOUSEKEEPING_INTERVAL_S)
->>>>>>> main
     books = handle()
     failures = FailuresJob(handle(), link.database("results"), settings.publish.skip)
     collector = build_collector(settings, link, handle(), stopping)
