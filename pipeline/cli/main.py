@@ -14,6 +14,7 @@ from typing import NoReturn
 import click
 
 from pipeline.base.errors import PipelineError, RedisDenied, UsageError
+from pipeline.cli import alerting, letters, looking, measuring, push, running, schema, segments, setup
 from pipeline.cli.common import cli, fail
 from pipeline.operate.process import leave
 
