@@ -36,6 +36,7 @@ from pipeline.buffer.books import Books
 from pipeline.buffer.damage import ClocksDisagree, Extent, KeyDamaged, Look, SegmentDamaged, damage_in, extent
 from pipeline.buffer.redis_disk import RedisDisk
 from pipeline.decode.items import Items, fetch
+from pipeline.metric import DECODER_VERSION
 
 _log = log.get(__name__)
 
@@ -158,8 +159,8 @@ class Buffer:
         this machine's when ClickHouse confirms it. Raises ``ClocksDisagree`` while nothing confirms either.
         """
         # Time-ordered for people, random for safety: a counter could be rewound by a power cut and
-        # give the same name to other rows.
-        name = f"{int(time.time()):x}-{secrets.token_hex(8)}"
+        # give the same name to other rows. The version tells how its items are decoded, for the audit.
+        name = f"{int(time.time()):x}-{secrets.token_hex(8)}.{DECODER_VERSION}"
         rows, sealed_at_ms = self._seal(name, chunk_rows, confirmed=False)
         if rows < 0:
             self._confirm_clock(sealed_at_ms)

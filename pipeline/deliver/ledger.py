@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from pipeline.base import failpoints
 from pipeline.base.redis_link import outages
 from pipeline.buffer.buffer import Buffer, Chunk
-from pipeline.metric import DIMENSIONS, RUN_FIELDS
+from pipeline.metric import DECODER_VERSION, DIMENSIONS, RUN_FIELDS
 from pipeline.store.client import Store
 
 Words = npt.NDArray[np.uint64]
@@ -135,6 +135,16 @@ class Tally:
         return cls(digest(rows), int(stamps.min()), int(stamps.max()), minutes)
 
 
+def is_decoded_alike(segment: str) -> bool:
+    """Whether the version that sealed a segment decodes items as this one does.
+
+    If not, some rows of a chunk may have been stored by the other version in its own form: such a chunk is audited
+    by its counts, and its digest is 0.
+    """
+    _, _, version = segment.partition(".")
+    return version == str(DECODER_VERSION)
+
+
 def record(chunk: Chunk, tally: Tally, *, stored: int, dead_lettered: int) -> str:
     """A chunk's record as JSON; the ack appends its own time to it."""
     fields = asdict(
@@ -145,7 +155,7 @@ def record(chunk: Chunk, tally: Tally, *, stored: int, dead_lettered: int) -> st
             rows=chunk.rows,
             stored=stored,
             dead_lettered=dead_lettered,
-            digest=tally.digest,
+            digest=tally.digest if is_decoded_alike(chunk.segment) else 0,
             sealed_at=chunk.sealed_at_ms,
             min_timestamp=tally.min_timestamp,
             max_timestamp=tally.max_timestamp,

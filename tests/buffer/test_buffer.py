@@ -23,6 +23,7 @@ from pipeline.base.redis_link import RedisFull
 from pipeline.buffer import buffer as buffer_module
 from pipeline.buffer.buffer import MINUTES_PER_ACK, Buffer, Chunk
 from pipeline.buffer.redis_disk import FSYNC_WAIT_S, RedisDisk
+from pipeline.metric import DECODER_VERSION
 
 KEY = "metrics:buffer"
 MINUTES = [60 * number for number in range(3 * MINUTES_PER_ACK)]
@@ -111,7 +112,7 @@ def test_names_of_segments_are_nonces(redis_url: str) -> None:
         names.add(segment.name)
         emptied(buffer.client)
     assert len(names) == 20
-    assert all(re.fullmatch("[0-9a-f]{8}-[0-9a-f]{16}", name) for name in names)
+    assert all(re.fullmatch(rf"[0-9a-f]{{8}}-[0-9a-f]{{16}}\.{DECODER_VERSION}", name) for name in names)
 
 
 def test_a_name_that_is_taken_is_refused(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,19 @@ def test_a_doubled_row_is_duplicated(drained: Buffer, store: Store) -> None:
     assert (report.ok, report.duplicated) == (False, 1)
 
 
+def test_a_chunk_sealed_by_another_version_is_audited_by_its_counts(
+    buffer: Buffer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its items may decode to other fields here than there: a changed field is no fault, a missing row is one."""
+    monkeypatch.setattr("pipeline.buffer.buffer.DECODER_VERSION", 1)
+    _drain(buffer, store)
+    _change(store, "ALTER TABLE metrics UPDATE run_id = 'from the tag' WHERE position = 42")
+    assert _audit(buffer, store).ok
+    _change(store, "ALTER TABLE metrics DELETE WHERE position = 123")
+    report = _audit(buffer, store, full=True)
+    assert (report.ok, report.missing) == (False, 1)
+
+
 @pytest.mark.parametrize("assignment", ["status = 'x'", "tags = map('a', 'b')"])
 def test_an_altered_row_is_altered(drained: Buffer, store: Store, assignment: str) -> None:
     """The same rows with one field changed: counts agree, the digest does not."""
