@@ -23,6 +23,22 @@ CREATE OR REPLACE FUNCTION histogramQuantile {on_cluster} AS (h, q) ->
         + histogramAtRank(mapSort(h), least(floor((histogramCount(h) - 1) * q) + 1, histogramCount(h) - 1))
             * ((histogramCount(h) - 1) * q - floor((histogramCount(h) - 1) * q)));
 
+-- Up to and including this a vital is good; pipeline/analyse/vitals.py is the same table.
+CREATE OR REPLACE FUNCTION vitalGood {on_cluster} AS (vital) ->
+    transform(toString(vital), ['lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid'],
+              [2500., 200., 0.1, 1800., 800., 100.], toFloat64(nan));
+
+-- Above this a vital is poor.
+CREATE OR REPLACE FUNCTION vitalPoor {on_cluster} AS (vital) ->
+    transform(toString(vital), ['lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid'],
+              [4000., 500., 0.25, 3000., 1800., 300.], toFloat64(nan));
+
+-- A p75 from merged histograms is within 1 %; the counts, which rate, say exactly on which side of a bound it lies.
+CREATE OR REPLACE FUNCTION p75AsRated {on_cluster} AS (p75, rating, vital) ->
+    multiIf(rating = 'good', least(p75, vitalGood(vital)),
+            rating = 'poor', greatest(p75, vitalPoor(vital) * 1.000001),
+            greatest(least(p75, vitalPoor(vital)), vitalGood(vital) * 1.000001));
+
 -- What a status means, whatever word a reporter uses for it; pipeline/status_words.py is the same table.
 CREATE OR REPLACE FUNCTION statusWord {on_cluster} AS (status) ->
     transform(replaceRegexpAll(lower(trimBoth(toString(status))), '[ _-]+', ''),

@@ -371,3 +371,16 @@ def test_settings_do_not_change_after_the_start() -> None:
     ):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(owner, name, getattr(owner, name))
+
+
+def test_settings_that_changed_are_named_and_never_shown() -> None:
+    """What a reload cannot take over is named by its path; values, which may be secrets, are not said."""
+    before = config.Settings()
+    changed = before.model_copy(
+        update={
+            "drainer": before.drainer.model_copy(update={"batch_rows": 5000}),
+            "redis": before.redis.model_copy(update={"url": "redis://:secret@elsewhere"}),
+        }
+    )
+    assert config.changed_settings(before, before) == []
+    assert config.changed_settings(before, changed) == ["redis.url", "drainer.batch_rows"]

@@ -5,7 +5,7 @@
     rules.yaml ─▶ rules ─┐
     windows ─▶ sources ─▶ groups ─▶ evaluation ─▶ state (pure) ─▶ transitions
     facts ───────────────┘                              │
-                     evaluator: one script writes states, checkpoints and outboxes together (journal)
+                     evaluator: one commit makes states, watermarks and outboxes true together (journal)
                                   │                     │
                      publish: alerts table,      dispatch (pure) ─▶ notify ─▶ channels
                      alerts:performance, alerts:critical

@@ -6,18 +6,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.alerts.journal import table
 from pipeline.alerts.journal.alert_keys import AlertKeys
 from pipeline.alerts.journal.journal import Journal
-from pipeline.alerts.journal.silences import Silences
-from pipeline.alerts.judge.evaluator import EvaluationReport, Evaluator, Progress
+from pipeline.alerts.journal.maintenance import MaintenanceWindows
+from pipeline.alerts.journal.silences import QuietTimes, Silences
+from pipeline.alerts.judge.evaluator import CompleteUntil, EvaluationReport, Evaluator
 from pipeline.alerts.judge.facts import Facts
 from pipeline.alerts.judge.sources import StoreSource
 from pipeline.alerts.notify import channels as channels_
-from pipeline.alerts.notify.channels import parse_channels
+from pipeline.alerts.notify.channels import Channel, parse_channels
 from pipeline.alerts.notify.deliveries import Deliveries
 from pipeline.alerts.notify.notify import ChannelWorker, Notifier
 from pipeline.alerts.rules import load as rules_
@@ -29,6 +31,10 @@ from pipeline.base.redis_link import RedisLink
 from pipeline.store.client import Store
 
 _log = log.get(__name__)
+
+
+RELOADABLE = ("rules_file", "delay_s", "channels", "page_url")
+"""Settings of ``alerts`` that take effect without a restart."""
 
 
 @dataclass
@@ -48,41 +54,51 @@ class Alerting:
     ) -> None:
         self._settings = settings
         self._store = store
-        channels = parse_channels(settings.alerts.channels)
-        client, keys = link.database("metrics"), AlertKeys.of(settings)
-        self._journal = Journal(client, keys, channels_.names(channels))
+        self._link = link
+        self._deliver = deliver
+        self._is_started = False
         self._clock = clock or WallClock()
-        silences = Silences(client, keys)
-        self.notifier = Notifier(
-            [
-                ChannelWorker(channel, Deliveries(client, keys, channel.name), silences, self._clock)
-                for channel in (channels if deliver else [])
-            ]
-        )
+        channels = parse_channels(settings.alerts.channels)
+        self._journal = Journal(link.database("metrics"), AlertKeys.of(settings), channels_.names(channels))
+        self.notifier = self._notifier(channels)
         self.evaluator = Evaluator(
             self._journal,
             rules_.load(settings.alerts.rules_file),
             StoreSource(store),
             delay_ms=int(settings.alerts.delay_s * 1000),
             page_url=settings.alerts.page_url,
-            on_commit=self.notifier.wake,
+            on_commit=self._wake,
+        )
+
+    def _wake(self) -> None:
+        self.notifier.wake()  # whichever it is: a reload may have made another one
+
+    def _notifier(self, channels: Sequence[Channel]) -> Notifier:
+        client, keys = self._link.database("metrics"), AlertKeys.of(self._settings)
+        quiet = QuietTimes(Silences(client, keys), MaintenanceWindows(self._link.database("environment")))
+        return Notifier(
+            [
+                ChannelWorker(channel, Deliveries(client, keys, channel.name), quiet, self._clock)
+                for channel in (channels if self._deliver else [])
+            ]
         )
 
     def start(self) -> None:
         """Begin to tell channels."""
+        self._is_started = True
         self.notifier.start()
 
-    def run_once(self, facts: Facts, progress: Progress | None = None) -> AlertingReport:
+    def run_once(self, facts: Facts, complete_until: CompleteUntil | None = None) -> AlertingReport:
         """Judge what is due now, publish it, store it.
 
-        ``progress`` says up to which end of a window (epoch milliseconds) windows, vitals, baselines and
+        ``complete_until`` says up to which end of a window (epoch milliseconds) windows, vitals, baselines and
         change points are complete; what it does not name counts as complete.
         Raises ``RedisOutage``, or ``StoreOutage`` after everything that needs no ClickHouse was done.
         """
         outage: StoreOutage | None = None
         report = AlertingReport(EvaluationReport())
         try:
-            report.evaluation = self.evaluator.run(self._clock.now_ms(), facts, progress)
+            report.evaluation = self.evaluator.run(self._clock.now_ms(), facts, complete_until)
         except StoreOutage as error:
             outage = error
         report.published = self._journal.publish()
@@ -91,10 +107,27 @@ class Alerting:
         report.stored = table.flush(self._journal, self._store)
         return report
 
-    def reload(self) -> None:
-        """Read the rules again. Raises ``RuleError`` and goes on with the old ones when they are wrong."""
-        self.evaluator.reload(rules_.load(self._settings.alerts.rules_file))
-        _log.info("alert rules read again", rules=len(self.evaluator.rules))
+    def reload(self, settings: Settings | None = None) -> list[str]:
+        """Read the rules again, and take over ``alerts.*`` of new settings; the names of what was reloaded.
+
+        Raises ``RuleError`` or ``ConfigError``, and goes on with everything as it was, when something is wrong.
+        """
+        alerts = (settings or self._settings).alerts
+        before = self._settings.alerts
+        rules = rules_.load(alerts.rules_file)
+        channels = parse_channels(alerts.channels)
+        changed = [name for name in RELOADABLE if getattr(alerts, name) != getattr(before, name)]
+        self._settings = settings or self._settings
+        self.evaluator.reload(rules, delay_ms=int(alerts.delay_s * 1000), page_url=alerts.page_url)
+        if "channels" in changed:
+            self._journal.channels = tuple(channels_.names(channels))
+            replaced, self.notifier = self.notifier, self._notifier(channels)
+            replaced.stop()
+            if self._is_started:
+                self.notifier.start()
+        reloaded = ["alert rules", *(f"alerts.{name}" for name in changed)]
+        _log.info("reloaded", reloaded=reloaded, rules=len(rules), rules_file=alerts.rules_file or "as shipped")
+        return reloaded
 
     def close(self) -> None:
         """Stop telling channels; what was not told is told after the next start."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.alerts.journal.alert_keys import AlertKeys
 from pipeline.alerts.journal.journal import Journal
+from pipeline.alerts.journal.maintenance import MaintenanceWindow, MaintenanceWindows
 from pipeline.alerts.journal.silences import Silence, Silences
 from pipeline.alerts.judge.evaluation import Alerts, Transition, alert_id, judge, ticks
 from pipeline.alerts.judge.evaluator import CHUNK_MS
@@ -59,9 +60,9 @@ def list_alerts(
     settings: Settings, link: RedisLink, *, states: Sequence[str] = ("pending", "firing")
 ) -> list[dict[str, Any]]:
     """The alerts that are not inactive, firing ones first, as plain values. Raises ``RedisOutage``."""
-    ledger = Journal(link.database("metrics"), AlertKeys.of(settings)).load()
+    committed = Journal(link.database("metrics"), AlertKeys.of(settings)).load()
     found = []
-    for name, state in ledger.states.items():
+    for name, state in committed.states.items():
         for labels, alert in state.alerts.items():
             if alert.state.value not in states:
                 continue
@@ -103,6 +104,11 @@ def silence(
 def list_silences(settings: Settings, link: RedisLink, clock: Clock | None = None) -> list[Silence]:
     """Silences that have not ended. Raises ``RedisOutage``."""
     return Silences(link.database("metrics"), AlertKeys.of(settings)).active((clock or WallClock()).now_ms())
+
+
+def list_maintenance(link: RedisLink, clock: Clock | None = None) -> list[MaintenanceWindow]:
+    """Maintenance windows that last or are to come; they mute alerts of their environment. Raises ``RedisOutage``."""
+    return MaintenanceWindows(link.database("environment")).listed((clock or WallClock()).now_ms())
 
 
 def end_silence(settings: Settings, link: RedisLink, silence_id: str) -> bool:

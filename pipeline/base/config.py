@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.base import addresses
@@ -32,9 +32,17 @@ from pipeline.base.config_types import (
     shown,
 )
 from pipeline.base.errors import ConfigError
+from pipeline.base.nearest import nearest
 from pipeline.base.text import remember_secret
 
-__all__ = ["CONFIG_PATH_VARIABLE", "ENV_PREFIX", "Settings", "load", "setting_paths"]
+__all__ = ["CONFIG_PATH_VARIABLE", "ENV_PREFIX", "Settings", "changed_settings", "load", "setting_paths"]
+
+
+WRITTEN_ENTRIES = (
+    *("window_1min", "window_5min", "web_vitals", "compat_scores", "baseline", "test_stats", "test_history"),
+    *("failure_pattern", "failure_analysis", "channel_dashboard_update", "cleanup_status"),
+)
+"""Entries of the platform's schema that this product writes, and that ``publish.skip`` may name."""
 
 
 class RedisDatabases(Section):
@@ -186,6 +194,23 @@ class CollectSettings(Section):
     )
 
 
+class PublishSettings(Section):
+    """What is written to the platform's own Redis keys."""
+
+    skip: list[str] = Field(
+        default_factory=list, description="names of schema entries that the platform writes itself (pipeline schema)"
+    )
+    failures_interval_s: Positive = Field(60, description="between two runs that write test:history and failure:*")
+
+    @field_validator("skip")
+    @classmethod
+    def _known_names(cls, skip: list[str]) -> list[str]:
+        for name in skip:
+            if name not in WRITTEN_ENTRIES:
+                raise ValueError(f"{name!r} is not written by the pipeline; {nearest(name, WRITTEN_ENTRIES)}")
+        return skip
+
+
 class RunSettings(Section):
     """CI runs."""
 
@@ -276,16 +301,6 @@ class WebSettings(Section):
         return [name.lower().rstrip("/") for name in names]
 
 
-class FleetSettings(Section):
-    """The processes that work together."""
-
-    name: str = Field(
-        "pipeline",
-        pattern=r"^[A-Za-z0-9_.:-]+$",
-        description="their common keys in Redis begin with it: schedule, heartbeats, checkpoints, alert state",
-    )
-
-
 class LogSettings(Section):
     """Structured logs on stderr."""
 
@@ -311,6 +326,7 @@ class Settings(BaseSettings):
     drainer: DrainerSettings = Field(default_factory=DrainerSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
     rollups: RollupSettings = Field(default_factory=RollupSettings)
+    publish: PublishSettings = Field(default_factory=PublishSettings)
     collect: CollectSettings = Field(default_factory=CollectSettings)
     runs: RunSettings = Field(default_factory=RunSettings)
     vitals: VitalsSettings = Field(default_factory=VitalsSettings)
@@ -318,7 +334,6 @@ class Settings(BaseSettings):
     changes: ChangeSettings = Field(default_factory=ChangeSettings)
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     web: WebSettings = Field(default_factory=WebSettings)
-    fleet: FleetSettings = Field(default_factory=FleetSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod
@@ -339,6 +354,24 @@ class Settings(BaseSettings):
         if "\0" in str(data_dir):
             raise ValueError("holds a NUL character, which no file name has")
         return data_dir
+
+
+def changed_settings(before: Settings, after: Settings) -> list[str]:
+    """The names of the settings that differ, as ``drainer.batch_rows``; never their values."""
+
+    def differing(one: Any, other: Any, place: str) -> list[str]:
+        if one == other:
+            return []
+        if isinstance(one, BaseModel) and isinstance(other, type(one)):
+            names = type(one).model_fields
+            return [
+                found
+                for name in names
+                for found in differing(getattr(one, name), getattr(other, name), f"{place}.{name}" if place else name)
+            ]
+        return [place]
+
+    return differing(before, after, "")
 
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:

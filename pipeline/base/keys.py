@@ -20,6 +20,18 @@ def test_stats(test_name: str) -> str:
     return f"test:stats:{test_name}"
 
 
+def test_history(test_name: str) -> str:
+    """List: the newest executions of one test, the newest first."""
+    return f"test:history:{test_name}"
+
+
+def failure_pattern(error_type: str) -> str:
+    """Set: the tests that failed with one type of error in the last 24 hours."""
+    return f"failure:pattern:{error_type}"
+
+
+FAILURE_ANALYSIS = "failure:analysis"
+
 # Metrics (database 3)
 
 
@@ -58,56 +70,6 @@ CLEANUP_STATUS = "cleanup:status"
 RETENTION_PERFORMANCE_METRICS = "retention:performance_metrics"
 
 
-def hash_tag(name: str) -> str:
-    """What keys beside ``name`` begin with; one that carries a hash tag keeps its slot: "{a}:b" hashes as "a"."""
-    return name if "{" in name else "{" + name + "}"
-
-
-@dataclass(frozen=True)
-class FleetKeys:
-    """What belongs to all processes together, whichever buffers they serve: under the setting ``fleet.name``."""
-
-    name: str
-
-    @property
-    def _tag(self) -> str:
-        return hash_tag(self.name)
-
-    @property
-    def scheduler(self) -> str:
-        """String with a TTL: who runs the schedule."""
-        return f"{self._tag}:scheduler"
-
-    @property
-    def services(self) -> str:
-        """Hash: running process to what it last said of itself."""
-        return f"{self._tag}:services"
-
-    @property
-    def requests(self) -> str:
-        """List with a TTL: what commands ask the process that holds the schedule to do."""
-        return f"{self._tag}:requests"
-
-    def answer(self, name: str) -> str:
-        """Hash with a TTL: what became of one request."""
-        return f"{self._tag}:answer:{name}"
-
-    @property
-    def checkpoints(self) -> str:
-        """Hash: how far each job has come."""
-        return f"{self._tag}:checkpoints"
-
-    @property
-    def alerts(self) -> str:
-        """What the keys of the alerts begin with."""
-        return f"{self._tag}:alerts"
-
-    @property
-    def adopted(self) -> str:
-        """String: whose keys were copied by the first start that looked here."""
-        return f"{self._tag}:adopted"
-
-
 @dataclass(frozen=True)
 class BufferKeys:
     """The buffer and its siblings, all in one hash slot (``{metrics:buffer}`` hashes as ``metrics:buffer``)."""
@@ -116,7 +78,8 @@ class BufferKeys:
 
     @property
     def _tag(self) -> str:
-        return hash_tag(self.buffer)
+        # A key that already carries a hash tag keeps its slot: "{a}:b" hashes as "a".
+        return self.buffer if "{" in self.buffer else "{" + self.buffer + "}"
 
     @property
     def segments(self) -> str:
@@ -173,8 +136,27 @@ class BufferKeys:
         return f"{self._tag}:scratch"
 
     @property
+    def scheduler(self) -> str:
+        """String with a TTL: who runs the schedule."""
+        return f"{self._tag}:scheduler"
+
+    @property
+    def services(self) -> str:
+        """Hash: running process to what it last said of itself."""
+        return f"{self._tag}:services"
+
+    @property
+    def requests(self) -> str:
+        """List with a TTL: what commands ask the process that holds the schedule to do."""
+        return f"{self._tag}:requests"
+
+    def answer(self, name: str) -> str:
+        """Hash with a TTL: what became of one request."""
+        return f"{self._tag}:answer:{name}"
+
+    @property
     def checkpoints(self) -> str:
-        """Hash: which start of Redis was tidied after, and how far the audit has come."""
+        """Hash: how far each job has come."""
         return f"{self._tag}:checkpoints"
 
     def kind(self, key: str) -> str:

@@ -4,7 +4,11 @@ Writes the 1-minute windows of every series into a private embedded store and ju
 service does: one query, arrays, states, transitions with their evidence. Three ticks are told: a *quiet*
 one, where nothing is beyond its threshold; a *loud* one, where every series is beyond every threshold
 and begins to fire; and a *steady* one after it, where all that still fires. The process is bound to one
-core while it measures, where the system can.
+core while it judges, where the system can.
+
+Then the transitions of the loud tick are committed to a private Redis and published, while a producer in a
+process of its own pushes an item every millisecond: how long that takes, which script held Redis up longest, and
+how long the producer's pushes took.
 """
 
 from __future__ import annotations
@@ -13,24 +17,26 @@ import contextlib
 import os
 import resource
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.alerts.judge.evaluation import Alerts, judge
+from pipeline.alerts.journal.alert_keys import AlertKeys
+from pipeline.alerts.journal.journal import Journal
+from pipeline.alerts.journal.rule_state import RuleState
+from pipeline.alerts.judge.evaluation import Alerts, Transition, judge
 from pipeline.alerts.judge.sources import Batch, StoreSource
 from pipeline.alerts.rules.rule import MINUTE_MS, Rule
 from pipeline.analyse.series import SERIES
 from pipeline.analyse.windows import roll_up, stamp
 from pipeline.base import config
+from pipeline.bench.drain import Bench, private
+from pipeline.bench.impact import Producer, longest_ms
 from pipeline.store.client import Store
-from pipeline.store.migrate import migrate
 
 MINUTES = 5
 SAMPLES = 20
@@ -52,27 +58,62 @@ _RULES: tuple[tuple[str, tuple[str, ...], int], ...] = (
 )
 
 
-def run(series: int, rule_count: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Judge ``series`` series by ``rule_count`` rules; medians of three.
+def run(settings: config.Settings, series: int, rule_count: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Judge ``series`` series by ``rule_count`` rules; medians of three. Then commit the storm once.
 
     ``quiet_s``, ``loud_s`` and ``steady_s`` are reading and judging together; ``…_read_s`` is the reading in them.
-    Seconds are those the processor spent on this process, whatever else the machine was doing.
+    Seconds are those the processor spent on this process, whatever else the machine was doing; those of the commit
+    are by the clock, since it waits for Redis.
     """
-    with tempfile.TemporaryDirectory(prefix="bench-alerts-") as directory, one_core() as cores:
-        settings = config.Settings(clickhouse=config.ClickHouseSettings(dsn=f"chdb://{Path(directory).resolve()}"))
-        with Store.open(settings) as store:
-            migrate(store, settings)
-            say(f"writing {MINUTES} minutes of {series} series")
-            tick_ms = _fill(store, series)
-            figures: dict[str, Any] = {"series": series, "rules": rule_count, "cores": cores}
+    producer = Producer()  # first: afterwards it would be as nice to Redis as we are
+    figures: dict[str, Any] = {"series": series, "rules": rule_count}
+    with private(settings) as bench:
+        say(f"writing {MINUTES} minutes of {series} series")
+        tick_ms = _fill(bench.store, series)
+        loud = rules(rule_count, beyond=True)
+        with one_core() as cores:
+            figures["cores"] = cores
             say("judging a quiet tick")
-            figures |= _measure("quiet", store, rules(rule_count, beyond=False), tick_ms, {})
+            figures |= _measure("quiet", bench.store, rules(rule_count, beyond=False), tick_ms, {})
             say("judging a loud tick, and a steady one after it")
             firing: dict[str, Alerts] = {}
-            figures |= _measure("loud", store, rules(rule_count, beyond=True), tick_ms, firing)
-            figures |= _measure("steady", store, rules(rule_count, beyond=True), tick_ms, firing)
+            figures |= _measure("loud", bench.store, loud, tick_ms, firing)
+            figures |= _measure("steady", bench.store, loud, tick_ms, firing)
+        say("committing the loud tick while a producer pushes")
+        figures |= _commit(bench, loud, tick_ms, producer)
     figures["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return figures
+
+
+def _commit(bench: Bench, loud: Sequence[Rule], tick_ms: int, producer: Producer) -> dict[str, Any]:
+    """Commit what begins to fire in one tick, for the table, Redis and one channel, and publish it."""
+    batch = Batch(StoreSource(bench.store), loud, tick_ms, tick_ms, {})
+    changed: dict[str, RuleState | None] = {}
+    found: list[Transition] = []
+    for rule in loud:
+        alerts: Alerts = {}
+        found += judge(rule, [tick_ms], batch.view_at(rule), alerts)
+        changed[rule.name] = RuleState(tick_ms, rule.by, alerts)
+    client = bench.link.database("metrics")
+    journal = Journal(client, AlertKeys.of(bench.settings), ["bench"])
+    client.config_set("slowlog-log-slower-than", 500)
+    client.config_set("slowlog-max-len", 10_000)
+    client.slowlog_reset()
+    producer.push_to(bench.link.url(), bench.buffer.key)
+    began = time.monotonic()
+    journal.commit(journal.load(), changed, found, tick_ms)
+    committed = time.monotonic()
+    journal.publish()
+    published = time.monotonic()
+    waits = producer.waits()
+    slow = [entry for entry in client.slowlog_get(10_000) if not entry["command"].startswith(b"LPUSH")]
+    return {
+        "commit_s": round(committed - began, 3),
+        "publish_s": round(published - committed, 3),
+        "longest_script_ms": longest_ms(slow, b"EVAL"),
+        "lpush_p99_ms": round(float(np.quantile(waits, 0.99)) * 1000, 3),
+        "pushes": len(waits),
+    }
 
 
 def rules(count: int, *, beyond: bool) -> Sequence[Rule]:

@@ -69,7 +69,7 @@ def producers(settings: config.Settings, rows: int, say: Callable[[str], None]) 
     The producer is a process of its own, as producers are: in ours it would wait for the interpreter, not for Redis.
     """
     # Started first: afterwards they would be as nice to Redis as we are.
-    idle, producer = _Producer(), _Producer()
+    idle, producer = Producer(), Producer()
     with private(settings) as bench:
         say(f"pushing a backlog of {rows:,} rows")
         warm_up(bench)
@@ -96,13 +96,13 @@ def producers(settings: config.Settings, rows: int, say: Callable[[str], None]) 
         "idle_p99_ms": round(float(np.quantile(idle_waits, 0.99)) * 1000, 3),
         "p50_ms": round(float(np.quantile(waits, 0.5)) * 1000, 3),
         "p99_ms": round(float(np.quantile(waits, 0.99)) * 1000, 3),
-        "longest_read_ms": _longest_ms(slow, b"LRANGE"),
+        "longest_read_ms": longest_ms(slow, b"LRANGE"),
         "mean_claim_or_ack_ms": round(usual / 1000, 3),
-        "longest_claim_or_ack_ms": _longest_ms(slow, b"EVAL"),
+        "longest_claim_or_ack_ms": longest_ms(slow, b"EVAL"),
     }
 
 
-def _longest_ms(slow: list[dict[str, Any]], command: bytes) -> float | str:
+def longest_ms(slow: list[dict[str, Any]], command: bytes) -> float | str:
     """The longest of these commands by Redis's own clock, which runs on while Redis itself waits for a core."""
     longest = max((entry["duration"] for entry in slow if entry["command"].startswith(command)), default=0)
     return round(longest / 1000, 2) if longest else "below 1"
@@ -125,7 +125,7 @@ print(json.dumps(waits))
 """
 
 
-class _Producer:
+class Producer:
     """A process that pushes one item a millisecond and notes how long each push takes, in seconds."""
 
     def __init__(self) -> None:

@@ -215,9 +215,9 @@ class Buffer:
 
     def tidy_after_restart(self) -> None:
         """See ``RedisDisk.tidy_after_restart`` and ``mend``; cheap enough to be called every second."""
+        self.mend()
         with outages():
             self._disk.tidy_after_restart(self.keys.checkpoints)
-        self.mend()
 
     def mend(self) -> None:
         """Restore those of the buffer's own keys that another program damaged, each from its second copy.
@@ -229,7 +229,7 @@ class Buffer:
             "mend",
             [
                 *(keys.segments, keys.sealed, keys.ledger, keys.dirty, keys.acked, keys.spilled, keys.marks),
-                *(keys.set_aside, keys.scratch),
+                *(keys.set_aside, keys.scratch, keys.checkpoints),
             ],
             [keys.segment(""), keys.aside("")],
         )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
 from pipeline.base import config
 from pipeline.base.errors import UsageError
+from pipeline.base.text import printable
 from pipeline.cli.common import JSON, Moment, Span, cli, command, print_json, show, surroundings
 
 
@@ -26,14 +29,19 @@ FILE = click.argument("file", type=click.Path(path_type=Path), required=False)
 @JSON
 def rules_check(settings: config.Settings, file: Path | None, as_json: bool) -> None:
     """Are the rules of FILE (default: those of the settings) valid? Exit 1 and every mistake, with file and line."""
+    from pipeline.alerts.rules.checks import hints
     from pipeline.alerts.rules.load import check, load
 
     path = file or settings.alerts.rules_file
     mistakes = check(path)
+    said = [] if mistakes else [hint for rule in load(path) for hint in hints(rule)]
     if as_json:
-        print_json({"ok": not mistakes, "mistakes": mistakes})
+        print_json({"ok": not mistakes, "mistakes": mistakes, "hints": said})
     else:
-        click.echo("\n".join(mistakes) or f"{len(load(path))} rules are valid")
+        count = 0 if mistakes else len(load(path))
+        click.echo("\n".join(mistakes) or f"{count} rule{'' if count == 1 else 's'} valid")
+        for hint in said:
+            click.echo(f"hint: {hint}")
     if mistakes:
         sys.exit(1)
 
@@ -54,9 +62,9 @@ def rules_test(_: config.Settings, file: Path, junit: Path | None, as_json: bool
         print_json({"ok": not report.failed, "tests": len(report.cases), "failed": report.failed, "cases": cases})
     else:
         for case in report.cases:
-            click.echo(f"{'FAILED' if case.failures else 'passed'}  {case.name}")
+            click.echo(printable(f"{'FAILED' if case.failures else 'passed'}  {case.name}"))
             for failure in case.failures:
-                click.echo(f"        {failure}")
+                click.echo(printable(f"        {failure}"))
         click.echo(f"{len(report.cases) - report.failed} passed, {report.failed} failed")
     if report.failed:
         sys.exit(1)
@@ -81,11 +89,11 @@ def rules_replay(settings: config.Settings, file: Path | None, from_ms: int, to_
             store, wanted, from_ms, end_ms, progress=lambda at_ms: advance(at_ms - from_ms, end_ms - from_ms)
         )
     if as_json:
-        told = [{**vars(one), "at": iso(one.at_ms)} for one in found]
+        told = [{**msgspec.structs.asdict(one), "at": iso(one.at_ms)} for one in found]
         print_json({"transitions": told, "count": len(found)})
         return
     for one in found:
-        click.echo(f"{iso(one.at_ms)}  {one.to_state:<8}  {one.severity:<8}  {one.rule}: {one.message}")
+        click.echo(printable(f"{iso(one.at_ms)}  {one.to_state:<8}  {one.severity:<8}  {one.rule}: {one.message}"))
     click.echo(f"{len(found)} transitions of {len(wanted)} rules")
 
 
@@ -98,21 +106,36 @@ def alerts() -> None:
 @click.option("--state", "states", multiple=True, type=click.Choice(["pending", "firing", "resolved"]))
 @JSON
 def alerts_ls(settings: config.Settings, states: tuple[str, ...], as_json: bool) -> None:
-    """Alerts that are not inactive, and silences."""
-    from pipeline.alerts.commands import list_alerts, list_silences
+    """Alerts that are not inactive, silences, and maintenance windows, which mute alerts of their environment."""
+    from pipeline.alerts.commands import list_alerts, list_maintenance, list_silences
     from pipeline.base.redis_link import RedisLink
     from pipeline.cli.console import print_rows
 
-    link = RedisLink.open(settings, start=False)
+    link = RedisLink.open(settings)
     found = list_alerts(settings, link, states=states or ("pending", "firing"))
     silences = [silence.shown() for silence in list_silences(settings, link)]
+    maintenance = [window.shown() for window in list_maintenance(link)]
     if as_json:
-        print_json({"alerts": found, "silences": silences})
+        print_json({"alerts": found, "silences": silences, "maintenance": maintenance})
         return
-    print_rows(found, "no alerts")
-    if silences:
-        click.echo("\nsilences")
-        print_rows(silences, "")
+    print_rows([_in_words(one) for one in found], "no alerts")
+    for heading, rows in (("silences", silences), ("maintenance", maintenance)):
+        if rows:
+            click.echo(f"\n{heading}")
+            print_rows([_in_words(one) for one in rows], "")
+
+
+def _in_words(record: dict[str, Any]) -> dict[str, Any]:
+    """A record for a table: labels as people write them, nothing where there is nothing."""
+    words: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            words[name] = ", ".join(f"{label}={text}" for label, text in value.items())
+        elif isinstance(value, list):
+            words[name] = ", ".join(map(str, value))
+        else:
+            words[name] = "" if value is None else value
+    return words
 
 
 @command(group=alerts, name="silence")

@@ -134,8 +134,8 @@ def bench_changes(_: config.Settings, say: Callable[[str], None], seeds: int) ->
     click.option("--series", type=click.IntRange(min=1), default=10_000, show_default=True),
     click.option("--rules", "rule_count", type=click.IntRange(min=1), default=20, show_default=True),
 )
-def bench_alerts(_: config.Settings, say: Callable[[str], None], series: int, rule_count: int) -> dict[str, Any]:
+def bench_alerts(settings: config.Settings, say: Callable[[str], None], series: int, rule_count: int) -> dict[str, Any]:
     """Alerts."""
     from pipeline.bench import alerts as measure
 
-    return measure.run(series, rule_count, say)
+    return measure.run(settings, series, rule_count, say)

@@ -11,6 +11,7 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -38,6 +39,7 @@ _FORMATS = (
 @click.option("--branch", default="", help="Default PIPELINE_BRANCH, else the CI system or git.")
 @click.option("--link", default="", help="Address of the full report, kept as a tag.")
 @click.option("--timezone", default="", metavar="NAME|local", help="The zone of times that name none; default UTC.")
+@click.option("--root", default="", metavar="DIRECTORY", help="Paths of tests are relative to it; default: this one.")
 @click.option("--property", "properties", multiple=True, metavar="NAME", help="Keep this JUnit property as a tag.")
 @click.option("--identity", "identities", multiple=True, metavar="PRODUCER.FIELD=TEMPLATE", help="How tests are named.")
 @click.option("--wait", is_flag=True, help="Wait until everything is stored.")
@@ -175,6 +177,7 @@ class _Push:
             frozenset(options["properties"]),
             rules_of(options["identities"]),
             limits.future_ms,
+            root=options["root"] or str(Path.cwd()),
         )
         named = {name: options[name] for name in ("test_suite", "environment", "browser")}
         return Asked(

@@ -33,12 +33,13 @@ def demo(settings: config.Settings, seconds: float | None, rate: float, seed: in
 
 @command()
 def run(settings: config.Settings) -> None:
-    """The service: drainer, schedule, HTTP. SIGTERM drains what is claimed and ends; SIGHUP reads the rules again."""
+    """The service: drainer, schedule, HTTP. SIGTERM drains what is claimed and ends; SIGHUP reloads alert rules."""
     from pipeline.operate.commands import run_service
     from pipeline.operate.process import STOP_WITHIN_S, stopping
 
+    path = click.get_current_context().find_root().obj
     with stopping(STOP_WITHIN_S) as stop:
-        run_service(settings, stop)
+        run_service(settings, stop, lambda: config.load(path))
 
 
 @command()

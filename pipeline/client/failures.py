@@ -21,7 +21,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _TYPE = re.compile(
     r"(?:Uncaught |Unhandled |Caused by: )?"
     r"(?P<type>[A-Za-z_][\w$]*(?:(?:\.|::|\\)[A-Za-z_][\w$]*)*)"
-    r"(?: \[\w+\])?(?P<colon>:(?!:)\s*|$)(?P<rest>.*)"
+    r"(?: \[\w+\])?(?P<colon> ?:(?!:)\s*|$)(?P<rest>.*)"
 )
 _NAMES_AN_ERROR = re.compile(
     r"(?:Error|Exception|Failure|Failed|Exit|Interrupt|Warning|Timeout|TimeoutExpired|Fault|Violation|Mismatch|Cancelled)$"
@@ -73,10 +73,21 @@ def failure(text: str, error_type: str = "") -> Failure:
     return Failure(clean(named)[:LONGEST_TYPE], scrubbed(line))
 
 
+def typed_by(found: Failure, trace: str) -> Failure:
+    """The failure with the type that begins its stack trace, where the message names none."""
+    if found.error_type or not trace:
+        return found
+    error_type = failure(trace).error_type
+    if not error_type:
+        return found
+    return Failure(error_type, found.message.removeprefix(error_type).lstrip(": ") or found.message)
+
+
 def first_line(text: str) -> str:
     """The first line that is not blank, without colours."""
-    lines = _ANSI.sub("", text[:_READ_CHARACTERS]).splitlines()
-    return next((line.strip() for line in lines if line.strip()), "")
+    lines = [line.strip() for line in _ANSI.sub("", text[:_READ_CHARACTERS]).splitlines()]
+    # Jest heads a failure with the name of what failed.
+    return next((line for line in lines if line and not line.startswith("●")), "")
 
 
 def scrubbed(line: str) -> str:

@@ -32,6 +32,8 @@ class Look:
     info: Mapping[str, Any]
     slow: Sequence[tuple[int, int]] = ()
     server_time_s: int = 0
+    commands: tuple[int, int] = (0, 0)
+    """Commands since the server started, and the microseconds they took together."""
 
 
 def facts(now: Look, before: Look | None = None) -> dict[str, float | Readings]:
@@ -80,6 +82,9 @@ def _rates(now: Look, before: Look) -> dict[str, float]:
         "redis_expired_keys_per_s": grown("expired_keys") / seconds,
         "redis_network_bytes_per_s": (grown("total_net_input_bytes") + grown("total_net_output_bytes")) / seconds,
     }
+    calls, micros = (after - then for after, then in zip(now.commands, before.commands, strict=True))
+    if calls > 0 and micros >= 0:  # otherwise CONFIG RESETSTAT was between
+        found["redis_command_avg_ms"] = micros / calls / 1000
     lookups = grown("keyspace_hits") + grown("keyspace_misses")
     if lookups >= _MIN_LOOKUPS:
         found["redis_keyspace_miss_pct"] = 100 * grown("keyspace_misses") / lookups
@@ -96,6 +101,12 @@ def _number(info: Mapping[str, Any], name: str) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
+def _commands(stats: Mapping[str, Any]) -> tuple[int, int]:
+    """Calls and microseconds of all commands; a script's time is its own, not counted again for what it calls."""
+    counted = [one for one in stats.values() if isinstance(one, Mapping)]
+    return int(sum(_number(one, "calls") for one in counted)), int(sum(_number(one, "usec") for one in counted))
+
+
 @dataclass
 class RedisHealth:
     """Looks at a server now and then and remembers the look before."""
@@ -107,9 +118,10 @@ class RedisHealth:
         """The numbers now. Raises ``RedisOutage``; a server that forbids SLOWLOG has no slow commands."""
         with outages():
             info = self.client.info()
+            commands = _commands(self.client.info("commandstats"))
             seconds, _ = self.client.time()
             slow = self._slow_commands()
-        now = Look(time.monotonic(), info, slow, int(seconds))
+        now = Look(time.monotonic(), info, slow, int(seconds), commands)
         found, self._before = facts(now, self._before), now
         return found
 

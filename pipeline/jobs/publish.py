@@ -12,6 +12,7 @@ in the next run, and the minutes concerned are not forgotten before it succeeded
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 _log = log.get(__name__)
 
 _KEY = {MINUTE_S: keys.window_1min, FRAME_S: keys.window_5min}
+_ENTRY = {MINUTE_S: "window_1min", FRAME_S: "window_5min"}
+"""By width: the name in the catalogue of the platform's schema."""
 _TTL_S = {MINUTE_S: 3600, FRAME_S: 21_600}
 """By width; redis-schema.md."""
 
@@ -65,6 +68,8 @@ class Publisher:
     notifications: redis.Redis
     coordination: redis.Redis
     retained_days: int
+    skip: Collection[str] = ()
+    """Names of schema entries that the platform writes itself."""
     _pending: dict[tuple[int, int], _Pending] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,7 +78,7 @@ class Publisher:
         self._stats = StatsOfTests(self.store, self.results, self.retained_days)
 
     @classmethod
-    def open(cls, store: Store, link: RedisLink, retained_hours: int) -> Publisher:
+    def open(cls, store: Store, link: RedisLink, retained_hours: int, skip: Collection[str] = ()) -> Publisher:
         """Over the databases of ``link``; ``store`` is the handle of the thread that publishes."""
         return cls(
             store,
@@ -82,6 +87,7 @@ class Publisher:
             notifications=link.database("notifications"),
             coordination=link.database("coordination"),
             retained_days=-(-retained_hours // 24),
+            skip=skip,
         )
 
     def offer(self, windows: Windows, now_ms: int, grace_s: float) -> None:
@@ -90,7 +96,7 @@ class Publisher:
         for start, executions in windows.executions.items():
             final = is_final(start, windows.window_s, now_ms, grace_s)
             expires_at_s = start + windows.window_s + _TTL_S[windows.window_s]
-            if now_ms < expires_at_s * 1000:
+            if now_ms < expires_at_s * 1000 and _ENTRY[windows.window_s] not in self.skip:
                 self._pending[windows.window_s, start] = _Pending(
                     executions, revision(rows[start], final), final, expires_at_s
                 )
@@ -105,9 +111,10 @@ class Publisher:
         """Write what is pending; False, and all of it still pending, if a neighbour was away."""
         try:
             with outages():
-                if self._write_windows(now_ms):
+                if self._write_windows(now_ms) and "channel_dashboard_update" not in self.skip:
                     self._dashboard.announce(now_ms)
-                self._stats.publish(now_ms)
+                if "test_stats" not in self.skip:
+                    self._stats.publish(now_ms)
         except Outage as outage:
             _log.warning("rollups not published", reason=str(outage), windows=len(self._pending))
             return False

@@ -191,8 +191,9 @@ class VitalsJob:
         before = self._published_before()
         present: set[str] = set()
         pipeline = self.redis.pipeline(transaction=False)
+        skip = self.settings.publish.skip
         for row in assessed:
-            if not row["browser"]:
+            if not row["browser"] or "web_vitals" in skip:
                 continue
             key = keys.cwv(row["browser"], row["vital"])
             present.add(key)
@@ -201,10 +202,11 @@ class VitalsJob:
             if absent:
                 pipeline.hdel(key, *absent)
             pipeline.expire(key, span_s)
-        gone = before - present
+        gone = before - present if "web_vitals" not in skip else set()
         for key in gone:
             pipeline.delete(key)
-        self._replace_scores(pipeline, scores)
+        if "compat_scores" not in skip:
+            self._replace_scores(pipeline, scores)
         # A key stays on the list until it is certainly gone.
         self._published = before | present
         hit("vitals.before_publish")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from pipeline.base import log
 from pipeline.base.config import Settings
 from pipeline.base.errors import PipelineError, RedisOutage, Stopped
-from pipeline.base.keys import FleetKeys
 from pipeline.base.redis_link import RedisLink
+from pipeline.buffer.buffer import open_buffers
 from pipeline.jobs.rebuild import Checkpoint, RebuildProgress, rebuild
 from pipeline.jobs.runs import RunsJob
 from pipeline.jobs.vitals import VitalsJob
@@ -28,16 +29,17 @@ ROLLUP_JOBS = ("rollup", "vitals", "runs", "changes", "baselines", "ledger")
 """What ``pipeline rollup`` runs, in the order in which one feeds the next."""
 
 
-def run_service(settings: Settings, stop: threading.Event) -> None:
-    """``pipeline run``: until ``stop`` is set."""
+def run_service(settings: Settings, stop: threading.Event, read_settings: Callable[[], Settings] | None = None) -> None:
+    """``pipeline run``: until ``stop`` is set. SIGHUP reads the alert rules, and the settings by ``read_settings``."""
     try:
         service = build(settings, stop)
     except Stopped:
         return
+    service.settings_as_read, service.read_settings = settings, read_settings
     signal.signal(signal.SIGHUP, lambda *_: service.ask_reload())
-    keys = FleetKeys(settings.fleet.name)
+    keys = service.buffers[0].keys
     service.desk = RequestDesk(
-        service.link.database("metrics"),
+        service.buffers[0].client,
         keys.requests,
         keys.answer,
         is_ours=lambda: service.schedule.holds,
@@ -125,7 +127,7 @@ def roll_up(service: Service, request: dict[str, Any], advance: Advance) -> dict
             int(request["to_ms"] or now_ms),
             now_ms,
             service.settings.rollups,
-            Checkpoint(client, FleetKeys(service.settings.fleet.name).checkpoints),
+            Checkpoint(client, service.buffers[0].keys.checkpoints),
             tell,
             vitals,
             RunsJob(store, service.settings.runs.grace_s),
@@ -141,15 +143,15 @@ def _asked(
     """What the process that holds the schedule answers; None when there is none."""
     link = RedisLink.open(settings, start=False)
     try:
-        client, keys = link.database("metrics"), FleetKeys(settings.fleet.name)
-        fleet = Fleet(client, keys.services)
+        buffer = open_buffers(settings, link)[0]
+        fleet = Fleet(buffer.client, buffer.keys.services)
         try:
             scheduled = any(said.get("schedules") for said in fleet.services(fleet.now_ms()))
         except RedisOutage:
             return None  # whoever builds the service waits for Redis
         if not scheduled:
             return None
-        return ask(client, keys.requests, keys.answer, request, advance, stop=stop)
+        return ask(buffer.client, buffer.keys.requests, buffer.keys.answer, request, advance, stop=stop)
     finally:
         link.close()
 

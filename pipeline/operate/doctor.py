@@ -22,6 +22,7 @@ from pipeline.base.errors import ConfigError, MigrationError, Outage, PipelineEr
 from pipeline.base.redis_link import RedisLink, outages
 from pipeline.buffer.redis_disk import FSYNC_WAIT_S
 from pipeline.jobs.retention import retention_hours
+from pipeline.operate.redis_rights import missing_rights, needs
 from pipeline.store.client import Store, engine_path
 from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS, check, engine_of, kept_hours
 from pipeline.store.schema import differences
@@ -77,6 +78,7 @@ def examine(settings: Settings, link: RedisLink | None, store: Store | None) -> 
 
     def redis_side(link: RedisLink) -> Iterator[Finding]:
         yield from redis_findings(link)
+        yield rights_finding(settings, link)
         yield durable_seal_finding(settings, link)
 
     def clickhouse_side(store: Store) -> Iterator[Finding]:
@@ -125,6 +127,17 @@ def redis_findings(link: RedisLink) -> Iterator[Finding]:
     with outages():
         seconds, microseconds = link.database("metrics").time()
     yield _clock("redis clock", seconds + microseconds / 1e6, before_s)
+
+
+def rights_finding(settings: Settings, link: RedisLink) -> Finding:
+    """Whether the user of redis.url may do what the service does."""
+    refused = missing_rights(link, needs(settings))
+    if not refused:
+        return Finding("redis rights", "ok", "the user may do all that the service needs")
+    return Finding(
+        "redis rights", "bad", f"the user of redis.url may not: {', '.join(refused)}",
+        "give it the rights of 'service' in config/redis-users.acl, or start the service with that user",
+    )  # fmt: skip
 
 
 def _eviction(info: dict[str, Any]) -> Finding:

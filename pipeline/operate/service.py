@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.alerts.alerting import Alerting
+from pipeline.alerts.alerting import RELOADABLE, Alerting
 from pipeline.base import log
 from pipeline.base.clock import Clock
-from pipeline.base.config import Settings
-from pipeline.base.errors import Outage, PipelineError, RuleError, SchemaMismatch
+from pipeline.base.config import Settings, changed_settings
+from pipeline.base.errors import Outage, PipelineError, SchemaMismatch, UsageError
 from pipeline.base.redis_link import RedisLink
 from pipeline.buffer.books import Books
 from pipeline.buffer.buffer import Buffer
@@ -70,6 +70,10 @@ class Service:
     site: Site | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
     _drainer_stops: dict[str, threading.Event] = field(default_factory=dict)
+    settings_as_read: Settings | None = None
+    """The settings as the service was started with, before what the platform keeps in Redis was added."""
+    read_settings: Callable[[], Settings] | None = None
+    """Reads the settings again when the service is asked to reload."""
     _reload: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
     _failure: BaseException | None = None
@@ -132,7 +136,7 @@ class Service:
                 raise self._failure
             if self._reload.is_set():
                 self._reload.clear()
-                self._reload_rules()
+                self._reload_settings()
 
     def drain_until_empty(self, stop: threading.Event) -> None:
         """Drain all buffers and what was spilled of them, one after the other, until they are empty."""
@@ -255,11 +259,21 @@ class Service:
         """Where the page answers; empty where there is none."""
         return self.site.url if self.site is not None else ""
 
-    def _reload_rules(self) -> None:
+    def _reload_settings(self) -> None:
+        """Read rules and settings again; what is wrong with them is said, and everything stays as it was."""
         try:
-            self.alerting.reload()
-        except RuleError as error:
-            _log.error("alert rules refused, the old ones stay", reason=str(error))
+            settings = self.read_settings() if self.read_settings is not None else None
+            self.alerting.reload(settings)
+        except UsageError as error:
+            _log.error("reload refused, everything stays as it was", reason=str(error))
+            return
+        if settings is not None:
+            reloaded = {f"alerts.{name}" for name in RELOADABLE}
+            later = [
+                name for name in changed_settings(self.settings_as_read or settings, settings) if name not in reloaded
+            ]
+            if later:
+                _log.warning("changed settings take effect after a restart", settings=later)
 
     # The end
 

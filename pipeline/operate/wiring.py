@@ -15,7 +15,6 @@ from pipeline.base.backoff import Backoff
 from pipeline.base.clock import Clock
 from pipeline.base.config import Settings
 from pipeline.base.errors import Outage, RedisDenied, Stopped, UsageError
-from pipeline.base.keys import FleetKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.buffer.buffer import open_buffer, open_buffers
 from pipeline.collect.build import build_collector
@@ -27,6 +26,7 @@ from pipeline.deliver.spill import Spill
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.jobs.baselines import BaselinesJob
 from pipeline.jobs.changes import ChangesJob
+from pipeline.jobs.failures import FailuresJob
 from pipeline.jobs.housekeeping import Housekeeping
 from pipeline.jobs.publish import Publisher
 from pipeline.jobs.retention import retention_hours
@@ -35,7 +35,6 @@ from pipeline.jobs.runs import RunsJob
 from pipeline.jobs.vitals import VitalsJob
 from pipeline.metric import Limits
 from pipeline.operate import doctor, process
-from pipeline.operate.adopt import adopt
 from pipeline.operate.fleet import Fleet, RedisClock
 from pipeline.operate.joining import ClickHouseGate
 from pipeline.operate.lease import Lease
@@ -185,21 +184,26 @@ def _wire(
         return handles[-1]
 
     buffers = open_buffers(settings, link)
-    adopt(link.database("metrics"), FleetKeys(settings.fleet.name), settings.buffer.keys[0])
     drainers = [Drainer(buffer, handle(), settings.drainer, Limits.of(settings)) for buffer in buffers]
     overflows = [make_overflow(settings, link, drainer, handle()) for drainer in drainers]
     vitals = VitalsJob(handle(), link.database("metrics"), settings, stopping)
-    publisher = Publisher.open(handle(), link, settings.retention.raw_hours)
+    publisher = Publisher.open(handle(), link, settings.retention.raw_hours, settings.publish.skip)
     runs = RunsJob(handle(), settings.runs.grace_s)
     branches = settings.baselines.branches
     rollup = RollupJob(handle(), buffers, settings.rollups, publisher, vitals, runs, branches, stopping)
     baselines = BaselinesJob(handle(), link.database("results"), settings)
     changes = ChangesJob(handle(), settings, stopping)
     alerting = Alerting(settings, handle(), link, clock=clock)
+<<<<<<< HEAD
     fleet_keys = FleetKeys(settings.fleet.name)
     fleet = Fleet(link.database("metrics"), fleet_keys.services)
+    housekeeping = Housekeeping(link, fleet, HOUSEKEEPING_INTERVAL_S, settings.publish.skip)
+=======
+    fleet = Fleet(buffers[0].client, buffers[0].keys.services)
     housekeeping = Housekeeping(link, fleet, HOUSEKEEPING_INTERVAL_S)
+>>>>>>> main
     books = handle()
+    failures = FailuresJob(handle(), link.database("results"), settings.publish.skip)
     collector = build_collector(settings, link, handle(), stopping)
     collect_jobs = []
     if collector is not None:
@@ -230,6 +234,7 @@ def _wire(
         Job("rollup", settings.rollups.interval_s, roll_up),
         Job("vitals", settings.vitals.interval_s, lambda: _tidily(lambda: asdict(vitals.run(clock.now_ms())))),
         *collect_jobs,
+        Job("failures", settings.publish.failures_interval_s, lambda: asdict(failures.run(clock.now_ms()))),
         Job("runs", settings.runs.interval_s, lambda: asdict(runs.run(clock.now_ms()))),
         Job("changes", settings.changes.interval_s, lambda: _tidily(lambda: asdict(changes.run(clock.now_ms())))),
         Job("baselines", settings.baselines.interval_s, lambda: _tidily(lambda: asdict(baselines.run(clock.now_ms())))),
@@ -238,7 +243,7 @@ def _wire(
         Job("schema", SCHEMA_INTERVAL_S, lambda: check_schema(books)),
         Job("housekeeping", HOUSEKEEPING_INTERVAL_S, lambda: {"removed": housekeeping.run(clock.now_ms())}),
     ]
-    schedule = Schedule(jobs, Lease(link.database("metrics"), fleet_keys.scheduler))
+    schedule = Schedule(jobs, Lease(buffers[0].client, buffers[0].keys.scheduler))
     return Service(
         settings, clock, link, store, buffers, drainers, overflows, jobs, schedule, alerting, fleet, heartbeat,
         handles, role, gate, stopping=stopping,

@@ -4,7 +4,7 @@ SELECT
     w.page AS page,
     w.vital AS vital,
     sum(w.samples) AS samples,
-    histogramQuantile(sumMap(w.histogram), 0.75) AS p75,
+    p75AsRated(histogramQuantile(sumMap(w.histogram), 0.75), rating, w.vital) AS p75,
     sum(w.good) AS good,
     sum(w.needs_improvement) AS needs_improvement,
     sum(w.poor) AS poor,

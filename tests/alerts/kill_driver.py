@@ -12,7 +12,7 @@ import redis
 
 from pipeline.alerts.journal import table
 from pipeline.alerts.journal.alert_keys import AlertKeys
-from pipeline.alerts.journal.journal import Journal
+from pipeline.alerts.journal.journal import Journal, Sizes
 from pipeline.alerts.journal.silences import Silences
 from pipeline.alerts.judge.evaluator import Evaluator
 from pipeline.alerts.judge.memory_source import MemorySource
@@ -42,6 +42,8 @@ RULE = Rule(
     severity="critical",
 )
 KEYS = AlertKeys("metrics:buffer")
+SIZES = Sizes(small_alerts=0, small_notices=0, piece_alerts=1, piece_notices=1, stage_at_once=1)
+"""Every commit goes in two phases and in pieces, so that a kill can strike between any two of them."""
 
 
 def numbers() -> MemorySource:
@@ -59,7 +61,7 @@ def numbers() -> MemorySource:
 
 def work(client: redis.Redis, store: Store, receiver: str) -> list[str]:
     """Work through all minutes, and ten more in which only delivery is left; the ids that stand in the table."""
-    journal = Journal(client, KEYS, ["hook"])
+    journal = Journal(client, KEYS, ["hook"], SIZES)
     evaluator = Evaluator(journal, [RULE], numbers(), delay_ms=0)
     channel = Channel(name="hook", kind="webhook", url=receiver, group_wait="1m", group_interval="3m", group_by=[])
     worker = ChannelWorker(channel, Deliveries(client, KEYS, "hook"), Silences(client, KEYS), ManualClock(T0))

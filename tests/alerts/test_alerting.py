@@ -155,6 +155,52 @@ def test_a_bad_reload_keeps_the_old_rules(place: Any) -> None:
         place.alerting()
 
 
+def test_a_reload_takes_over_what_it_can_and_names_it(place: Any, tmp_path: Path) -> None:
+    """Another rules_file, delay, page and other channels count from the next run; what was told goes to them."""
+    alerting = place.alerting()
+    other = tmp_path / "other.yaml"
+    other.write_text(RULES.replace("name: full", "name: fuller"))
+    alerts = place.settings.alerts.model_copy(
+        update={"rules_file": str(other), "channels": [{**place.settings.alerts.channels[0], "name": "second"}]}
+    )
+    changed = place.settings.model_copy(update={"alerts": alerts})
+    assert alerting.reload(changed) == ["alert rules", "alerts.rules_file", "alerts.channels"]
+    assert [rule.name for rule in alerting.evaluator.rules] == ["slow", "fuller"]
+    place.at(1)
+    alerting.run_once({"redis_memory_pct": 99.0})
+    for worker in alerting.notifier.workers:
+        worker.turn(place.clock.now_ms())
+    assert [body["channel"] for _, body in place.received] == ["second"]
+    broken = alerts.model_copy(update={"channels": [{"name": "x", "kind": "fax"}]})
+    with pytest.raises(ConfigError):
+        alerting.reload(place.settings.model_copy(update={"alerts": broken}))
+    assert [worker.channel.name for worker in alerting.notifier.workers] == ["second"]
+
+
+def test_maintenance_of_an_environment_mutes_its_alerts(place: Any) -> None:
+    """While it lasts nothing about that environment is told; the table has it all the same, and the list shows it."""
+    by_environment = RULES.replace("by: [test_suite, test_name]", "by: [environment]").replace("{test_name}: ", "")
+    place.rules.write_text(by_environment)
+    window = {"scheduled": True, "start": "2049-12-31T00:00:00Z", "end": "2050-01-02T00:00:00Z", "reason": "move"}
+    place.link.database("environment").set("maintenance:staging", json.dumps(window))
+    rows = [
+        {"minute": m, "value": 4500 + i, "environment": "staging", "test_suite": "m"}
+        for m in range(6)
+        for i in range(20)
+    ]
+    place.store.insert("metrics_1min", stamp(roll_up(raw(rows), 60), T0, 120))
+    alerting = place.alerting()
+    for minute in range(1, 5):
+        place.at(minute)
+        alerting.run_once({})
+        alerting.notifier.workers[0].turn(place.clock.now_ms())
+    fired = place.store.rows("SELECT labels['environment'] FROM alerts WHERE to_state = 'firing' ORDER BY 1")
+    assert ("staging",) in fired
+    told = {alert["labels"].get("environment", "") for _, body in place.received for alert in body["alerts"]}
+    assert "staging" not in told
+    assert [one.environment for one in commands.list_maintenance(place.link, place.clock)] == ["staging"]
+
+
 def test_an_outage_of_clickhouse_is_alarmed_and_made_good(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """While ClickHouse is away facts are judged and told in Redis; afterwards everything stands in the table."""
     alerting = place.alerting()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import redis
+from msgspec import structs
 
 from pipeline.alerts.journal import table
 from pipeline.alerts.journal.alert_keys import AlertKeys
@@ -48,7 +49,7 @@ def test_a_failure_rate_on_the_critical_channel_is_the_documents_message(journal
     """type, test_suite, failure_rate, threshold, timestamp, then ours."""
     (firing, _) = fired(journal, replace(SLOW, type="high_failure_rate"))
     rate = {"labels": {"test_suite": "authentication"}, "value": 15.5, "threshold": 10.0, "statistic": "failure_rate"}
-    transition = replace(firing, **rate)  # type: ignore[arg-type]
+    transition = structs.replace(firing, **rate)
     message = payloads.for_critical_channel(transition)
     assert list(message)[:5] == ["type", "test_suite", "failure_rate", "threshold", "timestamp"]
     assert list(message.values())[:5] == ["high_failure_rate", "authentication", 15.5, 10.0, "2050-01-01T00:02:00Z"]

@@ -47,7 +47,9 @@ class Receiver:
         for update, _, _ in list(self.in_flight.values()):
             self.send(update, now_ms)
         quiet = partial(is_quiet, now_ms=now_ms, silences=self.silences, mute_times=())
-        found = plan("c", self.policy, self.pending, self.told, now_ms, quiet, self.in_flight)
+        found = plan(
+            "c", self.policy, self.pending, self.told, now_ms, quiet, {k: one[0] for k, one in self.in_flight.items()}
+        )
         for update in found.updates:
             if update.body is None:
                 self.settle(update, update.after)
@@ -199,3 +201,29 @@ def test_everyone_hears_of_everything_in_the_end(
         assert len({update.key for _, update in receiver.accepted}) == len(receiver.accepted)
         late = [at for at in times if at > down_until_s * 1000 + 60_000]
         assert all(b - a >= policy.group_wait_ms for a, b in pairwise(late))
+
+
+def test_notes_from_a_clock_that_was_ahead_are_told_now() -> None:
+    """A jump of an hour ahead and back neither holds back what is new nor what fires for long."""
+    policy = Policy(("alertname",), 10_000, 60_000, 3_600_000)
+    (told,) = plan("c", policy, [note("a", "firing", 3_600_000)], {}, 20_000).updates
+    assert told.body is not None
+    group = Group(3_600_000, 3_600_000, 3_600_000, {"a": note("a", "firing", 3_600_000)})
+    (over,) = plan("c", policy, [note("a", "resolved", 50_000)], {'{"alertname": "a"}': group}, 60_000).updates
+    assert (over.body or {})["state"] == "resolved"
+    (again,) = plan("c", policy, [], {'{"alertname": "a"}': group}, 60_000).updates
+    assert again.after is not None
+    assert again.after.told_ms == 60_000
+
+
+def test_an_alert_in_two_parts_stays_in_one() -> None:
+    """Where two processes put an alert into two parts at the same moment, its resolution ends it in both."""
+    policy = Policy(("alertname",), 0, 1000, 10_000)
+    first, second = '{"alertname": "a"}', '{"alertname": "a", "#": 2}'
+    fires, other = note("a", "firing", 0), note("a2", "firing", 0)
+    told = {first: Group(0, 0, 0, {"a": fires}), second: Group(0, 0, 0, {"a": fires, "a2": other})}
+    found = plan("c", policy, [note("a", "resolved", 500)], told, 20_000)
+    after = {update.group_key: update.after for update in found.updates}
+    assert after[first] is None
+    assert [*after[second].firing] == ["a2"]  # type: ignore[union-attr]
+    assert [update.group_key for update in found.updates if update.body] == [first]

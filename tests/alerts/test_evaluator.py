@@ -301,18 +301,23 @@ def test_a_removed_rule_resolves_what_it_fired(journal: Journal) -> None:
     judge.run(at(2), {})
     judge.reload([replace(SLOW, name="other")])
     found = judge.run(at(3), {}).transitions
-    assert [(t.rule, t.to_state.value, t.reason) for t in found] == [("slow", "resolved", "the rule was removed")]
+    (over,) = found
+    assert (over.rule, over.to_state.value, over.reason) == ("slow", "resolved", "its rule was removed from the rules")
+    assert over.message == (
+        "Resolved: slow (page a): its rule was removed from the rules; it fired at 2050-01-01T00:02:00Z"
+    )
     assert "slow" not in journal.load().states
 
 
 def test_other_labels_are_other_alerts(journal: Journal) -> None:
-    """A rule whose ``by`` changed resolves its old alerts and begins new ones."""
+    """A rule whose ``by`` changed resolves its old alerts, and not later than it fires the new ones."""
     judge = evaluator(journal, source({"a": [60] * 6}))
     judge.run(at(1), {})
     judge.run(at(2), {})
     judge.reload([replace(SLOW, by=("page", "browser"))])
     found = [t for minute in range(3, 6) for t in judge.run(at(minute), {}).transitions]
-    assert told(found) == [(3, "a", "resolved"), (4, "a", "firing")]
+    assert [(t.at_ms - T0, t.to_state.value) for t in found] == [(120_001, "resolved"), (240_000, "firing")]
+    assert "has other labels now: by page, browser" in found[0].message
     assert found[0].alert_id == found[1].alert_id  # browser is empty, so the label set is the same
 
 
@@ -325,3 +330,64 @@ def test_a_changed_for_keeps_the_times_of_its_alerts(journal: Journal) -> None:
     found = judge.run(at(6), {}).transitions
     assert told(found) == [(6, "a", "firing")]
     assert found[0].active_at_ms == T0 + MINUTE_MS
+
+
+def test_a_changed_by_resolves_before_it_fires(journal: Journal) -> None:
+    """Also without ``for``, when the new labels fire at the very next look, the old ones are over by then."""
+    judge = evaluator(journal, source({"a": [60] * 6}), replace(SLOW, for_ms=0))
+    judge.run(at(1), {})
+    judge.reload([replace(SLOW, for_ms=0, by=())])
+    found = [t for _ in range(2) for t in judge.run(at(2), {}).transitions]
+    assert [t.to_state.value for t in found] == ["resolved", "firing"]
+    assert found[0].at_ms <= found[1].at_ms
+
+
+def test_a_raised_for_takes_a_firing_alert_back(journal: Journal) -> None:
+    """It is pending again, who was told hears that it is over and why, and it fires when its time has come."""
+    judge = evaluator(journal, source({"a": [60] * 12}))
+    for minute in range(1, 4):
+        judge.run(at(minute), {})
+    judge.reload([replace(SLOW, for_ms=8 * MINUTE_MS)])
+    (over,) = judge.run(at(4), {}).transitions
+    assert (over.to_state, over.from_state, over.fired_at_ms) == (State.RESOLVED, State.FIRING, T0 + 2 * MINUTE_MS)
+    assert over.reason == (
+        "avg of duration is 60 ms, but the alert is active only since 2050-01-01T00:01:00Z, and its rule waits for 8m"
+    )
+    assert journal.load().states["slow"].alerts[("a",)].state is State.PENDING
+    later = [t for minute in range(5, 12) for t in judge.run(at(minute), {}).transitions]
+    assert told(later) == [(9, "a", "firing")]
+
+
+# Clocks
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["running", "restarted"])
+def test_a_clock_that_was_ahead_does_not_blind(journal: Journal, restarted: bool) -> None:
+    """After a jump of an hour ahead and back every rule is judged at the next look, with no time in the future."""
+    rules = [replace(SLOW, for_ms=0), LAG]
+    judge = Evaluator(journal, rules, source({"a": [60, 10, 60, 60, 60]}), delay_ms=0)
+    judge.run(at(1), lag(0))
+    judge.run(at(61), lag(61))
+    if restarted:
+        judge = Evaluator(journal, rules, source({"a": [60, 10, 60, 60, 60]}), delay_ms=0)
+    report = judge.run(at(3), lag(61))
+    assert sorted(report.rewound) == sorted(rule.name for rule in rules)
+    state = journal.load().states
+    assert state["slow"].tick_ms == T0 + 3 * MINUTE_MS
+    times = [
+        time_ms
+        for one in state.values()
+        for alert in one.alerts.values()
+        for time_ms in (alert.active_at_ms, alert.fired_at_ms, alert.resolved_at_ms)
+    ]
+    assert all(time_ms is None or time_ms <= at(3) for time_ms in times)
+    assert ("slow", "firing") in [(t.rule, t.to_state.value) for t in report.transitions]
+    assert judge.run(at(4), lag(61)).rewound == []
+
+
+def test_a_watermark_a_moment_ahead_is_left_alone(journal: Journal) -> None:
+    """Two machines whose clocks differ by a fraction of a second do not judge a tick twice."""
+    judge = evaluator(journal, source({}), LAG)
+    judge.run(T0 + 10_000, lag(61))
+    report = judge.run(T0 + 9_500, lag(61))
+    assert (report.rewound, report.ticks) == ([], 0)

@@ -22,7 +22,8 @@ from .test_views import T0
 
 DRIVER = Path(__file__).parent / "kill_driver.py"
 PLACES = (
-    *("alerts.before_commit", "alerts.after_commit", "alerts.after_publish"),
+    *("alerts.after_stage", "alerts.before_commit", "alerts.after_commit", "alerts.after_hand_out"),
+    "alerts.after_publish",
     *("alerts.before_insert", "alerts.after_insert", "alerts.after_table"),
     *("notify.after_freeze", "notify.after_send", "notify.after_settle"),
 )
@@ -136,6 +137,7 @@ def check_killed(redis_url: str, engine: Path, kills: list[str], undisturbed: di
 def test_killed_at_every_step(_redis_servers: Any, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     """A kill -9 at each step in turn leaves table, list, channel and notifications as if nothing had happened."""
     kills = [f"{place}:2" for place in PLACES]
+    kills += ["alerts.after_stage:5", "alerts.after_hand_out:1", "alerts.after_hand_out:5"]
     assert check_killed(_redis_servers("6.2"), tmp_path, kills, undisturbed) == kills
 
 

@@ -90,7 +90,7 @@ def test_shipped_rules_cover_the_schema_document() -> None:
         "high_failure_rate": ("failure_rate", 10),
         "redis_memory_usage": ("redis_memory_pct", 90),
         "redis_connection_count": ("redis_connections", 80),
-        "redis_slow_queries": ("redis_slow_query_avg_ms", 10),
+        "redis_slow_queries": ("redis_command_avg_ms", 10),
         "redis_keyspace_misses": ("redis_keyspace_miss_pct", 50),
         "redis_replication_lag": ("redis_replication_lag_s", 5),
         "web_vital_poor": ("poor_share", 25),
@@ -124,7 +124,7 @@ MISTAKES = [
     ("above: 3000", "above: .inf", 10, "expected a number, not inf"),
     ("above: 3000", "above: yes", 10, "expected a number, not True"),
     ("clears_at: 2500", "clears_at: 3500", 11, "clears_at must be at most 3000"),
-    ("min_samples: 5", "min_samples: 0", 14, "expected a whole number from 1, not 0"),
+    ("min_samples: 5", "min_samples: 0", 14, "expected a whole number from 1 to 1,000,000,000, not 0"),
     ("when_unsure: fire", "when_unsure: shoot", 15, "'shoot' is not known; it is one of wait, fire"),
     ("no_data: keep", "no_data: kep", 16, "'kep' is not known; did you mean 'keep'?"),
     ("severity: critical", "severity: criticle", 18, "'criticle' is not known; did you mean 'critical'?"),
@@ -172,7 +172,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "expected a mapping"), ("rules: 5", "must be a list"), ("rules: [5]", "rule 1 is no mapping")],
+    [("", "expected a mapping"), ("rules: 5", "must be a list"), ("rules: [5]", "rule 1 is not a mapping")],
 )
 def test_other_shapes_are_refused(tmp_path: Path, text: str, said: str) -> None:
     """A file that is no list of rules is refused in a sentence."""

@@ -9,10 +9,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from pipeline.alerts.judge.evidence import Account
 from pipeline.alerts.judge.state import Alert, Change, Observation, State, restore, step
-from pipeline.alerts.rule_tests.series_notation import STALE, Mark, values
+from pipeline.alerts.rule_tests.series_notation import STALE, Gap, values
 from pipeline.alerts.rules.fields import parse_rule
 from pipeline.alerts.rules.lined_yaml import Mapping, read
 from pipeline.alerts.rules.rule import Rule
@@ -41,11 +42,11 @@ def traces() -> list[Any]:
     return cases
 
 
-def run(rule: Rule, seen: list[float | Mark], every_ms: int) -> list[tuple[Alert | None, Change | None]]:
+def run(rule: Rule, seen: list[float | Gap], every_ms: int) -> list[tuple[Alert | None, Change | None]]:
     """Step through one value per evaluation."""
     alert, history = None, []
     for i, value in enumerate(seen):
-        observation = None if isinstance(value, Mark) else Observation(value)
+        observation = None if isinstance(value, Gap) else Observation(value)
         alert, change = step(alert, observation, i * every_ms, rule)
         history.append((alert, change))
     return history
@@ -127,8 +128,8 @@ def test_a_resolved_alert_fires_anew_with_new_times() -> None:
     assert (last.active_at_ms, last.fired_at_ms, last.resolved_at_ms) == (3 * MINUTE, 4 * MINUTE, None)
 
 
-def test_shortening_for_fires_at_the_next_look_and_lengthening_does_not_unfire() -> None:
-    """The times stay on the alert; a changed ``for`` is applied to them from the next evaluation on."""
+def test_a_changed_for_is_applied_to_the_times_that_are_there() -> None:
+    """A shortened ``for`` fires at the next look; a raised one takes a firing alert back to pending, with its times."""
     long, short = rule_of({"above": 50, "for": "30m"}), rule_of({"above": 50, "for": "5m"})
     alert, _ = step(None, Observation(60), 0, long)
     alert, change = step(alert, Observation(60), 6 * MINUTE, long)
@@ -138,7 +139,22 @@ def test_shortening_for_fires_at_the_next_look_and_lengthening_does_not_unfire()
     assert change.after is State.FIRING
     alert, change = step(alert, Observation(60), 8 * MINUTE, long)
     assert alert is not None
-    assert (alert.state, change) == (State.FIRING, None)
+    assert change is not None
+    assert (alert.state, alert.active_at_ms, alert.fired_at_ms) == (State.PENDING, 0, None)
+    assert (change.before, change.after) == (State.FIRING, State.PENDING)
+    alert, change = step(alert, Observation(60), 30 * MINUTE, long)
+    assert alert is not None
+    assert (alert.state, alert.fired_at_ms) == (State.FIRING, 30 * MINUTE)
+
+
+def test_a_missing_number_is_stood_in_for_until_it_is_stale() -> None:
+    """With stale_after the last number goes on for so long: a sparse test neither resolves nor fires anew."""
+    rule = replace(rule_of({"above": 50, "for": "2m"}), stale_after_ms=3 * MINUTE)
+    history = run(rule, [60.0, STALE, STALE, 60.0, STALE, STALE, 60.0, STALE, STALE, STALE, STALE], MINUTE)
+    seen = [shown(alert) for alert, _ in history]
+    assert seen == ["pending", "pending", *["firing"] * 7, "-", "-"]
+    without = run(replace(rule, stale_after_ms=0), [60.0, STALE, STALE, 60.0, STALE, STALE, 60.0], MINUTE)
+    assert "firing" not in [shown(alert) for alert, _ in without]
 
 
 def test_too_few_samples_conclude_nothing() -> None:
@@ -185,7 +201,9 @@ def test_an_alert_between_its_levels_says_so() -> None:
     assert (waiting.state, change) == (State.PENDING, None)
     _, change = step(alert, Observation(45, 9, 42, 48), MINUTE, rule)
     assert change is not None
-    assert Account(rule, 0).reason(change, 45.0) == "avg of m is 45, was above 50 and not back at 30 for 1m"
+    held = structs.replace(alert, state=State.FIRING, fired_at_ms=MINUTE)
+    reason = Account(rule, MINUTE).reason(change, held, 45.0, {})
+    assert reason == "avg of m is 45: it was above 50 and is not back at 30; active since 1970-01-01T00:00:00Z"
 
 
 def test_an_unknown_bound_excludes_nothing() -> None:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipeline.alerts.rule_tests.run import run_tests
-from pipeline.alerts.rule_tests.series_notation import Mark, series, values
+from pipeline.alerts.rule_tests.series_notation import Gap, series, values
 from pipeline.base.errors import RuleError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -17,14 +17,14 @@ NOTATION = yaml.safe_load((GOLDEN / "promtool.yaml").read_text())
 @pytest.mark.parametrize("text", NOTATION["expansions"])
 def test_series_expand_as_in_promtool(text: str) -> None:
     """promtool's documented expansions."""
-    found = [value.value if isinstance(value, Mark) else value for value in values(text)]
+    found = [value.value if isinstance(value, Gap) else value for value in values(text)]
     assert found == NOTATION["expansions"][text]
 
 
 @pytest.mark.parametrize("text", NOTATION["refused"])
 def test_other_notation_is_refused(text: str) -> None:
     """What cannot be read is named."""
-    with pytest.raises(ValueError, match="is no value"):
+    with pytest.raises(ValueError, match="is not a value"):
         values(text)
 
 
@@ -162,8 +162,8 @@ def test_what_does_not_hold_is_told(tmp_path: Path) -> None:
     [
         ("alertname: slow", "alertname: slwo", "no rule is named 'slwo'; did you mean 'slow'?"),
         ("eval_time: 10m", "eval_time: ten", "'ten' is no duration"),
-        ('values: "1000x9', 'values: "1000y9', "'1000y9' is no value"),
-        ('browser="x"', 'brwoser="x"', "'brwoser' is no dimension of a series; did you mean 'browser'?"),
+        ('values: "1000x9', 'values: "1000y9', "'1000y9' is not a value"),
+        ('browser="x"', 'brwoser="x"', "'brwoser' is not a dimension of a series; did you mean 'browser'?"),
         ("input_series:", "input_serie:", "unknown key 'input_serie'; did you mean 'input_series'?"),
         ("interval: 5m", "interval: 30s", "interval must be a multiple of 1m"),
         ("[rules.yaml]", "[rule.yaml]", "rule.yaml: No such file"),

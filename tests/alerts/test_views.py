@@ -65,6 +65,18 @@ SOURCE = MemorySource(ROWS)
 FIVE = {"window_ms": 5 * MINUTE_MS}
 
 
+@pytest.mark.parametrize("statistic", ["avg", "max", "p95", "sum"])
+def test_a_window_of_retried_attempts_has_no_number(statistic: str) -> None:
+    """A minute in which every attempt was tried again says nothing, and takes nothing from the minutes around it."""
+    slow = [{"minute": 0, "value": 60.0, "status": "passed"}] * 5
+    retried = [{"minute": 1, "value": 9.0, "status": "retried"}] * 3
+    found = [
+        observed(MemorySource(raw(rows)), rule(statistic, window_ms=2 * MINUTE_MS), 2).value[0]
+        for rows in (slow, slow + retried)
+    ]
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("statistic", "expected"),
     [

@@ -22,6 +22,14 @@ def test_slow_commands_of_the_last_minute_are_averaged() -> None:
     assert facts(Look(0, INFO, slow, 9999))["redis_slow_query_avg_ms"] == 0.0
 
 
+def test_all_commands_are_averaged_between_two_looks() -> None:
+    """Mean milliseconds of every command since the look before; few slow ones among many fast ones change little."""
+    before, now = Look(10, INFO, commands=(1000, 5_000_000)), Look(20, INFO, commands=(3000, 7_000_000))
+    assert facts(now, before)["redis_command_avg_ms"] == 1.0
+    assert "redis_command_avg_ms" not in facts(now)
+    assert "redis_command_avg_ms" not in facts(Look(20, INFO, commands=(5, 100)), before), "CONFIG RESETSTAT"
+
+
 def test_misses_and_rates_need_two_looks() -> None:
     """Shares and rates are those since the look before, of the same run, and of enough look-ups."""
     before = Look(10, {**INFO, "keyspace_hits": 1000, "keyspace_misses": 9000, "expired_keys": 5})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.base.config import Settings
-from pipeline.base.keys import FleetKeys
 
 CHANNEL_MEMORY_S = 30 * 86_400
 """What was meant for a channel that nobody serves any more is forgotten after this long."""
@@ -13,23 +12,37 @@ CHANNEL_MEMORY_S = 30 * 86_400
 
 @dataclass(frozen=True)
 class AlertKeys:
-    """Keys of the alerts in the database ``metrics``, in the hash slot of the fleet they belong to."""
+    """Keys of the alerts in the database ``metrics``, in the hash slot of the buffer they belong to."""
 
-    fleet: str
+    buffer: str
 
     @classmethod
     def of(cls, settings: Settings) -> AlertKeys:
-        """Of the fleet that the settings name."""
-        return cls(settings.fleet.name)
+        """Beside the (first) buffer."""
+        return cls(settings.buffer.keys[0])
 
     @property
     def _prefix(self) -> str:
-        return FleetKeys(self.fleet).alerts
+        tag = self.buffer if "{" in self.buffer else "{" + self.buffer + "}"
+        return f"{tag}:alerts"
 
     @property
     def state(self) -> str:
         """Hash: ``version``, and ``rule:<name>`` with the last tick and the alerts of each rule."""
         return f"{self._prefix}:state"
+
+    def held(self, nonce: str) -> str:
+        """List: the alerts of one rule in pieces, where they are too many for the field in ``state``."""
+        return f"{self._prefix}:held:{nonce}"
+
+    @property
+    def commits(self) -> str:
+        """List: commits whose notices have not all been handed out to the outboxes, oldest first."""
+        return f"{self._prefix}:commits"
+
+    def notices(self, commit: str) -> str:
+        """List: the notices of one commit that are not in the outboxes yet; id, row, entry and note of each."""
+        return f"{self._prefix}:notices:{commit}"
 
     @property
     def scratch(self) -> str:

@@ -17,10 +17,14 @@ from typing import Any, cast
 import redis
 
 from pipeline.alerts.journal.alert_keys import AlertKeys
+from pipeline.alerts.journal.maintenance import MaintenanceWindow, MaintenanceWindows
 from pipeline.alerts.judge.evidence import iso
 from pipeline.alerts.rules.matchers import Matcher, all_match
+from pipeline.base import log
 from pipeline.base.errors import UsageError
 from pipeline.base.redis_link import outages
+
+_log = log.get(__name__)
 
 _WEEK_MINUTES = 7 * 1440
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -95,16 +99,24 @@ class Silences:
         """Silences that have not ended, soonest end first; those that ended a day ago are forgotten."""
         with outages():
             stored = cast("dict[bytes, bytes]", self._client.hgetall(self._key))
-            found = [_read(key.decode(), text) for key, text in stored.items()]
+            found = [one for key, text in stored.items() if (one := self._parsed(key, text)) is not None]
             if old := [silence.id for silence in found if silence.ends_ms < now_ms - 86_400_000]:
                 self._client.hdel(self._key, *old)
         return sorted((one for one in found if one.ends_ms > now_ms), key=lambda silence: silence.ends_ms)
 
-
-def _read(silence_id: str, text: bytes) -> Silence:
-    stored = json.loads(text)
-    matchers = tuple(Matcher.parse(one) for one in stored.pop("matchers"))
-    return Silence(id=silence_id, matchers=matchers, **stored)
+    def _parsed(self, key: bytes, text: bytes) -> Silence | None:
+        """A silence; one that cannot be read silences nothing, and says so."""
+        try:
+            stored = json.loads(text)
+            matchers = tuple(Matcher.parse(one) for one in stored.pop("matchers"))
+            silence = Silence(id=key.decode(), matchers=matchers, **stored)
+            if silence.starts_ms <= silence.ends_ms:
+                return silence
+            error: Exception = ValueError("it ends before it starts")
+        except (ValueError, TypeError, KeyError, AttributeError) as unreadable:
+            error = unreadable
+        _log.error("silence cannot be read", key=self._key, field=repr(key), error=str(error))
+        return None
 
 
 @dataclass(frozen=True)
@@ -141,10 +153,25 @@ class MuteTime:
 
 
 def is_quiet(
-    labels: Mapping[str, str], now_ms: int, silences: Iterable[Silence], mute_times: Iterable[MuteTime]
+    labels: Mapping[str, str],
+    now_ms: int,
+    silences: Iterable[Silence | MaintenanceWindow | MaintenanceWindows],
+    mute_times: Iterable[MuteTime],
 ) -> bool:
     """Whether an alert with these labels is not to be told now."""
     return any(mute.covers(now_ms) for mute in mute_times) or any(one.covers(labels, now_ms) for one in silences)
+
+
+@dataclass
+class QuietTimes:
+    """Everything that holds alerts back by their labels: silences, and maintenance of an environment."""
+
+    silences: Silences
+    maintenance: MaintenanceWindows | None = None
+
+    def active(self, now_ms: int) -> list[Silence | MaintenanceWindows]:
+        """What holds back now or later. Raises ``RedisOutage``."""
+        return [*self.silences.active(now_ms), *([self.maintenance] if self.maintenance else [])]
 
 
 def _day(name: str, text: str) -> int:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import structs
 
-from pipeline.alerts.judge.evidence import Account, Context
+from pipeline.alerts.judge.evidence import Account, Context, describe, sized, sized_labels
 from pipeline.alerts.judge.frames import LabelValues
 from pipeline.alerts.judge.state import Alert, Change, Observation, State, Verdict, step
 from pipeline.alerts.judge.views import View
@@ -26,8 +28,7 @@ Alerts = dict[LabelValues, Alert]
 """The alerts of one rule that are not inactive, by the values of its ``by``."""
 
 
-@dataclass(frozen=True)
-class Transition:
+class Transition(msgspec.Struct, frozen=True, gc=False):
     """An alert began to fire or was resolved, at a tick, with the evidence for it."""
 
     transition_id: str
@@ -46,23 +47,29 @@ class Transition:
     active_at_ms: int
     fired_at_ms: int | None
     resolved_at_ms: int | None
-    statistic: str = ""
-    by: Mapping[str, str] = field(default_factory=dict)
-    evidence: Mapping[str, Any] = field(default_factory=dict)
+    statistic: str
+    by: Mapping[str, str]
+    evidence: Mapping[str, Any]
 
 
 def alert_id(rule: str, labels: Mapping[str, str]) -> str:
     """The identity of an alert: its rule and label set, nothing else."""
-    return _digest(rule, *_flat(labels))
+    return _identity(rule, labels).hexdigest()
 
 
 def transition_id(rule: str, labels: Mapping[str, str], at_ms: int, to_state: State) -> str:
     """The identity of a transition: the same however often it is computed."""
-    return _digest(rule, *_flat(labels), str(at_ms), to_state.value)
+    return _identity_at(_identity(rule, labels), at_ms, to_state)
 
 
-def _flat(labels: Mapping[str, str]) -> list[str]:
-    return [part for label in sorted(labels.items()) for part in label]
+def _identity(rule: str, labels: Mapping[str, str]) -> hashlib.blake2b:
+    return hashlib.blake2b((sized(rule) + sized_labels(labels)).encode(), digest_size=16)
+
+
+def _identity_at(identity: hashlib.blake2b, at_ms: int, to_state: State) -> str:
+    continued = identity.copy()
+    continued.update((sized(str(at_ms)) + sized(to_state.value)).encode())
+    return continued.hexdigest()
 
 
 def judge_tick(rule: Rule, tick_ms: int, view: View, alerts: Alerts, page_url: str = "") -> list[Transition]:
@@ -88,10 +95,18 @@ def judge_tick(rule: Rule, tick_ms: int, view: View, alerts: Alerts, page_url: s
             alerts.pop(labels, None)
         elif after is not before:
             alerts[labels] = after
-        if after is not None and change is not None and change.after is not State.PENDING:
-            context = view.context(rule, group) if group >= 0 else {}
-            transitions.append(transition(account, labels, after, change, observation, context, page_url))
+        if after is not None and change is not None and _is_told(change):
+            context = view.context(rule, group) if group >= 0 else _NO_CONTEXT
+            transitions.append(transition(account, labels, after, change, observation, context, page_url, before))
     return transitions
+
+
+_NO_CONTEXT: Context = {}
+
+
+def _is_told(change: Change) -> bool:
+    """Firing and resolved are told; pending only when an alert fired before (its rule's ``for`` was raised)."""
+    return change.after is not State.PENDING or change.before is State.FIRING
 
 
 def judge(
@@ -101,15 +116,14 @@ def judge(
     return [found for tick in ticks_ms for found in judge_tick(rule, tick, view_at(tick), alerts, page_url)]
 
 
-def withdraw(rule: Rule, alerts: Alerts, labels: LabelValues, tick_ms: int, reason: str) -> Transition | None:
+def withdraw(rule: Rule, alerts: Alerts, labels: LabelValues, at_ms: int, reason: str) -> Transition | None:
     """Take an alert away for a reason outside its data (its rule is gone); a firing one is resolved by it."""
     alert = alerts.pop(labels)
     if alert.state is not State.FIRING:
         return None
-    resolved = replace(alert, state=State.RESOLVED, resolved_at_ms=tick_ms)
+    resolved = structs.replace(alert, state=State.RESOLVED, resolved_at_ms=at_ms)
     change = Change(State.FIRING, State.RESOLVED, Verdict.NO_DATA)
-    written = transition(Account(rule, tick_ms), labels, resolved, change, None, {}, "")
-    return replace(written, reason=reason)
+    return transition(Account(rule, at_ms), labels, resolved, change, None, {}, "", reason=reason)
 
 
 def transition(
@@ -120,33 +134,45 @@ def transition(
     seen: Observation | None,
     context: Context,
     page_url: str,
+    before: Alert | None = None,
+    reason: str = "",
 ) -> Transition:
-    """Write down one change with its evidence."""
+    """Write down one change with its evidence; ``reason`` stands instead of the one that the numbers give."""
     rule, tick_ms = account.rule, account.tick_ms
-    by = {name: value for name, value in zip(rule.by, labels, strict=True) if value}
-    identity = alert_id(rule.name, by)
-    number = seen.value if seen else math.nan
-    reason = account.reason(change, number)
+    described = describe(rule.by, labels, account.columns)
+    by = described.by
+    identity = account.identity.copy()
+    identity.update(described.sized)
+    alert_id_ = identity.hexdigest()
+    number = seen.value if seen is not None else math.nan
+    why = reason or account.reason(change, alert, number, by)
+    to_state = change.after
+    fired_at_ms, resolved_at_ms = alert.fired_at_ms, alert.resolved_at_ms
+    if to_state is State.PENDING:  # it fired and does not any more: for everybody who was told, that is a resolution
+        to_state, resolved_at_ms = State.RESOLVED, tick_ms
+        fired_at_ms = before.fired_at_ms if before is not None else None
+        alert = structs.replace(alert, fired_at_ms=fired_at_ms)
+    identity.update(account.identity_ends[to_state])
     return Transition(
-        transition_id=transition_id(rule.name, by, tick_ms, change.after),
-        alert_id=identity,
-        rule=rule.name,
-        type=rule.type or rule.name,
-        severity=rule.severity,
-        at_ms=tick_ms,
-        from_state=change.before,
-        to_state=change.after,
-        labels={**by, **rule.labels},
-        value=number,
-        threshold=rule.threshold,
-        reason=reason,
-        message=account.message(by, seen, context, change, reason),
-        active_at_ms=alert.active_at_ms,
-        fired_at_ms=alert.fired_at_ms,
-        resolved_at_ms=alert.resolved_at_ms,
-        statistic=rule.statistic,
-        by=by,
-        evidence=account.evidence(by, seen, context, f"{page_url}/alerts/{identity}" if page_url else ""),
+        identity.hexdigest(),
+        alert_id_,
+        rule.name,
+        rule.type or rule.name,
+        rule.severity,
+        tick_ms,
+        change.before,
+        to_state,
+        {**by, **rule.labels} if rule.labels else by,
+        number,
+        rule.threshold,
+        why,
+        account.message(described, alert, seen, context, change, why),
+        alert.active_at_ms,
+        fired_at_ms,
+        resolved_at_ms,
+        rule.statistic,
+        by,
+        account.evidence(described, seen, context, f"{page_url}/alerts/{alert_id_}" if page_url else ""),
     )
 
 
@@ -164,9 +190,3 @@ def _observations(view: View, rule: Rule, groups: IndexArray) -> Iterator[tuple[
 
 def _by_labels(judged: tuple[LabelValues, int, Observation | None]) -> LabelValues:
     return judged[0]
-
-
-def _digest(*parts: str) -> str:
-    # Lengths keep the parts apart, whatever they contain.
-    text = "".join([f"{len(part)}:{part}" for part in parts])
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -16,16 +16,19 @@ changed who is firing at the tick before, that is corrected by one transition th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
-from pipeline.alerts.journal.journal import Journal, Ledger, RuleState, StaleJournal
+from msgspec import structs
+
+from pipeline.alerts.journal.journal import Committed, Journal, StaleJournal
+from pipeline.alerts.journal.rule_state import RuleState
 from pipeline.alerts.judge.evaluation import Alerts, Transition, judge, judge_tick, ticks, transition, withdraw
-from pipeline.alerts.judge.evidence import Account
+from pipeline.alerts.judge.evidence import Account, iso
 from pipeline.alerts.judge.facts import Facts
 from pipeline.alerts.judge.frames import LabelValues
 from pipeline.alerts.judge.sources import Batch
 from pipeline.alerts.judge.sources import Source as NumberSource
-from pipeline.alerts.judge.state import Alert, Change, Observation, State, Verdict, restore
+from pipeline.alerts.judge.state import Alert, Change, Observation, State, Verdict, restore, rewound
 from pipeline.alerts.rules.rule import MINUTE_MS, Rule, Source
 from pipeline.base import log
 from pipeline.base.errors import RedisOutage
@@ -35,10 +38,12 @@ _log = log.get(__name__)
 CHUNK_MS = 30 * MINUTE_MS
 """Catching up reads and commits this much at a time."""
 MAX_CATCH_UP_MS = 6 * 60 * MINUTE_MS
+CLOCK_TOLERANCE_MS = 1000
+"""A watermark further ahead of the clock than this was written by a clock that was wrong."""
 LATE_MS = 15 * MINUTE_MS
 """How far back ``late: reevaluate`` looks: as long as a resolved alert is remembered."""
 
-Progress = Mapping[Source, int]
+CompleteUntil = Mapping[Source, int]
 """Up to which end of a window (epoch milliseconds) each kind of number is complete."""
 
 
@@ -50,8 +55,8 @@ class EvaluationReport:
     transitions: list[Transition] = field(default_factory=list)
     pending: int = 0
     firing: int = 0
-    behind_ms: int = 0
-    """How far the last judged tick lies behind the last one due; 0 when caught up."""
+    rewound: list[str] = field(default_factory=list)
+    """Rules that had been judged by a clock that was ahead, and are judged by the right one again."""
 
 
 class Evaluator:
@@ -76,62 +81,100 @@ class Evaluator:
         self._delay_ms = delay_ms
         self._page_url = page_url.rstrip("/")
         self._on_commit = on_commit
-        self._ledger: Ledger | None = None
+        self._committed: Committed | None = None
 
-    def run(self, now_ms: int, facts: Facts, progress: Progress | None = None) -> EvaluationReport:
+    def run(self, now_ms: int, facts: Facts, complete_until: CompleteUntil | None = None) -> EvaluationReport:
         """Judge what is due at ``now_ms`` and commit it; ``on_commit`` is called after each commit.
 
         Raises ``StoreOutage`` or ``RedisOutage``: what was committed stays, the rest is due again.
         """
         report = EvaluationReport()
         try:
-            ledger = self._ledger = self._ledger or self._journal.load()
-            self._withdraw_unknown(ledger, now_ms, report)
-            self._judge_facts(ledger, now_ms, facts, report)
-            while self._judge_windows(ledger, now_ms, progress or {}, report):
+            self._journal.hand_out()  # what a process committed that died before it was done
+            committed = self._committed = self._committed or self._journal.load()
+            self._rewind(committed, now_ms, report)
+            self._withdraw_unknown(committed, now_ms, report)
+            self._judge_facts(committed, now_ms, facts, report)
+            while self._judge_windows(committed, now_ms, complete_until or {}, report):
                 pass
         except (RedisOutage, StaleJournal) as error:
             # Perhaps written, perhaps by somebody else: what stands there is the truth.
-            self._ledger = None
+            self._committed = None
             if isinstance(error, RedisOutage):
                 raise
             _log.info("alerts were judged by another process meanwhile")
-        if self._ledger is not None:
-            alerts = [alert for state in self._ledger.states.values() for alert in state.alerts.values()]
+        if self._committed is not None:
+            alerts = [alert for state in self._committed.states.values() for alert in state.alerts.values()]
             report.pending = sum(alert.state is State.PENDING for alert in alerts)
             report.firing = sum(alert.state is State.FIRING for alert in alerts)
         return report
 
-    def reload(self, rules: Sequence[Rule]) -> None:
+    def reload(self, rules: Sequence[Rule], *, delay_ms: int | None = None, page_url: str | None = None) -> None:
         """Judge by other rules from the next run on; alerts keep their times where rule and ``by`` stay."""
         self.rules = tuple(rules)
+        self._delay_ms = self._delay_ms if delay_ms is None else delay_ms
+        self._page_url = self._page_url if page_url is None else page_url.rstrip("/")
 
     # Rules that are gone
 
-    def _withdraw_unknown(self, ledger: Ledger, now_ms: int, report: EvaluationReport) -> None:
+    def _withdraw_unknown(self, committed: Committed, now_ms: int, report: EvaluationReport) -> None:
         known = {rule.name: rule for rule in self.rules}
         changed: dict[str, RuleState | None] = {}
         found: list[Transition] = []
-        for name, state in ledger.states.items():
+        for name, state in committed.states.items():
             rule = known.get(name)
-            if rule is not None and rule.by == state.by:
+            if rule is not None and (rule.by == state.by or state.tick_ms is None):
                 continue
-            reason = "the rule was removed" if rule is None else "the rule's labels were changed"
-            was = Rule(name=name, by=state.by, **state.rule)
-            gone = [withdraw(was, dict(state.alerts), labels, now_ms, reason) for labels in state.alerts]
+            if rule is None or state.tick_ms is None:
+                at_ms, reason = now_ms, "its rule was removed from the rules"
+                changed[name] = None
+            else:
+                # Right after the last tick: the alerts of the new labels begin at the next one, not before.
+                at_ms, reason = (
+                    state.tick_ms + 1,
+                    f"its rule has other labels now: by {', '.join(rule.by) or 'nothing'}",
+                )
+                changed[name] = RuleState(state.tick_ms, rule.by, rule=_remembered(rule))
+            gone = [
+                withdraw(_as_it_was(name, state), dict(state.alerts), labels, at_ms, reason) for labels in state.alerts
+            ]
             found += [resolved for resolved in gone if resolved is not None]
-            changed[name] = None
         if changed:
-            self._commit(ledger, changed, found, now_ms, report)
+            self._commit(committed, changed, found, now_ms, report)
+
+    # Clocks
+
+    def _rewind(self, committed: Committed, now_ms: int, report: EvaluationReport) -> None:
+        """A rule judged up to a time that is still to come is judged from now on: the clock had been ahead."""
+        for rule in self.rules:
+            state = committed.states.get(rule.name)
+            if state is None or state.tick_ms is None or state.tick_ms <= now_ms + CLOCK_TOLERANCE_MS:
+                continue
+            due_ms = now_ms if rule.source == "facts" else now_ms - self._delay_ms
+            tick_ms = due_ms - due_ms % rule.every_ms - rule.every_ms
+            ahead_ms = state.tick_ms - tick_ms
+            _log.warning(
+                "alert watermark in the future, rewound",
+                rule=rule.name,
+                watermark=iso(state.tick_ms),
+                now=iso(now_ms),
+                ahead_s=round((state.tick_ms - now_ms) / 1000, 1),
+            )
+            alerts = {labels: rewound(alert, ahead_ms, now_ms) for labels, alert in state.alerts.items()}
+            # The key of the list that holds the old alerts stays known, so that the next commit drops it.
+            committed.states[rule.name] = replace(
+                state, tick_ms=tick_ms, alerts=alerts, base_tick_ms=None, base_alerts={}
+            )
+            report.rewound.append(rule.name)
 
     # Facts
 
-    def _judge_facts(self, ledger: Ledger, now_ms: int, facts: Facts, report: EvaluationReport) -> None:
+    def _judge_facts(self, committed: Committed, now_ms: int, facts: Facts, report: EvaluationReport) -> None:
         changed: dict[str, RuleState | None] = {}
         found: list[Transition] = []
         for rule in self.rules:
             tick_ms = now_ms - now_ms % rule.every_ms
-            state = ledger.states.get(rule.name) or RuleState()
+            state = committed.states.get(rule.name) or RuleState()
             if rule.source != "facts" or (state.tick_ms is not None and tick_ms <= state.tick_ms):
                 continue
             alerts = dict(state.alerts)
@@ -142,13 +185,15 @@ class Evaluator:
             changed[rule.name] = RuleState(tick_ms, rule.by, alerts, rule=_remembered(rule))
             report.ticks += 1
         if changed:
-            self._commit(ledger, changed, found, now_ms, report)
+            self._commit(committed, changed, found, now_ms, report)
 
     # Windows, baselines, change points
 
-    def _judge_windows(self, ledger: Ledger, now_ms: int, progress: Progress, report: EvaluationReport) -> bool:
+    def _judge_windows(
+        self, committed: Committed, now_ms: int, complete_until: CompleteUntil, report: EvaluationReport
+    ) -> bool:
         """Judge at most ``CHUNK_MS`` of ticks of all rules; whether there is more to do."""
-        due = [due for rule in self.rules if (due := self._due(ledger, rule, now_ms, progress)) is not None]
+        due = [due for rule in self.rules if (due := self._due(committed, rule, now_ms, complete_until)) is not None]
         if not due:
             return False
         chunk_end_ms = min(one.ticks[0] for one in due) + CHUNK_MS
@@ -164,20 +209,20 @@ class Evaluator:
             found += transitions
             report.ticks += len(one.ticks)
         found.sort(key=lambda transition: transition.at_ms)
-        self._commit(ledger, changed, found, now_ms, report)
+        self._commit(committed, changed, found, now_ms, report)
         return True
 
-    def _due(self, ledger: Ledger, rule: Rule, now_ms: int, progress: Progress) -> _Due | None:
+    def _due(self, committed: Committed, rule: Rule, now_ms: int, complete_until: CompleteUntil) -> _Due | None:
         if rule.source == "facts":
             return None
-        complete_ms = progress.get(rule.source, now_ms)
+        complete_ms = complete_until.get(rule.source, now_ms)
         if rule.source == "baselines":  # means are read from windows
-            complete_ms = min(complete_ms, progress.get("windows", now_ms))
+            complete_ms = min(complete_ms, complete_until.get("windows", now_ms))
         until_ms = min(now_ms - self._delay_ms, complete_ms)
         until_ms -= until_ms % rule.every_ms
         if until_ms <= 0:
             return None
-        state = ledger.states.get(rule.name) or RuleState()
+        state = committed.states.get(rule.name) or RuleState()
         if state.tick_ms is None:
             # A rule begins with the newest tick: what was before it came is nobody's alarm.
             return _Due(rule, RuleState(), until_ms - rule.every_ms, until_ms)
@@ -221,7 +266,7 @@ class Evaluator:
             change = (
                 Change(State.FIRING, State.RESOLVED, Verdict.CLEAR)
                 if was_firing
-                else Change(was.state if was else State.INACTIVE, State.FIRING, Verdict.BREACH)
+                else Change(was.state if was else State.INACTIVE, State.FIRING, Verdict.HELD)
             )
             found.append(self._correction(rule, labels, was if was_firing else is_, change, tick_ms))
         return found
@@ -230,23 +275,24 @@ class Evaluator:
         self, rule: Rule, labels: LabelValues, alert: Alert | None, change: Change, tick_ms: int
     ) -> Transition:
         assert alert is not None  # one of the two was firing
-        seen = Observation(alert.value, rule.min_samples) if alert.value is not None else None
         if change.after is State.RESOLVED:
-            alert = replace(alert, state=State.RESOLVED, resolved_at_ms=tick_ms)
-        written = transition(Account(rule, tick_ms), labels, alert, change, seen, {}, self._page_url)
-        return replace(written, reason=f"late data changed the verdict; {written.reason}")
+            alert = structs.replace(alert, state=State.RESOLVED, resolved_at_ms=tick_ms)
+        now = "not beyond its threshold" if change.after is State.RESOLVED else "beyond its threshold"
+        reason = f"late data changed the verdict: at {iso(tick_ms)} it was {now}"
+        seen = None if alert.value is None else Observation(alert.value, 0)
+        return transition(Account(rule, tick_ms), labels, alert, change, seen, {}, self._page_url, reason=reason)
 
     # Writing down
 
     def _commit(
         self,
-        ledger: Ledger,
+        committed: Committed,
         changed: Mapping[str, RuleState | None],
         found: Sequence[Transition],
         now_ms: int,
         report: EvaluationReport,
     ) -> None:
-        self._journal.commit(ledger, changed, found, now_ms)
+        self._journal.commit(committed, changed, found, now_ms)
         for one in found:
             _log.info(
                 f"alert {one.from_state.upper()} => {one.to_state.upper()}",
@@ -290,7 +336,25 @@ def _restored(rule: Rule, alerts: Alerts, last_seen_ms: int, now_ms: int) -> Ale
     return {labels: alert for labels, alert in back.items() if alert is not None}
 
 
+_REMEMBERED = (
+    "threshold",
+    "direction",
+    "clears_at",
+    "metrics",
+    "fact",
+    "statistic",
+    "severity",
+    "type",
+    "labels",
+    "unit",
+)
+
+
 def _remembered(rule: Rule) -> dict[str, object]:
     """What ``_withdraw_unknown`` needs when the rule stands in no file any more."""
-    names = ("threshold", "direction", "clears_at", "metrics", "fact", "statistic", "severity", "type", "labels")
-    return {name: value for name, value in asdict(rule).items() if name in names}
+    return {name: getattr(rule, name) for name in _REMEMBERED}
+
+
+def _as_it_was(name: str, state: RuleState) -> Rule:
+    known = {key: value for key, value in state.rule.items() if key in _REMEMBERED}
+    return Rule(name=name, by=state.by, **{"threshold": 0.0, **known})

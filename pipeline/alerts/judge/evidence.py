@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from pipeline.alerts.judge.state import Change, Observation, State, Verdict
+import msgspec
+
+from pipeline.alerts.judge.state import Alert, Change, Observation, State, Verdict
 from pipeline.alerts.rules.rule import Rule
 from pipeline.base import clock, durations
 
@@ -21,56 +24,136 @@ class Account:
     def __init__(self, rule: Rule, tick_ms: int) -> None:
         self.rule = rule
         self.tick_ms = tick_ms
-        self._subject = rule.fact or f"{rule.statistic} of {', '.join(rule.metrics)}"
-        held = f" for {durations.show(rule.for_ms)}" if rule.for_ms else ""
-        self._began = f", {rule.direction} {shown(rule.threshold)}{held}"
-        self._held = f", was {rule.direction} {shown(rule.threshold)} and not back at {shown(rule.clears_at)}{held}"
-        self._ended = f", no longer {rule.direction} {shown(rule.clears_at)}"
-        self._nothing = f": no data{held}"
+        self._about = rule.fact or f"{rule.statistic} of {', '.join(rule.metrics)}"
+        self._mixes_units = len(rule.metrics) > 1
+        self._unit = _suffix(rule.unit_of())
         self._window = {"from": iso(tick_ms - rule.window_ms), "to": iso(tick_ms)}
         self._query = _Query(rule, tick_ms) if rule.source != "facts" else None
         self._fields = _rule_fields(rule)
+        self.identity = hashlib.blake2b(sized(rule.name).encode(), digest_size=16)
+        self.identity_ends = {
+            state: (sized(str(tick_ms)) + sized(state.value)).encode() for state in (State.FIRING, State.RESOLVED)
+        }
+        metric = "vital" if rule.source == "vitals" else "metric_type"
+        self.columns = tuple([metric if name == "metric_type" else name for name in rule.by])
+        self._threshold, self._clears_at = shown(rule.threshold), shown(rule.clears_at)
 
-    def reason(self, change: Change, value: float) -> str:
-        """One line for logs and the ``alerts`` table: what was seen, against what, for how long."""
+    def reason(self, change: Change, alert: Alert, value: float, by: Mapping[str, str]) -> str:
+        """One line for logs and the ``alerts`` table: what was seen, against what, since when."""
+        rule, unit = self.rule, self._unit
+        if self._mixes_units:
+            unit = _suffix(rule.unit_of(by.get("metric_type", "")))
+        if change.after is State.PENDING:
+            return (
+                f"{self._about} is {shown(value)}{unit}, but the alert is active only since "
+                f"{iso(alert.active_at_ms)}, and its rule waits for {durations.show(rule.for_ms)}"
+            )
         if change.after is State.FIRING:
-            if change.verdict is Verdict.NO_DATA:
-                return f"{self._subject}{self._nothing}"
-            return f"{self._subject} is {shown(value)}{self._held if change.verdict is Verdict.HELD else self._began}"
+            since = f"; active since {iso(alert.active_at_ms)}" if alert.active_at_ms != self.tick_ms else ""
+            return f"{self._firing(change.verdict, alert, value, unit)}{since}"
         if change.verdict is Verdict.NO_DATA:
-            return f"{self._subject}: no data any more"
-        return f"{self._subject} is {shown(value)}{self._ended}"
+            return f"{self._about}: no data any more"
+        return f"{self._about} is {shown(value)}{unit}, no longer {rule.direction} {self._clears_at}{unit}"
+
+    def _firing(self, verdict: Verdict, alert: Alert, value: float, unit: str) -> str:
+        rule = self.rule
+        if verdict is Verdict.BREACH:
+            return f"{self._about} is {shown(value)}{unit}, {rule.direction} {self._threshold}{unit}"
+        not_back = f"was {rule.direction} {self._threshold}{unit} and is not back at {self._clears_at}{unit}"
+        if verdict is Verdict.HELD:
+            return f"{self._about} is {shown(value)}{unit}: it {not_back}"
+        if rule.no_data == "alert" or alert.value is None:
+            return f"{self._about}: no data"
+        return f"{self._about}: no data; the last value was {shown(alert.value)}{unit}: it {not_back}"
 
     def message(
-        self, labels: Mapping[str, str], seen: Observation | None, context: Context, change: Change, reason: str
+        self,
+        described: Described,
+        alert: Alert,
+        seen: Observation | None,
+        context: Context,
+        change: Change,
+        why: str,
     ) -> str:
-        """The sentence people read: a firing alert in the words of its rule, everything else by its reason."""
-        if not self.rule.message or seen is None or change.after is State.RESOLVED:
-            about = ", ".join(f"{name} {value}" for name, value in labels.items())
-            over = "Resolved: " if change.after is State.RESOLVED else ""
-            return f"{over}{self.rule.name}{f' ({about})' if about else ''}: {reason}"
-        fields = {**self._fields, **labels, **seen._asdict()}
-        fields |= {name: context.get(name, math.nan) for name in ("baseline", "spread")}
-        return self.rule.message.format_map(fields)
+        """The sentence people read.
 
-    def evidence(
-        self, labels: Mapping[str, str], seen: Observation | None, context: Context, link: str
-    ) -> dict[str, Any]:
+        An alert that fires because its number is beyond the threshold speaks in the words of its rule;
+        everything else says why, since those words would not be true of it.
+        """
+        if self.rule.message and seen is not None and change.verdict is Verdict.BREACH and change.after is State.FIRING:
+            fields = {**self._fields, **described.by}
+            fields |= {"value": seen.value, "samples": seen.samples, "low": seen.low, "high": seen.high}
+            if context:
+                fields |= {name: context[name] for name in ("baseline", "spread") if name in context}
+            return self.rule.message.format_map(fields)
+        named = f"{self.rule.name}{described.about}: {why}"
+        if change.after is State.FIRING:
+            return named
+        fired = f"; it fired at {iso(alert.fired_at_ms)}" if alert.fired_at_ms is not None else ""
+        return f"Resolved: {named}{fired}"
+
+    def evidence(self, described: Described, seen: Observation | None, context: Context, link: str) -> dict[str, Any]:
         """Samples, window, bounds, baseline, query, link: what stands after the document's keys in every payload."""
-        found: dict[str, Any] = {"samples": seen.samples if seen else 0}
-        if self._query is not None:
-            found["window"] = self._window
-            if seen:
-                found |= {"low": finite(seen.low), "high": finite(seen.high)}
-            found["query"] = self._query.about(labels)
-        found |= {name: finite(value) if isinstance(value, float) else value for name, value in context.items()}
+        if self._query is None:
+            found: dict[str, Any] = {"samples": seen.samples if seen else 0}
+        elif seen is None:
+            found = {"samples": 0, "window": self._window, "query": self._query.about(described)}
+        else:
+            found = {
+                "samples": seen.samples,
+                "window": self._window,
+                "low": finite(seen.low),
+                "high": finite(seen.high),
+                "query": self._query.about(described),
+            }
+        if context:
+            found |= {name: finite(value) if isinstance(value, float) else value for name, value in context.items()}
         found["link"] = link
         return found
+
+
+class Described(msgspec.Struct, frozen=True, gc=False):
+    """What the label values of an alert read like; the same for all rules with the same ``by``."""
+
+    by: Mapping[str, str]
+    sized: bytes
+    about: str
+    conditions: str
+    """As ClickHouse reads it, every dimension of ``by``, the empty ones too: they tell series apart."""
+
+
+@lru_cache(maxsize=32_768)
+def describe(names: tuple[str, ...], values: tuple[str, ...], columns: tuple[str, ...]) -> Described:
+    """Put the label values of an alert into words; ``columns`` are the names of the labels in the table."""
+    by = {name: value for name, value in zip(names, values, strict=True) if value}
+    about = ", ".join([f"{name} {value}" for name, value in by.items()])
+    return Described(
+        by,
+        sized_labels(by).encode(),
+        f" ({about})" if about else "",
+        "".join([f" AND {name} = {quoted(value)}" for name, value in zip(columns, values, strict=True)]),
+    )
+
+
+def sized(text: str) -> str:
+    """A text with its length before it, which keeps parts apart whatever they contain."""
+    return f"{len(text)}:{text}"
+
+
+def sized_labels(labels: Mapping[str, str]) -> str:
+    """Labels in the order of their names, each part with its length."""
+    return "".join([sized(part) for label in sorted(labels.items()) for part in label])
+
+
+def _suffix(unit: str) -> str:
+    return f" {unit}" if unit else ""
 
 
 def _rule_fields(rule: Rule) -> dict[str, Any]:
     fields: dict[str, Any] = dict.fromkeys(rule.by, "") | dict(rule.labels)
     return fields | {
+        "baseline": math.nan,
+        "spread": math.nan,
         "rule": rule.name,
         "metric": rule.fact or ", ".join(rule.metrics),
         "statistic": rule.statistic,
@@ -90,7 +173,6 @@ class _Query:
     def __init__(self, rule: Rule, tick_ms: int) -> None:
         begin, end = _sql_time(tick_ms - rule.window_ms), _sql_time(tick_ms)
         metric = "vital" if rule.source == "vitals" else "metric_type"
-        self._columns = [(name, metric if name == "metric_type" else name) for name in rule.by]
         self._after = ""
         if rule.source == "vitals":
             number = "p75" if rule.statistic == "vital_p75" else "100 * poor / samples"
@@ -106,22 +188,25 @@ class _Query:
                 f"SELECT count() AS samples, {_expression(rule)} AS value FROM metrics "
                 f"WHERE timestamp >= '{begin}' AND timestamp < '{end}'"
             )
+            if rule.metrics == ("duration",):
+                self._before += " AND statusWord(status) != 'retried'"
+            elif "duration" in rule.metrics:
+                self._before += " AND (lower(metric_type) != 'duration' OR statusWord(status) != 'retried')"
         if "metric_type" not in rule.by:
             self._before += f" AND lower({metric}) IN ({', '.join(map(quoted, rule.metrics))})"
         for name, values in rule.where.items():
             self._before += f" AND {name} IN ({', '.join(map(quoted, values))})"
 
-    def about(self, labels: Mapping[str, str]) -> str:
-        """The query of one alert; it names every dimension of ``by``, the empty ones too: they tell series apart."""
-        conditions = "".join([f" AND {column} = {quoted(labels.get(name, ''))}" for name, column in self._columns])
-        return f"{self._before}{conditions}{self._after}"
+    def about(self, described: Described) -> str:
+        """The query of one alert."""
+        return self._before + described.conditions + self._after
 
 
 def _expression(rule: Rule) -> str:
     if rule.quantile is not None:
         return f"quantileExactInclusive({rule.quantile:g})(value)"
     if rule.statistic == "failure_rate":
-        return "100 * countIf(status = 'failed') / countIf(status != 'skipped')"
+        return "100 * countIf(statusWord(status) = 'failed') / countIf(statusWord(status) != 'skipped')"
     if rule.statistic == "age":
         return "dateDiff('second', max(timestamp), now64(3, 'UTC'))"
     simple = {"count": "count()", "change_pct": "avg(value)", "change_spreads": "avg(value)"}

@@ -15,6 +15,7 @@ FACTS: dict[str, str] = {
     "redis_memory_pct": "used memory of Redis, percent of maxmemory (of the machine's memory when no limit is set)",
     "redis_fragmentation_ratio": "memory Redis holds for each byte it uses",
     "redis_connections": "clients connected to Redis",
+    "redis_command_avg_ms": "mean duration of all commands since the last look (INFO commandstats)",
     "redis_slow_query_avg_ms": "mean duration of the commands that entered the slow log in the last minute",
     "redis_keyspace_miss_pct": "look-ups of keys that were not there since the last look, percent",
     "redis_replication_lag_s": "seconds since the slowest replica was heard of; labels: replica",

@@ -136,6 +136,8 @@ def needs_memory(rule: Rule) -> bool:
 
 def _mask(frame: Frame, rule: Rule) -> NDArray[np.bool_]:
     mask = np.ones(len(frame.starts_s), dtype=bool)
+    if "samples" in frame.columns:  # a window of nothing but retried attempts has no numbers
+        mask &= frame.columns["samples"] > 0
     if rule.metrics and "metric_type" in frame.dimensions.column_names:
         mask &= _is_one_of(frame.dimensions.column("metric_type"), rule.metrics, lower=True)
     for name, values in rule.where.items():

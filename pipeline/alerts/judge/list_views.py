@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec.structs import astuple
 
 from pipeline.alerts.judge.frames import LabelValues
 from pipeline.alerts.judge.state import Observation
@@ -78,7 +79,7 @@ class ListView:
     def observe(self, rule: Rule, groups: IndexArray) -> Seen:  # noqa: ARG002  as View has it
         """The entries' own numbers."""
         nothing = Observation(math.nan, 0)
-        seen = [self._entries[g].seen if g < len(self._entries) else nothing for g in groups.tolist()]
+        seen = [astuple(self._entries[g].seen if g < len(self._entries) else nothing) for g in groups.tolist()]
         columns = np.array(seen, dtype=np.float64).reshape(-1, 4).T
         return Seen(~np.isnan(columns[0]), columns[0], columns[1].astype(np.int64), columns[2], columns[3])
 

@@ -15,9 +15,10 @@ nothing is concluded, and evidence that does not exclude the threshold, which ke
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from pipeline.alerts.rules.rule import Rule
 
@@ -49,7 +50,7 @@ class Verdict(StrEnum):
     NO_DATA = "no data"
 
 
-class Observation(NamedTuple):
+class Observation(msgspec.Struct, frozen=True, gc=False):
     """A number as seen at one tick: its value, how many samples it rests on, and its 95 % bounds."""
 
     value: float
@@ -58,7 +59,7 @@ class Observation(NamedTuple):
     high: float = math.nan
 
 
-class Change(NamedTuple):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """That an alert's state changed, and the verdict that did it."""
 
     before: State
@@ -66,9 +67,12 @@ class Change(NamedTuple):
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """An alert that is not inactive, with its times. ``value`` is the last one seen."""
+class Alert(msgspec.Struct, frozen=True, gc=False):
+    """An alert that is not inactive, with its times. ``value`` is the last one seen.
+
+    ``seen_ms`` is when there were data last, kept only for rules with ``stale_after``.
+    A Struct rather than a dataclass: a tick may make a hundred thousand of them.
+    """
 
     state: State
     active_at_ms: int
@@ -76,11 +80,12 @@ class Alert:
     resolved_at_ms: int | None = None
     keep_firing_since_ms: int | None = None
     value: float | None = None
+    seen_ms: int | None = None
 
     @property
     def active(self) -> bool:
         """Whether its condition counts as met: pending or firing."""
-        return self.state in (State.PENDING, State.FIRING)
+        return self.state is State.PENDING or self.state is State.FIRING
 
 
 def step(alert: Alert | None, seen: Observation | None, now_ms: int, rule: Rule) -> tuple[Alert | None, Change | None]:
@@ -90,20 +95,17 @@ def step(alert: Alert | None, seen: Observation | None, now_ms: int, rule: Rule)
     resolved. A pending alert that clears and a resolved one that is forgotten leave without a change.
     """
     verdict = judge(alert, seen, rule)
-    if alert is not None and seen is not None and seen.value != alert.value:
-        alert = Alert(
-            *(alert.state, alert.active_at_ms, alert.fired_at_ms, alert.resolved_at_ms),
-            *(alert.keep_firing_since_ms, seen.value),
-        )
+    if alert is not None and seen is not None:
+        alert = _with_seen(alert, seen, now_ms, rule)
     if verdict is Verdict.INSUFFICIENT:
         return _forget_resolved(alert, now_ms), None
-    if _is_met(alert, verdict, rule):
+    if _is_met(alert, verdict, now_ms, rule):
         return _met(alert, seen, verdict, now_ms, rule)
     return _not_met(alert, verdict, now_ms, rule)
 
 
 def judge(alert: Alert | None, seen: Observation | None, rule: Rule) -> Verdict:
-    """What an observation says, given where the alert stands (an active one clears at another level)."""
+    """What an observation says, given where the alert stands (an active one clears at another threshold)."""
     if seen is None:
         return Verdict.NO_DATA
     if seen.samples < rule.min_samples:
@@ -134,26 +136,71 @@ def restore(alert: Alert, last_seen_ms: int, now_ms: int, rule: Rule) -> Alert |
     return replace(alert, active_at_ms=alert.active_at_ms + now_ms - last_seen_ms)
 
 
-def _is_met(alert: Alert | None, verdict: Verdict, rule: Rule) -> bool:
-    if verdict is Verdict.NO_DATA:
-        if rule.no_data == "keep":  # the last verdict goes on, also towards ``for``
-            return alert is not None and alert.active and alert.keep_firing_since_ms is None
-        return rule.no_data == "alert"
-    return verdict in (Verdict.BREACH, Verdict.HELD, Verdict.UNSURE)
+def rewound(alert: Alert, by_ms: int, now_ms: int) -> Alert:
+    """The alert after a clock that was ahead by ``by_ms`` came back to ``now_ms``: no time lies in the future."""
+
+    def moved(time_ms: int | None) -> int | None:
+        return time_ms if time_ms is None or time_ms <= now_ms else min(now_ms, time_ms - by_ms)
+
+    return replace(
+        alert,
+        active_at_ms=moved(alert.active_at_ms),
+        fired_at_ms=moved(alert.fired_at_ms),
+        resolved_at_ms=moved(alert.resolved_at_ms),
+        keep_firing_since_ms=moved(alert.keep_firing_since_ms),
+        seen_ms=moved(alert.seen_ms),
+    )
+
+
+def _with_seen(alert: Alert, seen: Observation, now_ms: int, rule: Rule) -> Alert:
+    if seen.value == alert.value and not rule.stale_after_ms:
+        return alert
+    return Alert(
+        alert.state,
+        alert.active_at_ms,
+        alert.fired_at_ms,
+        alert.resolved_at_ms,
+        alert.keep_firing_since_ms,
+        seen.value,
+        now_ms if rule.stale_after_ms else None,
+    )
+
+
+def _is_met(alert: Alert | None, verdict: Verdict, now_ms: int, rule: Rule) -> bool:
+    if verdict is not Verdict.NO_DATA:
+        return verdict is not Verdict.CLEAR
+    if rule.no_data == "keep" or _is_fresh(alert, now_ms, rule):  # the last verdict goes on, also towards ``for``
+        return alert is not None and alert.active and alert.keep_firing_since_ms is None
+    return rule.no_data == "alert"
+
+
+def _is_fresh(alert: Alert | None, now_ms: int, rule: Rule) -> bool:
+    """Whether the last number is recent enough to stand in for a missing one: Prometheus's lookback delta."""
+    return alert is not None and alert.seen_ms is not None and now_ms - alert.seen_ms < rule.stale_after_ms
 
 
 def _met(
     alert: Alert | None, seen: Observation | None, verdict: Verdict, now_ms: int, rule: Rule
 ) -> tuple[Alert, Change | None]:
-    before = alert.state if alert else State.INACTIVE
+    before = State.INACTIVE if alert is None else alert.state
+    value = seen.value if seen is not None else None if alert is None else alert.value
+    seen_ms = None if alert is None else alert.seen_ms
     if alert is None or not alert.active:
-        alert = Alert(State.PENDING, active_at_ms=now_ms, value=seen.value if seen else None)
-    elif alert.keep_firing_since_ms is not None:
-        alert = replace(alert, keep_firing_since_ms=None)
+        if seen is not None and rule.stale_after_ms:
+            seen_ms = now_ms
+        if rule.for_ms or verdict is Verdict.UNSURE:
+            return Alert(State.PENDING, now_ms, value=value, seen_ms=seen_ms), Change(before, State.PENDING, verdict)
+        return Alert(State.FIRING, now_ms, now_ms, value=value, seen_ms=seen_ms), Change(before, State.FIRING, verdict)
     held = now_ms - alert.active_at_ms >= rule.for_ms
     if alert.state is State.PENDING and held and verdict is not Verdict.UNSURE:
-        alert = Alert(State.FIRING, alert.active_at_ms, now_ms, value=alert.value)
-    return alert, Change(before, alert.state, verdict) if alert.state is not before else None
+        firing = Alert(State.FIRING, alert.active_at_ms, now_ms, value=value, seen_ms=seen_ms)
+        return firing, Change(before, State.FIRING, verdict)
+    if alert.state is State.FIRING and not held:  # ``for`` was raised since it fired
+        pending = Alert(State.PENDING, alert.active_at_ms, value=value, seen_ms=seen_ms)
+        return pending, Change(before, State.PENDING, verdict)
+    if alert.keep_firing_since_ms is not None:
+        alert = replace(alert, keep_firing_since_ms=None)
+    return alert, None
 
 
 def _not_met(alert: Alert | None, verdict: Verdict, now_ms: int, rule: Rule) -> tuple[Alert | None, Change | None]:

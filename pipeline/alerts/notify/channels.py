@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import smtplib
 import ssl
 import urllib.error
@@ -23,18 +24,22 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pipeline import __version__
 from pipeline.alerts.journal.silences import MuteTime
+from pipeline.alerts.notify import wording
+from pipeline.alerts.notify.deadline import Deadline, Smtp, SmtpOverTls, http_opener, in_thread
 from pipeline.alerts.notify.dispatch import Policy
 from pipeline.alerts.notify.payloads import dumps
+from pipeline.alerts.notify.wording import Body
 from pipeline.alerts.rules.matchers import Matcher
 from pipeline.base import durations
 from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.base.nearest import nearest
-
-Body = Mapping[str, Any]
+from pipeline.base.text import masked, printable, remember_secret
 
 _COLOURS = {"critical": "#c62828", "warning": "#ef6c00", "info": "#1565c0", "resolved": "#2e7d32"}
-_SHOWN_AT_ONCE = 20
-"""Alerts written out in one message for people; the rest is counted."""
+_ANSWER_SHOWN_BYTES = 200
+
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Undelivered(PipelineError):
@@ -53,7 +58,7 @@ class Channel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    name: str = Field(pattern=rf"^{_NAME.pattern}$")
     kind: Literal["webhook", "slack", "email", "apprise"]
     url: str = Field("", description="where to post; smtp://host:port or smtps://host:port for email")
     headers: dict[str, str] = Field(default_factory=dict, description="further HTTP headers, as Authorization")
@@ -61,7 +66,7 @@ class Channel(BaseModel):
     to: list[str] = Field(default_factory=list, description="email: To")
     user: str = Field("", description="email: login, when the server wants one")
     password: str = Field("", description="email: password of that login", repr=False)
-    timeout: Duration = Field(10_000, description="a channel that answers no sooner has not accepted")
+    timeout: Duration = Field(10_000, description="for a whole request, from the connect to the answer")
     group_by: list[str] = Field(default_factory=lambda: ["rule"], description="what is told in one notification")
     group_wait: Duration = Field(30_000, description="how long a new group waits for more")
     group_interval: Duration = Field(300_000, description="how often a group may be told of changes")
@@ -75,16 +80,38 @@ class Channel(BaseModel):
         schemes = {"email": ("smtp", "smtps"), "webhook": ("http", "https"), "slack": ("http", "https")}
         expected = schemes.get(self.kind)
         if not self.url or (expected and urlsplit(self.url).scheme not in expected):
-            raise ValueError(f"url must begin with {' or '.join(f'{one}://' for one in expected or ('a service',))}")
+            raise ValueError(f"the scheme of url must be {' or '.join(expected or ('that of a service',))}")
         if self.kind == "email" and not (self.sender and self.to):
             raise ValueError("an email channel needs 'sender' and 'to'")
-        if self.group_interval <= 0:
-            raise ValueError("group_interval must be longer than 0")
+        for name in ("group_interval", "timeout"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be longer than 0")
+        for text in (self.url, self.sender, *self.to, *self.headers, *self.headers.values()):
+            if not text.isprintable():
+                raise ValueError("url, headers, sender and to must be printable characters on one line")
+        try:
+            urlsplit(self.url).port  # noqa: B018  asking for it is the check
+        except ValueError:
+            raise ValueError("the port in url is not a number up to 65535") from None
         for text in self.only:
             Matcher.parse(text)
         for text in self.mute:
             MuteTime.parse(text)
         return self
+
+    @property
+    def is_for_people(self) -> bool:
+        """Whether people read it, rather than a program."""
+        return self.kind != "webhook"
+
+    @property
+    def secrets(self) -> list[str]:
+        """What of it must not be shown anywhere: passwords, tokens in headers and in the URL."""
+        url = urlsplit(self.url)
+        hidden = [self.password, url.password or "", url.path.strip("/"), url.query, *self.headers.values()]
+        if self.kind == "apprise":
+            hidden.append(self.url.partition("://")[2])
+        return [secret for secret in hidden if secret]
 
     @property
     def policy(self) -> Policy:
@@ -108,16 +135,20 @@ def parse_channels(configured: Sequence[Mapping[str, Any]]) -> list[Channel]:
     """Read ``alerts.channels``. Raises ``ConfigError`` naming the channel, the key and the nearest valid name."""
     channels: list[Channel] = []
     for number, given in enumerate(configured):
-        place = f"alerts.channels.{given.get('name', number)}"
+        name = given.get("name", number)
+        place = f"alerts.channels.{name if isinstance(name, str) and _NAME.fullmatch(name) else number}"
         for key in given:
             if key not in Channel.model_fields:
-                raise ConfigError(f"unknown setting '{place}.{key}'; {nearest(str(key), Channel.model_fields)}")
+                hint = nearest(str(key), Channel.model_fields)
+                raise ConfigError(f"unknown setting '{place}.{printable(str(key))}'; {hint}")
         try:
             channel = Channel(**given)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join([place, *map(str, first["loc"])])
             raise ConfigError(f"setting '{key}': {first['msg'].removeprefix('Value error, ')}") from None
+        for secret in channel.secrets:
+            remember_secret(secret)
         if channel.kind == "apprise":
             _apprise()
         if any(other.name == channel.name for other in channels):
@@ -127,16 +158,31 @@ def parse_channels(configured: Sequence[Mapping[str, Any]]) -> list[Channel]:
 
 
 def send(channel: Channel, body: Body, key: str) -> None:
-    """Hand a notification over. Raises ``Undelivered`` unless the channel accepted it."""
-    try:
-        _SENDERS[channel.kind](channel, body, key)
-    except Undelivered:
-        raise
-    except urllib.error.HTTPError as error:
-        with error:
-            raise Undelivered(f"{channel.name}: HTTP status {error.code}") from None
-    except (OSError, smtplib.SMTPException, ValueError) as error:
-        raise Undelivered(f"{channel.name}: {error or type(error).__name__}") from error
+    """Hand a notification over within ``channel.timeout``. Raises ``Undelivered`` unless the channel accepted it."""
+    with Deadline(channel.timeout / 1000) as deadline:
+        try:
+            _SENDERS[channel.kind](channel, body, key, deadline)
+            return
+        except Undelivered as error:
+            said = str(error)
+        except urllib.error.HTTPError as error:
+            said = _refusal(error)
+        except Exception as error:  # whatever a server answers, it concerns this notification alone
+            said = str(error) or type(error).__name__
+        if deadline.is_over or deadline.left_s < 0.05:  # the last wait may end a moment before the whole
+            said = f"no complete answer within {deadline.timeout_s:g} s"
+    raise Undelivered(f"{channel.name}: {masked(printable(said))}")
+
+
+def _refusal(error: urllib.error.HTTPError) -> str:
+    """The status, and the beginning of what the server says about it."""
+    with error:
+        try:
+            answer = error.read(_ANSWER_SHOWN_BYTES)
+        except Exception:  # the status says enough
+            answer = b""
+    words = " ".join(answer.decode(errors="replace").split())
+    return f"HTTP status {error.code}{f': {words}' if words else ''}"
 
 
 def trial(channel: Channel) -> Body:
@@ -160,55 +206,24 @@ def trial(channel: Channel) -> Body:
     }
 
 
-def title(body: Body) -> str:
-    """One line: how many, of what."""
-    group = ", ".join(str(value) for value in body["group"].values() if value) or "alerts"
-    counts = [f"{body[state]} {state}" for state in ("firing", "resolved") if body[state]]
-    return f"[{body['state'].upper()}] {group}: {', '.join(counts)}"
+def _webhook(channel: Channel, body: Body, key: str, deadline: Deadline) -> None:
+    _post(channel, {"key": key, **body}, key, deadline)
 
 
-def lines(body: Body) -> list[str]:
-    """One line per alert, for people; links where there are any."""
-    shown = []
-    for alert in body["alerts"][:_SHOWN_AT_ONCE]:
-        link = f" {alert['link']}" if alert.get("link") else ""
-        shown.append(f"{alert['message']}{link}")
-    if len(body["alerts"]) > _SHOWN_AT_ONCE:
-        shown.append(f"… and {len(body['alerts']) - _SHOWN_AT_ONCE} more")
-    return shown
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A followed redirect becomes a GET without the body, and would look delivered."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirects)
-
-
-def _webhook(channel: Channel, body: Body, key: str) -> None:
-    _post(channel, {"key": key, **body}, key)
-
-
-def _slack(channel: Channel, body: Body, key: str) -> None:
+def _slack(channel: Channel, body: Body, key: str, deadline: Deadline) -> None:
     attachments = []
-    for alert in body["alerts"][:_SHOWN_AT_ONCE]:
+    for alert in body["alerts"][: wording.SHOWN_AT_ONCE]:
         colour = _COLOURS["resolved" if alert["state"] == "resolved" else alert.get("severity", "info")]
-        attachment = {"color": colour, "text": _slack_text(alert["message"]), "fallback": alert["message"]}
+        text = wording.for_slack(alert["message"])
+        attachment = {"color": colour, "text": text, "fallback": text, "mrkdwn_in": []}
         if alert.get("link"):
             attachment |= {"title": alert["rule"], "title_link": alert["link"]}
         attachments.append(attachment)
-    more = lines(body)[_SHOWN_AT_ONCE:]
-    _post(channel, {"text": _slack_text(" ".join([title(body), *more])), "attachments": attachments}, key)
+    text = wording.for_slack(" ".join([wording.title(body), *wording.rest(body)]))
+    _post(channel, {"text": text, "mrkdwn": False, "attachments": attachments}, key, deadline)
 
 
-def _slack_text(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _post(channel: Channel, payload: Mapping[str, Any], key: str) -> None:
+def _post(channel: Channel, payload: Mapping[str, Any], key: str, deadline: Deadline) -> None:
     request = urllib.request.Request(
         channel.url,
         data=dumps(dict(payload)).encode(),
@@ -220,31 +235,29 @@ def _post(channel: Channel, payload: Mapping[str, Any], key: str) -> None:
             "Idempotency-Key": key,
         },
     )
-    with _OPENER.open(request, timeout=channel.timeout / 1000):
+    with http_opener(deadline).open(request, timeout=deadline.left_s):
         pass
 
 
-def _email(channel: Channel, body: Body, key: str) -> None:
+def _email(channel: Channel, body: Body, key: str, deadline: Deadline) -> None:
     server = urlsplit(channel.url)
     message = EmailMessage()
-    message["Subject"] = title(body)
+    message["Subject"] = wording.title(body)
     message["From"], message["To"] = channel.sender, ", ".join(channel.to)
-    message["Message-ID"] = f"<{key}@{channel.sender.rpartition('@')[2] or 'pipeline'}>"
+    message["Message-ID"] = f"<{key}@{channel.sender.rpartition('@')[2].strip('<> ') or 'pipeline'}>"
     message["X-Idempotency-Key"] = key
-    message.set_content("\n\n".join(lines(body)) + "\n\n" + json.dumps(body, ensure_ascii=False, indent=2) + "\n")
-    timeout_s = channel.timeout / 1000
+    details = printable(json.dumps(body, ensure_ascii=False, indent=2), keep_lines=True)
+    message.set_content("\n\n".join(wording.lines(body)) + "\n\n" + details + "\n")
     host = server.hostname or "localhost"
     if server.scheme == "smtps":
-        with smtplib.SMTP_SSL(
-            host, server.port or 465, timeout=timeout_s, context=ssl.create_default_context()
-        ) as smtp:
+        with SmtpOverTls(deadline, host, server.port or 465) as smtp:
             _hand_over(smtp, channel, message)
         return
-    with smtplib.SMTP(host, server.port or 25, timeout=timeout_s) as smtp:
+    with Smtp(deadline, host, server.port or 25) as smtp:
         if smtp.has_extn("starttls") or (smtp.ehlo() and smtp.has_extn("starttls")):
             smtp.starttls(context=ssl.create_default_context())
         elif channel.password:
-            raise Undelivered(f"{channel.name}: the mail server offers no encryption; the password is not sent")
+            raise Undelivered("the mail server offers no encryption; the password is not sent")
         _hand_over(smtp, channel, message)
 
 
@@ -254,17 +267,21 @@ def _hand_over(smtp: smtplib.SMTP, channel: Channel, message: EmailMessage) -> N
     smtp.send_message(message)
 
 
-def _send_apprise(channel: Channel, body: Body, key: str) -> None:  # noqa: ARG001  apprise has no place for a key
+def _send_apprise(channel: Channel, body: Body, key: str, deadline: Deadline) -> None:  # noqa: ARG001  no place for a key
     service = _apprise().Apprise()
-    try:
-        is_known = service.add(channel.url)
-        is_delivered = is_known and service.notify(title=title(body), body="\n".join(lines(body)))
-    except Exception as error:  # a hundred services behind one call, each with failures of its own
-        raise Undelivered(f"{channel.name}: {error or type(error).__name__}") from error
-    if not is_known:
-        raise Undelivered(f"{channel.name}: apprise does not know this kind of url")
-    if not is_delivered:
-        raise Undelivered(f"{channel.name}: apprise could not deliver it")
+    if not service.add(channel.url):
+        raise Undelivered("apprise does not know this kind of url")
+    told = {
+        "title": wording.without_mentions(wording.title(body)),
+        "body": wording.without_mentions("\n".join(wording.lines(body))),
+        "body_format": "text",
+    }
+    delivered: list[bool] = []
+    in_thread(
+        lambda: delivered.append(bool(service.notify(**told))), deadline.timeout_s, name=f"apprise-{channel.name}"
+    )
+    if not all(delivered):
+        raise Undelivered("apprise could not deliver it")
 
 
 def _apprise() -> Any:
@@ -276,7 +293,7 @@ def _apprise() -> Any:
         ) from None
 
 
-_SENDERS: dict[str, Callable[[Channel, Body, str], None]] = {
+_SENDERS: dict[str, Callable[[Channel, Body, str, Deadline], None]] = {
     "webhook": _webhook,
     "slack": _slack,
     "email": _email,

@@ -8,16 +8,23 @@ between any two of these repeats a notification at most, byte for byte and under
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import redis
 
 from pipeline.alerts.journal.alert_keys import CHANNEL_MEMORY_S, AlertKeys
 from pipeline.alerts.notify.dispatch import Group, Note, Update
 from pipeline.alerts.notify.payloads import dumps
+from pipeline.base import log
 from pipeline.base.redis_link import outages
+
+_log = log.get(__name__)
+
+Parsed = TypeVar("Parsed")
+
+_FIELDS_AT_ONCE = 500
 
 _SETTLE = """
 -- KEYS: pending, told, in-flight, scratch
@@ -58,17 +65,15 @@ class Deliveries:
 
     def pending(self) -> list[Note]:
         """Transitions that the channel has not been told."""
-        return [_note(json.loads(text)) for text in self._read(self._keys.pending(self._channel)).values()]
+        return [*self._read(self._keys.pending(self._channel), 100, _note).values()]
 
     def told(self) -> dict[str, Group]:
         """By group, what the channel was told and when."""
-        stored = self._read(self._keys.told(self._channel))
-        return {group.decode(): _group(json.loads(text)) for group, text in stored.items()}
+        return self._read(self._keys.told(self._channel), 1, _group)
 
     def in_flight(self) -> dict[str, Update]:
         """By group, the notification that is on its way."""
-        stored = self._read(self._keys.in_flight(self._channel))
-        return {group.decode(): _update(json.loads(text)) for group, text in stored.items()}
+        return self._read(self._keys.in_flight(self._channel), 1, _update)
 
     def freeze(self, update: Update) -> bool:
         """Fix a notification before it is sent; False when another one of this group is on its way."""
@@ -99,13 +104,25 @@ class Deliveries:
 
     def discard(self, notes: Sequence[Note]) -> None:
         """Forget what does not concern the channel."""
-        if notes:
-            with outages():
-                self._client.hdel(self._keys.pending(self._channel), *(note.transition_id for note in notes))
-
-    def _read(self, key: str) -> dict[bytes, bytes]:
         with outages():
-            return cast("dict[bytes, bytes]", self._client.hgetall(key))
+            for first in range(0, len(notes), _FIELDS_AT_ONCE):
+                some = notes[first : first + _FIELDS_AT_ONCE]
+                self._client.hdel(self._keys.pending(self._channel), *(note.transition_id for note in some))
+
+    def _read(self, key: str, count: int, parse: Callable[[Any], Parsed]) -> dict[str, Parsed]:
+        """All fields of a hash, about ``count`` of them with each command: producers wait while one is answered.
+
+        What cannot be read is said and removed; it would hold up its group for ever.
+        """
+        found: dict[str, Parsed] = {}
+        with outages():
+            for name, text in self._client.hscan_iter(key, count=count):
+                try:
+                    found[name.decode()] = parse(json.loads(text))
+                except (ValueError, TypeError, KeyError, AttributeError) as error:
+                    _log.error("unreadable field removed", key=key, field=repr(name), error=str(error))
+                    self._client.hdel(key, name)
+        return found
 
 
 def _frozen(update: Update) -> str:

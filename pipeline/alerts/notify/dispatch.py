@@ -5,6 +5,10 @@
 - While something in it fires, it is told again every ``repeat_interval``, no more often.
 - A notification names everything that fires in the group, and once what was resolved.
 
+A group is told in parts of at most ``PART`` alerts, each a group of its own for everything that follows
+(what was told, what is on its way, repetitions), so that nothing grows without bound in a storm. An
+alert stays in the part that was told of it.
+
 An alert that came and went before anyone could be told (a channel that was down, a process that
 died) is told once, as resolved: it has been firing.
 """
@@ -14,10 +18,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Labels = Mapping[str, str]
+
+PART = 500
+"""Alerts in one notification: about 650 KB in Redis."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +89,18 @@ def plan(
     told: Mapping[str, Group],
     now_ms: int,
     is_quiet: Callable[[Labels], bool] = lambda _: False,
-    except_groups: Iterable[str] = (),
+    in_flight: Mapping[str, Update] | None = None,
+    part: int = PART,
 ) -> Plan:
-    """Decide what a channel is told at ``now_ms``; groups in ``except_groups`` are being told already."""
-    waiting: dict[str, list[Note]] = {}
-    for note in sorted(pending, key=lambda note: (note.seen_ms, note.at_ms, note.state)):
-        waiting.setdefault(group_key(policy, note.labels), []).append(note)
-    updates: list[Update] = []
+    """Decide what a channel is told at ``now_ms``; groups in ``in_flight`` are being told already."""
+    busy = in_flight or {}
+    once = _each_alert_once(told)
+    doubled = [key for key in told if once[key] is not told[key] and key not in busy]
+    told = {key: _not_ahead(group, policy, now_ms) for key, group in once.items()}
+    waiting = _in_parts(policy, [_not_from_the_future(note, policy, now_ms) for note in pending], told, busy, part)
+    updates = [Update(key, (), told[key] if told[key].firing else None, None) for key in doubled]
     wakes: list[int] = []
-    for key in sorted({*waiting, *told} - set(except_groups)):
+    for key in sorted({*waiting, *told} - set(busy) - set(doubled)):
         group, notes = told.get(key), waiting.get(key, [])
         flush_ms = _flush(policy, group, notes, now_ms)
         if flush_ms is not None:
@@ -98,11 +108,71 @@ def plan(
             if update is not None:
                 updates.append(update)
                 group = update.after
-                notes = [note for note in notes if note.transition_id not in update.consumed]
+                consumed = set(update.consumed)
+                notes = [note for note in notes if note.transition_id not in consumed]
         wake_ms = _next_look(policy, group, notes, now_ms)
         if wake_ms is not None:
             wakes.append(wake_ms)
     return Plan(tuple(updates), min(wakes, default=None))
+
+
+def _in_parts(
+    policy: Policy,
+    pending: Iterable[Note],
+    told: Mapping[str, Group],
+    in_flight: Mapping[str, Update],
+    part: int,
+) -> dict[str, list[Note]]:
+    """What waits, by the part of its group: the one that was told of the alert, else the first with room."""
+    part_of = {alert: key for key, group in told.items() for alert in group.firing}
+    on_its_way = {one: key for key, update in in_flight.items() for one in update.consumed}
+    size = {key: len(group.firing) for key, group in told.items()}
+    waiting: dict[str, list[Note]] = {}
+    first_with_room: dict[str, int] = {}
+    for note in sorted(pending, key=lambda note: (note.seen_ms, note.at_ms, note.state, note.transition_id)):
+        key = on_its_way.get(note.transition_id) or part_of.get(note.alert_id) or ""
+        if not key:
+            group = group_key(policy, note.labels)
+            number = first_with_room.get(group, 1)
+            while size.get(key := _part_key(group, number), 0) >= part:
+                number += 1
+            first_with_room[group] = number
+            size[key] = size.get(key, 0) + 1
+        part_of.setdefault(note.alert_id, key)
+        waiting.setdefault(key, []).append(note)
+    return waiting
+
+
+def _part_key(group: str, number: int) -> str:
+    return group if number == 1 else json.dumps({**json.loads(group), "#": number}, ensure_ascii=False)
+
+
+def _each_alert_once(told: Mapping[str, Group]) -> dict[str, Group]:
+    """Two processes that tell the same group at the same time may put an alert into two parts; one keeps it."""
+    seen: set[str] = set()
+    kept: dict[str, Group] = {}
+    for key in sorted(told, key=lambda key: (len(key), key)):
+        group = told[key]
+        if seen.isdisjoint(group.firing):
+            kept[key] = group
+        else:
+            firing = {alert: note for alert, note in group.firing.items() if alert not in seen}
+            kept[key] = replace(group, firing=firing)
+        seen.update(group.firing)
+    return kept
+
+
+def _not_from_the_future(note: Note, policy: Policy, now_ms: int) -> Note:
+    """A note from a clock that was ahead is due now, not when that time comes."""
+    return note if note.seen_ms <= now_ms else replace(note, seen_ms=now_ms - policy.group_wait_ms)
+
+
+def _not_ahead(group: Group, policy: Policy, now_ms: int) -> Group:
+    """What was told by a clock that was ahead is looked at, and repeated, now."""
+    if max(group.first_flush_ms, group.flush_ms, group.told_ms) <= now_ms:
+        return group
+    before_ms = now_ms - policy.group_interval_ms
+    return Group(before_ms, before_ms, min(group.told_ms, now_ms - policy.repeat_interval_ms), group.firing)
 
 
 def group_key(policy: Policy, labels: Labels) -> str:

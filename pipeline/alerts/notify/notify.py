@@ -10,26 +10,28 @@ When Redis is away a thread waits for it; when the process is told to end, it fi
 
 from __future__ import annotations
 
-import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.alerts.journal.silences import Silences, is_quiet
+from pipeline.alerts.journal.silences import QuietTimes, Silences, is_quiet
 from pipeline.alerts.notify import channels as channels_
-from pipeline.alerts.notify.channels import Body, Channel, Undelivered
+from pipeline.alerts.notify import wording
+from pipeline.alerts.notify.channels import Channel, Undelivered
 from pipeline.alerts.notify.deliveries import Deliveries
 from pipeline.alerts.notify.dispatch import Labels, Note, Update, arrived, plan
+from pipeline.alerts.notify.wording import Body
 from pipeline.alerts.rules.matchers import all_match
 from pipeline.base import log
+from pipeline.base.backoff import Backoff
 from pipeline.base.clock import Clock
 from pipeline.base.errors import RedisOutage
 from pipeline.base.failpoints import hit
 
 _log = log.get(__name__)
 
-FIRST_PAUSE_MS = 1000
-LONGEST_PAUSE_MS = 300_000
+BACKOFF = Backoff(first_s=1.0, max_s=300.0, jitter=0.3)
+"""Pauses before a notification is sent again; each group has its own."""
 LOOK_AT_LEAST_EVERY_S = 5.0
 """Silences end, and another process may have judged alerts, without anybody waking us."""
 
@@ -38,8 +40,19 @@ Send = Callable[[Channel, Body, str], None]
 
 @dataclass
 class _Retry:
-    attempts: int = 0
+    failures: int = 0
     next_ms: int = 0
+
+    def is_due(self, now_ms: int) -> bool:
+        # A time further away than the longest pause comes from a clock that was ahead.
+        return not now_ms < self.next_ms <= now_ms + BACKOFF.max_s * 1000
+
+    def postpone(self, now_ms: int) -> int:
+        """Count a failure; how long to wait (milliseconds)."""
+        self.failures += 1
+        pause_ms = int(BACKOFF.pause_s(self.failures) * 1000)
+        self.next_ms = now_ms + pause_ms
+        return pause_ms
 
 
 @dataclass
@@ -57,7 +70,7 @@ class ChannelWorker:
 
     channel: Channel
     deliveries: Deliveries
-    silences: Silences
+    silences: Silences | QuietTimes
     clock: Clock
     send: Send = channels_.send
     figures: ChannelFigures = field(default_factory=ChannelFigures)
@@ -70,8 +83,11 @@ class ChannelWorker:
         in_flight = self.deliveries.in_flight()
         for update in in_flight.values():
             self._try(update, now_ms)
-        updates, wake_ms = self._plan(now_ms, [group for group in in_flight if group in self._retries])
+        still = {group: update for group, update in in_flight.items() if group in self._retries}
+        updates, wake_ms = self._plan(now_ms, still)
         for update in updates:
+            if self._stopped:
+                break
             if update.body is None:
                 self.deliveries.settle(update, update.after)
             elif self.deliveries.freeze(update):
@@ -104,7 +120,7 @@ class ChannelWorker:
         self._stopped = True
         self._wake.set()
 
-    def _plan(self, now_ms: int, busy: Sequence[str]) -> tuple[Sequence[Update], int]:
+    def _plan(self, now_ms: int, busy: Mapping[str, Update]) -> tuple[Sequence[Update], int]:
         silences = self.silences.active(now_ms)
         mute_times = self.channel.mute_times
 
@@ -122,23 +138,23 @@ class ChannelWorker:
         return mine
 
     def _try(self, update: Update, now_ms: int) -> None:
+        """Send one notification, once it is due. Its failure is its own: other groups are told all the same."""
         retry = self._retries.setdefault(update.group_key, _Retry())
-        if now_ms < retry.next_ms or update.body is None:
+        if update.body is None or self._stopped or not retry.is_due(now_ms):
             return
         try:
-            self.send(self.channel, update.body, update.key)
+            if not (self.channel.is_for_people and wording.part_of(update.body) > wording.MOST_MESSAGES):
+                self.send(self.channel, update.body, update.key)
         except Undelivered as error:
-            retry.attempts += 1
-            pause_ms = min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** min(retry.attempts - 1, 20))
-            retry.next_ms = now_ms + int(pause_ms * random.uniform(0.8, 1.2))
+            pause_ms = retry.postpone(now_ms)
             self.figures.failed += 1
             self.figures.last_error = str(error)
             _log.warning(
                 "notification not delivered",
                 channel=self.channel.name,
                 error=str(error),
-                attempts=retry.attempts,
-                next_try_in_ms=retry.next_ms - now_ms,
+                attempts=retry.failures,
+                next_try_in_ms=pause_ms,
                 key=update.key,
             )
             return

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from pipeline.alerts.judge.evaluation import Transition
 from pipeline.alerts.judge.evidence import finite, iso
@@ -47,10 +49,23 @@ def dumps(payload: dict[str, Any]) -> str:
     return json.dumps(payload, ensure_ascii=False, allow_nan=False)
 
 
-def notice(transition: Transition, now_ms: int) -> dict[str, str]:
-    """A transition as each reader wants it; fixed here, so that every repetition is byte for byte the same."""
+class Notice(NamedTuple):
+    """A transition as each reader wants it; made once, so that every repetition is byte for byte the same."""
+
+    id: str
+    row: bytes
+    """For the table."""
+    entry: bytes
+    """For ``alerts:performance`` and ``alerts:critical``."""
+    note: bytes
+    """For the channels."""
+
+
+def notice(transition: Transition, now_ms: int) -> Notice:
+    """What every reader is to hear of a transition."""
     entry = for_performance_list(transition)
     critical = for_critical_channel(transition) if transition.severity == "critical" else None
+    written = _encode(entry)
     note = {
         "transition_id": transition.transition_id,
         "alert_id": transition.alert_id,
@@ -58,14 +73,17 @@ def notice(transition: Transition, now_ms: int) -> dict[str, str]:
         "seen_ms": now_ms,
         "at_ms": transition.at_ms,
         "labels": {**transition.labels, "rule": transition.rule, "severity": transition.severity},
-        "payload": entry,
+        "payload": msgspec.Raw(written),
     }
-    return {
-        "id": transition.transition_id,
-        "row": dumps(_row(transition, now_ms)),
-        "redis": dumps({"entry": dumps(entry), "message": dumps(critical) if critical else ""}),
-        "note": dumps(note),
-    }
+    return Notice(
+        transition.transition_id,
+        _encode(_row(transition, now_ms)),
+        _encode({"entry": written.decode(), "message": _encode(critical).decode() if critical else ""}),
+        _encode(note),
+    )
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 def _row(transition: Transition, now_ms: int) -> dict[str, Any]:
@@ -79,12 +97,12 @@ def _row(transition: Transition, now_ms: int) -> dict[str, Any]:
         "to_state": transition.to_state.value,
         "severity": transition.severity,
         "type": transition.type,
-        "labels": dict(transition.labels),
+        "labels": transition.labels,
         "value": finite(transition.value),
         "threshold": transition.threshold,
         "reason": transition.reason,
         "message": transition.message,
-        "evidence": dumps(dict(transition.evidence)),
+        "evidence": _encode(transition.evidence).decode(),
         "active_since": transition.active_at_ms,
         "fired_at": transition.fired_at_ms or transition.at_ms,
         "written_at": now_ms,
@@ -98,7 +116,7 @@ def _details(transition: Transition, document: dict[str, Any]) -> dict[str, Any]
         "rule": transition.rule,
         "message": transition.message,
         "reason": transition.reason,
-        "labels": dict(transition.labels),
+        "labels": transition.labels,
         "active_since": iso(transition.active_at_ms),
     }
     if transition.fired_at_ms is not None:

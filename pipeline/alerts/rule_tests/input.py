@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,21 @@ from pipeline.alerts.judge.facts import FACTS
 from pipeline.alerts.judge.list_views import Baseline, ChangePoint
 from pipeline.alerts.judge.memory_source import Ended, MemorySource
 from pipeline.alerts.rule_tests import series_notation
-from pipeline.alerts.rule_tests.series_notation import MISSING, STALE, Mark
+from pipeline.alerts.rule_tests.series_notation import STALE, Gap
 from pipeline.alerts.rules import lined_yaml
 from pipeline.alerts.rules.rule import BASELINE_DIMENSIONS, MINUTE_MS, SERIES_DIMENSIONS
 from pipeline.base import durations
 from pipeline.base.errors import RuleError
 from pipeline.base.nearest import nearest
+from pipeline.base.text import printable
 
 START_MS = 1_736_553_600_000
 """Time 0 of every test: 2025-01-11, midnight UTC."""
 
 _DAY_MS = 86_400_000
+MOST_ROWS = 5_000_000
+LONGEST_MS = 31 * _DAY_MS
+_LARGEST = 1e300
 _DEFAULT_SAMPLES = "100"
 _SERIES_KEYS = ("series", "values", "samples")
 
@@ -51,30 +56,35 @@ def source_of(reader: Reader, test: lined_yaml.Mapping) -> tuple[MemorySource, d
         except (ValueError, KeyError) as error:
             said = f"a series needs {error}" if isinstance(error, KeyError) else str(error)
             raise reader.wrong(given, "series", said) from None
+        if len(values) * interval_ms > LONGEST_MS:
+            raise reader.wrong(given, "values", f"a test may be {durations.show(LONGEST_MS)} long at most")
         if name in FACTS:
             facts.setdefault(name, []).append((labels, _fact_values(values, interval_ms)))
             continue
         if unknown := [label for label in labels if label not in (*SERIES_DIMENSIONS, "status")]:
             hint = nearest(unknown[0], (*SERIES_DIMENSIONS, "status"))
-            raise reader.wrong(given, "series", f"{unknown[0]!r} is no dimension of a series; {hint}")
+            raise reader.wrong(given, "series", f"{unknown[0]!r} is not a dimension of a series; {hint}")
         labels["metric_type"] = name
-        raw.add(labels, values, samples, interval_ms)
+        try:
+            raw.add(labels, values, samples, interval_ms)
+        except ValueError as error:
+            raise reader.wrong(given, "samples", str(error)) from None
         ended += [
             Ended(labels, (START_MS + i * interval_ms) // 1000) for i, value in enumerate(values) if value is STALE
         ]
     source = MemorySource(
         raw.table(),
         ended=ended,
-        baselines=[_baseline(reader, one) for one in test.get("baselines", [])],
-        change_points=[_change_point(reader, one) for one in test.get("change_points", [])],
+        baselines=[_baseline(reader, one) for one in reader.listed(test, "baselines")],
+        change_points=[_change_point(reader, one) for one in reader.listed(test, "change_points")],
     )
     return source, facts
 
 
-def _fact_values(values: Sequence[float | Mark], interval_ms: int) -> dict[int, float]:
+def _fact_values(values: Sequence[float | Gap], interval_ms: int) -> dict[int, float]:
     held: dict[int, float] = {}
     for i, value in enumerate(values):
-        if not isinstance(value, Mark):
+        if not isinstance(value, Gap):
             begin_ms = START_MS + i * interval_ms
             held |= dict.fromkeys(range(begin_ms, begin_ms + interval_ms, 1000), value)
     return held
@@ -87,19 +97,26 @@ class _RawRows:
         self._columns: dict[str, list[Any]] = {name: [] for name in (*SERIES_DIMENSIONS, "status")}
         self._times: list[np.ndarray[Any, Any]] = []
         self._values: list[np.ndarray[Any, Any]] = []
+        self._rows = 0
 
     def add(
         self,
         labels: Mapping[str, str],
-        values: Sequence[float | Mark],
-        samples: Sequence[float | Mark],
+        values: Sequence[float | Gap],
+        samples: Sequence[float | Gap],
         interval_ms: int,
     ) -> None:
-        counts = [*samples, *[samples[-1]] * (len(values) - len(samples))]
+        counts = [*samples, *[samples[-1]] * (len(values) - len(samples))] if samples else []
         for i, (value, count) in enumerate(zip(values, counts, strict=False)):
-            if value in (MISSING, STALE) or isinstance(value, Mark) or isinstance(count, Mark):
+            # What is not finite would be refused when it is decoded, and never reach a window.
+            if isinstance(value, Gap) or isinstance(count, Gap) or not math.isfinite(value):
                 continue
+            if not 0 <= count <= MOST_ROWS:
+                raise ValueError(f"samples: {count:g} is not a number of samples")
             end_ms = START_MS + i * interval_ms
+            self._rows += int(count) * (interval_ms // MINUTE_MS)
+            if self._rows > MOST_ROWS:
+                raise ValueError(f"more than {MOST_ROWS:,} samples in one test")
             for minute_ms in range(end_ms - interval_ms, end_ms, MINUTE_MS):
                 self._times.append(np.full(int(count), minute_ms))
                 self._values.append(np.full(int(count), value))
@@ -113,25 +130,21 @@ class _RawRows:
         return pa.table(columns)
 
 
-def _baseline(reader: Reader, given: Any) -> Baseline:
-    if not isinstance(given, lined_yaml.Mapping) or "centre" not in given:
-        raise RuleError(f"{reader.path}: a baseline is a mapping with 'centre', 'spread' and its dimensions")
+def _baseline(reader: Reader, given: lined_yaml.Mapping) -> Baseline:
     reader.known(given, (*BASELINE_DIMENSIONS, "centre", "spread", "samples"))
     labels = {name: str(given.get(name, "")) for name in BASELINE_DIMENSIONS}
-    spread, samples = float(given.get("spread", 0)), int(given.get("samples", 100))
-    return Baseline(START_MS - _DAY_MS, labels, float(given["centre"]), spread, samples)
+    centre, spread = reader.number(given, "centre"), reader.number(given, "spread", 0)
+    return Baseline(START_MS - _DAY_MS, labels, centre, spread, int(reader.number(given, "samples", 100)))
 
 
-def _change_point(reader: Reader, given: Any) -> ChangePoint:
-    if not isinstance(given, lined_yaml.Mapping) or "change_pct" not in given:
-        raise RuleError(f"{reader.path}: a change point is a mapping with 'at', 'change_pct' and its dimensions")
+def _change_point(reader: Reader, given: lined_yaml.Mapping) -> ChangePoint:
     reader.known(given, (*SERIES_DIMENSIONS, "at", "change_pct", "points", "level_before"))
     at_ms = START_MS + reader.duration(given, "at")
-    before = float(given.get("level_before", 100))
-    change_pct = float(given["change_pct"])
+    before = reader.number(given, "level_before", 100)
+    change_pct = reader.number(given, "change_pct")
     labels = {name: str(given.get(name, "")) for name in SERIES_DIMENSIONS}
     after = before * (1 + change_pct / 100)
-    return ChangePoint(at_ms, at_ms, labels, change_pct, int(given.get("points", 12)), before, after)
+    return ChangePoint(at_ms, at_ms, labels, change_pct, int(reader.number(given, "points", 12)), before, after)
 
 
 class Reader:
@@ -141,42 +154,63 @@ class Reader:
         self.path = path
 
     def document(self) -> lined_yaml.Mapping:
-        try:
-            document, problems = lined_yaml.read(self.path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RuleError(f"{self.path}: {error.strerror or error}") from None
+        document, problems = lined_yaml.read_file(self.path)
+        place = printable(str(self.path))
         if problems:
-            raise RuleError("\n".join(f"{self.path}:{line}: {said}" for line, said in problems))
+            raise RuleError(
+                "\n".join(f"{place}:{line}: {said}" if line else f"{place}: {said}" for line, said in problems)
+            )
         if not isinstance(document, lined_yaml.Mapping):
-            raise RuleError(f"{self.path}: expected a mapping with the keys 'rule_files' and 'tests'")
+            raise RuleError(f"{place}:1: expected a mapping with the keys 'rule_files' and 'tests'")
         self.known(document, ("rule_files", "tests"))
         return document
 
     def wrong(self, mapping: lined_yaml.Mapping, key: str, said: str) -> RuleError:
-        return RuleError(f"{self.path}:{mapping.lines.get(key, mapping.line)}: {said}")
+        return RuleError(f"{printable(str(self.path))}:{mapping.lines.get(key, mapping.line)}: {said}")
 
     def known(self, mapping: lined_yaml.Mapping, names: Sequence[str]) -> None:
         for key in mapping:
             if key not in names:
-                raise self.wrong(mapping, key, f"unknown key {key!r}; {nearest(key, names)}")
+                raise self.wrong(mapping, key, f"unknown key {lined_yaml.shown(key)}; {nearest(key[:60], names)}")
 
     def mappings(
         self, parent: lined_yaml.Mapping, key: str, names: Sequence[str], *, optional: bool = False
     ) -> Iterable[lined_yaml.Mapping]:
-        listed = parent.get(key, [] if optional else None)
-        if listed is None and optional:
-            return
-        if not isinstance(listed, list) or not all(isinstance(one, lined_yaml.Mapping) for one in listed):
-            raise self.wrong(parent, key, f"{key!r} must be a list of mappings")
-        for one in listed:
+        for one in self.listed(parent, key, optional=optional):
             self.known(one, names)
             yield one
+
+    def listed(self, parent: lined_yaml.Mapping, key: str, *, optional: bool = True) -> list[lined_yaml.Mapping]:
+        found = parent.get(key)
+        if found is None and optional:
+            return []
+        if not isinstance(found, list) or not all(isinstance(one, lined_yaml.Mapping) for one in found):
+            raise self.wrong(parent, key, f"{key!r} must be a list of mappings")
+        return found
+
+    def texts(self, parent: lined_yaml.Mapping, key: str) -> dict[str, str]:
+        """A mapping of texts, empty when it is absent."""
+        found = parent.get(key)
+        if found is None:
+            return {}
+        if not isinstance(found, lined_yaml.Mapping) or any(isinstance(one, dict | list) for one in found.values()):
+            raise self.wrong(parent, key, f"{key!r} must be a mapping of names to texts")
+        return {name: str(value) for name, value in found.items()}
+
+    def number(self, mapping: lined_yaml.Mapping, key: str, default: float | None = None) -> float:
+        raw = mapping.get(key, default)
+        if isinstance(raw, int | float) and not isinstance(raw, bool) and abs(raw) <= _LARGEST:
+            return float(raw)
+        raise self.wrong(mapping, key, f"{key}: expected a number, not {lined_yaml.shown(raw)}")
 
     def duration(self, mapping: lined_yaml.Mapping, key: str, default: str | None = None) -> int:
         raw = mapping.get(key, default)
         if raw == 0:
             return 0
         try:
-            return durations.parse_ms(str(raw))
+            span_ms = durations.parse_ms(str(raw)[:60])
         except ValueError as error:
             raise self.wrong(mapping, key, f"{key}: {error}") from None
+        if span_ms > LONGEST_MS:
+            raise self.wrong(mapping, key, f"{key}: a test may be {durations.show(LONGEST_MS)} long at most")
+        return span_ms

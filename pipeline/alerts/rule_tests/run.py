@@ -104,7 +104,9 @@ def _rules(reader: Reader, document: lined_yaml.Mapping) -> list[Rule]:
         raise reader.wrong(document, "rule_files", "rule_files must be a list of files")
     if not files:
         return rules.load()
-    return [rule for name in files for rule in rules.load(reader.path.parent / str(name))]
+    if not all(isinstance(name, str) for name in files):
+        raise reader.wrong(document, "rule_files", "rule_files must be a list of files")
+    return [rule for name in files for rule in rules.load(reader.path.parent / name)]
 
 
 def _run_test(reader: Reader, test: lined_yaml.Mapping, tested: Sequence[Rule], name: str, report: TestReport) -> None:
@@ -124,7 +126,8 @@ def _run_test(reader: Reader, test: lined_yaml.Mapping, tested: Sequence[Rule], 
         at_ms = reader.duration(case, "eval_time")
         expected = reader.mappings(case, "exp_alerts", _ALERT_KEYS, optional=True)
         result = CaseResult(name, f"{case['alertname']} at {durations.show(at_ms)}")
-        result.failures += _differences(list(expected), firing_at[str(case["alertname"])].at(at_ms))
+        wanted_alerts = [(reader.texts(one, "exp_labels"), reader.texts(one, "exp_annotations")) for one in expected]
+        result.failures += _differences(wanted_alerts, firing_at[str(case["alertname"])].at(at_ms))
         report.cases.append(result)
 
 
@@ -158,16 +161,18 @@ def _labels(rule: Rule, labels: tuple[str, ...]) -> dict[str, str]:
     return by | dict(rule.labels) | {"severity": rule.severity}
 
 
-def _differences(expected: Sequence[Mapping[str, Any]], firing: Sequence[_Firing]) -> list[str]:
+def _differences(
+    expected: Sequence[tuple[Mapping[str, str], Mapping[str, str]]], firing: Sequence[_Firing]
+) -> list[str]:
+    """How what fires differs from the (labels, annotations) that should."""
     found = {tuple(sorted(one.labels.items())): one for one in firing}
     failures = []
-    for alert in expected:
-        labels = {str(name): str(value) for name, value in (alert.get("exp_labels") or {}).items()}
+    for labels, texts in expected:
         one = found.pop(tuple(sorted(labels.items())), None)
         if one is None:
             failures.append(f"expected, but not firing: {_braces(labels)}")
             continue
-        message = (alert.get("exp_annotations") or {}).get("message")
+        message = texts.get("message")
         if message is not None and message != one.message:
             failures.append(f"{_braces(labels)} says {one.message!r}, expected {message!r}")
     return failures + [f"firing, but not expected: {_braces(one.labels)}" for one in found.values()]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterable
 
+from pipeline.alerts.rules.lined_yaml import shown
 from pipeline.alerts.rules.rule import (
     BASELINE_DIMENSIONS,
     BASELINE_LEVELS,
@@ -23,6 +25,9 @@ NUMBERS_IN_MESSAGES = ("value", "threshold", "samples", "low", "high", "baseline
 MESSAGE_FIELDS = ("rule", "metric", "statistic", "window", "for", "severity", *NUMBERS_IN_MESSAGES)
 """What a message template may name besides the labels of the alert."""
 
+_SPEC = re.compile(r"[<>^]?[0-9]{0,3},?(\.[0-9]{1,2})?[efgEFG%ns]?")
+"""A width of a billion would be a message of a billion characters."""
+
 RESERVED_LABELS = ("rule", "severity", "state")
 
 
@@ -30,7 +35,7 @@ def contradictions(rule: Rule) -> Iterable[tuple[str, str]]:
     """What does not fit together, each with the field to blame."""
     if (rule.direction == "above") == (rule.clears_at > rule.threshold) and rule.clears_at != rule.threshold:
         side = "at most" if rule.direction == "above" else "at least"
-        yield "clears_at", f"clears_at must be {side} {rule.threshold:g}, the level at which the alert begins"
+        yield "clears_at", f"clears_at must be {side} {rule.threshold:g}, where the alert begins"
     yield from _times(rule)
     yield from _dimensions(rule)
     yield from _statistics(rule)
@@ -80,6 +85,10 @@ def _statistics(rule: Rule) -> Iterable[tuple[str, str]]:
         yield "metric", f"{rule.statistic} is known for executions only: metric: duration"
     if rule.statistic == "age" and rule.no_data == "keep":
         yield "no_data", "age is the time without data; 'keep' would freeze it"
+    if rule.statistic == "age" and rule.stale_after_ms:
+        yield "stale_after", "age is the time without data; 'stale_after' would freeze it"
+    if rule.stale_after_ms and rule.no_data == "keep":
+        yield "stale_after", "no_data: keep goes on for ever already"
     if rule.statistic in ("failure_rate", "poor_share") and not 0 <= rule.threshold <= 100:
         yield rule.direction, f"{rule.statistic} is a percentage, so the threshold lies between 0 and 100"
 
@@ -94,9 +103,23 @@ def _message(rule: Rule) -> Iterable[tuple[str, str]]:
     for name, spec in parts:
         # A plain name only: attributes and indexes would reach into the program.
         if name not in known:
-            yield "message", f"message: {{{name}}} is not known; {nearest(name, known)}"
+            yield "message", f"message: {{{name[:60]}}} is not known; {nearest(name[:60], known)}"
+            continue
+        if not _SPEC.fullmatch(spec or ""):
+            yield "message", f"message: {{{name}:{shown(spec)}}} is not a format such as .0f or ,.1f"
             continue
         try:
             format(1.5 if name in NUMBERS_IN_MESSAGES else "text", spec or "")
         except ValueError as error:
             yield "message", f"message: {{{name}:{spec}}}: {error}"
+
+
+def hints(rule: Rule) -> Iterable[str]:
+    """What is valid and may still surprise: times that are not reached at the moment they name."""
+    for field, value in (("for", rule.for_ms), ("keep_firing_for", rule.keep_firing_for_ms)):
+        if value % rule.every_ms:
+            reached = durations.show(-(-value // rule.every_ms) * rule.every_ms)
+            yield (
+                f"rule {rule.name!r}: {field} {durations.show(value)} is reached after {reached}, "
+                f"since the rule is judged every {durations.show(rule.every_ms)}"
+            )

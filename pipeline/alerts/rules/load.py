@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.alerts.rules import fields as rule_fields
+from pipeline.alerts.rules import lined_yaml
 from pipeline.alerts.rules.rule import Rule
 from pipeline.base import resources
 from pipeline.base.errors import RuleError
+from pipeline.base.text import printable
 
 
 def shipped_path() -> Path:
@@ -38,11 +40,9 @@ def check(path: str | Path = "") -> list[str]:
 
 
 def _read(path: Path) -> tuple[list[Rule], list[str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        return [], [f"{path}: {error.strerror or error}"]
-    except UnicodeDecodeError:
-        return [], [f"{path}: not UTF-8"]
-    rules, problems = rule_fields.parse(text)
-    return rules, [f"{path}:{line}: {said}" if line else f"{path}: {said}" for line, said in sorted(problems)]
+    document, problems = lined_yaml.read_file(path)
+    rules: list[Rule] = []
+    if not problems:
+        rules, problems = rule_fields.parse(document)
+    place = printable(str(path))
+    return rules, [f"{place}:{line}: {said}" if line else f"{place}: {said}" for line, said in sorted(problems)]

@@ -27,7 +27,7 @@ class Matcher:
         if matcher.operator in ("=~", "!~"):
             try:
                 re.compile(matcher.value)
-            except re.error as error:
+            except (re.error, RecursionError, OverflowError) as error:
                 raise ValueError(f"{text!r}: {error}") from None
         return matcher
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.analyse.series import SERIES
-from pipeline.analyse.vitals import WINDOW_DIMENSIONS
+from pipeline.analyse.vitals import VITALS, WINDOW_DIMENSIONS
 
 Severity = Literal["info", "warning", "critical"]
 NoData = Literal["ignore", "keep", "alert"]
@@ -57,6 +57,19 @@ STATISTICS: dict[str, tuple[Source, str]] = {
 """Every statistic by name: where it comes from and what it means."""
 
 
+_UNIT_OF_STATISTIC = {
+    **dict.fromkeys(("failure_rate", "poor_share", "change_pct", "change_point"), "%"),
+    "age": "s",
+    "count": "",
+    "change_spreads": "spreads",
+}
+_MILLISECONDS = frozenset(
+    {"duration", "response_time", "load_time", "first_paint", "time_to_interactive", *VITALS} - {"cls"}
+)
+_UNIT_OF_ENDING = (("bytes_per_s", "bytes/s"), ("_per_s", "a second"), ("_ms", "ms"), ("_s", "s"), ("_pct", "%"))
+"""What the names of facts and of collected metrics say of their unit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One alert rule. Times in milliseconds; ``every_ms`` divides the ticks at which it is judged."""
@@ -78,12 +91,14 @@ class Rule:
     when_unsure: WhenUnsure = "wait"
     no_data: NoData = "ignore"
     remember_ms: int = 6 * 60 * MINUTE_MS
+    stale_after_ms: int = 0
     late: Late = "ignore"
     severity: Severity = "warning"
     type: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     message: str = ""
     about: str = ""
+    unit: str = ""
     line: int = 0
 
     @property
@@ -105,10 +120,22 @@ class Rule:
         step = VITAL_WINDOW_MS
         return self.source == "vitals" or (self.window_ms % step == 0 and self.every_ms % step == 0)
 
+    def unit_of(self, metric: str = "") -> str:
+        """The unit of its number for people, as ``ms``; empty when it has none or none is known.
+
+        ``metric`` is the one meant when the rule is about several.
+        """
+        if self.unit or self.statistic in _UNIT_OF_STATISTIC:
+            return self.unit or _UNIT_OF_STATISTIC[self.statistic]
+        name = self.fact or metric.lower() or (self.metrics[0] if self.metrics else "")
+        if name in _MILLISECONDS:
+            return "ms"
+        return next((unit for ending, unit in _UNIT_OF_ENDING if name.endswith(ending)), "")
+
     def beyond(self, value: float, *, active: bool) -> bool:
-        """Whether ``value`` lies beyond the threshold; for an active alert, beyond the level at which it clears."""
-        level = self.clears_at if active else self.threshold
-        return value > level if self.direction == "above" else value < level
+        """Whether ``value`` lies beyond the threshold; for an active alert, beyond where it clears."""
+        bound = self.clears_at if active else self.threshold
+        return value > bound if self.direction == "above" else value < bound
 
 
 def is_statistic(name: str) -> bool:

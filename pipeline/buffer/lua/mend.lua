@@ -3,7 +3,7 @@
 -- is noted under set_aside, for a person. A segment of which nothing is known any more is set aside as a whole.
 -- Returns a sentence for each thing that was done; nothing in the usual case, which takes some 10 µs a segment.
 -- needs: segment
--- KEYS: segments, sealed, ledger, dirty, acked, spilled, marks, set_aside, scratch
+-- KEYS: segments, sealed, ledger, dirty, acked, spilled, marks, set_aside, scratch, checkpoints
 -- ARGV: prefix of segment keys, prefix of set-aside lists
 redis.call('DEL', KEYS[9])
 local done = {}
@@ -38,6 +38,8 @@ for i, kind in ipairs({'zset', 'hash', 'hash', 'hash', 'list', 'hash', 'hash', '
   end
   redis.call('PERSIST', KEYS[i])
 end
+
+done[#done + 1] = move_junk(KEYS[10], 'hash')
 
 -- Segments
 

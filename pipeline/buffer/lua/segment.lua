@@ -73,14 +73,16 @@ local FACTS = {'rows', 'chunk_rows', 'sealed_at', 'written_at', 'run', 'head', '
 -- read_meta(key): the facts and the progress in a meta hash, or nil when they are not complete or contradict each other.
 local function read_meta(key)
   local values = redis.call('HMGET', key .. ':meta', unpack(FACTS))
-  local facts = {run = values[5], head = values[6], tail = values[7]}
+  -- An unknown run makes a chunk doubtful, which is safe.
+  local facts = {run = string.match(values[5] or '', '^%w+$') or 'unknown', head = string.match(values[6] or ' ', '^[%w-]*$'),
+    tail = values[7]}
   for i, name in ipairs(FACTS) do
     if i < 5 or i == 8 or i == 9 or i == 10 or i == 12 then
       facts[name] = whole(values[i])
       if not facts[name] then return nil end
     end
   end
-  if not (facts.run and facts.head and facts.tail) then return nil end
+  if not (facts.head and facts.tail) then return nil end
   if facts.rows < 1 or facts.chunk_rows < 1 or facts.trimmed >= chunks_of(facts) then return nil end
   if facts.next < facts.trimmed or facts.next > chunks_of(facts) then return nil end
   if facts.freed > facts.trimmed * facts.chunk_rows then return nil end

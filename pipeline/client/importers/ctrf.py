@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.client.attempts import Attempt, Execution
-from pipeline.client.failures import NO_FAILURE
+from pipeline.client.failures import NO_FAILURE, failure, typed_by
 from pipeline.client.importers.identities import identity
 from pipeline.client.importers.json_node import Node
 from pipeline.client.importers.report import Report
@@ -24,11 +24,15 @@ def ctrf(report: Node) -> Report:
 
 
 def _test(test: Node, producer: str, environment: str) -> Execution:
-    suite = " > ".join(test.get("suite").texts())
-    name, file = test.get("name").text(), test.get("filePath").text()
+    parts = [part for text in test.get("suite").texts() for part in text.split(" > ")]
+    name, file, browser = test.get("name").text(), test.get("filePath").text(), test.get("browser").text()
+    if producer == "playwright" and len(parts) > 1 and file.replace("\\", "/").endswith(parts[1]):
+        # Project, file and titles, as its JSON report names them.
+        browser, file, parts, name = browser or parts[0], parts[1], [], " › ".join([*parts[2:], name])
+    suite = " > ".join(parts)
     nodeid = {"nodeid": _node_id(name, suite, file)} if producer == "pytest" else {}
     test_id, test_name, test_suite = identity(
-        producer if producer == "pytest" else "ctrf",
+        producer if producer in ("pytest", "playwright") else "ctrf",
         "ctrf",
         test.context,
         name=name,
@@ -36,7 +40,6 @@ def _test(test: Node, producer: str, environment: str) -> Execution:
         file=file,
         **nodeid,
     )
-    browser = test.get("browser").text()
     return Execution(test_id, test_name, test_suite, _attempts(test), browser, environment)
 
 
@@ -62,8 +65,8 @@ def _attempt(test: Node) -> Attempt:
     stopped, started = test.get("stop").time_ms(), test.get("start").time_ms()
     if stopped is None and started is not None:
         stopped = started + int(duration_ms or 0)
-    error = test.get("message") if test.get("message") else test.get("trace")
-    return Attempt(status, duration_ms, stopped, error.failure() if status == FAILED else NO_FAILURE)
+    error = typed_by(failure(test.get("message").text() or test.get("trace").text()), test.get("trace").text())
+    return Attempt(status, duration_ms, stopped, error if status == FAILED else NO_FAILURE)
 
 
 def _node_id(name: str, suite: str, file: str) -> str:

@@ -37,11 +37,22 @@ def identity(producer: str, format: str, context: Context, **said: str) -> tuple
     """(test_id, test_name, test_suite) of a test of which the report says ``said``."""
     rule = {**(RULES.get(producer) or RULES[format]), **context.identity.get(producer or format, {})}
     names = {"classname": "", "name": "", "suite": "", "file": "", "fullname": "", **said}
+    names["file"] = relative(names["file"], context.root)
+    names["suite"] = relative(names["suite"], context.root)
     if any("{node" in template or "{module" in template for template in rule.values()):
         nodeid = said.get("nodeid") or pytest_node_id(names["classname"], names["name"], names["file"])
         names["nodeid"], names["nodename"], names["module"] = pytest_identity(nodeid)
     filled = [_filled(rule[field], names) for field in FIELDS]
     return filled[0], filled[1], filled[2]
+
+
+def relative(path: str, root: str) -> str:
+    """The path from ``root`` on, with slashes; one that does not lie under it stays as it is."""
+    if not root or not path:
+        return path
+    base = root.replace("\\", "/").rstrip("/") + "/"
+    plain = path.replace("\\", "/")
+    return plain.removeprefix(base) if plain.startswith(base) else path
 
 
 def rules_of(options: tuple[str, ...]) -> dict[str, dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import NO_FAILURE, failure
 from pipeline.client.identity import SUITE
-from pipeline.client.importers.identities import identity
+from pipeline.client.importers.identities import identity, relative
 from pipeline.client.importers.json_node import Node
 from pipeline.client.importers.report import Report
 from pipeline.status_words import FAILED, SKIPPED, status_word
@@ -15,7 +15,7 @@ def jest(report: Node) -> Report:
     """Executions of each file; a file that could not be run is a failed execution of its suite."""
     found: list[Execution] = []
     for suite in report.get("testResults").items():
-        file = suite.get("name").text()
+        file = relative(suite.get("name").text(), report.context.root)
         tests = list(suite.get("assertionResults").items())
         found += [_test(test, file, suite.get("startTime").time_ms()) for test in tests]
         if not tests and status_word(suite.get("status").text()) == FAILED:

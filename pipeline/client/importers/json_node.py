@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.client.failures import Failure, failure, whole_characters
+from pipeline.client.failures import Failure, failure, typed_by, whole_characters
 from pipeline.client.importers.report import Context, Refused
 from pipeline.client.importers.times import when
 from pipeline.status_words import SYNONYMS, status_word
@@ -104,7 +104,8 @@ class Node:
         """What failed, from a text, or from an object with a message."""
         if isinstance(self.value, dict):
             named = error_type or self.get("name").text()
-            return failure(self.get("message").text() or self.get("value").text(), named)
+            told = failure(self.get("message").text() or self.get("value").text(), named)
+            return typed_by(told, self.get("stack").text() or self.get("trace").text() or self.get("estack").text())
         return failure(self.text(), error_type)
 
     def _odd(self, expected: str) -> None:

@@ -215,6 +215,7 @@ class _Reader:
             start_ms = when(attributes["timestamp"], place, self._context)
         attempt = Attempt(_attribute_status(attributes), self._duration_ms(attributes, place), start_ms)
         browser = suite.hostname if self._is_playwright and classname == suite.name else ""
+        self._producer = self._producer or ("playwright" if browser else "")
         properties = dict(suite.properties)
         self._case = _Case(name, classname, attributes.get("file", ""), suite.name, browser, attempt, properties)
 

@@ -52,6 +52,8 @@ class Context:
     identity: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Rules of identity by producer that differ from ``identities``."""
     future_ms: int = 300_000
+    root: str = ""
+    """The directory of the checkout: absolute paths under it become relative, since machines differ in it."""
     warnings: Warnings = field(default_factory=Warnings)
 
 

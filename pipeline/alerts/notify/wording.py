@@ -1,0 +1,65 @@
+"""Notifications for people: a title, a line for each alert, and text that means nothing to who shows it.
+
+Names of tests, suites and pages come from producers. Nothing in them may end a header, move a cursor,
+call the attention of everybody in a chat room or dress up as a link.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.base.text import printable
+
+Body = Mapping[str, Any]
+
+SHOWN_AT_ONCE = 20
+"""Alerts written out in one message for people; the rest is counted."""
+MOST_MESSAGES = 5
+"""Messages about one group at a time; a storm is told to people by its number, not alert by alert."""
+
+_MENTION = re.compile(r"@(?=\w)")
+_SPACE = "\u200b"  # has no width, and is not part of any markup
+
+
+def title(body: Body) -> str:
+    """One line: how many, of what."""
+    group = ", ".join(f"part {value}" if name == "#" else str(value) for name, value in body["group"].items() if value)
+    counts = [f"{body[state]} {state}" for state in ("firing", "resolved") if body[state]]
+    return printable(f"[{body['state'].upper()}] {group or 'alerts'}: {', '.join(counts)}")
+
+
+def lines(body: Body) -> list[str]:
+    """One line for each alert; links where there are any."""
+    shown = []
+    for alert in body["alerts"][:SHOWN_AT_ONCE]:
+        link = f" {alert['link']}" if alert.get("link") else ""
+        shown.append(printable(f"{alert['message']}{link}"))
+    return shown + rest(body)
+
+
+def rest(body: Body) -> list[str]:
+    """What is not written out, as a sentence; empty when everything is."""
+    more = []
+    if len(body["alerts"]) > SHOWN_AT_ONCE:
+        more.append(f"… and {len(body['alerts']) - SHOWN_AT_ONCE} more")
+    if part_of(body) == MOST_MESSAGES:
+        more.append("Further alerts of this group are not sent here; `pipeline alerts ls` lists them.")
+    return more
+
+
+def part_of(body: Body) -> int:
+    """Which part of a large group the notification is about; 1 for a group of one part."""
+    return int(body["group"].get("#", 1))
+
+
+def without_mentions(text: str) -> str:
+    """Text in which ``@everyone`` calls nobody."""
+    return _MENTION.sub("@" + _SPACE, text)
+
+
+def for_slack(text: str) -> str:
+    """Text that Slack, and Mattermost with its Markdown, show as it is: no mention, no link, no image."""
+    escaped = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return without_mentions(escaped).replace("](", f"]{_SPACE}(")

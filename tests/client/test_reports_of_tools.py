@@ -1,0 +1,324 @@
+"""What real tools wrote, kept in ``reports/`` with the version of the tool, and what it comes to."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reports import NOW_MS, read, read_and_warn, refusal, rows, shown
+
+from pipeline.client.identity import pytest_identity
+from pipeline.client.importers.report import Context
+
+REPORTS = Path(__file__).parent / "reports"
+ROOT = "/home/ci/shop"
+
+JEST = [("cart › adds", "passed"), ("cart › fails", "failed"), ("cart › waits", "skipped"), ("cart › later", "skipped")]
+MOCHA_HOOK = ('cart hooks "before all" hook for "never runs"', "failed")
+MOCHA = [("cart adds", "passed"), ("cart fails", "failed"), ("cart flakes", "retried"), ("cart flakes", "flaky")]
+PLAYWRIGHT = [
+    *(("cart › pays", "passed"), ("cart › fails", "retried"), ("cart › fails", "failed"), ("cart › flakes", "retried")),
+    *(("cart › flakes", "flaky"), ("cart › waits", "skipped"), ("cart › is known to fail", "passed")),
+]
+PYTEST = [
+    *(("test_ok[a/b]", "passed"), ("test_ok[1]", "passed"), ("test_fails", "failed"), ("test_skipped", "skipped")),
+    ("TestInside::test_method", "failed"),
+]
+EXPECTED = {
+    "ctrf-jest-0.0.11.json": ("ctrf", "jest", [(name.replace(" ›", ""), status) for name, status in JEST]),
+    "ctrf-mocha-0.0.11.json": ("ctrf", "mocha", [*MOCHA, ("cart waits", "skipped"), MOCHA_HOOK]),
+    "ctrf-playwright-0.0.29.json": ("ctrf", "playwright", PLAYWRIGHT),
+    "ctrf-pytest-0.6.json": ("ctrf", "pytest", PYTEST),
+    "jest-29.7.json": ("jest", "jest", [*JEST, ("(suite)", "failed")]),
+    "jest-junit-17.0.xml": (
+        "junit",
+        "jest-junit",
+        # jest-junit writes a test that is still to be written as passed.
+        [*((name.replace(" ›", ""), status) for name, status in JEST[:3]), ("cart later", "passed")],
+    ),
+    "mocha-12.0.json": ("mocha", "mocha", [*MOCHA, ("cart waits", "skipped"), MOCHA_HOOK]),
+    "mochawesome-8.1.json": (
+        "mochawesome",
+        "mocha",
+        # It keeps no attempts.
+        [
+            *(("cart adds", "passed"), ("cart fails", "failed"), ("cart flakes", "passed"), ("cart waits", "skipped")),
+            *(("cart hooks never runs", "skipped"), MOCHA_HOOK),
+        ],
+    ),
+    "playwright-1.65.json": ("playwright", "playwright", PLAYWRIGHT),
+    "playwright-blob-1.65.zip": ("playwright-blob", "playwright", PLAYWRIGHT),
+    "playwright-junit-1.65.xml": (
+        "junit",
+        "playwright",
+        # Its JUnit reporter adds attempts up.
+        [(name, "passed" if status == "flaky" else status) for name, status in PLAYWRIGHT if status != "retried"],
+    ),
+    "pytest-json-report-1.5.json": ("pytest-json", "pytest", [("shop.test_bad", "failed"), *PYTEST]),
+    "vitest-2.1.json": ("jest", "jest", [*JEST, ("flakes", "passed")]),
+    "vitest-junit-2.1.xml": (
+        "junit",
+        "vitest-junit",
+        [*((name.replace("›", ">"), status) for name, status in JEST), ("flakes", "passed")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("file", "expected"), EXPECTED.items(), ids=EXPECTED)
+def test_a_tool_s_report_has_its_tests(file: str, expected: tuple[str, str, list[tuple[str, str]]]) -> None:
+    """Recognised from its content; every test, every attempt it tells of; no path of the machine it ran on."""
+    report, warnings = read_and_warn((REPORTS / file).read_bytes(), root=ROOT, future_ms=10**12)
+    found = report.rows(NOW_MS)
+    assert (report.format, report.producer, [(row["test_name"], row["status"]) for row in found]) == expected
+    assert warnings == []
+    assert [row for row in found if "/home/" in row["test_id"] or "/home/" in row["test_suite"]] == []
+    assert [row["test_id"] for row in found if row["status"] == "failed" and not row["tags"].get("error_message")] == []
+
+
+def test_every_kept_report_is_tried() -> None:
+    """No file lies there unread."""
+    assert {path.name for path in REPORTS.iterdir()} == EXPECTED.keys()
+
+
+def identities(file: str) -> set[tuple[str, str, str]]:
+    found = rows((REPORTS / file).read_bytes(), root=ROOT)
+    return {(row["test_id"], row["test_name"], row["test_suite"]) for row in found if row["test_id"] != "(run)"}
+
+
+def test_one_test_has_one_identity_whichever_report_brings_it() -> None:
+    """pytest's CTRF and JSON name tests as node ids say; Playwright's four reports agree, the browser included."""
+    names = {identity for identity in identities("pytest-json-report-1.5.json") if "test_bad" not in identity[0]}
+    assert names == identities("ctrf-pytest-0.6.json")
+    assert names == {pytest_identity(test_id) for test_id, _, _ in names}
+    files = [file for file in EXPECTED if "playwright" in file]
+    assert len(files) == 4
+    assert len({frozenset(identities(file)) for file in files}) == 1
+    for file in files:
+        assert {row["browser"] for row in rows((REPORTS / file).read_bytes())} == {"chromium"}
+
+
+def test_attempts_have_durations_and_errors_of_their_own() -> None:
+    """A flaky test of Playwright: the failed attempt's message, the passed attempt's time."""
+    one, two = [r for r in rows((REPORTS / "playwright-1.65.json").read_bytes()) if r["test_name"] == "cart › flakes"]
+    assert (one["attempt"], two["attempt"]) == (1, 2)
+    assert one["tags"]["error_message"] == "boom <n> at <path>"
+    assert one["value"] > two["value"] > 0
+    assert one["timestamp"] < two["timestamp"]
+
+
+# Playwright, in part
+
+
+def playwright_with(**changes: Any) -> dict[str, Any]:
+    result = {"status": "passed", "duration": 5, "startTime": "2026-11-27T22:56:10.000Z"}
+    test = {"projectName": "webkit", "expectedStatus": "passed", "status": "expected", "results": [result]} | changes
+    return {"suites": [{"file": "a.spec.ts", "specs": [{"title": "t", "tests": [test]}]}], "errors": []}
+
+
+def test_an_error_of_the_run_is_a_failed_execution() -> None:
+    """A file that does not parse: no tests, and yet no empty success."""
+    (row,) = rows({"suites": [], "errors": [{"message": "SyntaxError: a.spec.ts: Unexpected token (3:7)"}]})
+    assert (row["test_id"], row["status"], row["error_type"]) == ("(run)", "failed", "SyntaxError")
+    assert row["tags"]["error_message"].startswith("a.spec.ts: Unexpected token")
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"status": "unexpected", "results": []}, "failed"),
+        ({"status": "skipped", "results": []}, "skipped"),
+        ({"status": "skipped", "results": [{"status": "interrupted", "duration": 3}]}, "interrupted"),
+        ({"status": "unexpected", "results": [{"status": "timedOut", "duration": 3}]}, "failed"),
+        ({"expectedStatus": "failed", "status": "unexpected", "results": [{"status": "passed"}]}, "failed"),
+        ({"expectedStatus": "failed", "results": [{"status": "failed"}]}, "passed"),
+        ({"status": "odd", "results": [{"status": "failed"}]}, "failed"),
+    ],
+)
+def test_what_playwright_says_of_a_test(changes: dict[str, Any], status: str) -> None:
+    """Interrupted is neither passed nor skipped; a test that was to fail passed when it did."""
+    assert shown(playwright_with(**changes), "status") == [(status,)]
+
+
+def test_an_odd_detail_costs_itself() -> None:
+    """A negative duration is 0, a text is none, a time that is none is the time of import; each is warned of."""
+    for result, value in (({"duration": -1}, 0), ({"duration": "20"}, 0), ({"startTime": "noon", "duration": 7}, 7)):
+        report, warnings = read_and_warn(playwright_with(results=[{"status": "passed", **result}]))
+        assert [row["value"] for row in report.rows(NOW_MS)] == [value]
+        assert len(warnings) == 1
+        assert warnings[0].startswith("suites[0].specs[0].tests[0].results[0].")
+
+
+# Lighthouse
+
+
+def lighthouse_result(**changes: Any) -> dict[str, Any]:
+    return {
+        "lighthouseVersion": "12.8.0",
+        "requestedUrl": "http://shop.test/",
+        "finalDisplayedUrl": "https://shop.test/checkout?step=1#pay",
+        "fetchTime": "2026-11-27T22:56:10.123Z",
+        "configSettings": {"formFactor": "mobile"},
+        "audits": {
+            "largest-contentful-paint": {"numericValue": 10884.681, "numericUnit": "millisecond"},
+            "cumulative-layout-shift": {"numericValue": 0.102},
+            "server-response-time": {"score": 1, "details": {"items": [{"url": "u", "responseTime": 52.4}]}},
+            "speed-index": {"score": None, "scoreDisplayMode": "error", "errorMessage": "no frames"},
+        },
+        "categories": {"performance": {"score": 0.62}},
+    } | changes
+
+
+def test_vitals_of_a_lighthouse_result() -> None:
+    """Each vital that was measured, the score, the page's path, and where it was run."""
+    found = rows(lighthouse_result())
+    values = {"lcp": 10884.681, "cls": 0.102, "ttfb": 52.4, "performance_score": 62}
+    assert {m["metric_type"]: m["value"] for m in found} == values
+    for metric in found:
+        assert (metric["page"], metric["timestamp"]) == ("/checkout", 1_795_820_170_123)
+        assert metric["tags"] == {"origin": "https://shop.test", "form_factor": "mobile", "lighthouse": "12.8.0"}
+
+
+def test_old_versions_lists_flows_and_pagespeed() -> None:
+    """rawValue of versions 3 and 4; a CI list, a flow's steps and PageSpeed's wrapping."""
+    old = {
+        "lighthouseVersion": "3.2.1",
+        "finalUrl": "https://shop.test/",
+        "audits": {
+            "first-contentful-paint": {"rawValue": 1234.5, "score": 0.9},
+            "time-to-first-byte": {"rawValue": 40},
+            "is-on-https": {"rawValue": True},
+        },
+    }
+    assert {m["metric_type"]: m["value"] for m in rows(old)} == {"fcp": 1234.5, "ttfb": 40}
+    one = lighthouse_result()
+    single = rows(one)
+    assert rows([one, one]) == single * 2
+    assert rows({"lighthouseResult": one}) == single
+    flow = {"steps": [{"lhr": one}, {"lhr": {"audits": {"interaction-to-next-paint": {"numericValue": 180}}}}]}
+    assert [m["metric_type"] for m in rows(flow)] == [*(m["metric_type"] for m in single), "inp"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"runtimeError": {"code": "NO_FCP", "message": "The page did not paint"}}, "NO_FCP: The page did not paint"),
+        ({"finalDisplayedUrl": "chrome-error://chromewebdata/"}, "CHROME_ERROR"),
+        ({"audits": {"is-on-https": {"score": 0}}, "categories": {}}, "no audit that is known"),
+    ],
+)
+def test_a_run_that_measured_nothing_is_trouble_and_counted(changes: dict[str, Any], reason: str) -> None:
+    """Never the vitals of an error page, never an empty success."""
+    report = read(lighthouse_result(**changes))
+    (trouble,) = report.troubles
+    assert reason in trouble
+    assert [(m["metric_type"], m["value"]) for m in report.rows(NOW_MS)] == [("lighthouse_error", 1)]
+
+
+# Formats of which no tool runs here: files made by hand, with the version they follow
+
+CYPRESS_13 = {
+    "browserName": "chrome",
+    "totalTests": 2,
+    "runs": [
+        {
+            "spec": {"relative": "cypress/e2e/shop.cy.js"},
+            "stats": {"startedAt": "2026-11-27T22:56:10.000Z"},
+            "tests": [
+                {
+                    "title": ["shop", "pays"],
+                    "state": "passed",
+                    "attempts": [
+                        {
+                            "state": "failed",
+                            "error": {"name": "AssertionError", "message": "no 3"},
+                            "wallClockDuration": 9,
+                        },
+                        {"state": "passed", "wallClockDuration": 4},
+                    ],
+                },
+                {"title": ["shop", "fails"], "state": "failed", "duration": 7, "displayError": "CypressError: x"},
+                {"title": ["shop", "waits"], "state": "pending", "attempts": []},
+            ],
+        }
+    ],
+}
+
+
+def test_cypress_keeps_its_attempts() -> None:
+    """The result of ``cypress.run()``, of the shape of version 13."""
+    found = rows(CYPRESS_13)
+    assert [(m["test_name"], m["status"], m["value"], m.get("error_type", "")) for m in found] == [
+        ("shop pays", "retried", 9, "AssertionError"),
+        ("shop pays", "flaky", 4, ""),
+        ("shop fails", "failed", 7, "CypressError"),
+        ("shop waits", "skipped", 0, ""),
+    ]
+    assert {(m["test_suite"], m["browser"]) for m in found} == {("cypress/e2e/shop.cy.js", "chrome")}
+
+
+TRX_2010 = """<?xml version="1.0" encoding="utf-8"?>
+<TestRun xmlns="http://microsoft.com/schemas/VisualStudio/TeamTest/2010">
+ <Results>
+  <UnitTestResult testId="1" testName="Shop.Tests.Cart.Adds" outcome="Passed" duration="00:00:00.0150000"
+   startTime="2026-11-27T22:56:10.0000000+00:00" endTime="2026-11-27T22:56:10.0150000+00:00"/>
+  <UnitTestResult testId="2" testName="Fails(a: 1)" outcome="Failed" duration="00:00:01">
+   <Output><ErrorInfo><Message>System.ArgumentException : no 3</Message><StackTrace>x</StackTrace></ErrorInfo></Output>
+   <InnerResults><UnitTestResult testId="2" testName="row" outcome="Failed"/></InnerResults>
+  </UnitTestResult>
+  <UnitTestResult testId="3" testName="Waits" outcome="NotExecuted"/>
+  <UnitTestResult testId="4" testName="Odd" outcome="Timeout"/>
+  <UnitTestResult testId="5" testName="Unclear" outcome="Inconclusive"/>
+ </Results>
+ <TestDefinitions>
+  <UnitTest id="1"><TestMethod className="Shop.Tests.Cart" name="Adds"/></UnitTest>
+  <UnitTest id="2"><TestMethod className="Shop.Tests.Cart, Shop.Tests" name="Fails"/></UnitTest>
+ </TestDefinitions>
+ <ResultSummary outcome="Failed"/>
+</TestRun>"""
+
+
+def test_trx() -> None:
+    """The file of ``dotnet test --logger trx``: class, method, outcome, error; rows of data count with their test."""
+    assert shown(TRX_2010, "test_id", "status", "value", "error_type") == [
+        ("Shop.Tests.Cart::Adds", "passed", 15, ""),
+        ("Shop.Tests.Cart::Fails(a: 1)", "failed", 1000, "System.ArgumentException"),
+        ("Waits", "skipped", 0, ""),
+        ("Odd", "failed", 0, ""),
+        ("Unclear", "skipped", 0, ""),
+    ]
+    aborted = (
+        '<TestRun><ResultSummary outcome="Aborted"><RunInfos><RunInfo><Text>host crashed</Text></RunInfo></RunInfos>'
+    )
+    (row,) = rows(aborted + "</ResultSummary></TestRun>")
+    assert (row["test_id"], row["status"], row["tags"]["error_message"]) == ("(run)", "failed", "host crashed")
+
+
+# What is none
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "line 1, column 2"),
+        ('{"a":\n\n]}', "line 3, column 1"),
+        (b'{"a":"\xff"}', "not utf-8"),
+        ("[]", "not a report that is known"),
+        ('[{"url": "u", "jsonPath": "lhr.json"}]', "Lighthouse CI's manifest"),
+        ('{"name": "shop", "version": "1"}', "it holds name, version"),
+        ("[" * 100_000, "nested too deeply"),
+        ("1" * 5000, "digit"),
+        ("", "the file is empty"),
+        (b"PK\x03\x04junk", "not a zip file"),
+        ("<?xml version='1.0'?><test-run/>", "<test-run> is not the root"),
+        ("just words", "line 1"),
+    ],
+    ids=range(12),
+)
+def test_what_is_no_report_is_refused_with_a_sentence(content: str | bytes, words: str) -> None:
+    """One sentence that says where, or what it holds instead."""
+    assert words in refusal(content)
+
+
+def test_a_stated_format_is_held_against_the_content() -> None:
+    """Not read as something that it is not."""
+    assert refusal({"suites": []}, "ctrf") == "this is not a report of the format ctrf"
+    assert Context(0).warnings.lines() == []
