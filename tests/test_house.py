@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import documentation
+import mutations
 import pytest
 from conftest import missing
 
@@ -222,6 +223,15 @@ def test_documentation_names_files_that_exist(page: Path) -> None:
     links = [page.parent / link for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", text)]
     named = [ROOT / name for name in re.findall(r"`((?:pipeline|tests|config|sql)/[\w./-]+)`", text)]
     assert [str(file.relative_to(ROOT)) for file in [*links, *named] if not file.resolve().exists()] == []
+
+
+@pytest.mark.parametrize("mutation", mutations.MUTATIONS, ids=lambda mutation: mutation.name)
+def test_every_mutation_still_finds_its_line(mutation: mutations.Mutation) -> None:
+    """``tests/mutations.py`` goes with the code: each mistake has its line, once, and tests that are to notice it."""
+    text = (ROOT / mutation.file).read_text()
+    assert mutations.mutated(mutation, text) != text
+    files = [part for part in mutation.tests.split(" ") if part.startswith("tests/")]
+    assert files and all((ROOT / file).exists() for file in files)
 
 
 def test_what_starts_the_service_exists() -> None:

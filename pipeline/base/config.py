@@ -301,6 +301,16 @@ class WebSettings(Section):
         return [name.lower().rstrip("/") for name in names]
 
 
+class FleetSettings(Section):
+    """The processes that work together."""
+
+    name: str = Field(
+        "pipeline",
+        pattern=r"^[A-Za-z0-9_.:-]+$",
+        description="their common keys in Redis begin with it: schedule, heartbeats, checkpoints, alert state",
+    )
+
+
 class LogSettings(Section):
     """Structured logs on stderr."""
 
@@ -334,6 +344,7 @@ class Settings(BaseSettings):
     changes: ChangeSettings = Field(default_factory=ChangeSettings)
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     web: WebSettings = Field(default_factory=WebSettings)
+    fleet: FleetSettings = Field(default_factory=FleetSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod

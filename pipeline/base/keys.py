@@ -70,6 +70,56 @@ CLEANUP_STATUS = "cleanup:status"
 RETENTION_PERFORMANCE_METRICS = "retention:performance_metrics"
 
 
+def hash_tag(name: str) -> str:
+    """What keys beside ``name`` begin with; one that carries a hash tag keeps its slot: "{a}:b" hashes as "a"."""
+    return name if "{" in name else "{" + name + "}"
+
+
+@dataclass(frozen=True)
+class FleetKeys:
+    """What belongs to all processes together, whichever buffers they serve: under the setting ``fleet.name``."""
+
+    name: str
+
+    @property
+    def _tag(self) -> str:
+        return hash_tag(self.name)
+
+    @property
+    def scheduler(self) -> str:
+        """String with a TTL: who runs the schedule."""
+        return f"{self._tag}:scheduler"
+
+    @property
+    def services(self) -> str:
+        """Hash: running process to what it last said of itself."""
+        return f"{self._tag}:services"
+
+    @property
+    def requests(self) -> str:
+        """List with a TTL: what commands ask the process that holds the schedule to do."""
+        return f"{self._tag}:requests"
+
+    def answer(self, name: str) -> str:
+        """Hash with a TTL: what became of one request."""
+        return f"{self._tag}:answer:{name}"
+
+    @property
+    def checkpoints(self) -> str:
+        """Hash: how far each job has come."""
+        return f"{self._tag}:checkpoints"
+
+    @property
+    def alerts(self) -> str:
+        """What the keys of the alerts begin with."""
+        return f"{self._tag}:alerts"
+
+    @property
+    def adopted(self) -> str:
+        """String: whose keys were copied by the first start that looked here."""
+        return f"{self._tag}:adopted"
+
+
 @dataclass(frozen=True)
 class BufferKeys:
     """The buffer and its siblings, all in one hash slot (``{metrics:buffer}`` hashes as ``metrics:buffer``)."""
@@ -78,8 +128,7 @@ class BufferKeys:
 
     @property
     def _tag(self) -> str:
-        # A key that already carries a hash tag keeps its slot: "{a}:b" hashes as "a".
-        return self.buffer if "{" in self.buffer else "{" + self.buffer + "}"
+        return hash_tag(self.buffer)
 
     @property
     def segments(self) -> str:
@@ -136,27 +185,8 @@ class BufferKeys:
         return f"{self._tag}:scratch"
 
     @property
-    def scheduler(self) -> str:
-        """String with a TTL: who runs the schedule."""
-        return f"{self._tag}:scheduler"
-
-    @property
-    def services(self) -> str:
-        """Hash: running process to what it last said of itself."""
-        return f"{self._tag}:services"
-
-    @property
-    def requests(self) -> str:
-        """List with a TTL: what commands ask the process that holds the schedule to do."""
-        return f"{self._tag}:requests"
-
-    def answer(self, name: str) -> str:
-        """Hash with a TTL: what became of one request."""
-        return f"{self._tag}:answer:{name}"
-
-    @property
     def checkpoints(self) -> str:
-        """Hash: how far each job has come."""
+        """Hash: which start of Redis was tidied after, and how far the audit has come."""
         return f"{self._tag}:checkpoints"
 
     def kind(self, key: str) -> str:

@@ -111,7 +111,7 @@ def alerts_ls(settings: config.Settings, states: tuple[str, ...], as_json: bool)
     from pipeline.base.redis_link import RedisLink
     from pipeline.cli.console import print_rows
 
-    link = RedisLink.open(settings)
+    link = RedisLink.open(settings, start=False)
     found = list_alerts(settings, link, states=states or ("pending", "firing"))
     silences = [silence.shown() for silence in list_silences(settings, link)]
     maintenance = [window.shown() for window in list_maintenance(link)]

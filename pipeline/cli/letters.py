@@ -96,7 +96,7 @@ def _act_on_letters(
 
     if not names and not reason:
         raise UsageError("name the dead letters, or choose them with --reason")
-    with surroundings(settings, need_store=True) as (_, buffers, store):
+    with surroundings(settings, need_store=True, start=True) as (_, buffers, store):
         if names:
             chosen = [deadletters.letter(store, buffers, name) for name in names]
         else:

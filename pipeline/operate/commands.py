@@ -12,8 +12,8 @@ from typing import Any
 from pipeline.base import log
 from pipeline.base.config import Settings
 from pipeline.base.errors import PipelineError, RedisOutage, Stopped
+from pipeline.base.keys import FleetKeys
 from pipeline.base.redis_link import RedisLink
-from pipeline.buffer.buffer import open_buffers
 from pipeline.jobs.rebuild import Checkpoint, RebuildProgress, rebuild
 from pipeline.jobs.runs import RunsJob
 from pipeline.jobs.vitals import VitalsJob
@@ -37,9 +37,9 @@ def run_service(settings: Settings, stop: threading.Event, read_settings: Callab
         return
     service.settings_as_read, service.read_settings = settings, read_settings
     signal.signal(signal.SIGHUP, lambda *_: service.ask_reload())
-    keys = service.buffers[0].keys
+    keys = FleetKeys(settings.fleet.name)
     service.desk = RequestDesk(
-        service.buffers[0].client,
+        service.link.database("metrics"),
         keys.requests,
         keys.answer,
         is_ours=lambda: service.schedule.holds,
@@ -127,7 +127,7 @@ def roll_up(service: Service, request: dict[str, Any], advance: Advance) -> dict
             int(request["to_ms"] or now_ms),
             now_ms,
             service.settings.rollups,
-            Checkpoint(client, service.buffers[0].keys.checkpoints),
+            Checkpoint(client, FleetKeys(service.settings.fleet.name).checkpoints),
             tell,
             vitals,
             RunsJob(store, service.settings.runs.grace_s),
@@ -143,15 +143,15 @@ def _asked(
     """What the process that holds the schedule answers; None when there is none."""
     link = RedisLink.open(settings, start=False)
     try:
-        buffer = open_buffers(settings, link)[0]
-        fleet = Fleet(buffer.client, buffer.keys.services)
+        client, keys = link.database("metrics"), FleetKeys(settings.fleet.name)
+        fleet = Fleet(client, keys.services)
         try:
             scheduled = any(said.get("schedules") for said in fleet.services(fleet.now_ms()))
         except RedisOutage:
             return None  # whoever builds the service waits for Redis
         if not scheduled:
             return None
-        return ask(buffer.client, buffer.keys.requests, buffer.keys.answer, request, advance, stop=stop)
+        return ask(client, keys.requests, keys.answer, request, advance, stop=stop)
     finally:
         link.close()
 

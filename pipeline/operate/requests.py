@@ -135,7 +135,7 @@ def ask(
     request: dict[str, Any],
     advance: Advance,
     *,
-    patience_s: float = PATIENCE_S,
+    patience_s: float | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
     """The command's side: the facts that the service answers.
@@ -144,6 +144,7 @@ def ask(
     taken back. Raises ``Stopped`` when ``stop`` is set; the service goes on with what it has begun.
     """
     stop = stop or threading.Event()
+    patience_s = PATIENCE_S if patience_s is None else patience_s
     name = secrets.token_hex(8)
     text = json.dumps({**request, "id": name, "at": RedisClock(client).now_ms()})
     with typed(client, requests_key, "list"):

@@ -15,6 +15,7 @@ import redis
 
 from pipeline.base.config import Settings
 from pipeline.base.errors import PipelineError
+from pipeline.base.keys import FleetKeys
 from pipeline.base.redis_link import RedisLink, outages
 from pipeline.buffer.books import UNKNOWN, Books
 from pipeline.buffer.buffer import Buffer
@@ -102,7 +103,7 @@ def set_aside_sentence(names: Sequence[str]) -> str:
 
 
 def _ask_redis(status: Status, settings: Settings, link: RedisLink, buffers: Sequence[Buffer]) -> None:
-    fleet = Fleet(buffers[0].client, buffers[0].keys.services)
+    fleet = Fleet(link.database("metrics"), FleetKeys(settings.fleet.name).services)
     now_ms = _part(status, "Redis", fleet.now_ms)
     if now_ms is None:
         return  # it is away: nothing else would be answered

@@ -15,6 +15,7 @@ from pipeline.base.backoff import Backoff
 from pipeline.base.clock import Clock
 from pipeline.base.config import Settings
 from pipeline.base.errors import Outage, RedisDenied, Stopped, UsageError
+from pipeline.base.keys import FleetKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.buffer.buffer import open_buffer, open_buffers
 from pipeline.collect.build import build_collector
@@ -35,6 +36,7 @@ from pipeline.jobs.runs import RunsJob
 from pipeline.jobs.vitals import VitalsJob
 from pipeline.metric import Limits
 from pipeline.operate import doctor, process
+from pipeline.operate.adopt import adopt
 from pipeline.operate.fleet import Fleet, RedisClock
 from pipeline.operate.joining import ClickHouseGate
 from pipeline.operate.lease import Lease
@@ -184,6 +186,7 @@ def _wire(
         return handles[-1]
 
     buffers = open_buffers(settings, link)
+    adopt(link.database("metrics"), FleetKeys(settings.fleet.name), settings.buffer.keys[0])
     drainers = [Drainer(buffer, handle(), settings.drainer, Limits.of(settings)) for buffer in buffers]
     overflows = [make_overflow(settings, link, drainer, handle()) for drainer in drainers]
     vitals = VitalsJob(handle(), link.database("metrics"), settings, stopping)
@@ -238,7 +241,7 @@ def _wire(
         Job("schema", SCHEMA_INTERVAL_S, lambda: check_schema(books)),
         Job("housekeeping", HOUSEKEEPING_INTERVAL_S, lambda: {"removed": housekeeping.run(clock.now_ms())}),
     ]
-    schedule = Schedule(jobs, Lease(buffers[0].client, buffers[0].keys.scheduler))
+    schedule = Schedule(jobs, Lease(link.database("metrics"), fleet_keys.scheduler))
     return Service(
         settings, clock, link, store, buffers, drainers, overflows, jobs, schedule, alerting, fleet, heartbeat,
         handles, role, gate, stopping=stopping,

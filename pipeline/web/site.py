@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from pipeline.base.errors import Outage
+from pipeline.base.keys import FleetKeys
 from pipeline.base.redis_link import outages
 from pipeline.serve.access import Access, Credentials, Names, Refusal, Shown, require_credentials
 from pipeline.serve.bounds import Bounds
@@ -104,10 +105,10 @@ class Site:
         return PlainTextResponse("\n".join(trouble if may_know else ["no"]) + "\n", 503)
 
     def _lease_held(self) -> bool | None:
-        first = self._parts.buffers[0]
+        scheduler = FleetKeys(self._parts.settings.fleet.name).scheduler
         try:
             with outages():
-                return bool(first.client.exists(first.keys.scheduler))
+                return bool(self._parts.buffers[0].client.exists(scheduler))
         except Outage:
             return None
 

@@ -9,7 +9,7 @@ from rollup_fakes import MemoryBuffer, MemoryStore, Row, without_time
 
 from pipeline.base import failpoints
 from pipeline.base.config import RollupSettings
-from pipeline.base.keys import BufferKeys
+from pipeline.base.keys import FleetKeys
 from pipeline.jobs import raw_rows as rawrows
 from pipeline.jobs.rebuild import Checkpoint, RebuildProgress, rebuild
 from pipeline.jobs.rollup import TABLES, RollupJob
@@ -28,7 +28,7 @@ def _day(every_s: int = 20, hours: int = 2) -> list[Row]:
 @pytest.fixture
 def checkpoint(redis_url: str):
     client = redis.Redis.from_url(redis_url)
-    yield Checkpoint(client, BufferKeys("metrics:buffer").checkpoints)
+    yield Checkpoint(client, FleetKeys("pipeline").checkpoints)
     client.close()
 
 

@@ -1,11 +1,11 @@
 """The service while a neighbour is away or hangs: what needs only Redis goes on, and a stop is obeyed."""
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +16,17 @@ import redis
 from conftest import RedisServer, free_port, redis_executables
 
 from pipeline.base import config
-from pipeline.base.keys import BufferKeys
+from pipeline.base.errors import ConfigError, PipelineError
+from pipeline.base.keys import BufferKeys, FleetKeys
+from pipeline.base.redis_link import RedisLink
 from pipeline.bench.drain import plain_items
+from pipeline.buffer.buffer import open_buffers
+from pipeline.operate import doctor, liveness, requests, wiring
+from pipeline.operate import process as process_
+from pipeline.operate.commands import run_drainer, run_rollup
+from pipeline.operate.status import gather
+from pipeline.store.client import Store
+from pipeline.store.migrate import migrate
 
 PATIENCE_S = 300.0
 STOPPED_WITHIN_S = 60.0
@@ -67,6 +76,7 @@ class Deployment:
             "PIPELINE_DRAINER__BATCH_ROWS": "500",
             "PIPELINE_DRAINER__FLUSH_INTERVAL_S": "0.1",
             "PIPELINE_BUFFER__KEY": json.dumps(BUFFERS),
+            "PIPELINE_WEB__PORT": "0",
             "PIPELINE_LOG__FORMAT": "json",
             **overrides,
         }
@@ -95,12 +105,34 @@ class Deployment:
             assert self.process is None or self.process.poll() is None, self.said()
             time.sleep(0.05)
 
-    def asked(self, *arguments: str, code: int = 0) -> dict[str, Any]:
-        command = [sys.executable, "-m", "pipeline", *arguments, "--json"]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=PATIENCE_S)
-        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.said()}"
-        answer: dict[str, Any] = json.loads(done.stdout) if done.stdout else {"error": done.stderr}
-        return answer
+    def settings(self) -> config.Settings:
+        return config.load(environment=self.environment)
+
+    def migrate(self) -> list[str]:
+        with Store.open(self.settings()) as store:
+            return migrate(store, self.settings())
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with Store.open(self.settings(), role="reader") as store:
+            return store.rows(sql)
+
+    def status(self, store_trouble: str = "") -> dict[str, Any]:
+        settings = self.settings()
+        link = RedisLink.open(settings, start=False)
+        try:
+            return gather(settings, link, open_buffers(settings, link), None, store_trouble).as_dict()
+        finally:
+            link.close()
+
+    def lives(self) -> bool:
+        found = liveness.look(self.settings().data_dir)
+        return bool(found) and not any(life.trouble for life in found)
+
+    def drain_until_empty(self) -> dict[str, Any]:
+        return run_drainer(self.settings(), threading.Event(), until_empty=True)
+
+    def roll_up(self, from_ms: int | None = None) -> dict[str, Any]:
+        return run_rollup(self.settings(), threading.Event(), from_ms, None, lambda _done, _total: None)
 
     def said(self) -> str:
         return self.log.read_text()[-4000:] if self.log.exists() else ""
@@ -144,9 +176,15 @@ def deploy(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
     server.kill()
 
 
+@pytest.fixture(autouse=True)
+def _keep_niceness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run inside this process, which others share."""
+    monkeypatch.setattr(process_, "yield_to_redis", lambda: None)
+
+
 def migrated(deployment: Deployment) -> Deployment:
     deployment.clickhouse.start()
-    deployment.asked("migrate")
+    deployment.migrate()
     return deployment
 
 
@@ -161,9 +199,9 @@ def test_started_without_clickhouse_it_seals_spills_and_tells_and_joins_later(
         deployment.push(4000, buffer)
     deployment.start()
     deployment.wait_until(lambda: all(deployment.counted("spilled", buffer) for buffer in BUFFERS), "it spills")
-    deployment.wait_until(lambda: deployment.client().hlen(BufferKeys(BUFFERS[0]).services), "it is seen")
-    assert deployment.asked("status", "--live")["live"]
-    status = deployment.asked("status", code=1)
+    deployment.wait_until(lambda: deployment.client().hlen(FleetKeys("pipeline").services), "it is seen")
+    deployment.wait_until(deployment.lives, "it lives")
+    status = deployment.status("ClickHouse is away")
     assert status["spilled"] > 0 and status["rows"] is None and status["unaccounted"] == 0
     assert [said["role"] for said in status["services"]] == ["run"]
     assert any("ClickHouse" in trouble for trouble in status["trouble"])
@@ -172,8 +210,7 @@ def test_started_without_clickhouse_it_seals_spills_and_tells_and_joins_later(
     deployment.clickhouse.start()
     for buffer in BUFFERS:
         deployment.wait_until(lambda buffer=buffer: deployment.counted("stored", buffer) == 4000, "all is stored")
-    rows = deployment.asked("query", "SELECT count() AS n, uniqExact(segment, position) AS once FROM metrics")["rows"]
-    assert rows == [{"n": 8000, "once": 8000}]
+    assert deployment.rows("SELECT count(), uniqExact(segment, position) FROM metrics") == [(8000, 8000)]
     deployment.terminate()
 
 
@@ -188,11 +225,11 @@ def test_a_schema_that_is_wrong_when_clickhouse_joins_is_told_and_waited_for(
     deployment.clickhouse.start()
 
     def trouble() -> str:
-        said = deployment.client().hvals(BufferKeys(BUFFERS[0]).services)
+        said = deployment.client().hvals(FleetKeys("pipeline").services)
         return " ".join(json.loads(text)["trouble"] for text in said)
 
     deployment.wait_until(lambda: "pipeline migrate" in trouble(), "the fix is told")
-    deployment.asked("migrate")
+    deployment.migrate()
     deployment.wait_until(lambda: deployment.counted("stored") == 10, "all is stored")
     deployment.terminate()
 
@@ -200,25 +237,15 @@ def test_a_schema_that_is_wrong_when_clickhouse_joins_is_told_and_waited_for(
 def test_a_damaged_schema_stops_the_start_with_its_fix(deploy: Callable[..., Deployment]) -> None:
     """A table was dropped: ``run`` ends with one sentence, ``doctor`` finds it bad, ``migrate`` makes it anew."""
     deployment = migrated(deploy())
-    deployment.asked("query", "SELECT 1")
-    _command(deployment.clickhouse, "DROP TABLE pipeline.metrics_1min")
-    refused = subprocess.run(
-        [sys.executable, "-m", "pipeline", "run"], env=deployment.environment, capture_output=True, text=True
-    )
-    assert refused.returncode == 2
-    assert "metrics_1min is missing" in refused.stderr and "pipeline migrate" in refused.stderr
-    assert "Traceback" not in refused.stderr
-    found = {finding["check"]: finding for finding in deployment.asked("doctor", code=1)["findings"]}
-    assert (found["schema"]["level"], "metrics_1min" in found["schema"]["seen"]) == ("bad", True)
-    deployment.asked("migrate")
-    assert deployment.asked("query", "SELECT count() AS n FROM metrics_1min")["rows"] == [{"n": 0}]
-
-
-def _command(clickhouse: ClickHouse, sql: str) -> None:
-    import urllib.request
-
-    with contextlib.closing(urllib.request.urlopen(clickhouse.url, data=sql.encode())) as answer:
-        answer.read()
+    with Store.open(deployment.settings()) as store:
+        store.command("DROP TABLE metrics_1min")
+        found = {finding.check: finding for finding in doctor.examine(deployment.settings(), None, store)}
+    assert (found["schema"].level, "metrics_1min is missing" in found["schema"].seen) == ("bad", True)
+    assert "pipeline migrate" in found["schema"].fix
+    with pytest.raises(ConfigError, match=r"metrics_1min is missing.*pipeline migrate"):
+        wiring.build(deployment.settings(), threading.Event())
+    assert deployment.migrate() == ["metrics_1min (made anew)"]
+    assert deployment.rows("SELECT count() FROM metrics_1min") == [(0,)]
 
 
 @pytest.mark.parametrize("frozen", ["redis", "clickhouse", "both"])
@@ -231,7 +258,7 @@ def test_sigterm_ends_the_service_while_a_neighbour_hangs(frozen: str, deploy: C
     assert deployment.redis._process is not None and deployment.clickhouse.process is not None
     hung = [deployment.redis._process] if frozen in ("redis", "both") else []
     hung += [deployment.clickhouse.process] if frozen in ("clickhouse", "both") else []
-    if "redis" not in frozen:
+    if frozen == "clickhouse":
         deployment.push(3000)
     for process in hung:
         process.send_signal(signal.SIGSTOP)
@@ -239,9 +266,10 @@ def test_sigterm_ends_the_service_while_a_neighbour_hangs(frozen: str, deploy: C
     deployment.terminate()
     for process in hung:
         process.send_signal(signal.SIGCONT)
-    done = deployment.asked("drain", "--until-empty")
+    done = deployment.drain_until_empty()
     assert (done["waiting"], done["in_flight"], done["unaccounted"]) == (0, 0, 0)
-    assert done["sealed"] == (2000 if "redis" in frozen else 5000) or frozen == "both"
+    assert done["sealed"] == (5000 if frozen == "clickhouse" else 2000)
+    assert deployment.rows("SELECT count(), uniqExact(segment, position) FROM metrics") == [(done["sealed"],) * 2]
 
 
 def test_sigterm_ends_a_start_that_waits(deploy: Callable[..., Deployment]) -> None:
@@ -252,7 +280,7 @@ def test_sigterm_ends_a_start_that_waits(deploy: Callable[..., Deployment]) -> N
     deployment.start()
     live = Path(deployment.environment["PIPELINE_DATA_DIR"]) / "live"
     deployment.wait_until(lambda: list(live.glob("*.json")), "it has begun")
-    assert deployment.asked("status", "--live")["live"], "waiting for a neighbour is no reason to be restarted"
+    assert deployment.lives(), "waiting for a neighbour is no reason to be restarted"
     deployment.terminate()
 
 
@@ -261,33 +289,36 @@ def test_drain_until_empty_empties_every_buffer(deploy: Callable[..., Deployment
     deployment = migrated(deploy())
     for buffer in BUFFERS:
         deployment.push(700, buffer)
-    done = deployment.asked("drain", "--until-empty")
+    done = deployment.drain_until_empty()
     assert (done["stored"], done["waiting"], done["in_flight"]) == (1400, 0, 0)
     assert [deployment.counted("stored", buffer) for buffer in BUFFERS] == [700, 700]
 
 
-def test_rollup_beside_a_service_is_done_by_it(deploy: Callable[..., Deployment]) -> None:
+def test_rollup_beside_a_service_is_done_by_it(
+    deploy: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``pipeline rollup`` reaches the service that holds the schedule, beside a drainer that never holds it; without an
     answer it ends with exit code 1."""
     deployment = migrated(deploy(PIPELINE_ROLLUPS__INTERVAL_S="3600"))
     drainer = subprocess.Popen([sys.executable, "-m", "pipeline", "drain"], env=deployment.environment)
     try:
-        deployment.wait_until(lambda: deployment.client().hlen(BufferKeys(BUFFERS[0]).services), "the drainer runs")
+        deployment.wait_until(lambda: deployment.client().hlen(FleetKeys("pipeline").services), "the drainer runs")
         deployment.start()
-        deployment.wait_until(lambda: deployment.client().exists(BufferKeys(BUFFERS[0]).scheduler), "it schedules")
+        deployment.wait_until(lambda: deployment.client().exists(FleetKeys("pipeline").scheduler), "it schedules")
         deployment.push(100)
         deployment.wait_until(lambda: deployment.counted("stored") == 100, "all is stored")
-        windows = "SELECT sum(samples) AS n FROM metrics_1min"
-        assert deployment.asked("rollup", "--from", "365d")["windows_1min"] > 0
-        assert deployment.asked("query", windows)["rows"] == [{"n": 100}]
-        assert deployment.asked("rollup")["jobs"][0] == "rollup"
+        assert deployment.roll_up(from_ms=1)["windows_1min"] > 0
+        assert deployment.rows("SELECT sum(samples) FROM metrics_1min") == [(100,)]
+        assert deployment.roll_up()["jobs"][0] == "rollup"
     finally:
         drainer.kill()
         drainer.wait()
     assert deployment.process is not None
     deployment.process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(requests, "PATIENCE_S", 1.0)
     try:
-        assert "no answer for 30 s" in deployment.asked("rollup", code=1)["error"]
+        with pytest.raises(PipelineError, match="no answer for 1 s"):
+            deployment.roll_up()
     finally:
         deployment.process.send_signal(signal.SIGCONT)
     deployment.terminate()

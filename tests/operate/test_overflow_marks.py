@@ -15,6 +15,7 @@ from conftest import RedisServer
 from pipeline.base import config
 from pipeline.base.config import BufferSettings, DrainerSettings
 from pipeline.base.errors import StoreOutage
+from pipeline.base.keys import FleetKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.bench.drain import plain_items
 from pipeline.buffer.buffer import Buffer, open_buffers
@@ -100,7 +101,7 @@ def wait_until(condition: Callable[[], Any], what: str) -> None:
 def alive(deployment: Deployment, role: str = "run", trouble: str = "") -> None:
     """A service says that it runs."""
     said = {"at": time.time_ns() // 1_000_000, "role": role, "trouble": trouble}
-    deployment.client.hset(deployment.buffer.keys.services, "somewhere/1", json.dumps(said))
+    deployment.client.hset(FleetKeys("pipeline").services, "somewhere/1", json.dumps(said))
 
 
 # Visible and alarmed

@@ -79,6 +79,7 @@ class Soak:
             **{name: value for name, value in os.environ.items() if not name.startswith("PIPELINE_")},
             "PIPELINE_DATA_DIR": str(directory / "data"),
             "PIPELINE_WEB__CLICKHOUSE_PORT": str(free_port()),
+            "PIPELINE_WEB__PORT": "0",
             "PIPELINE_LOG__FORMAT": "json",
         }
         settings = config.load(environment=self.environment)

@@ -1,6 +1,7 @@
 """Status, lag and watermark: what is said is so, what is not known is null, and looking changes nothing."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 import pytest
 import redis
 from conftest import RedisServer
-from test_service import Deployment, deploy  # noqa: F401  the fixture
 
 from pipeline.base import config
+from pipeline.base.keys import FleetKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.bench.drain import plain_items
 from pipeline.buffer.buffer import open_buffers
@@ -123,7 +124,7 @@ def test_without_redis_everything_of_it_is_unknown(redis_server: Callable[..., R
 def test_one_key_of_the_wrong_type_leaves_the_rest_known(pipeline: Pipeline) -> None:
     """Each of our keys in turn holds junk: a sentence names it, the rest is told, nothing raises."""
     keys = pipeline.buffer.keys
-    for key in (keys.services, keys.dirty, keys.acked, keys.ledger, keys.segments, keys.buffer):
+    for key in (FleetKeys("pipeline").services, keys.dirty, keys.acked, keys.ledger, keys.segments, keys.buffer):
         for damage in ("set", "hset"):
             pipeline.client.flushall()
             if damage == "set":
@@ -175,7 +176,7 @@ def test_a_heartbeat_is_dated_by_redis(pipeline: Pipeline, monkeypatch: pytest.M
     """A machine whose clock is an hour off is seen alive, and sees others alive."""
     monkeypatch.setattr(time, "time", lambda: 1.0)
     monkeypatch.setattr(time, "time_ns", lambda: 10**9)
-    fleet = Fleet(pipeline.client, pipeline.buffer.keys.services)
+    fleet = Fleet(pipeline.client, FleetKeys("pipeline").services)
     fleet.say("here/1", {"role": "run"})
     assert [said["name"] for said in pipeline.status()["services"]] == ["here/1"]
     assert fleet.services(pipeline.now_ms() + 16_000) == []
@@ -193,15 +194,14 @@ def test_a_heartbeat_is_dated_by_redis(pipeline: Pipeline, monkeypatch: pytest.M
     ids=lambda part: " ".join(part) if isinstance(part, tuple) else str(part),
 )
 def test_looking_changes_nothing(
-    command: tuple[str, ...],
-    code: int,
-    deploy: Callable[..., Deployment],  # noqa: F811
-    tmp_path: Path,
+    command: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a fresh directory: one sentence or trouble, no file, no server."""
-    deployment = deploy()
-    before = sorted(path.name for path in tmp_path.iterdir())
-    done = deployment.command(*command, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    """In a fresh directory: one sentence or trouble, no file, no server, no traceback."""
+    from pipeline.cli.main import _run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pipeline", *command])
+    with pytest.raises(SystemExit) as ended:
+        _run()
+    assert ended.value.code == code
+    assert list(tmp_path.iterdir()) == []

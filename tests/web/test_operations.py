@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipeline.base.keys import FleetKeys
 from pipeline.base.measures import READ
 from pipeline.web.health import missing, stuck
 from pipeline.web.pulse import Look
@@ -51,7 +52,7 @@ def test_health_on_a_real_site(open_site: OpenSite) -> None:
     assert (world.get("/healthz").status, world.get("/healthz").data) == (200, b"ok\n")
     until(lambda: world.get("/readyz").data == b"lease: no process holds the schedule\n")
     assert world.get("/readyz").status == 503
-    world.buffer.client.set(world.buffer.keys.scheduler, "somebody")
+    world.buffer.client.set(FleetKeys("pipeline").scheduler, "somebody")
     assert world.get("/readyz").status == 200
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.base.config import Settings
+from pipeline.base.keys import FleetKeys
 
 CHANNEL_MEMORY_S = 30 * 86_400
 """What was meant for a channel that nobody serves any more is forgotten after this long."""
@@ -12,19 +13,18 @@ CHANNEL_MEMORY_S = 30 * 86_400
 
 @dataclass(frozen=True)
 class AlertKeys:
-    """Keys of the alerts in the database ``metrics``, in the hash slot of the buffer they belong to."""
+    """Keys of the alerts in the database ``metrics``, in the hash slot of the fleet they belong to."""
 
-    buffer: str
+    fleet: str
 
     @classmethod
     def of(cls, settings: Settings) -> AlertKeys:
-        """Beside the (first) buffer."""
-        return cls(settings.buffer.keys[0])
+        """Of the fleet that the settings name."""
+        return cls(settings.fleet.name)
 
     @property
     def _prefix(self) -> str:
-        tag = self.buffer if "{" in self.buffer else "{" + self.buffer + "}"
-        return f"{tag}:alerts"
+        return FleetKeys(self.fleet).alerts
 
     @property
     def state(self) -> str:
