@@ -130,6 +130,13 @@ def files(tmp_path: Path, tests: str, rules: str = RULES) -> Path:
     return tmp_path / "tests.yaml"
 
 
+def test_shipped_rules_on_the_platforms_keys_fire() -> None:
+    """Queue age, stuck tests and locks, cost, health: each fires on bad data and not on good data."""
+    report = run_tests(GOLDEN / "platform_rules.yaml")
+    assert [(case.name, case.failures) for case in report.cases if case.failures] == []
+    assert len(report.cases) == 12
+
+
 def test_every_kind_of_rule_can_be_tested(tmp_path: Path) -> None:
     """Percentiles, rates, vitals, baselines, changes, facts, missing data: expectations that hold pass."""
     report = run_tests(files(tmp_path, TESTS))
