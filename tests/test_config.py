@@ -358,8 +358,8 @@ def test_origins(file: Path, tmp_path: Path) -> None:
     shown = {path: (value, origin) for path, value, origin in config.with_origins(file, environment)}
     assert list(shown) == list(PATHS)
     assert shown["drainer.batch_rows"] == ("7", f"file {file}")
-    assert shown["redis.url"] == ("'redis://***@h:1'", f"file {file}")
-    assert shown["clickhouse.dsn"] == ("'https://***@ch:9443'", "secret file of PIPELINE_CLICKHOUSE__DSN_FILE")
+    assert shown["redis.url"] == ("'redis://:***@h:1'", f"file {file}")
+    assert shown["clickhouse.dsn"] == ("'https://writer:***@ch:9443'", "secret file of PIPELINE_CLICKHOUSE__DSN_FILE")
     assert shown["web.port"] == ("81", "variable PIPELINE_WEB__PORT")
     assert shown["web.host"] == ("'127.0.0.1'", "default")
 

@@ -68,7 +68,7 @@ def rollup(settings: config.Settings, from_ms: int | None, to_ms: int | None, as
     """Roll up what is due now, or rebuild a range; an interrupted rebuild goes on where it stopped.
 
     A running service does it, and this command shows how far it is. Exit 1 when it does not answer."""
-    from pipeline.cli.console import progress_bar
+    from pipeline.cli.progress import progress_bar
     from pipeline.operate.commands import run_rollup
     from pipeline.operate.process import STOP_WITHIN_S, stopping
 
