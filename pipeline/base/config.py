@@ -34,7 +34,7 @@ from pipeline.base.config_types import (
 )
 from pipeline.base.errors import ConfigError
 from pipeline.base.nearest import nearest
-from pipeline.base.text import remember_secret
+from pipeline.base.text import masked, printable, remember_secret
 
 __all__ = ["CONFIG_PATH_VARIABLE", "ENV_PREFIX", "Settings", "changed_settings", "load", "setting_paths"]
 
@@ -427,7 +427,14 @@ def with_origins(
         value: Any = settings
         for part in name.split("."):
             value = getattr(value, part)
-        yield name, shown(field, value), given.origins.get(name, "default")
+        yield name, _names_in(value) or shown(field, value), given.origins.get(name, "default")
+
+
+def _names_in(value: Any) -> str:
+    """Entries such as channels by their names alone; empty for any other value."""
+    if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
+        return ""
+    return ", ".join(printable(masked(str(one.get("name", "(no name)")))) for one in value)
 
 
 def _given(path: Path | None, environment: Mapping[str, str] | None) -> Given:

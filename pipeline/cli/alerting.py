@@ -61,9 +61,9 @@ def rules_test(_: config.Settings, file: Path, junit: Path | None, as_json: bool
         print_json({"ok": not report.failed, "tests": len(report.cases), "failed": report.failed, "cases": cases})
     else:
         for case in report.cases:
-            say((f"{'FAILED' if case.failures else 'passed'}  {case.name}"))
+            say(f"{'FAILED' if case.failures else 'passed'}  {case.name}")
             for failure in case.failures:
-                say((f"        {failure}"))
+                say(f"        {failure}")
         say(f"{len(report.cases) - report.failed} passed, {report.failed} failed")
     if report.failed:
         sys.exit(1)
@@ -92,7 +92,7 @@ def rules_replay(settings: config.Settings, file: Path | None, from_ms: int, to_
         print_json({"transitions": told, "count": len(found)})
         return
     for one in found:
-        say((f"{iso(one.at_ms)}  {one.to_state:<8}  {one.severity:<8}  {one.rule}: {one.message}"))
+        say(f"{iso(one.at_ms)}  {one.to_state:<8}  {one.severity:<8}  {one.rule}: {one.message}")
     say(f"{len(found)} transitions of {len(wanted)} rules")
 
 

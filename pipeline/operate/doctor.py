@@ -22,6 +22,7 @@ from pipeline.base.errors import ConfigError, MigrationError, Outage, PipelineEr
 from pipeline.base.redis_link import RedisLink, outages
 from pipeline.buffer.redis_disk import FSYNC_WAIT_S
 from pipeline.jobs.retention import retention_hours
+from pipeline.operate import preflight
 from pipeline.operate.redis_rights import missing_rights, needs
 from pipeline.store.client import Store, engine_path
 from pipeline.store.migrate import (
@@ -103,6 +104,7 @@ def examine(settings: Settings, link: RedisLink | None, store: Store | None) -> 
     if store is not None:
         findings += _attempt("clickhouse", clickhouse_side(store))
     findings += disk_findings(settings)
+    findings += [Finding("encryption", "warn", *warning.split("; ", 1)) for warning in preflight.warnings(settings)]
     return findings
 
 
