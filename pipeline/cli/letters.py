@@ -9,7 +9,7 @@ import click
 
 from pipeline.base import config
 from pipeline.base.errors import UsageError
-from pipeline.cli.common import JSON, cli, command, print_json, surroundings, write_bytes
+from pipeline.cli.common import JSON, cli, command, print_json, say, surroundings, write_bytes
 
 
 @cli.group()
@@ -106,4 +106,4 @@ def _act_on_letters(
     if as_json:
         print_json(facts)
     else:
-        click.echo(f"{len(open_ones)} would be {done}" if dry_run else f"{count} of {len(open_ones)} {done}")
+        say(f"{len(open_ones)} would be {done}" if dry_run else f"{count} of {len(open_ones)} {done}")

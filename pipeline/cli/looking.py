@@ -75,9 +75,9 @@ def _show_life(settings: config.Settings, as_json: bool) -> None:
         print_json({"live": not trouble, "processes": [vars(life) for life in lives], "trouble": trouble})
     else:
         for life in lives:
-            click.echo(life.trouble or f"process {life.pid} ({life.role}) lives")
+            say(life.trouble or f"process {life.pid} ({life.role}) lives")
         if not lives:
-            click.echo(trouble[0])
+            say(trouble[0])
     if trouble:
         sys.exit(1)
 

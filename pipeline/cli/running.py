@@ -8,7 +8,7 @@ import click
 
 from pipeline.base import config, log
 from pipeline.base.errors import UsageError
-from pipeline.cli.common import JSON, Moment, command, print_json, show
+from pipeline.cli.common import JSON, Moment, command, print_json, say, show
 
 
 @command()
@@ -55,9 +55,7 @@ def drain(settings: config.Settings, until_empty: bool, as_json: bool) -> None:
     if as_json:
         print_json(summary)
     else:
-        click.echo(
-            f"stored {summary['stored']:,} rows, {summary['dead_lettered']:,} refused; waiting {summary['waiting']:,}"
-        )
+        say(f"stored {summary['stored']:,} rows, {summary['dead_lettered']:,} refused; waiting {summary['waiting']:,}")
 
 
 @command()

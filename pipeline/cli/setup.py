@@ -20,7 +20,7 @@ def migrate(settings: config.Settings, as_json: bool) -> None:
     if as_json:
         print_json({"applied": [str(migration) for migration in applied]})
     else:
-        click.echo(f"applied {len(applied)} migrations" if applied else "the schema is up to date")
+        say(f"applied {len(applied)} migrations" if applied else "the schema is up to date")
 
 
 @command()
