@@ -32,7 +32,10 @@ class Moment(click.ParamType[int]):
         if isinstance(value, int):
             return value
         with contextlib.suppress(ValueError):
-            return time.time_ns() // 1_000_000 - durations.parse_ms(value)
+            moment_ms = time.time_ns() // 1_000_000 - durations.parse_ms(value)
+            if moment_ms < 0:
+                self.fail(f"{value!r} goes back beyond the year 1970", param, ctx)
+            return moment_ms
         try:
             return clock.from_iso(value)
         except (ValueError, OverflowError):
@@ -69,6 +72,9 @@ def command(*, group: click.Group | None = None, **attributes: Any) -> Callable[
         @click.pass_context
         @wraps(function)
         def with_settings(context: click.Context, /, *arguments: Any, **options: Any) -> None:
+            for name, value in options.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise UsageError(f"--{name.replace('_', '-')} must be a finite number")
             settings = config.load(context.find_root().obj)
             log.configure(settings.log)
             try:

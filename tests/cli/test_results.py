@@ -17,8 +17,8 @@ from pipeline.store.client import Store
     [
         ("SELECT 1", "SELECT 1"),
         ("SELECT 1 ;\n", "SELECT 1"),
-        ("SELECT ';', \"a;b\", `c;d` -- e;f\n", "SELECT ';', \"a;b\", `c;d` -- e;f"),
-        ("SELECT 'it''s;' /* ; */", "SELECT 'it''s;' /* ; */"),
+        ("SELECT ';', \"a;b\", `c;d` -- e;f\n", "SELECT ';', \"a;b\", `c;d`"),
+        ("SELECT 'it''s;' /* ; */", "SELECT 'it''s;'"),
         (r"SELECT '\';'", r"SELECT '\';'"),
     ],
 )
