@@ -160,14 +160,15 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
 
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object on stdout, as every JSON reader takes it: no NaN, no infinity, no half characters."""
-    text = json.dumps(_finite(value), default=str, ensure_ascii=False, allow_nan=False)
-    click.echo(text.encode("utf-8", "backslashreplace").decode())
+    click.echo(json.dumps(_finite(value), default=str, ensure_ascii=False, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:
     """The value with null for what JSON cannot say."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
         return {str(name): _finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
