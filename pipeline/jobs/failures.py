@@ -1,9 +1,9 @@
 """Writes how tests fared to the platform's keys: ``test:history:*``, ``failure:pattern:*``, ``failure:analysis``.
 
 Each key is rebuilt from the raw rows of the last 24 hours in one transaction, so that a kill doubles nothing and
-readers never see half of it. A history has the newest 100 executions, the newest first; attempts that were tried
-again are no executions. Only tests that got rows since the last run are read again. When ClickHouse or Redis is away the outage is
-raised; the next run does the work.
+readers never see half of it. A history has the newest 100 executions, the newest first; attempts that were tried again
+are no executions. Only tests that got rows since the last run are read again. When ClickHouse or Redis is away the
+outage is raised; the next run does the work.
 """
 
 from __future__ import annotations
