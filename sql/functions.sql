@@ -57,3 +57,9 @@ CREATE OR REPLACE FUNCTION statusWord {on_cluster} AS (status) ->
          'retried', 'retried', 'retried',
          'interrupted', 'interrupted', 'interrupted', 'interrupted', 'interrupted'],
         lower(trimBoth(toString(status))));
+
+-- The same, held between the least and the greatest of the values, which the windows keep exactly (min, max): a
+-- percentile above the maximum, or one of a single sample that is not that sample, would be within 1 % and still wrong.
+--     SELECT histogramQuantileBetween(sumMap(histogram), 0.95, min(min), max(max)) FROM metrics_5min
+CREATE OR REPLACE FUNCTION histogramQuantileBetween {on_cluster} AS (h, q, lowest, highest) ->
+    if(histogramCount(h) = 0, nan, least(highest, greatest(lowest, histogramQuantile(h, q))));

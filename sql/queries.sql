@@ -22,8 +22,8 @@ SELECT
     toStartOfHour(window_start) AS hour,
     test_suite,
     sum(samples) AS executions,
-    histogramQuantile(sumMap(histogram), 0.5) AS p50_duration,
-    histogramQuantile(sumMap(histogram), 0.95) AS p95_duration
+    histogramQuantileBetween(sumMap(histogram), 0.5, min(min), max(max)) AS p50_duration,
+    histogramQuantileBetween(sumMap(histogram), 0.95, min(min), max(max)) AS p95_duration
 FROM metrics_5min
 WHERE lower(metric_type) = 'duration' AND window_start >= now('UTC') - INTERVAL 7 DAY
 GROUP BY hour, test_suite
@@ -55,7 +55,11 @@ SELECT
     p50_duration / min(p50_duration) OVER (PARTITION BY test_suite, test_id) AS times_the_fastest
 FROM
 (
-    SELECT test_suite, test_id, browser, histogramQuantile(sumMap(histogram), 0.5) AS p50_duration
+    SELECT
+        test_suite,
+        test_id,
+        browser,
+        histogramQuantileBetween(sumMap(histogram), 0.5, min(min), max(max)) AS p50_duration
     FROM metrics_5min
     WHERE lower(metric_type) = 'duration' AND window_start >= now('UTC') - INTERVAL 1 DAY
     GROUP BY test_suite, test_id, browser

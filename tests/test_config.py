@@ -10,9 +10,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from redis.crc import key_slot
 
 from pipeline.base import config, resources
 from pipeline.base.errors import ConfigError
+from pipeline.base.keys import BufferKeys
 
 PATHS = {path: (default, meaning) for path, default, meaning in config.setting_paths()}
 
@@ -25,6 +27,7 @@ OTHER_VALUES: dict[str, Any] = {
     "data_dir": "/elsewhere",
     "buffer.key": ["a:{buffer}", "b:{buffer}"],
     "buffer.overflow": "spill",
+    "drainer.batch_rows": 50_000,
     "vitals.browser_aliases": {"konqueror": "safari"},
     "alerts.rules_file": "rules.yaml",
     "alerts.channels": [{"url": "json://elsewhere"}],
@@ -355,8 +358,8 @@ def test_origins(file: Path, tmp_path: Path) -> None:
     shown = {path: (value, origin) for path, value, origin in config.with_origins(file, environment)}
     assert list(shown) == list(PATHS)
     assert shown["drainer.batch_rows"] == ("7", f"file {file}")
-    assert shown["redis.url"] == ("'redis://***@h:1'", f"file {file}")
-    assert shown["clickhouse.dsn"] == ("'https://***@ch:9443'", "secret file of PIPELINE_CLICKHOUSE__DSN_FILE")
+    assert shown["redis.url"] == ("'redis://:***@h:1'", f"file {file}")
+    assert shown["clickhouse.dsn"] == ("'https://writer:***@ch:9443'", "secret file of PIPELINE_CLICKHOUSE__DSN_FILE")
     assert shown["web.port"] == ("81", "variable PIPELINE_WEB__PORT")
     assert shown["web.host"] == ("'127.0.0.1'", "default")
 
@@ -384,3 +387,28 @@ def test_settings_that_changed_are_named_and_never_shown() -> None:
     )
     assert config.changed_settings(before, before) == []
     assert config.changed_settings(before, changed) == ["redis.url", "drainer.batch_rows"]
+
+
+@pytest.mark.parametrize("key", ["a{b", "a}b", "a{}b", "}{", "{"])
+def test_braces_that_are_no_hash_tag_are_refused(file: Path, key: str) -> None:
+    """A buffer's parts must share a slot on Redis Cluster; the sentence says what to write instead."""
+    file.write_text(f"buffer:\n  key: '{key}'\n")
+    with pytest.raises(ConfigError, match=r"no hash tag.*'\{metrics\}:buffer'"):
+        config.load(file, {})
+
+
+@pytest.mark.parametrize("key", ["metrics:buffer", "{a}:b", "x{a}y", "{a}{b"])
+def test_hash_tags_are_kept(file: Path, key: str) -> None:
+    """A key with a hash tag, or without braces, shares its slot with everything that belongs to it."""
+    file.write_text(f"buffer:\n  key: '{key}'\n")
+    keys = BufferKeys(config.load(file, {}).buffer.keys[0])
+    assert key_slot(keys.segments.encode()) == key_slot(key.encode())
+
+
+def test_chunks_must_fit_the_shards_of_a_cluster(file: Path) -> None:
+    """On a cluster ``drainer.batch_rows`` divides a million, or chunks would be split over shards."""
+    file.write_text("clickhouse:\n  cluster: c\ndrainer:\n  batch_rows: 30000\n")
+    with pytest.raises(ConfigError, match=r"drainer\.batch_rows is 30000.*choose 100000"):
+        config.load(file, {})
+    file.write_text("clickhouse:\n  cluster: c\ndrainer:\n  batch_rows: 125000\n")
+    assert config.load(file, {}).drainer.batch_rows == 125_000

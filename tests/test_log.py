@@ -152,3 +152,22 @@ def test_silent_in_other_peoples_programs(written: Callable[[], str]) -> None:
     """Where nobody configured us, as in a test suite that only pushes, nothing below a warning is written."""
     log.get("pipeline.client.producer").info("connected")
     assert written() == ""
+
+
+@pytest.mark.parametrize("format", ["json", "pretty"])
+def test_no_control_character_is_written(format: Any, written: Callable[[], str]) -> None:
+    """What producers put into a text moves no cursor and begins no line of its own."""
+    log.configure(LogSettings(format=format))
+    log.get("pipeline.x").warning("refused", item="a\x1b[2Jb\nfaked line\u202e", inside={"k\x07": ["\x9b"]})
+    text = written().replace("\x1b[", "", 100) if format == "pretty" else written()
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text)
+    assert "b\nfaked" not in text
+
+
+def test_json_lines_stay_json(written: Callable[[], str]) -> None:
+    """Whatever is hidden in it, a line of log is one JSON object."""
+    log.configure(LogSettings(format="json"))
+    log.get("pipeline.x").warning("away", url="redis://:a/b@h:6379", body='{"url":"redis://:a/b@h","x":1}')
+    line = json.loads(written())
+    assert line["url"] == "redis://…"
+    assert "a/b" not in line["body"]

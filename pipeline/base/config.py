@@ -9,11 +9,12 @@ a file named by the same variable with ``_FILE`` appended.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.base import addresses
@@ -33,7 +34,7 @@ from pipeline.base.config_types import (
 )
 from pipeline.base.errors import ConfigError
 from pipeline.base.nearest import nearest
-from pipeline.base.text import remember_secret
+from pipeline.base.text import masked, printable, remember_secret
 
 __all__ = ["CONFIG_PATH_VARIABLE", "ENV_PREFIX", "Settings", "changed_settings", "load", "setting_paths"]
 
@@ -122,6 +123,10 @@ class ClickHouseSettings(Section):
         return dsn
 
 
+# A distributed table keeps this many positions of a segment together on one shard.
+_ROWS_OF_A_SHARD = 1_000_000
+
+
 class BufferSettings(Section):
     """The list that producers push to."""
 
@@ -140,6 +145,13 @@ class BufferSettings(Section):
     def _some_key(cls, key: str | list[str]) -> str | list[str]:
         if not key or (isinstance(key, list) and len(set(key)) < len(key)):
             raise ValueError("must name one list, or several different ones")
+        for name in [key] if isinstance(key, str) else key:
+            # What belongs to a buffer stands beside it under "{buffer}:…" and must share its slot on Redis Cluster.
+            if ("{" in name or "}" in name) and not re.match(r"[^{]*\{[^}]+\}", name):
+                raise ValueError(
+                    f"has {name!r}, whose braces are no hash tag: on Redis Cluster its parts would be spread over "
+                    "several nodes; leave them out, or put a part of the name between both, as in '{metrics}:buffer'"
+                )
         return key
 
     @property
@@ -359,6 +371,15 @@ class Settings(BaseSettings):
         """Our own ``load`` merges file and environment; pydantic-settings only validates."""
         return (init_settings,)
 
+    @model_validator(mode="after")
+    def _chunks_fit_shards(self) -> Settings:
+        if self.clickhouse.cluster and _ROWS_OF_A_SHARD % self.drainer.batch_rows:
+            raise ValueError(
+                f"drainer.batch_rows is {self.drainer.batch_rows}, and clickhouse.cluster is set: there it must divide "
+                "1,000,000, or chunks are split over shards; choose 100000, 125000, 200000, 250000 or 500000"
+            )
+        return self
+
     @field_validator("data_dir")
     @classmethod
     def _file_name(cls, data_dir: Path) -> Path:
@@ -406,7 +427,14 @@ def with_origins(
         value: Any = settings
         for part in name.split("."):
             value = getattr(value, part)
-        yield name, shown(field, value), given.origins.get(name, "default")
+        yield name, _names_in(value) or shown(field, value), given.origins.get(name, "default")
+
+
+def _names_in(value: Any) -> str:
+    """Entries such as channels by their names alone; empty for any other value."""
+    if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
+        return ""
+    return ", ".join(printable(masked(str(one.get("name", "(no name)")))) for one in value)
 
 
 def _given(path: Path | None, environment: Mapping[str, str] | None) -> Given:

@@ -4,13 +4,12 @@
     log.info("chunk acknowledged", segment=name, chunk=3, rows=50_000)
 
 Pretty on a terminal, one JSON object per line elsewhere; times in UTC. What the libraries say
-(apscheduler, redis, urllib3) goes the same way. A password inside a URL is never written.
+(apscheduler, redis, urllib3) goes the same way. No password and no token is ever written.
 Until ``configure`` is called the standard library decides, so that a test suite which only
 imports the client sees nothing but warnings.
 """
 
 import logging
-import re
 import sys
 from typing import Any, cast
 
@@ -18,10 +17,11 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from pipeline.base.config import LogSettings
+from pipeline.base.text import masked, printable
 
 OWN_LOGGER = "pipeline"
+_MANY_LINES = ("exception", "stack")
 _FIRST_KEYS = ("timestamp", "level", "logger", "event")
-_URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]+@")
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
@@ -73,9 +73,20 @@ def _known_keys_first(_logger: Any, _method: str, facts: EventDict) -> EventDict
     return {key: facts[key] for key in _FIRST_KEYS if key in facts} | dict(facts)
 
 
-def _hide_passwords(_logger: Any, _method: str, line: Any) -> str:
-    """Last of all, on the finished line: URLs also come nested in facts and in the text of exceptions."""
-    return _URL_PASSWORD.sub(r"\1:***@", line)
+def _harmless(_logger: Any, _method: str, facts: EventDict) -> EventDict:
+    """Last of all: no fact, nested or in the text of an exception, shows a secret or moves the terminal's cursor."""
+    return {name: _without_secrets(fact, keep_lines=name in _MANY_LINES) for name, fact in facts.items()}
+
+
+def _without_secrets(fact: Any, *, keep_lines: bool = False) -> Any:
+    if fact is None or isinstance(fact, bool | int | float):
+        return fact
+    if isinstance(fact, dict):
+        return {printable(masked(str(name))): _without_secrets(inner) for name, inner in fact.items()}
+    if isinstance(fact, list | tuple | set | frozenset):
+        return [_without_secrets(inner) for inner in fact]
+    text = fact if isinstance(fact, str) else repr(fact)
+    return printable(masked(text), keep_lines=keep_lines)
 
 
 _SHARED: list[Processor] = [
@@ -86,10 +97,11 @@ _SHARED: list[Processor] = [
 _JSON: list[Processor] = [
     structlog.processors.format_exc_info,
     _known_keys_first,
+    _harmless,
     structlog.processors.JSONRenderer(),
-    _hide_passwords,
 ]
 _PRETTY: list[Processor] = [
+    structlog.processors.format_exc_info,
+    _harmless,
     structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback),
-    _hide_passwords,
 ]

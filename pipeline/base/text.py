@@ -25,10 +25,11 @@ _SHORTEST_SECRET = 6
 
 # Schemes whose host is no secret. Notification services put tokens there: slack://token/token.
 _OPEN_SCHEMES = frozenset({"redis", "rediss", "http", "https", "smtp", "smtps"})
+_NAMING_SCHEMES = frozenset({"redis", "rediss", "http", "https"})
 _PATH_SCHEMES = frozenset({"unix", "chdb", "file"})
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30})://")
-_BARE_PASSWORD = re.compile(r"(?<!\S)[^\s:@/]*:[^\s@]+@(\S*)")
+_BARE_PASSWORD = re.compile(r"(?<!\S)[^\s:@/]*:[^\s@]{4,}@(\S*)")
 _TOKEN = re.compile(r"\S*")
 _BLANK = re.compile(r"\s")
 _UP_TO_LAST_AT = re.compile(r"[^\n]*@\S*")
@@ -128,6 +129,15 @@ def _without_bare_password(text: str) -> str:
     return _BARE_PASSWORD.sub(lambda found: f"{HIDDEN}@{_harmless('redis', found[1])}", text) if "@" in text else text
 
 
+def _shown_user(scheme: str, login: str | None) -> str:
+    """Names of users are shown where they are names: services elsewhere take tokens in their place."""
+    if login is None:
+        return ""
+    user, colon, password = login.partition(":")
+    is_name = colon and password and scheme in _NAMING_SCHEMES and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}|", user)
+    return f"{user}:{HIDDEN}@" if is_name else f"{HIDDEN}@"
+
+
 def _harmless(scheme: str, rest: str) -> str:
     """What may be shown of a URL behind ``://``; a single … where nothing is certain."""
     if scheme in _PATH_SCHEMES:
@@ -136,7 +146,7 @@ def _harmless(scheme: str, rest: str) -> str:
     address = _ADDRESS.fullmatch(rest)
     if scheme not in _OPEN_SCHEMES or address is None:
         return _NOTHING
-    user = f"{HIDDEN}@" if address["user"] is not None else ""
+    user = _shown_user(scheme, address["user"])
     path = address["path"] or ""
     if path != "/" and not (scheme.startswith("redis") and re.fullmatch(r"/\d{0,5}", path)):
         path = "/…" if path else ""

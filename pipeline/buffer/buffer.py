@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 
@@ -35,8 +35,10 @@ from pipeline.buffer import scripts
 from pipeline.buffer.books import Books
 from pipeline.buffer.damage import ClocksDisagree, Extent, KeyDamaged, Look, SegmentDamaged, damage_in, extent
 from pipeline.buffer.redis_disk import RedisDisk
-from pipeline.decode.items import Items, fetch
 from pipeline.metric import DECODER_VERSION
+
+if TYPE_CHECKING:
+    from pipeline.decode.items import Items
 
 _log = log.get(__name__)
 
@@ -310,6 +312,8 @@ class Buffer:
         self._demand(chunk, found)
         head = found.head_index + found.last - chunk.last
         with outages():
+            from pipeline.decode.items import fetch  # a compiler; those who only push never come here
+
             items = fetch(self.client, self.keys.segment(chunk.segment), head, chunk.rows, self.page_rows)
         # Whoever changed the list meanwhile may have changed what these indexes meant.
         again = self._extent(chunk)

@@ -12,8 +12,7 @@ import msgspec
 
 from pipeline.base import config
 from pipeline.base.errors import UsageError
-from pipeline.base.text import printable
-from pipeline.cli.common import JSON, Moment, Span, cli, command, print_json, show, surroundings
+from pipeline.cli.common import JSON, Moment, Span, cli, command, print_json, say, show, surroundings
 
 
 @cli.group()
@@ -39,9 +38,9 @@ def rules_check(settings: config.Settings, file: Path | None, as_json: bool) -> 
         print_json({"ok": not mistakes, "mistakes": mistakes, "hints": said})
     else:
         count = 0 if mistakes else len(load(path))
-        click.echo("\n".join(mistakes) or f"{count} rule{'' if count == 1 else 's'} valid")
+        say("\n".join(mistakes) or f"{count} rule{'' if count == 1 else 's'} valid")
         for hint in said:
-            click.echo(f"hint: {hint}")
+            say(f"hint: {hint}")
     if mistakes:
         sys.exit(1)
 
@@ -62,10 +61,10 @@ def rules_test(_: config.Settings, file: Path, junit: Path | None, as_json: bool
         print_json({"ok": not report.failed, "tests": len(report.cases), "failed": report.failed, "cases": cases})
     else:
         for case in report.cases:
-            click.echo(printable(f"{'FAILED' if case.failures else 'passed'}  {case.name}"))
+            say(f"{'FAILED' if case.failures else 'passed'}  {case.name}")
             for failure in case.failures:
-                click.echo(printable(f"        {failure}"))
-        click.echo(f"{len(report.cases) - report.failed} passed, {report.failed} failed")
+                say(f"        {failure}")
+        say(f"{len(report.cases) - report.failed} passed, {report.failed} failed")
     if report.failed:
         sys.exit(1)
 
@@ -80,7 +79,7 @@ def rules_replay(settings: config.Settings, file: Path | None, from_ms: int, to_
     from pipeline.alerts.commands import replay
     from pipeline.alerts.rules.load import load
     from pipeline.base.clock import iso
-    from pipeline.cli.console import progress_bar
+    from pipeline.cli.progress import progress_bar
 
     wanted = load(file or settings.alerts.rules_file)
     end_ms = to_ms or time.time_ns() // 1_000_000
@@ -93,8 +92,8 @@ def rules_replay(settings: config.Settings, file: Path | None, from_ms: int, to_
         print_json({"transitions": told, "count": len(found)})
         return
     for one in found:
-        click.echo(printable(f"{iso(one.at_ms)}  {one.to_state:<8}  {one.severity:<8}  {one.rule}: {one.message}"))
-    click.echo(f"{len(found)} transitions of {len(wanted)} rules")
+        say(f"{iso(one.at_ms)}  {one.to_state:<8}  {one.severity:<8}  {one.rule}: {one.message}")
+    say(f"{len(found)} transitions of {len(wanted)} rules")
 
 
 @cli.group()
@@ -121,7 +120,7 @@ def alerts_ls(settings: config.Settings, states: tuple[str, ...], as_json: bool)
     print_rows([_in_words(one) for one in found], "no alerts")
     for heading, rows in (("silences", silences), ("maintenance", maintenance)):
         if rows:
-            click.echo(f"\n{heading}")
+            say(f"\n{heading}")
             print_rows([_in_words(one) for one in rows], "")
 
 

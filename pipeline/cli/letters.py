@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 
@@ -10,7 +9,7 @@ import click
 
 from pipeline.base import config
 from pipeline.base.errors import UsageError
-from pipeline.cli.common import JSON, cli, command, print_json, surroundings
+from pipeline.cli.common import JSON, cli, command, print_json, say, surroundings, write_bytes
 
 
 @cli.group()
@@ -52,7 +51,7 @@ def dlq_show(settings: config.Settings, name: str, raw: bool, as_json: bool) -> 
     with surroundings(settings, need_store=True) as (_, buffers, store):
         letter = deadletters.letter(store, buffers, name)
     if raw:
-        sys.stdout.buffer.write(letter.payload)
+        write_bytes(letter.payload)
     elif as_json:
         print_json(letter.as_dict())
     else:
@@ -107,4 +106,4 @@ def _act_on_letters(
     if as_json:
         print_json(facts)
     else:
-        click.echo(f"{len(open_ones)} would be {done}" if dry_run else f"{count} of {len(open_ones)} {done}")
+        say(f"{len(open_ones)} would be {done}" if dry_run else f"{count} of {len(open_ones)} {done}")

@@ -12,7 +12,7 @@ import click
 
 from pipeline.base import config
 from pipeline.base.errors import PipelineError, UsageError
-from pipeline.cli.common import JSON, command, pair, print_json, surroundings
+from pipeline.cli.common import JSON, command, pair, print_json, say, surroundings, write_bytes
 
 if TYPE_CHECKING:
     from pipeline.operate.status import Status
@@ -75,9 +75,9 @@ def _show_life(settings: config.Settings, as_json: bool) -> None:
         print_json({"live": not trouble, "processes": [vars(life) for life in lives], "trouble": trouble})
     else:
         for life in lives:
-            click.echo(life.trouble or f"process {life.pid} ({life.role}) lives")
+            say(life.trouble or f"process {life.pid} ({life.role}) lives")
         if not lives:
-            click.echo(trouble[0])
+            say(trouble[0])
     if trouble:
         sys.exit(1)
 
@@ -114,7 +114,7 @@ def tap(settings: config.Settings, count: int | None, grep: str) -> None:
             for index, buffer in enumerate(buffers):
                 newest = buffer.peek(10)
                 for item in reversed([item for item in newest if item not in last[index] and wanted in item]):
-                    click.echo(item.decode("utf-8", "backslashreplace"))
+                    say(item.decode("utf-8", "backslashreplace").replace("\n", " "))
                     shown += 1
                     if count is not None and shown >= count:
                         return
@@ -170,17 +170,18 @@ def audit(settings: config.Settings, full: bool, as_json: bool) -> None:
 def query(settings: config.Settings, sql: str, output: str, parameters: tuple[str, ...], as_json: bool) -> None:
     """Ask ClickHouse: SQL, or the name of a query in sql/queries.sql. Read-only."""
     from pipeline.base import resources
-    from pipeline.cli.console import print_table
+    from pipeline.cli import results
+    from pipeline.cli.console import print_result
 
     named = resources.queries()
-    text = named[sql].sql if sql in named else sql
+    text = results.one_statement(named[sql].sql if sql in named else sql)
     values = dict(pair(parameter) for parameter in parameters)
     with surroundings(settings, need_store=True) as (_, _, store):
         if output:
-            sys.stdout.buffer.write(store.raw(text, values, output))
+            write_bytes(store.raw(text, values, output))
             return
-        table = store.query(text, values)
+        result = results.parse(store.raw(text, values, results.FORMAT))
     if as_json:
-        print_json({"rows": table.to_pylist(maps_as_pydicts="strict"), "row_count": table.num_rows})
+        print_json(result.as_dict())
     else:
-        print_table(table)
+        print_result(result)

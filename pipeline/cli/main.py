@@ -14,8 +14,9 @@ from typing import NoReturn
 import click
 
 from pipeline.base.errors import PipelineError, RedisDenied, UsageError
+from pipeline.base.text import masked
 from pipeline.cli import alerting, letters, looking, measuring, push, running, schema, segments, setup
-from pipeline.cli.common import cli, fail
+from pipeline.cli.common import cli, fail, say
 from pipeline.operate.process import leave
 
 __all__ = [
@@ -44,7 +45,8 @@ def main() -> NoReturn:
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
-        traceback.print_exc()
+        # A bug, and loud; its text may hold a URL with a password.
+        say(masked(traceback.format_exc()), err=True)
         code = 1
     leave(code)
 
@@ -64,6 +66,10 @@ def _run() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"'{error.filename}' cannot be used: {error.strerror}", 2)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import click
 from pipeline.base import config
 from pipeline.base.errors import Outage, UsageError
 from pipeline.base.text import masked, printable
-from pipeline.cli.common import JSON, command, print_json
+from pipeline.cli.common import JSON, command, print_json, say
 
 _FORMATS = (
     *("ndjson", "junit", "trx", "ctrf", "lighthouse", "playwright", "jest", "cypress", "mochawesome", "mocha"),
@@ -58,7 +58,7 @@ def push(settings: config.Settings, files: tuple[str, ...], as_json: bool, stric
     if as_json:
         print_json(outcome.as_dict())
     else:
-        click.echo(outcome.last_line())
+        say(outcome.last_line())
     if outcome.has_trouble or (strict and outcome.warnings):
         sys.exit(1)
 
@@ -109,7 +109,7 @@ class _Push:
         return self
 
     def _push_all(self, inputs: Sequence[Any], sender: Any) -> None:
-        from pipeline.cli.console import progress_bar
+        from pipeline.cli.progress import progress_bar
 
         asked = self._asked()
         self._has_several = len(inputs) > 1
@@ -147,12 +147,12 @@ class _Push:
         self.warnings += warnings
         self.has_trouble |= bool(troubles)
         for line in [*(f"warning: {line}" for line in warnings), *troubles]:
-            click.echo(f"pipeline: {masked(printable(line))}", err=True)
+            say(f"pipeline: {masked(printable(line))}", err=True)
         told = {"name": name, "format": result.format, "producer": result.producer}
         self.files.append({**told, **vars(result.tally), "warnings": warnings, "troubles": troubles})
         if not self._quiet and result.format and self._has_several:
             producer = f" ({result.producer})" if result.producer not in ("", result.format) else ""
-            click.echo(f"{printable(name)}: {result.format}{producer}, {_summed(result.tally)}")
+            say(f"{printable(name)}: {result.format}{producer}, {_summed(result.tally)}")
 
     def _asked(self) -> Any:
         from pipeline.client.importers.identities import rules_of
@@ -195,7 +195,7 @@ class _Push:
     def _trouble(self, sentence: str) -> None:
         if sentence != self._said:
             self._said = sentence
-            click.echo(f"pipeline: {masked(printable(sentence))}; trying again", err=True)
+            say(f"pipeline: {masked(printable(sentence))}; trying again", err=True)
 
     def last_line(self) -> str:
         """What a person believes."""

@@ -8,7 +8,7 @@ import click
 
 from pipeline.base import config, log
 from pipeline.base.errors import UsageError
-from pipeline.cli.common import JSON, Moment, command, print_json, show
+from pipeline.cli.common import JSON, Moment, command, print_json, say, show
 
 
 @command()
@@ -55,9 +55,7 @@ def drain(settings: config.Settings, until_empty: bool, as_json: bool) -> None:
     if as_json:
         print_json(summary)
     else:
-        click.echo(
-            f"stored {summary['stored']:,} rows, {summary['dead_lettered']:,} refused; waiting {summary['waiting']:,}"
-        )
+        say(f"stored {summary['stored']:,} rows, {summary['dead_lettered']:,} refused; waiting {summary['waiting']:,}")
 
 
 @command()
@@ -68,7 +66,7 @@ def rollup(settings: config.Settings, from_ms: int | None, to_ms: int | None, as
     """Roll up what is due now, or rebuild a range; an interrupted rebuild goes on where it stopped.
 
     A running service does it, and this command shows how far it is. Exit 1 when it does not answer."""
-    from pipeline.cli.console import progress_bar
+    from pipeline.cli.progress import progress_bar
     from pipeline.operate.commands import run_rollup
     from pipeline.operate.process import STOP_WITHIN_S, stopping
 

@@ -9,7 +9,7 @@ import click
 
 from pipeline.base import config
 from pipeline.base.errors import RedisDenied, UsageError
-from pipeline.cli.common import JSON, cli, command, print_json
+from pipeline.cli.common import JSON, cli, command, print_json, say
 
 
 @cli.group(invoke_without_command=True)
@@ -55,8 +55,8 @@ def show(settings: config.Settings, pattern: str, as_json: bool) -> None:
     for one in facts:
         for name, value in one.items():
             if value not in ("", None, [], False):
-                click.echo(f"{name + ':':<14}{', '.join(value) if isinstance(value, list) else value}")
-        click.echo("")
+                say(f"{name + ':':<14}{', '.join(value) if isinstance(value, list) else value}")
+        say("")
 
 
 @command(group=schema)
@@ -67,7 +67,8 @@ def check(settings: config.Settings, sample: int | None, as_json: bool) -> None:
     import time
 
     from pipeline.base.redis_link import RedisLink
-    from pipeline.cli.console import print_rows, progress_bar
+    from pipeline.cli.console import print_rows
+    from pipeline.cli.progress import progress_bar
     from pipeline.collect.check import findings, server_findings, walk
     from pipeline.collect.collector import DATABASES
     from pipeline.collect.own_keys import is_own
@@ -110,8 +111,8 @@ def check(settings: config.Settings, sample: int | None, as_json: bool) -> None:
         ]
         print_rows(rows, "everything is as the document says")
         for one in skipped:
-            click.echo(f"database {one['database']} was skipped: {one['reason']}")
-        click.echo(f"{keys} keys looked at{' (a sample)' if sampled else ''}; {len(found)} findings")
+            say(f"database {one['database']} was skipped: {one['reason']}")
+        say(f"{keys} keys looked at{' (a sample)' if sampled else ''}; {len(found)} findings")
     if bad:
         sys.exit(1)
 
@@ -149,7 +150,7 @@ def scripts(settings: config.Settings, name: str | None, load: bool, as_json: bo
         )
     elif load or name is None:
         for one in wanted:
-            click.echo(f"{one.name:<18}{digests.get(one.name, one.about)}")
+            say(f"{one.name:<18}{digests.get(one.name, one.about)}")
     else:
         click.echo(wanted[0].text, nl=False)
 

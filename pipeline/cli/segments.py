@@ -6,7 +6,7 @@ import click
 
 from pipeline.base import config
 from pipeline.base.errors import UsageError
-from pipeline.cli.common import JSON, cli, command, print_json, surroundings
+from pipeline.cli.common import JSON, cli, command, print_json, say, surroundings
 
 
 @cli.group()
@@ -53,7 +53,7 @@ def segments_show(settings: config.Settings, name: str, most: int, as_json: bool
         return
     print_facts(facts)
     for item in items:
-        click.echo(printable(item))
+        say(printable(item))
 
 
 @command(group=segments, name="close")

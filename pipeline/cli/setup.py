@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pipeline.base import config
-from pipeline.cli.common import JSON, command, print_json, show
+from pipeline.cli.common import JSON, cli, command, print_json, say, show
 
 
 @command()
@@ -20,14 +20,40 @@ def migrate(settings: config.Settings, as_json: bool) -> None:
     if as_json:
         print_json({"applied": [str(migration) for migration in applied]})
     else:
-        click.echo(f"applied {len(applied)} migrations" if applied else "the schema is up to date")
+        say(f"applied {len(applied)} migrations" if applied else "the schema is up to date")
 
 
 @command()
 @JSON
 def validate(settings: config.Settings, as_json: bool) -> None:
-    """Check settings and alert rules without touching Redis or ClickHouse."""
-    from pipeline.alerts.rules.load import load
+    """Check settings, certificates, channels and alert rules without touching Redis or ClickHouse."""
+    from pipeline.operate import preflight
 
-    rules = load(settings.alerts.rules_file)
-    show({"ok": True, "settings": sum(1 for _ in config.setting_paths()), "rules": len(rules)}, as_json)
+    rules = preflight.check(settings)
+    warned = list(preflight.warnings(settings))
+    facts = {"ok": True, "settings": sum(1 for _ in config.setting_paths()), "rules": len(rules)}
+    if as_json:
+        print_json({**facts, "warnings": warned})
+        return
+    show(facts, as_json)
+    for warning in warned:
+        say(f"warning: {warning}", err=True)
+
+
+@cli.group(name="config")
+def config_group() -> None:
+    """Settings as they are in effect."""
+
+
+@command(group=config_group, name="show")
+@click.pass_context
+@JSON
+def config_show(context: click.Context, _: config.Settings, as_json: bool) -> None:
+    """Every effective setting and where it comes from: default, file, variable, secret file. Secrets are masked."""
+    found = list(config.with_origins(context.find_root().obj))
+    if as_json:
+        print_json({"settings": {name: {"value": value, "origin": origin} for name, value, origin in found}})
+        return
+    width = max(len(name) for name, _, _ in found)
+    for name, value, origin in found:
+        say(f"{name:<{width}}  {value}" + (f"  ({origin})" if origin != "default" else ""))

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import multiprocessing
 import os
 import random
 import secrets
+import signal
 import threading
 import time
 import weakref
@@ -248,6 +250,7 @@ class MetricsClient:
         self._pool = None
         self._thread_started = False
         self._thread = threading.Thread(target=self._send_all, name="metrics-client", daemon=True)
+        _flush_on_sigterm()
         util.Finalize(self, _close_if_alive, args=(weakref.ref(self),), exitpriority=0)
 
     def _offer_metric(
@@ -329,7 +332,7 @@ class MetricsClient:
         while True:
             try:
                 self._attempt(batch)
-            except (redis.RedisError, PipelineError) as error:
+            except Exception as error:  # whatever it is: a sender that died would keep everything for itself, silently
                 meaning = error if isinstance(error, PipelineError) else classify(error) or error
                 if str(meaning) != self._trouble:
                     self._trouble = str(meaning)
@@ -450,6 +453,23 @@ def _close_if_alive(client: weakref.ref[MetricsClient]) -> None:
     alive = client()
     if alive is not None:
         alive.close()
+
+
+def _flush_on_sigterm() -> None:
+    """In a child of multiprocessing, whose pool ends it by SIGTERM, unless the program handles that signal itself."""
+    if (
+        multiprocessing.parent_process() is not None
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ):
+        signal.signal(signal.SIGTERM, _flush_and_end)
+
+
+def _flush_and_end(number: int, _frame: object) -> None:
+    for client in list(_clients):
+        client.close()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _begin_in_forked_child() -> None:

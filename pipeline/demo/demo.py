@@ -209,7 +209,7 @@ class _Demo:
 
 
 _SUITES = """
-SELECT test_suite, sum(total), sum(passed), histogramQuantile(sumMap(histogram), 0.95)
+SELECT test_suite, sum(total), sum(passed), histogramQuantileBetween(sumMap(histogram), 0.95, min(min), max(max))
 FROM metrics_1min
 WHERE metric_type = 'duration' AND window_start = (SELECT max(window_start) FROM metrics_1min)
 GROUP BY test_suite ORDER BY test_suite

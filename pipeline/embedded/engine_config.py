@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 from xml.sax.saxutils import escape
 
 from pipeline.base.errors import EngineRights
+from pipeline.base.sql_text import identifier, literal
 
 OWNER = "owner"
 ANALYST = "analyst"
@@ -52,7 +53,7 @@ def write(path: Path, databases: Iterable[str]) -> None:
     file = config_file(path)
     # The engine lets everybody read its own tables; to work in one of these databases takes a grant.
     grants = "".join(f"<query>GRANT SHOW DATABASES ON {name}.*</query>" for name in ("system", "information_schema"))
-    grants += "".join(f"<query>GRANT SELECT, SHOW ON {escape(_quoted(name))}.*</query>" for name in databases)
+    grants += "".join(f"<query>GRANT SELECT, SHOW ON {escape(identifier(name))}.*</query>" for name in databases)
     scratch = file.with_name(f"{file.name}.{os.getpid()}")
     scratch.unlink(missing_ok=True)
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -91,11 +92,8 @@ def take_role(run: Callable[[str], object], ask: Callable[[str], str], home: str
         )
     if not home:
         return
-    name = home.replace("\\", "\\\\").replace("'", "\\'")
-    if (
-        ask(f"SELECT count() > 0 FROM system.grants WHERE role_name = '{ANALYST}' AND database = '{name}'").strip()
-        != "1"
-    ):
+    granted = f"SELECT count() > 0 FROM system.grants WHERE role_name = '{ANALYST}' AND database = {literal(home)}"
+    if ask(granted).strip() != "1":
         raise EngineRights(
             f"this process opened the embedded ClickHouse for another database, so analysts cannot read {home}; "
             "restart it with this clickhouse.database"
@@ -110,7 +108,3 @@ def take_role(run: Callable[[str], object], ask: Callable[[str], str], home: str
 
 def _roles(ask: Callable[[str], str]) -> list[str]:
     return sorted(ask("SELECT arrayJoin(currentRoles())").split())
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"

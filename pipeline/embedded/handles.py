@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.sql_text import identifier, literal
 from pipeline.embedded import engine_config
 
 Settings = tuple[tuple[str, str], ...]
@@ -87,7 +88,7 @@ class Handle:
             if home:
                 self.use(home)
             for name, value in settings:
-                self.run(f"SET {_identifier(name)} = {literal(value)}".encode())
+                self.run(f"SET {identifier(name)} = {literal(value)}".encode())
         except BaseException:
             self.close()
             raise
@@ -127,7 +128,7 @@ class Handle:
 
     def use(self, database: str) -> None:
         """Unqualified table names mean this database from now on."""
-        self.run(f"USE {_identifier(database)}".encode())
+        self.run(f"USE {identifier(database)}".encode())
         self.database = database
 
     def close(self) -> None:
@@ -193,15 +194,6 @@ class Handles:
                 unwanted.close()
 
 
-def literal(text: str) -> str:
-    """``text`` as a string of ClickHouse's SQL."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
 def settings_tuple(settings: Mapping[str, Any]) -> Settings:
     """Settings in the order in which they are to be SET."""
     return tuple((name, str(value)) for name, value in settings.items())
-
-
-def _identifier(name: str) -> str:
-    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"

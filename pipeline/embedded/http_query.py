@@ -21,9 +21,10 @@ from starlette.types import Receive, Scope, Send
 from pipeline.base import log
 from pipeline.base.config import WebSettings
 from pipeline.base.errors import EngineRights
+from pipeline.base.sql_text import literal
 from pipeline.embedded import http_replies as replies
 from pipeline.embedded import http_statement, query_guard, writable
-from pipeline.embedded.handles import Answer, EngineError, Handle, Handles, Settings, literal, settings_tuple
+from pipeline.embedded.handles import Answer, EngineError, Handle, Handles, Settings, settings_tuple
 from pipeline.serve.bodies import BodyRefused, Budget, read_body
 from pipeline.serve.workers import Workers
 from pipeline.store.client import analyst_settings

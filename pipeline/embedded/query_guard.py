@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.base.config import WebSettings
-from pipeline.embedded.handles import OUTPUT_FORMATS, Answer, EngineError, Settings, literal
+from pipeline.base.sql_text import literal
+from pipeline.embedded.handles import OUTPUT_FORMATS, Answer, EngineError, Settings
 from pipeline.embedded.statement_lists import allowed_functions
 from pipeline.embedded.statement_settings import allowed_setting
 from pipeline.embedded.statement_tree import (

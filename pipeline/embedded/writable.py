@@ -4,7 +4,8 @@ import re
 import tempfile
 from collections.abc import Mapping
 
-from pipeline.embedded.handles import Answer, Handle, literal
+from pipeline.base.sql_text import literal
+from pipeline.embedded.handles import Answer, Handle
 
 _INSERT = re.compile(rb"\A(?:\s|--[^\n]*\n|/\*.*?\*/)*INSERT\b", re.IGNORECASE | re.DOTALL)
 # A statement piece by piece as far as its data: quoted things and parentheses are one piece each.

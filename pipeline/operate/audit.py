@@ -131,7 +131,8 @@ SELECT expected.segment
 FROM (SELECT segment, sum(stored) AS rows,
              max(stored > 0 AND min_timestamp <= fromUnixTimestamp64Milli({oldest_ms:Int64})) AS old
       FROM ledger GROUP BY segment) AS expected
-LEFT JOIN (SELECT segment, count() AS rows FROM metrics GROUP BY segment) AS found ON found.segment = expected.segment
+GLOBAL LEFT JOIN (SELECT segment, count() AS rows FROM metrics GROUP BY segment) AS found
+    ON found.segment = expected.segment
 WHERE NOT expected.old AND expected.rows != found.rows
 """
 
@@ -174,14 +175,14 @@ def _segments_in_clickhouse(store: Store, oldest_ms: int) -> dict[str, dict[str,
 _ACTUAL = f"""
     SELECT segment, intDiv(position, chunk_rows) AS chunk, count() AS found, uniqExact(position) AS distinct_found,
            {DIGEST_SQL} AS digest_found
-    FROM metrics INNER JOIN chunks USING (segment)
+    FROM metrics GLOBAL INNER JOIN chunks USING (segment)
     WHERE timestamp BETWEEN fromUnixTimestamp64Milli({{from_ms:Int64}}) AND fromUnixTimestamp64Milli({{to_ms:Int64}})
     GROUP BY segment, chunk
 """
 
 _DEAD = """
     SELECT segment, intDiv(position, chunk_rows) AS chunk, count() AS found, uniqExact(position) AS distinct_found
-    FROM dead_letters INNER JOIN chunks USING (segment) GROUP BY segment, chunk
+    FROM dead_letters GLOBAL INNER JOIN chunks USING (segment) GROUP BY segment, chunk
 """
 
 _COMPARE = f"""
@@ -192,8 +193,8 @@ WITH expected AS ({{expected}}),
 SELECT e.segment, e.chunk, e.stored, e.dead_lettered, e.digest,
        actual.found, actual.distinct_found, actual.digest_found, dead.found, dead.distinct_found
 FROM expected AS e
-LEFT JOIN actual ON actual.segment = e.segment AND actual.chunk = e.chunk
-LEFT JOIN dead ON dead.segment = e.segment AND dead.chunk = e.chunk
+GLOBAL LEFT JOIN actual ON actual.segment = e.segment AND actual.chunk = e.chunk
+GLOBAL LEFT JOIN dead ON dead.segment = e.segment AND dead.chunk = e.chunk
 WHERE e.stored != actual.found OR actual.found != actual.distinct_found
    OR (e.digest != actual.digest_found AND e.digest != 0)
    OR e.dead_lettered != dead.found OR dead.found != dead.distinct_found

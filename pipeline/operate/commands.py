@@ -18,6 +18,7 @@ from pipeline.jobs.rebuild import Checkpoint, RebuildProgress, rebuild
 from pipeline.jobs.runs import RunsJob
 from pipeline.jobs.vitals import VitalsJob
 from pipeline.operate.fleet import Fleet
+from pipeline.operate.lease import Lease
 from pipeline.operate.requests import PATIENCE_S, Advance, RequestDesk, ask
 from pipeline.operate.schedule import Schedule
 from pipeline.operate.service import STOP_S, Service
@@ -145,12 +146,16 @@ def _asked(
     try:
         client, keys = link.database("metrics"), FleetKeys(settings.fleet.name)
         fleet = Fleet(client, keys.services)
+        until_s = time.monotonic() + PATIENCE_S
         try:
-            scheduled = any(said.get("schedules") for said in fleet.services(fleet.now_ms()))
+            while not any(said.get("schedules") for said in fleet.services(fleet.now_ms())):
+                # A lease without a heartbeat: its holder has just started, or has just died.
+                if not Lease(client, keys.scheduler).is_held() or time.monotonic() > until_s:
+                    return None
+                if stop.wait(0.5):
+                    raise Stopped("stopped while waiting for the process that holds the schedule")
         except RedisOutage:
             return None  # whoever builds the service waits for Redis
-        if not scheduled:
-            return None
         return ask(client, keys.requests, keys.answer, request, advance, stop=stop)
     finally:
         link.close()

@@ -22,9 +22,18 @@ from pipeline.base.errors import ConfigError, MigrationError, Outage, PipelineEr
 from pipeline.base.redis_link import RedisLink, outages
 from pipeline.buffer.redis_disk import FSYNC_WAIT_S
 from pipeline.jobs.retention import retention_hours
+from pipeline.operate import preflight
 from pipeline.operate.redis_rights import missing_rights, needs
 from pipeline.store.client import Store, engine_path
-from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS, check, engine_of, kept_hours
+from pipeline.store.migrate import (
+    DEDUP_WINDOW_S,
+    PLAIN_DEDUP_WINDOW_BLOCKS,
+    RAW_TTL_MARGIN_HOURS,
+    check,
+    dedup_window_blocks,
+    engine_of,
+    kept_hours,
+)
 from pipeline.store.schema import differences
 
 Level = Literal["ok", "warn", "bad"]
@@ -37,6 +46,8 @@ MAX_PARTS = 1_000
 """Parts in one partition from which on ClickHouse slows inserts down; at three times as many it refuses them."""
 
 SHOWN_DIFFERENCES = 5
+SESSIONS = 10_000
+"""Sessions at once that the platform's schema document plans for."""
 
 _UNKNOWN_DATABASE = 81
 _LOOK_AT_DISK = "look at the disk of Redis: full, read-only or broken"
@@ -82,7 +93,7 @@ def examine(settings: Settings, link: RedisLink | None, store: Store | None) -> 
         yield durable_seal_finding(settings, link)
 
     def clickhouse_side(store: Store) -> Iterator[Finding]:
-        for finding in clickhouse_findings(store):
+        for finding in clickhouse_findings(settings, store):
             yield finding
             if (finding.check, finding.level) == ("schema", "ok"):
                 yield retention_finding(settings, link, store)
@@ -93,6 +104,7 @@ def examine(settings: Settings, link: RedisLink | None, store: Store | None) -> 
     if store is not None:
         findings += _attempt("clickhouse", clickhouse_side(store))
     findings += disk_findings(settings)
+    findings += [Finding("encryption", "warn", *warning.split("; ", 1)) for warning in preflight.warnings(settings)]
     return findings
 
 
@@ -123,6 +135,7 @@ def redis_findings(link: RedisLink) -> Iterator[Finding]:
     yield _eviction(info)
     yield _persistence(link, info)
     yield _memory(link, info)
+    yield _connections(link, info)
     before_s = time.time()
     with outages():
         seconds, microseconds = link.database("metrics").time()
@@ -180,6 +193,17 @@ def _persistence(link: RedisLink, info: dict[str, Any]) -> Finding:
     return Finding(check, "ok", f"append-only file, appendfsync {policy or 'unknown (CONFIG is forbidden)'}")
 
 
+def _connections(link: RedisLink, info: dict[str, Any]) -> Finding:
+    """Every session of the platform holds a connection or more; beyond ``maxclients`` Redis refuses all newcomers."""
+    limit = int(info.get("maxclients") or 0)
+    if link.is_embedded or not limit or limit > SESSIONS:
+        return Finding("redis connections", "ok", f"at most {limit or 'unknown'}")
+    return Finding(
+        "redis connections", "warn", f"maxclients {limit:,}: the platform plans for {SESSIONS:,} sessions",
+        "CONFIG SET maxclients 20000, and in redis.conf; the server's limit of open files (ulimit -n) must allow it",
+    )  # fmt: skip
+
+
 def _memory(link: RedisLink, info: dict[str, Any]) -> Finding:
     limit = int(info.get("maxmemory") or 0)
     if limit:
@@ -229,7 +253,7 @@ def _appendfsync(link: RedisLink) -> str:
 # ClickHouse
 
 
-def clickhouse_findings(store: Store) -> Iterator[Finding]:
+def clickhouse_findings(settings: Settings, store: Store) -> Iterator[Finding]:
     """Version, clock and schema of ClickHouse; as a writer also its settings, and a row written and read back."""
     before_s = time.time()
     try:
@@ -260,7 +284,7 @@ def clickhouse_findings(store: Store) -> Iterator[Finding]:
         yield Finding("schema", "bad", seen + more, "; ".join(dict.fromkeys(one.fix for one in wrong)))
         return
     yield Finding("schema", "ok", f"migration {store.rows('SELECT max(version) FROM schema_migrations')[0][0]}")
-    yield _deduplication(store)
+    yield _deduplication(settings, store)
     yield _parts(store)
     if store.role == "writer":
         yield _insert_settings(store)
@@ -273,23 +297,36 @@ def _no_schema(store: Store, seen: str) -> Finding:
     return Finding("schema", "bad", seen, "run 'pipeline migrate'")
 
 
-def _deduplication(store: Store) -> Finding:
+def _deduplication(settings: Settings, store: Store) -> Finding:
     """An insert that arrives late, after its chunk was taken over, is told by its token, if the table remembers it."""
-    forgetful = []
+    wanted = {
+        # Replicated tables remember 10,000 blocks unless told otherwise, others none.
+        "non_replicated_deduplication_window": (0, PLAIN_DEDUP_WINDOW_BLOCKS),
+        "replicated_deduplication_window": (10_000, dedup_window_blocks(settings)),
+        "replicated_deduplication_window_seconds": (3600, DEDUP_WINDOW_S),
+    }
+    forgetful: list[str] = []
+    short: list[str] = []
     for table in ("metrics", "dead_letters"):
         engine = engine_of(store, table)
-        # Replicated tables remember by default, others do not.
-        default, setting = (0, "non_replicated_deduplication_window")
-        if not engine.startswith("MergeTree"):
-            default, setting = (1, "replicated_deduplication_window")
-        window = re.search(rf"\b{setting} = (\d+)", engine)
-        if int(window[1] if window else default) == 0:
-            local = f"{table}_local" if store.cluster else table
-            forgetful.append(f"ALTER TABLE {store.database}.{local} MODIFY SETTING {setting} = 1000")
+        local = f"{table}_local" if store.cluster else table
+        for setting, (default, least) in wanted.items():
+            if setting.startswith("non_") is not engine.startswith("MergeTree"):
+                continue
+            window = re.search(rf"\b{setting} = (\d+)", engine)
+            blocks = int(window[1] if window else default)
+            if blocks < least:
+                change = f"ALTER TABLE {store.database}.{local} MODIFY SETTING {setting} = {least}"
+                (short if blocks else forgetful).append(change)
     if forgetful:
         return Finding(
             "deduplication window", "bad", "an insert that arrives late is not recognised, and its rows are doubled",
-            "; ".join(forgetful),
+            "; ".join(forgetful + short),
+        )  # fmt: skip
+    if short:
+        return Finding(
+            "deduplication window", "warn", "an insert that arrives hours late may not be recognised",
+            "; ".join(short),
         )  # fmt: skip
     return Finding("deduplication window", "ok", "the tables remember the tokens of inserts")
 

@@ -35,7 +35,7 @@ from pipeline.jobs.rollup import RollupJob
 from pipeline.jobs.runs import RunsJob
 from pipeline.jobs.vitals import VitalsJob
 from pipeline.metric import Limits
-from pipeline.operate import doctor, process
+from pipeline.operate import doctor, preflight, process
 from pipeline.operate.adopt import adopt
 from pipeline.operate.fleet import Fleet, RedisClock
 from pipeline.operate.joining import ClickHouseGate
@@ -79,6 +79,7 @@ def build(
     A ClickHouse server that does not answer joins later, unless ``need_store`` has it waited for.
     Raises ``ConfigError`` for what waiting would not mend.
     """
+    preflight.check(settings)
     heartbeat = Heartbeat(settings.data_dir, role).start()
     try:
         link = patiently("Redis", lambda: RedisLink.open(settings), stop)

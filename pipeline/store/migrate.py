@@ -1,7 +1,7 @@
 """Brings the database to the schema this version expects; safe to run again, at once, and after a crash.
 
 Numbered files in ``sql/migrations`` are applied once, in order, and recorded with the checksum of
-their text: a file that changed after it was applied, or a record of a file we do not have, stops
+their statements: a file that changed after it was applied, or a record of a file we do not have, stops
 everything. Every statement can be run twice (``IF NOT EXISTS``), so a crash between two of them
 needs no repair, and two migrators at once do no harm. Functions and views carry no data and are
 created anew each time; so is what follows from settings (TTL). When ClickHouse is away,
@@ -9,6 +9,8 @@ created anew each time; so is what follows from settings (TTL). When ClickHouse 
 """
 
 import hashlib
+import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pipeline.base import log, resources
 from pipeline.base.config import Settings
 from pipeline.base.errors import ConfigError, MigrationError, StoreRefused
+from pipeline.base.sql_text import literal
 from pipeline.store.client import Store
 
 _log = log.get(__name__)
@@ -26,7 +29,7 @@ RAW_TTL_MARGIN_HOURS = 49
 
 _FILE_NAME = re.compile(r"(\d{4})_\w+\.sql")
 _PLACEHOLDER = re.compile(
-    r"\{(database|on_cluster|cluster|dedup_window|raw_ttl_hours|rollup_ttl_days|(?:engine|local):[^{}]*)\}"
+    r"\{(database|on_cluster|cluster|dedup_window|hashed_from|raw_ttl_hours|rollup_ttl_days|(?:engine|local):[^{}]*)\}"
 )
 _ONLY_ON_CLUSTER = "-- cluster"
 _TTL = re.compile(r"CREATE TABLE IF NOT EXISTS \w+\.(\w+).*\nTTL ([^\n]+)", re.DOTALL)
@@ -47,6 +50,29 @@ ORDER BY version
 """
 
 
+DEDUP_WINDOW_S = 7 * 86_400
+"""An insert that arrives late is known by its token for a week; as long may an outage last."""
+
+PLAIN_DEDUP_WINDOW_BLOCKS = 1000
+"""Tokens that a table without replicas remembers for each partition."""
+
+_MIN_DEDUP_WINDOW_BLOCKS = 10_000
+_MAX_DEDUP_WINDOW_BLOCKS = 1_000_000
+_LATE_INSERT_S = 6 * 3600
+"""For this long a drainer may have slept, or a request have hung, before its insert arrives."""
+
+
+def dedup_window_blocks(settings: Settings) -> int:
+    """How many blocks a replicated table remembers, so that the token of an insert six hours late is known still.
+
+    A drainer inserts once every ``drainer.flush_interval_s`` when little comes, and about as often when much does;
+    each insert is a block for every day that its rows belong to, two as a rule. Keeper holds some 100 bytes for each.
+    """
+    buffers = 1 if isinstance(settings.buffer.key, str) else len(settings.buffer.key)
+    blocks = 2 * buffers * _LATE_INSERT_S / settings.drainer.flush_interval_s
+    return min(max(math.ceil(blocks), _MIN_DEDUP_WINDOW_BLOCKS), _MAX_DEDUP_WINDOW_BLOCKS)
+
+
 @dataclass(frozen=True)
 class Migration:
     """One numbered file."""
@@ -57,46 +83,70 @@ class Migration:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of the file's text, in hexadecimal."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """SHA-256 of the file's statements, in hexadecimal; comments and line breaks do not count."""
+        statements = [[one.only_on_cluster, " ".join(one.text.split())] for one in split(self.text)]
+        return hashlib.sha256(json.dumps(statements).encode()).hexdigest()
+
+
+# Earlier versions recorded the checksum of the whole text of these.
+_OF_WHOLE_TEXTS = {
+    1: "49ed9cfade0d068eba5ca86de2a04a1159f63efcf5f175dc0c84c7ad10b4c5f4",
+    2: "a04ae6ea3f7120d955d8def5c168fe8c85dea5919d667ef386ef889db87300a7",
+    3: "4bb458392c6f0753d8c6026aad7ee1ffc337e25f4c481512068e7a6d9cf5da54",
+}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement of a file of ours, its placeholders not filled."""
+
+    text: str
+    only_on_cluster: bool
+
+
+def split(text: str) -> Iterator[Statement]:
+    """The statements of a file: each ends with a semicolon at the end of a line."""
+    comments: list[str] = []
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.lstrip().startswith("--"):
+            comments.append(line.strip())
+            continue
+        if line.strip() or lines:
+            lines.append(line)
+        if line.rstrip().endswith(";"):
+            yield Statement("\n".join(lines).strip().removesuffix(";"), _ONLY_ON_CLUSTER in comments)
+            comments, lines = [], []
+    if lines:
+        raise MigrationError(f"a statement has no semicolon at its end: {lines[0]}")
 
 
 class Dialect:
     """Fills the placeholders of our SQL files for one set of settings."""
 
-    def __init__(self, settings: Settings, raw_hours: int | None = None) -> None:
+    def __init__(self, settings: Settings, raw_hours: int | None = None, hashed_from: int = 0) -> None:
         self._database = settings.clickhouse.database
         self._cluster = settings.clickhouse.cluster
         self._values = {
             "database": self._database,
             "cluster": self._cluster,
             "on_cluster": f"ON CLUSTER '{self._cluster}'" if self._cluster else "",
-            # Windows are counted in blocks and seconds; a chunk is retried for as long as an outage lasts.
             "dedup_window": (
-                "replicated_deduplication_window = 10000, replicated_deduplication_window_seconds = 604800"
+                f"replicated_deduplication_window = {dedup_window_blocks(settings)}, "
+                f"replicated_deduplication_window_seconds = {DEDUP_WINDOW_S}"
                 if self._cluster
-                else "non_replicated_deduplication_window = 1000"
+                else f"non_replicated_deduplication_window = {PLAIN_DEDUP_WINDOW_BLOCKS}"
             ),
+            "hashed_from": str(hashed_from),
             "raw_ttl_hours": str((raw_hours or settings.retention.raw_hours) + RAW_TTL_MARGIN_HOURS),
             "rollup_ttl_days": str(settings.retention.rollup_days),
         }
 
     def statements(self, text: str) -> Iterator[str]:
-        """The statements of a file, ready to run: each ends with a semicolon at the end of a line."""
-        comments: list[str] = []
-        lines: list[str] = []
-        for line in text.splitlines():
-            if line.lstrip().startswith("--"):
-                comments.append(line.strip())
-                continue
-            if line.strip() or lines:
-                lines.append(line)
-            if line.rstrip().endswith(";"):
-                if self._cluster or _ONLY_ON_CLUSTER not in comments:
-                    yield self.fill("\n".join(lines).strip().removesuffix(";"))
-                comments, lines = [], []
-        if lines:
-            raise MigrationError(f"a statement has no semicolon at its end: {lines[0]}")
+        """The statements of a file that are meant for these settings, ready to run."""
+        for statement in split(text):
+            if self._cluster or not statement.only_on_cluster:
+                yield self.fill(statement.text)
 
     def fill(self, text: str) -> str:
         """``text`` with every placeholder replaced."""
@@ -131,6 +181,7 @@ def migrate(store: Store, settings: Settings, *, raw_hours: int | None = None) -
     store.command(dialect.fill(_RECORDS))
     available = migrations()
     applied = _applied(store)
+    dialect = Dialect(settings, raw_hours, _hashed_from(store))
     _check(available, applied)
     missing = [migration for migration in available if migration.version not in applied]
     for migration in missing:
@@ -217,10 +268,25 @@ def _check(available: list[Migration], applied: dict[int, tuple[str, str]]) -> N
     for version, (name, checksum) in applied.items():
         if version not in known:
             raise MigrationError(f"the database was migrated by a newer version: it has {name}, which is unknown here")
-        if known[version].checksum != checksum:
+        if checksum not in (known[version].checksum, _OF_WHOLE_TEXTS.get(version)):
             raise MigrationError(
                 f"{known[version].name}.sql was changed after it was applied; put it back and write a new migration"
             )
+
+
+def _hashed_from(store: Store) -> int:
+    """The first window, in epoch seconds, that is placed by a hash of its start; see ``0004_sharding.sql``."""
+    tables = ("metrics_1min", "metrics_5min", "web_vitals")
+    there = {
+        name
+        for (name,) in store.rows(
+            "SELECT name FROM system.tables WHERE database = currentDatabase() AND name IN {tables:Array(String)}",
+            {"tables": list(tables)},
+        )
+    }
+    newest = [store.rows(f"SELECT toUnixTimestamp(max(window_start)) FROM {name}")[0][0] for name in sorted(there)]
+    last = int(max(newest, default=0))
+    return last + 86_400 if last else 0
 
 
 def _apply(store: Store, dialect: Dialect, migration: Migration) -> None:
@@ -263,9 +329,9 @@ def view_statements(dialect: Dialect) -> dict[str, str]:
     statements = {}
     for file in sorted(resources.path("sql/views").glob("*.sql")):
         comment, select = file.read_text(encoding="utf-8").split("\n", 1)
-        sentence = comment.removeprefix("-- ").replace("\\", "\\\\").replace("'", "\\'")
+        sentence = literal(comment.removeprefix("-- "))
         head = dialect.fill(f"CREATE OR REPLACE VIEW {{database}}.{file.stem} {{on_cluster}}")
-        statements[file.stem] = f"{head} AS {select.rstrip()} COMMENT '{sentence}'"
+        statements[file.stem] = f"{head} AS {select.rstrip()} COMMENT {sentence}"
     return statements
 
 

@@ -18,11 +18,11 @@ SELECT
     sum(w.sum) / sum(w.samples) AS avg,
     min(w.min) AS min,
     max(w.max) AS max,
-    histogramQuantile(sumMap(w.histogram), 0.5) AS p50,
-    histogramQuantile(sumMap(w.histogram), 0.75) AS p75,
-    histogramQuantile(sumMap(w.histogram), 0.9) AS p90,
-    histogramQuantile(sumMap(w.histogram), 0.95) AS p95,
-    histogramQuantile(sumMap(w.histogram), 0.99) AS p99,
+    histogramQuantileBetween(sumMap(w.histogram), 0.5, min(w.min), max(w.max)) AS p50,
+    histogramQuantileBetween(sumMap(w.histogram), 0.75, min(w.min), max(w.max)) AS p75,
+    histogramQuantileBetween(sumMap(w.histogram), 0.9, min(w.min), max(w.max)) AS p90,
+    histogramQuantileBetween(sumMap(w.histogram), 0.95, min(w.min), max(w.max)) AS p95,
+    histogramQuantileBetween(sumMap(w.histogram), 0.99, min(w.min), max(w.max)) AS p99,
     sumMap(w.histogram) AS histogram
 FROM metrics_5min AS w FINAL
 GROUP BY window_start, w.metric_type, w.environment, w.browser, w.test_suite, w.test_id, w.test_name, w.page,

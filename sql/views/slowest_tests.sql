@@ -6,8 +6,8 @@ SELECT
     w.environment AS environment,
     w.browser AS browser,
     sum(w.samples) AS samples,
-    histogramQuantile(sumMap(w.histogram), 0.5) AS p50,
-    histogramQuantile(sumMap(w.histogram), 0.95) AS p95,
+    histogramQuantileBetween(sumMap(w.histogram), 0.5, min(w.min), max(w.max)) AS p50,
+    histogramQuantileBetween(sumMap(w.histogram), 0.95, min(w.min), max(w.max)) AS p95,
     max(w.max) AS max
 FROM metrics_5min AS w FINAL
 WHERE lower(w.metric_type) = 'duration' AND w.window_start >= now('UTC') - INTERVAL 1 DAY

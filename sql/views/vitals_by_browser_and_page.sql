@@ -5,7 +5,8 @@ SELECT
     w.browser AS browser,
     w.vital AS vital,
     sum(w.samples) AS samples,
-    p75AsRated(histogramQuantile(sumMap(w.histogram), 0.75), rating, w.vital) AS p75,
+    -- Of one window the percentile is known exactly.
+    p75AsRated(if(count() = 1, any(w.p75), histogramQuantile(sumMap(w.histogram), 0.75)), rating, w.vital) AS p75,
     sum(w.good) AS good,
     sum(w.needs_improvement) AS needs_improvement,
     sum(w.poor) AS poor,

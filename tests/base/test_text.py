@@ -45,9 +45,9 @@ def test_whatever_comes_out_is_printable(any_text: str) -> None:
     ("given_text", "shown"),
     [
         ("redis://h:6379/3", "redis://h:6379/3"),
-        ("redis://user:secret@h:6379/3", "redis://***@h:6379/3"),
-        ("redis://:sec:ret@h", "redis://***@h"),
-        ("redis://:sec%2Fret@h", "redis://***@h"),
+        ("redis://user:secret@h:6379/3", "redis://user:***@h:6379/3"),
+        ("redis://:sec:ret@h", "redis://:***@h"),
+        ("redis://:sec%2Fret@h", "redis://:***@h"),
         ("redis://:sec/ret@h:6379", "redis://…"),
         ("redis://:sec@ret@h:6379", "redis://…"),
         ("redis://:sec#ret@h:6379", "redis://…"),
@@ -61,7 +61,7 @@ def test_whatever_comes_out_is_printable(any_text: str) -> None:
         ("rediss://h:6379/3?password=sec@ret", "rediss://…"),
         ("unix:///run/redis.sock?password=secret", "unix:///run/redis.sock?…"),
         ("unix://user:secret@/run/redis.sock", "unix://…"),
-        ("https://user:secret@h:8443/db?query=1", "https://***@h:8443/…?…"),
+        ("https://user:secret@h:8443/db?query=1", "https://user:***@h:8443/…?…"),
         ("https://hooks.example.com/services/T0/SECRET", "https://hooks.example.com/…"),
         ("slack://SECRET/SECRET/SECRET", "slack://…"),
         ("mailtos://user:secret@example.com", "mailtos://…"),
@@ -83,7 +83,7 @@ def test_text_that_is_no_url_is_hidden(url: str) -> None:
 
 def test_masked_sentence() -> None:
     """In a sentence the words around URLs stay, also with several of them and with addresses of people."""
-    assert masked("lost redis://u:p@a:1, then http://u:p@b:2.") == "lost redis://***@a:1, then http://***@b:2."
+    assert masked("lost redis://u:p@a:1, then http://u:p@b:2.") == "lost redis://u:***@a:1, then http://u:***@b:2."
     assert masked("login u:secret@h:1 failed at 12:30") == "login ***@h:1 failed at 12:30"
     assert masked("mail to bob@example.com at 12:30") == "mail to bob@example.com at 12:30"
     assert masked("a key such as metrics:buffer") == "a key such as metrics:buffer"
@@ -108,7 +108,7 @@ secret_texts = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_s
 
 
 @given(
-    st.sampled_from(["redis://:{}@h:6379/3", "https://u:{}@h", "smtp://{}:x@h", "tok://{}", "rediss://h/?p={}"]),
+    st.sampled_from(["redis://:{}@h:6379/3", "https://user:{}@h", "smtp://{}:x@h", "tok://{}", "rediss://h/?p={}"]),
     secret_texts,
     st.sampled_from(["{}", "cannot connect to {}", "'{}' is no URL, choose another", '{{"url": "{}"}}', "a {} b {}"]),
 )

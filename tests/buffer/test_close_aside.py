@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from drain_parts import Whereabouts, buffer_on, drainer_on, good, make_tables, push
-from taking import balanced, claimed
+from taking import acknowledge, balanced, claimed
 
 from pipeline.base import config
 from pipeline.base.errors import UsageError
@@ -22,6 +22,17 @@ def buffer(redis_url: str) -> Buffer:
     push(buffer.client, ITEMS)
     buffer.seal(10)
     return buffer
+
+
+def stored_before(buffer: Buffer, store: Store, segment: str, items: list[bytes]) -> None:
+    """As if an attempt before had stored the oldest items of a segment."""
+    push(buffer.client, items, key="other")
+    other = Buffer(buffer.client, key="other")
+    sealed = other.seal(10)
+    assert sealed is not None
+    drainer_on(other, store).drain_until_empty()
+    store.command(f"INSERT INTO metrics SELECT * REPLACE ('{segment}' AS segment) FROM metrics")
+    store.command(f"ALTER TABLE metrics DELETE WHERE segment = '{sealed.name}' SETTINGS mutations_sync = 1")
 
 
 def test_what_is_kept_is_saved_to_a_file_and_given_up(buffer: Buffer, tmp_path: Path) -> None:
@@ -44,14 +55,7 @@ def test_rows_that_are_stored_are_not_pushed_again(buffer: Buffer, settings: con
         chunk = claimed(buffer)
         buffer.set_aside(chunk, "tried too often")
         _, record = find([buffer], f"{chunk.segment}:0")
-        # As if an attempt before had stored three of its rows.
-        push(buffer.client, ITEMS[:3], key="other")
-        other = Buffer(buffer.client, key="other")
-        segment = other.seal(10)
-        assert segment is not None
-        drainer_on(other, store).drain_until_empty()
-        store.command(f"INSERT INTO metrics SELECT * REPLACE ('{chunk.segment}' AS segment) FROM metrics")
-        store.command(f"ALTER TABLE metrics DELETE WHERE segment = '{segment.name}' SETTINGS mutations_sync = 1")
+        stored_before(buffer, store, chunk.segment, ITEMS[:3])
         closed = push_again(buffer, record, store)
         assert (closed.pushed, closed.stored) == (7, 3)
         drainer_on(buffer, store).drain_until_empty()
@@ -69,7 +73,8 @@ def test_items_of_unknown_position_are_pushed_only_if_none_is_stored(buffer: Buf
     make_tables(store, settings)
     try:
         chunk = claimed(buffer)
-        drainer_on(buffer, store).finish(chunk, buffer.read(chunk))
+        stored_before(buffer, store, chunk.segment, ITEMS[:10])
+        acknowledge(buffer, chunk)
         buffer.client.lrem(buffer.keys.segment(chunk.segment), 1, ITEMS[15])
         drainer_on(buffer, store).drain_until_empty()
         (record,) = records(buffer)

@@ -1,7 +1,9 @@
 import json
 import math
+import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ from redis_proxy import redis_proxy
 
 from pipeline import MetricsClient
 from pipeline.base.config import Settings
+from pipeline.base.errors import ConfigError
 from pipeline.base.redis_link import RedisLink
 from pipeline.client.producer import BATCH_ITEMS, ClientStats
 
@@ -350,3 +353,51 @@ def test_the_queue_is_flushed_when(name: str, redis_url: str) -> None:
     subprocess.run([sys.executable, "-c", script + EXIT_SCRIPTS[name]], check=True)
     expected = {b"main": 1, b"child": 1} if "child" in name else {b"main": 1}
     assert Counter(waiting(redis_url)) == expected
+
+
+def _push_and_wait(url: str, pushed: Any) -> None:
+    client = MetricsClient(url, flush_interval_s=600)
+    client.push_raw(b"held")
+    pushed.set()
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_ended_by_sigterm_sends_what_it_holds(method: str, redis_url: str) -> None:
+    """A pool of multiprocessing ends its children by SIGTERM: what their client holds is sent first."""
+    context = multiprocessing.get_context(method)
+    pushed = context.Event()
+    child = context.Process(target=_push_and_wait, args=(redis_url, pushed))
+    child.start()
+    assert pushed.wait(120)
+    child.terminate()
+    child.join(60)
+    assert child.exitcode == -signal.SIGTERM
+    assert waiting(redis_url) == [b"held"]
+
+
+def test_a_sender_outlives_any_error(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody thought of is shown as trouble and tried again; the sender does not die of it."""
+    client = MetricsClient(redis_url)
+    attempt, failed = client._attempt, []
+
+    def fail_once(batch: list[bytes]) -> None:
+        if not failed:
+            failed.append(batch)
+            raise ZeroDivisionError("surprise")
+        attempt(batch)
+
+    monkeypatch.setattr(client, "_attempt", fail_once)
+    with client:
+        client.push_raw(b"x")
+        assert client.flush(60)
+    assert waiting(redis_url) == [b"x"]
+    assert client.stats().retried == 1
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2#x@h", "redis://h?nonsense=1", "redis://[::1", "http://u:hunter2@h"])
+def test_a_url_is_read_when_the_client_is_made(url: str) -> None:
+    """A URL that cannot be used is refused at once, without its password."""
+    with pytest.raises(ConfigError) as refused:
+        MetricsClient(url)
+    assert "hunter2" not in str(refused.value)

@@ -368,6 +368,7 @@ def test_every_place_of_the_fuzz_is_real(both: Guarded) -> None:
         both.ask(place.replace("{t}", "words"))
 
 
+@pytest.mark.timeout(3600)  # --long on a busy machine
 def test_nothing_forbidden_is_reached(both: Guarded, trap: Trap, home: Store, request: pytest.FixtureRequest) -> None:
     """Thousands of statements that hold a forbidden name: no file is read, no address called, nothing written."""
     count = 5_000 if request.config.getoption("--long") else 120
@@ -375,6 +376,7 @@ def test_nothing_forbidden_is_reached(both: Guarded, trap: Trap, home: Store, re
     assert codes[497] > sum(codes.values()) / 4
 
 
+@pytest.mark.timeout(3600)
 def test_the_guard_alone_holds(guard_alone: Guarded, trap: Trap, home: Store, request: pytest.FixtureRequest) -> None:
     """The same without the engine's role: on a handle that may do everything the guard is enough."""
     count = 5_000 if request.config.getoption("--long") else 120

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import RedisServer, free_port, redis_executables
 
-from pipeline.base import config, keys
+from pipeline.base import config, keys, resources
 from pipeline.base.errors import ConfigError
 from pipeline.base.redis_link import RedisLink
 from pipeline.cli import console
@@ -26,7 +26,7 @@ from pipeline.operate.doctor import Finding, examine
 from pipeline.store.client import Store
 from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS, migrate
 
-GOOD_REDIS = ("--maxmemory", "100mb")
+GOOD_REDIS = ("--maxmemory", "100mb", "--maxclients", "20000")
 NOBODY = "redis://127.0.0.1:1"
 
 
@@ -120,7 +120,7 @@ def test_a_seal_that_is_switched_off_is_warned_of(policy: str, redis_with: Calla
 
 def test_a_redis_without_a_memory_limit_is_warned_of(redis_server: Callable[..., RedisServer]) -> None:
     """Without ``maxmemory`` a long outage of ClickHouse ends with the kernel."""
-    assert redis_levels(redis_server(appendonly=True).url) == {"redis memory limit": "warn"}
+    assert redis_levels(redis_server(appendonly=True, options=GOOD_REDIS[2:]).url) == {"redis memory limit": "warn"}
 
 
 @pytest.mark.parametrize("version", sorted(redis_executables()))
@@ -257,6 +257,22 @@ def test_a_schema_of_a_newer_version_is_bad(settings: config.Settings, store: St
     found = clickhouse_findings(settings, store)
     assert levels(found) == {"schema": "bad"}
     assert "9999_later" in found["schema"].seen
+
+
+def test_a_table_that_forgets_tokens_soon_is_a_warning(settings: config.Settings, store: Store) -> None:
+    """A window shorter than the settings ask for is told with SQL that mends it."""
+    store.command("ALTER TABLE metrics MODIFY SETTING non_replicated_deduplication_window = 10")
+    found = clickhouse_findings(settings, store)
+    assert levels(found) == {"deduplication window": "warn"}
+    store.command(found["deduplication window"].fix)
+    assert levels(clickhouse_findings(settings, store)) == {}
+
+
+def test_a_redis_that_takes_too_few_clients_is_a_warning(redis_with: Callable[..., str]) -> None:
+    """The platform plans for 10,000 sessions; the shipped redis.conf takes more."""
+    assert redis_levels(redis_with("--maxclients", "9000")) == {"redis connections": "warn"}
+    shipped = resources.text("config/redis.conf")
+    assert re.search(r"^maxclients 20000$", shipped, re.MULTILINE)
 
 
 @pytest.mark.parametrize("table", ["metrics", "dead_letters"])

@@ -148,8 +148,26 @@ def test_slowest_tests_and_pass_rates(store: Store) -> None:
         store,
         "metrics_5min",
         [
-            window(test_suite="a", test_id="fast", total=10, passed=10, failed=0, histogram=histogram_of([10.0] * 10)),
-            window(test_suite="b", test_id="slow", total=4, passed=3, failed=1, histogram=histogram_of([900.0] * 4)),
+            window(
+                test_suite="a",
+                test_id="fast",
+                total=10,
+                passed=10,
+                failed=0,
+                histogram=histogram_of([10.0] * 10),
+                min=10.0,
+                max=10.0,
+            ),
+            window(
+                test_suite="b",
+                test_id="slow",
+                total=4,
+                passed=3,
+                failed=1,
+                histogram=histogram_of([900.0] * 4),
+                min=900.0,
+                max=900.0,
+            ),
             window(test_suite="c", test_id="x", metric_type="lcp", histogram=histogram_of([9000.0])),
             window(test_suite="d", test_id="skipped", metric_type="DURATION", total=0, passed=0, failed=0),
         ],
@@ -175,6 +193,7 @@ def test_a_rating_never_contradicts_its_counts(store: Store) -> None:
                 "page": page,
                 "browser": "chrome",
                 "histogram": histogram_of(values),
+                "p75": float(np.quantile(values, 0.75)),
                 "revision": 1,
                 **counts,
             }
@@ -262,3 +281,23 @@ def test_status_words_agree_with_pythons(store: Store) -> None:
     sent = [*words, *(word.upper() for word in words), "Timed Out", "not-run", " ok ", "", "Weird Word"]
     found = store.rows("SELECT arrayMap(s -> statusWord(s), {sent:Array(String)})", {"sent": sent})[0][0]
     assert found == [status_word(word) for word in sent]
+
+
+def test_merged_percentiles_stay_within_the_values(store: Store) -> None:
+    """A percentile of merged windows lies between their minimum and maximum; of one sample it is that one."""
+    keys = [int(key) for key in bucket_key([2500.0, 2500.0, 1.0])]
+    found = store.rows(
+        "SELECT histogramQuantileBetween(mapFromArrays([{one:Int32}], [toUInt64(1)]), 0.95, 2500, 2500), "
+        "histogramQuantile(mapFromArrays([{one:Int32}], [toUInt64(1)]), 0.95) = 2500, "
+        "isNaN(histogramQuantileBetween(mapFromArrays(emptyArrayInt32(), emptyArrayUInt64()), 0.5, nan, nan))",
+        {"one": keys[0]},
+    )
+    assert found == [(2500.0, 0, 1)]
+    store.command(
+        "INSERT INTO metrics_5min (window_start, metric_type, test_id, samples, min, max, histogram) "
+        f"SELECT toStartOfFiveMinutes(now()) - number * 300, 'duration', 't', 1, 2500, 2500, map({keys[0]}, 1) "
+        "FROM numbers(3)"
+    )
+    ends = store.rows("SELECT min(p50), max(p99) FROM metrics_over(span_s = 86400)")
+    assert ends == [(2500.0, 2500.0)]
+    assert store.rows("SELECT p50, p95 FROM slowest_tests") == [(2500.0, 2500.0)]

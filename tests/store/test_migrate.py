@@ -1,10 +1,11 @@
 """Migrations: applied once, in order, checked, and safe to be interrupted."""
 
-import hashlib
+import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,11 +51,8 @@ def test_the_files_in_order_make_the_tables(fresh: Store, settings: Settings) ->
 
 
 def test_what_was_applied_is_written_down(store: Store) -> None:
-    """Each migration stands in ``schema_migrations`` with the checksum of its text."""
-    expected = [
-        (int(file.stem[:4]), file.stem, hashlib.sha256(file.read_bytes()).hexdigest())
-        for file in sorted(resources.path("sql/migrations").glob("*.sql"))
-    ]
+    """Each migration stands in ``schema_migrations`` with the checksum of its statements."""
+    expected = [(migration.version, migration.name, migration.checksum) for migration in migrations()]
     assert store.rows("SELECT version, name, toString(checksum) FROM schema_migrations ORDER BY version") == expected
 
 
@@ -68,6 +66,25 @@ def test_a_file_changed_after_it_was_applied_stops_everything(
     with pytest.raises(MigrationError, match=first.name):
         migrate(store, settings)
     assert store.rows("SELECT count() FROM metrics") == [(0,)]
+
+
+def test_comments_may_change(store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A migration whose comments and line breaks differ is the same one; what runs only on a cluster is part of it."""
+    first, *others = migrations()
+    commented = replace(first, text="-- Another word.\n" + first.text.replace("ENGINE =", "ENGINE\n  ="))
+    monkeypatch.setattr(migrating, "migrations", lambda: [commented, *others])
+    assert migrate(store, settings) == []
+    assert replace(first, text=first.text.replace("-- cluster\n", "")).checksum != first.checksum
+
+
+def test_checksums_of_earlier_versions_are_accepted(store: Store, settings: Settings) -> None:
+    """Earlier versions recorded the checksum of the whole text of their first migrations."""
+    for version, former in migrating._OF_WHOLE_TEXTS.items():
+        store.command(
+            f"ALTER TABLE schema_migrations UPDATE checksum = '{former}' WHERE version = {version} "
+            "SETTINGS mutations_sync = 2"
+        )
+    assert migrate(store, settings) == []
 
 
 def test_a_database_of_a_newer_version_is_left_alone(store: Store, settings: Settings) -> None:
@@ -219,6 +236,56 @@ def test_on_a_cluster_every_table_is_replicated_and_has_a_distributed_one(store:
     assert all("{shard}/pipeline/" in path for path in paths if "schema_migrations" not in path)
     for table in ("metrics_local", "dead_letters_local"):
         assert "replicated_deduplication_window = " in local[table].replace("non_replicated", "")
+
+
+_DISTRIBUTED = re.compile(
+    r"TABLE (?:IF NOT EXISTS )?pipeline\.(\w+) .*Distributed\('[^']+', '[^']+', '\w+',(.*)\)$", re.DOTALL
+)
+
+
+def test_windows_spread_over_all_shards(store: Store, on_cluster: Dialect) -> None:
+    """With 2 to 64 shards the fullest one holds at most 1.2 times the mean; every table is spread by a hash."""
+    made = [_DISTRIBUTED.search(statement) for statement in all_statements(on_cluster)]
+    keys = {found[1]: found[2] for found in made if found}
+    assert set(keys) == TABLES - {"schema_migrations"}
+    assert all("cityHash64(" in key for key in keys.values())
+    for table, step in (("metrics_1min", 60), ("metrics_5min", 300), ("web_vitals", 300)):
+        worst = store.rows(
+            "SELECT max(fullest / mean) FROM (SELECT shards, max(windows) AS fullest, 26000 / shards AS mean FROM ("
+            f"SELECT shards, ({keys[table]}) % shards AS shard, count() AS windows FROM (SELECT toDateTime("
+            f"1700000100 + number * {step}, 'UTC') AS window_start, arrayJoin(range(2, 65)) AS shards "
+            "FROM numbers(26000)) GROUP BY shards, shard) GROUP BY shards)"
+        )[0][0]
+        assert worst <= 1.2, (table, worst)
+
+
+def test_a_window_keeps_its_shard_when_the_key_changes(make_settings: Callable[..., Settings], store: Store) -> None:
+    """What was placed by its start before stays where it was; what comes later goes by the hash."""
+    dialect = Dialect(make_settings(clickhouse={"cluster": "c", "database": "pipeline"}), hashed_from=1_700_000_040)
+    made = [_DISTRIBUTED.search(one) for one in dialect.statements(resources.text("sql/migrations/0004_sharding.sql"))]
+    for key in {found[2] for found in made if found}:
+        found = store.rows(
+            f"SELECT ({key}) = toUnixTimestamp(window_start), ({key}) = cityHash64(window_start) FROM "
+            "(SELECT toDateTime(arrayJoin([1699999980, 1700000040]), 'UTC') AS window_start) ORDER BY window_start"
+        )
+        assert found == [(1, 0), (0, 1)]
+    assert migrating._hashed_from(store) == 0
+    now_s = int(time.time())
+    store.command(f"INSERT INTO metrics_1min (window_start) VALUES ({now_s})")
+    assert migrating._hashed_from(store) == now_s + 86_400
+
+
+def test_tokens_are_remembered_for_hours(make_settings: Callable[..., Settings]) -> None:
+    """A replicated table remembers as many blocks as six hours of inserts make, within what Keeper should hold."""
+
+    def window(**drainer: float) -> int:
+        return migrating.dedup_window_blocks(make_settings(drainer=drainer))
+
+    assert window(flush_interval_s=0.5) == 2 * 6 * 3600 / 0.5
+    assert window(flush_interval_s=60) == 10_000
+    assert window(flush_interval_s=0.01) == 1_000_000
+    filled = Dialect(make_settings(clickhouse={"cluster": "c"})).fill("{dedup_window}")
+    assert filled == "replicated_deduplication_window = 86400, replicated_deduplication_window_seconds = 604800"
 
 
 class Listening(Store):

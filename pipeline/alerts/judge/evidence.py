@@ -14,6 +14,7 @@ import msgspec
 from pipeline.alerts.judge.state import Alert, Change, Observation, State, Verdict
 from pipeline.alerts.rules.rule import Rule
 from pipeline.base import clock, durations
+from pipeline.base.sql_text import literal
 
 Context = Mapping[str, float | str]
 
@@ -131,7 +132,7 @@ def describe(names: tuple[str, ...], values: tuple[str, ...], columns: tuple[str
         by,
         sized_labels(by).encode(),
         f" ({about})" if about else "",
-        "".join([f" AND {name} = {quoted(value)}" for name, value in zip(columns, values, strict=True)]),
+        "".join([f" AND {name} = {literal(value)}" for name, value in zip(columns, values, strict=True)]),
     )
 
 
@@ -193,9 +194,9 @@ class _Query:
             elif "duration" in rule.metrics:
                 self._before += " AND (lower(metric_type) != 'duration' OR statusWord(status) != 'retried')"
         if "metric_type" not in rule.by:
-            self._before += f" AND lower({metric}) IN ({', '.join(map(quoted, rule.metrics))})"
+            self._before += f" AND lower({metric}) IN ({', '.join(map(literal, rule.metrics))})"
         for name, values in rule.where.items():
-            self._before += f" AND {name} IN ({', '.join(map(quoted, values))})"
+            self._before += f" AND {name} IN ({', '.join(map(literal, values))})"
 
     def about(self, described: Described) -> str:
         """The query of one alert."""
@@ -211,11 +212,6 @@ def _expression(rule: Rule) -> str:
         return "dateDiff('second', max(timestamp), now64(3, 'UTC'))"
     simple = {"count": "count()", "change_pct": "avg(value)", "change_spreads": "avg(value)"}
     return simple.get(rule.statistic, f"{rule.statistic}(value)")
-
-
-def quoted(text: str) -> str:
-    """A string as ClickHouse reads it."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 @lru_cache(maxsize=1024)  # all alerts of a tick share their times

@@ -1,0 +1,122 @@
+"""Wrong use of the command line: one sentence, exit code 2, never a traceback and never a secret."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+
+SECRET = "hunter2-Xy"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code and everything that was printed."""
+    monkeypatch.setattr(sys, "argv", ["pipeline", *arguments])
+    code = 0
+    try:
+        main._run()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("alerts", "silence", "rule=x", "--for", "10x"),
+        ("alerts", "silence", "rule=x", "--for", ""),
+        ("alerts", "silence", "--for", "1h"),
+        ("rollup", "--from", "yesterday"),
+        ("rollup", "--from", "99999999999999999999d"),
+        ("rollup", "--to", "1h"),
+        ("query", "SELECT 1", "--param", "a"),
+        ("query", "SELECT 1; SELECT 2"),
+        ("tap", "--count", "0"),
+        ("demo", "--seconds", "nan"),
+        ("nothing",),
+    ],
+)
+def test_wrong_arguments(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Arguments that make no sense end in a sentence and exit code 2, before anything is opened."""
+    monkeypatch.setenv("PIPELINE_REDIS__URL", "redis://127.0.0.1:1")
+    monkeypatch.setenv("PIPELINE_DATA_DIR", str(tmp_path / "data"))
+    code, text = run(monkeypatch, capsys, *arguments)
+    assert code == 2, text
+    assert "Traceback" not in text
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("PIPELINE_REDIS__URL", f"redis://:{SECRET}/x@h:6379", "redis.url"),
+        ("PIPELINE_REDIS__URL", f"redis://:{SECRET}@h:port", "redis.url"),
+        ("PIPELINE_REDIS_URL", f"redis://:{SECRET}@h", "PIPELINE_REDIS__URL"),
+        ("PIPELINE_REDIS__UR1", f"redis://:{SECRET}@h", "did you mean 'redis.url'"),
+        ("PIPELINE_CLICKHOUSE__DSN", f"https://u:{SECRET}@h:99999", "clickhouse.dsn"),
+        ("PIPELINE_ALERTS__CHANNELS", f'[{{"url": "https://h/{SECRET}"', "alerts.channels"),
+        ("PIPELINE_ALERTS__CHANNELS", f'[{{"name": "a", "kind": "webhok", "url": "https://h/{SECRET}"}}]', "kind"),
+        ("PIPELINE_ALERTS__CHANNELS", f'[{{"name": "a", "kind": "webhook", "url": "{SECRET}"}}]', "url"),
+        ("PIPELINE_ALERTS__CHANNELS", f'[{{"name": "a", "kind": "webhook", "ur1": "{SECRET}"}}]', "ur1"),
+        ("PIPELINE_REDIS__TLS__CA_FILE", "/nowhere/ca.pem", "redis.tls.ca_file"),
+        ("PIPELINE_CLICKHOUSE__TLS__CERT_FILE", "/nowhere/cert.pem", "clickhouse.tls.cert_file"),
+        ("PIPELINE_DATA_DIR", "/dev/null", "data_dir"),
+        ("PIPELINE_DATA_DIR", "/dev/null/data", "data_dir"),
+        ("PIPELINE_ALERTS__RULES_FILE", "/nowhere/rules.yaml", "/nowhere/rules.yaml"),
+    ],
+)
+@pytest.mark.parametrize("command", ["validate", "run"])
+@pytest.mark.timeout(100)  # a `run` that is not refused would run
+def test_validate_refuses_what_run_refuses(
+    command: str,
+    variable: str,
+    value: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Both make the same check, and name the setting in a sentence without its secret."""
+    monkeypatch.setenv("PIPELINE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv(variable, value)
+    if "__TLS__" in variable:
+        monkeypatch.setenv("PIPELINE_REDIS__URL", "rediss://127.0.0.1:1")
+        monkeypatch.setenv("PIPELINE_CLICKHOUSE__DSN", "https://127.0.0.1:1")
+    code, text = run(monkeypatch, capsys, command)
+    assert code == 2, text
+    assert said in text
+    assert "Traceback" not in text
+    assert "hunter2" not in text
+    assert len(text.strip().splitlines()) == 1
+
+
+def test_validate_warns_of_what_goes_out_unencrypted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A password that leaves this machine without TLS is warned of, one on this machine is not."""
+    monkeypatch.setenv("PIPELINE_CLICKHOUSE__DSN", f"http://u:{SECRET}@ch.example:8123")
+    monkeypatch.setenv("PIPELINE_REDIS__URL", f"redis://:{SECRET}@127.0.0.1:6379")
+    code, text = run(monkeypatch, capsys, "validate")
+    assert code == 0
+    assert "clickhouse.dsn sends a password to ch.example:8123 without encryption" in text
+    assert "redis.url sends" not in text
+    assert SECRET not in text
+
+
+def test_config_show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Every effective setting with its origin, secrets masked, on a terminal and as JSON."""
+    secret = tmp_path / "dsn"
+    secret.write_text(f"https://writer:{SECRET}@ch:9443")
+    monkeypatch.setenv("PIPELINE_CLICKHOUSE__DSN_FILE", str(secret))
+    monkeypatch.setenv("PIPELINE_ALERTS__CHANNELS", f'[{{"name": "a", "kind": "slack", "url": "https://h/{SECRET}"}}]')
+    for arguments in ((), ("--json",)):
+        code, text = run(monkeypatch, capsys, "config", "show", *arguments)
+        assert code == 0
+        assert "https://writer:***@ch:9443" in text
+        assert "secret file of PIPELINE_CLICKHOUSE__DSN_FILE" in text
+        assert "variable PIPELINE_ALERTS__CHANNELS" in text
+        assert SECRET not in text
