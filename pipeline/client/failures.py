@@ -27,18 +27,22 @@ _NAMES_AN_ERROR = re.compile(
     r"(?:Error|Exception|Failure|Failed|Exit|Interrupt|Warning|Timeout|TimeoutExpired|Fault|Violation|Mismatch|Cancelled)$"
 )
 # In this order: what a later pattern would take apart is replaced first.
-_SCRUBBED = (
-    (re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>)\]]+"), "<url>"),
-    (re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), "<email>"),
-    (re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"), "<uuid>"),
-    (re.compile(r"\b0[xX][0-9a-fA-F]+\b"), "<address>"),
-    (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\[[0-9a-fA-F:]*::[0-9a-fA-F:]*\](?::\d+)?"), "<address>"),
-    (re.compile(r"(?<![\w<])(?:[A-Za-z]:)?(?:[\\/][^\s\\/:'\"<>|,;()]+){2,}[\\/]?(?::\d+)*"), "<path>"),
-    (re.compile(r"(?<![\w<])(?:\.{0,2}/)?(?:[\w@.-]+/)+[\w@-]+\.\w{1,8}(?::\d+)*\b"), "<path>"),
-    (re.compile(r"\b(?=[0-9a-fA-F]*\d)(?=[0-9a-fA-F]*[a-fA-F])[0-9a-fA-F]{8,}\b"), "<hex>"),
-    (re.compile(r"(?<![A-Za-z_])[-+]?\d+(?:[.,:]\d+)*"), "<n>"),
-    (re.compile(r"\d+"), "<n>"),
+SCRUBBED = (
+    (re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>)\]]+", re.ASCII), "<url>"),
+    (re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.ASCII), "<email>"),
+    (re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b", re.ASCII), "<uuid>"),
+    (re.compile(r"\b0[xX][0-9a-fA-F]+\b", re.ASCII), "<address>"),
+    (
+        re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\[[0-9a-fA-F:]*::[0-9a-fA-F:]*\](?::\d+)?", re.ASCII),
+        "<address>",
+    ),
+    (re.compile(r"(?<![\w<])(?:[A-Za-z]:)?(?:[\\/][^\s\\/:'\"<>|,;()]+){2,}[\\/]?(?::\d+)*", re.ASCII), "<path>"),
+    (re.compile(r"(?<![\w<])(?:\.{0,2}/)?(?:[\w@.-]+/)+[\w@-]+\.\w{1,8}(?::\d+)*\b", re.ASCII), "<path>"),
+    (re.compile(r"\b(?=[0-9a-fA-F]*\d)(?=[0-9a-fA-F]*[a-fA-F])[0-9a-fA-F]{8,}\b", re.ASCII), "<hex>"),
+    (re.compile(r"(?<![A-Za-z_])[-+]?\d+(?:[.,:]\d+)*", re.ASCII), "<n>"),
+    (re.compile(r"\d+", re.ASCII), "<n>"),
 )
+"""Pattern and placeholder. Reporters of other languages use them too: only what JavaScript reads alike."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def first_line(text: str) -> str:
 def scrubbed(line: str) -> str:
     """The line without what differs from run to run, at most ``LONGEST_MESSAGE`` characters."""
     line = clean(line[: 4 * LONGEST_MESSAGE])
-    for pattern, placeholder in _SCRUBBED:
+    for pattern, placeholder in SCRUBBED:
         line = pattern.sub(placeholder, line)
     line = " ".join(line.split())
     return line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 1] + "…"

@@ -92,7 +92,7 @@ class _System:
     link: tuple[str, ...] = ()
 
 
-_SYSTEMS = (
+SYSTEMS = (
     _System(
         *("github", "GITHUB_ACTIONS"),
         run_id=("github-{GITHUB_RUN_ID}-{GITHUB_RUN_ATTEMPT}", "github-{GITHUB_RUN_ID}-1"),
@@ -175,6 +175,7 @@ _SYSTEMS = (
         commit=("{BUILD_VCS_NUMBER}",),
     ),
 )
+"""Reporters of other languages use the same table."""
 
 
 def detect(environ: Mapping[str, str], *, read_file: Reader | None = None, git: Git | None = None) -> RunContext:
@@ -182,7 +183,7 @@ def detect(environ: Mapping[str, str], *, read_file: Reader | None = None, git: 
 
     ``read_file`` and ``git`` are how files and git are asked; tests pass their own.
     """
-    system = next((system for system in _SYSTEMS if environ.get(system.marker, "").lower() not in ("", "false")), None)
+    system = next((system for system in SYSTEMS if environ.get(system.marker, "").lower() not in ("", "false")), None)
     found = _of_system(system, environ, read_file or _read_file) if system else RunContext()
     ours = {
         field: _clean(environ[name])

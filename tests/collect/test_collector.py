@@ -5,9 +5,11 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from conftest import RedisServer
 
 from pipeline.base import config, failpoints
@@ -332,3 +334,44 @@ def _no_failpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.delenv(failpoints.VARIABLE, raising=False)
     failpoints.reset()
+
+
+# Rights
+
+SHIPPED_USERS = Path(__file__).parents[2] / "config/redis-users.acl"
+
+
+def test_the_shipped_user_that_collects_may_read_all_of_it(server: RedisServer) -> None:
+    """Under the least-privilege user everything is collected, and it may change no key of the platform's."""
+    with server.client() as client:
+        if str(client.info("server")["redis_version"]).startswith("6."):
+            pytest.skip("rights to read alone come with Redis 7.0")
+        seed(server)
+        (line,) = [one for one in SHIPPED_USERS.read_text().splitlines() if one.startswith("user service-collecting ")]
+        client.execute_command("ACL", "SETUSER", *line.replace("CHANGE-ME", "secret").split()[1:])
+    url = server.url.replace("://", "://service-collecting:secret@")
+    link = RedisLink.open(config.Settings(redis=config.RedisSettings(url=url)))
+    collector = Collector(
+        link.database, RedisDatabases().model_dump(), BufferKeys("metrics:buffer"), catalogue(), INTERVAL_S
+    )
+    collector.run(now_ms(), budget_s=60)
+    assert {name: state.trouble for name, state in collector.states.items() if state.trouble} == {}
+    assert {one.metric_type for one in collected(server)} >= set(EXPECTED)
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        link.database("sessions").delete("session:test:s-1")
+    link.close()
+
+
+def test_without_rights_each_kind_of_key_says_so_and_the_rest_is_collected(server: RedisServer) -> None:
+    """A user that may not read sessions collects everything else."""
+    seed(server)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "some", "on", ">secret", "~*", "+@all", "-get")
+    link = RedisLink.open(config.Settings(redis=config.RedisSettings(url=server.url.replace("://", "://some:secret@"))))
+    collector = Collector(
+        link.database, RedisDatabases().model_dump(), BufferKeys("metrics:buffer"), catalogue(), INTERVAL_S
+    )
+    collector.run(now_ms(), budget_s=60)
+    assert collector.states["test_session"].trouble == "no permission to read it"
+    assert {one.metric_type for one in collected(server)} >= {"cpu_usage", "response_time", "queue_depth"}
+    link.close()

@@ -40,3 +40,24 @@ def side_packages(*requirements: str) -> Path:
         except OSError:
             shutil.rmtree(fresh)  # another process was faster
     return target
+
+
+@functools.cache
+def side_npm_packages(*packages: str) -> Path:
+    """A directory whose ``node_modules`` has these packages of npm, without running their install scripts."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        missing("node and npm are not installed")
+    target = _CACHE / ("npm-" + "+".join(package.replace("/", "_") for package in packages))
+    if not target.is_dir():
+        _CACHE.mkdir(exist_ok=True, mode=0o700)
+        fresh = Path(tempfile.mkdtemp(dir=_CACHE))
+        quiet = ["--no-audit", "--no-fund", "--silent", "--ignore-scripts"]
+        command = ["npm", "install", *quiet, "--prefix", str(fresh), *packages]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            missing(f"{', '.join(packages)} cannot be installed: {done.stderr[-300:]}")
+        try:
+            fresh.rename(target)
+        except OSError:
+            shutil.rmtree(fresh)
+    return target

@@ -1,0 +1,121 @@
+"""Our reporter in a real run of Playwright on Debian's chromium, against the real endpoint."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from conftest import missing
+from side_packages import side_npm_packages
+
+from pipeline.cli.main import cli
+from pipeline.client.failures import failure
+from pipeline.client.importers import formats
+from pipeline.client.importers.report import Context
+
+SPEC = """
+const { test, expect } = require('@playwright/test');
+test.describe('cart', () => {
+  test('pays', async ({ page }) => { await page.setContent('<h1>ok</h1>'); expect(await page.title()).toBe(''); });
+  test('fails', async () => { expect(1).toBe(2); });
+  test('flakes', async ({}, info) => { if (info.retry === 0) throw new TypeError('boom 7 at /tmp/x/y.js'); });
+  test.skip('waits', () => {});
+  test('is known to fail', async () => { test.fail(); expect(1).toBe(2); });
+});
+"""
+CONFIG = """
+const use = {browserName: 'chromium', launchOptions: {executablePath: CHROMIUM, args: ['--no-sandbox']}};
+module.exports = {testDir: '.', retries: 1, workers: 1, projects: [{name: 'chromium', use}],
+  reporter: [['json', {outputFile: 'report.json'}], ['./pipeline-playwright-reporter.mjs', OPTIONS]]};
+"""
+ROWS = [
+    ("cart › pays", "passed", 1),
+    ("cart › fails", "retried", 1),
+    ("cart › fails", "failed", 2),
+    ("cart › flakes", "retried", 1),
+    ("cart › flakes", "flaky", 2),
+    ("cart › waits", "skipped", 1),
+    ("cart › is known to fail", "passed", 1),
+]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with Playwright, our reporter and one file of tests."""
+    chromium = shutil.which("chromium") or missing("chromium is not installed")
+    (tmp_path / "node_modules").symlink_to(side_npm_packages("@playwright/test@1") / "node_modules")
+    assert CliRunner().invoke(cli, ["reporter", "playwright", "--out", str(tmp_path)]).exit_code == 0
+    (tmp_path / "cart.spec.js").write_text(SPEC)
+    (tmp_path / "playwright.config.js").write_text(CONFIG.replace("CHROMIUM", json.dumps(chromium)))
+    return tmp_path
+
+
+def run(project: Path, options: dict[str, Any], *arguments: str, **environment: str) -> str:
+    config = project / "playwright.config.js"
+    config.write_text(config.read_text().replace("OPTIONS", json.dumps(options)))
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(("GITHUB_", "GITLAB_", "CI"))}
+    command = ["node", "node_modules/@playwright/test/cli.js", "test", *arguments]
+    done = subprocess.run(command, cwd=project, env=kept | environment, capture_output=True, text=True, check=False)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("pipeline metrics:")]
+    return line
+
+
+def shown(rows: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
+    return [(row["test_name"], row["status"], row["attempt"]) for row in rows]
+
+
+def test_attempts_go_live_to_the_endpoint(project: Path, open_site: Callable[..., Any]) -> None:
+    """Each attempt once, named as Playwright's JSON report names it; the file is gone, since nothing is left."""
+    world = open_site(web={"write_key": "secret-key"})
+    github = {"GITHUB_ACTIONS": "true", "GITHUB_RUN_ID": "7", "GITHUB_RUN_ATTEMPT": "2", "GITHUB_SHA": "abc"}
+    options = {"url": world.site.url, "writeKey": "secret-key", "environment": "staging", "flushForMs": 60_000}
+    assert run(project, options, **github) == "pipeline metrics: 7 sent, 0 not sent"
+    assert not (project / "pipeline-metrics.ndjson").exists()
+    items = world.buffer.client.lrange(world.buffer.keys.buffer, 0, -1)
+    rows = [json.loads(item) for item in reversed(items)]
+    assert shown(rows) == ROWS
+    assert {(row["run_id"], row["commit"], row["environment"]) for row in rows} == {("github-7-2", "abc", "staging")}
+    with (project / "report.json").open("rb") as file:
+        report = formats.read(file, Context(0, future_ms=10**15)).rows(0)
+    same = ("test_id", "test_name", "test_suite", "browser", "status", "attempt", "value", "error_type", "timestamp")
+    assert [[row.get(name) for name in same] for row in rows] == [[row.get(name) for name in same] for row in report]
+    assert rows[3]["tags"]["error_fingerprint"] == report[3]["tags"]["error_fingerprint"]
+
+
+def test_what_cannot_be_sent_stays_in_the_file(project: Path) -> None:
+    """No service: the run ends as it would have, and the line says how to feed the file."""
+    line = run(project, {"url": "http://127.0.0.1:1", "flushForMs": 300, "runId": "r1"}, "-g", "flakes")
+    assert line.startswith("pipeline metrics: 0 sent, 2 not sent (")
+    assert line.endswith("feed them with: pipeline push pipeline-metrics.ndjson")
+    rows = [json.loads(text) for text in (project / "pipeline-metrics.ndjson").read_text().splitlines()]
+    assert shown(rows) == ROWS[3:5]
+    assert rows[0]["run_id"] == "r1"
+
+
+def test_failures_are_named_as_python_names_them(project: Path) -> None:
+    """The same types and messages from the same texts, so that fingerprints agree."""
+    texts = [
+        "ValueError: no 3 of 17",
+        "\x1b[31mTimeoutError\x1b[39m: page.goto: Timeout 30000ms exceeded.",
+        "connect to http://user:secret@h:80/x?token=1 failed",
+        "Error: cannot open /home/ci/work/a.txt:12 or src/cart/a.spec.ts:3:7",
+        "object at 0x7f3a2c of 550e8400-e29b-41d4-a716-446655440000 at 10.0.0.7:5432 [::1]:80",
+        "x" * 500,
+    ]
+    script = (
+        "import('./pipeline-playwright-reporter.mjs').then((m) => console.log(JSON.stringify(TEXTS.map(m.failureOf))))"
+    )
+    done = subprocess.run(
+        ["node", "-e", script.replace("TEXTS", json.dumps(texts))],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = [(one["type"], one["message"]) for one in json.loads(done.stdout)]
+    assert told == [(found.error_type, found.message) for found in map(failure, texts)]
