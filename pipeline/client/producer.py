@@ -41,6 +41,7 @@ from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.base.redis_link import RedisLink, classify
 from pipeline.base.redis_pool import connection_pool
 from pipeline.base.text import masked_url, remember_secret
+from pipeline.client.run_context import RunContext, session
 
 _log = log.get(__name__)
 
@@ -107,6 +108,7 @@ class MetricsClient:
         settings: Settings | None = None,
         key: str | None = None,
         defaults: Mapping[str, Any] | None = None,
+        run: RunContext | bool = False,
         flush_interval_s: float = 0.1,
         max_queued_bytes: int = 64 * 2**20,
         room_timeout_s: float = 0.0,
@@ -118,7 +120,9 @@ class MetricsClient:
         ``url`` may name a database, otherwise it is the schema's (3). Without a URL the settings say
         where (and the embedded server is started if it is not running). ``key``: the list, by default
         the settings' buffer, one at random where there are several. ``defaults``: fields of every
-        metric that does not carry them. ``room_timeout_s``: how long a push waits for room in a full queue
+        metric that does not carry them. ``run``: True finds run, job, commit and branch in the environment (a CI
+        system's, git's, ``PIPELINE_RUN_ID`` and its like) and sends them with each metric; or a ``RunContext``
+        of your own. ``room_timeout_s``: how long a push waits for room in a full queue
         before it drops; 0 suits tests and services, an importer waits. ``quiet``: no log lines, only ``stats``
         and ``trouble``.
         """
@@ -126,7 +130,7 @@ class MetricsClient:
             settings = settings or config.load()
         self._connect = _connector_of_url(url) if url else _connector_of_settings(settings or Settings())
         self._key = key or random.choice((settings.buffer if settings else BufferSettings()).keys)
-        self._defaults = dict(defaults or {})
+        self._defaults = _with_run(run, dict(defaults or {}))
         self._flush_interval_s = flush_interval_s
         self._max_queued_bytes = max_queued_bytes
         self._room_timeout_s = room_timeout_s
@@ -394,6 +398,14 @@ class MetricsClient:
         self._queued_bytes = 0
         self._queue.clear()
         self._changed.notify_all()
+
+
+def _with_run(run: RunContext | bool, defaults: dict[str, Any]) -> dict[str, Any]:
+    """The defaults, after what is known of the run."""
+    if run is False:
+        return defaults
+    context = session() if run is True else run
+    return {**context.fields(), **defaults, "tags": {**context.tags(), **defaults.get("tags", {})}}
 
 
 def _connector_of_url(url: str) -> Callable[[], redis.BlockingConnectionPool]:

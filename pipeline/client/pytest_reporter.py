@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import secrets
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -116,7 +115,7 @@ class Reporter:
         client = MetricsClient(
             self._config.getoption("--pipeline-redis-url"),
             quiet=True,
-            defaults={**run.fields(), "tags": run.tags()},
+            run=run,
         )
         if client._pool is not None:
             client._pool.make_connection()  # type: ignore[no-untyped-call]  # connects to nothing; an unknown option in the URL shows here
@@ -127,9 +126,7 @@ class Reporter:
         for field in FIELDS:
             if told := self._config.getoption(f"--pipeline-{field}"):
                 environ[variable_of(field)] = told
-        run = run_context.detect(environ)
-        # A job that somebody named is told apart by that name.
-        return run if run.run_id and environ.get("PIPELINE_JOB") else run.with_nonce(secrets.token_hex(4))
+        return run_context.session(environ)
 
     @_never_raises
     def pytest_runtest_logstart(self, nodeid: str) -> None:

@@ -11,7 +11,9 @@ what is detected. The names map to OpenTelemetry's as ``OPENTELEMETRY`` says. St
 from __future__ import annotations
 
 import json
+import os
 import re
+import secrets
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -195,6 +197,13 @@ def detect(environ: Mapping[str, str], *, read_file: Reader | None = None, git: 
         return found
     commit, branch = (git or ask_git)()
     return replace(found, commit=found.commit or _clean(commit), branch=found.branch or _branch(branch))
+
+
+def session(environ: Mapping[str, str] | None = None) -> RunContext:
+    """The context of a new session of this process; its job is told apart from others unless a person named it."""
+    environ = os.environ if environ is None else environ
+    run = detect(environ)
+    return run if run.run_id and environ.get("PIPELINE_JOB") else run.with_nonce(secrets.token_hex(4))
 
 
 def _of_system(system: _System, environ: Mapping[str, str], read_file: Reader) -> RunContext:

@@ -401,3 +401,17 @@ def test_a_url_is_read_when_the_client_is_made(url: str) -> None:
     with pytest.raises(ConfigError) as refused:
         MetricsClient(url)
     assert "hunter2" not in str(refused.value)
+
+
+def test_the_client_names_the_run_of_its_environment(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """run=True: run, job, commit and branch with each metric; what a metric or a default says wins."""
+    said = {"PIPELINE_RUN_ID": "r1", "PIPELINE_JOB": "j1", "PIPELINE_COMMIT": "abc", "PIPELINE_BRANCH": "main"}
+    for name, text in said.items():
+        monkeypatch.setenv(name, text)
+    with MetricsClient(redis_url, run=True, defaults={"branch": "side"}) as client:
+        client.push("duration", 1, status="passed")
+        client.push("duration", 1, status="passed", commit="def")
+    with redis.Redis.from_url(f"{redis_url}/3") as reader:
+        one, two = [json.loads(item) for item in reversed(reader.lrange("metrics:buffer", 0, -1))]
+    assert (one["run_id"], one["job"], one["commit"], one["branch"]) == ("r1", "j1", "abc", "side")
+    assert two["commit"] == "def"

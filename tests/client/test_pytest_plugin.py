@@ -401,3 +401,35 @@ def test_a_broken_reporter_costs_a_line_and_no_session(tmp_path: Path) -> None:
     run = run_pytest(tmp_path, "-p", "no:xdist", "--pipeline-metrics", "--pipeline-redis-url=redis://127.0.0.1:1")
     assert run.returncode == 0, run.stdout
     assert "RuntimeError: no" in run.stdout
+
+
+SIDE_BY_SIDE = [
+    *("pytest-cov", "coverage", "pytest-mock", "pytest-asyncio", "pytest-randomly", "pytest-sugar", "termcolor"),
+    *("pytest-html", "jinja2", "markupsafe", "pytest-metadata", "pytest-rerunfailures>=16.6"),
+]
+
+
+@ONE_REDIS
+def test_beside_the_most_used_plugins_it_agrees_with_the_junit_report(tmp_path: Path, redis_url: str) -> None:
+    """cov, mock, asyncio, timeout, randomly, sugar, html, rerunfailures: the same executions and verdicts."""
+    from reports import rows
+
+    (tmp_path / "test_sample.py").write_text(SAMPLE)
+    (tmp_path / "test_repeated.py").write_text(REPEATED)
+    (tmp_path / "test_more.py").write_text(
+        "import asyncio, pytest\n"
+        "@pytest.mark.asyncio\nasync def test_async(): await asyncio.sleep(0)\n"
+        "def test_mock(mocker): assert mocker.Mock()() is not None\n"
+    )
+    run = run_pytest(
+        tmp_path,
+        *("-p", "no:xdist", "--reruns=1", "--cov=.", "--html=report.html", "--timeout=60", "--junitxml=report.xml"),
+        *("--pipeline-metrics", f"--pipeline-redis-url={redis_url}"),
+        PYTHONPATH=str(side_packages(*SIDE_BY_SIDE)),
+    )
+    assert run.returncode == 1, run.stdout + run.stderr
+    ours = {m["test_id"]: m["status"] for m in pushed(redis_url) if m["status"] != "retried"}
+    report = rows((tmp_path / "report.xml").read_bytes())
+    theirs = {m["test_id"]: m["status"] for m in report if m["status"] != "retried"}
+    assert "test_more.py::test_async" in ours
+    assert ours == theirs
