@@ -37,14 +37,14 @@ def package_text(relative: str) -> str:
 
 @dataclass(frozen=True)
 class Query:
-    """A named query of ``sql/queries.sql``: what it answers, in one sentence, and its text."""
+    """A named query: what it answers, in one sentence, and its text."""
 
     sentence: str
     sql: str
 
 
 @cache
-def queries() -> dict[str, Query]:
+def queries(file: str = "sql/queries.sql") -> dict[str, Query]:
     """The named queries, in the order of the file: a comment with the name, one with the sentence, the query."""
-    found = _NAMED_QUERY.finditer(text("sql/queries.sql"))
+    found = _NAMED_QUERY.finditer(text(file))
     return {one["name"]: Query(one["sentence"], one["sql"].strip()) for one in found}

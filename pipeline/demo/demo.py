@@ -189,6 +189,8 @@ class _Demo:
             figures.add_row(name, Text(f"{value:,}", style="red" if name == "unaccounted" and value else ""))
         windows = store.rows("SELECT (SELECT count() FROM metrics_1min) + (SELECT count() FROM metrics_5min)")[0][0]
         figures.add_row("windows", f"{windows:,}")
+        if self.service.site is not None:
+            figures.add_row("page", Text(self.service.site.address, overflow="fold"))
         if self.service.http is not None:
             figures.add_row("ask", f"curl '{self.service.http.url}/?query=SELECT+*+FROM+pipeline.slowest_tests'")
         suites = Table(box=None, pad_edge=False, title="suites, last window", title_justify="left")
@@ -268,6 +270,8 @@ def _shown(demo: _Demo, *, quiet: bool) -> Iterator[None]:
     else:
         view = contextlib.nullcontext()
         told: list[str] = []
+        if demo.service.site is not None:
+            console.print(f"page: {demo.service.site.address}", highlight=False, soft_wrap=True)
 
         def refresh() -> None:
             if demo.phase not in told:

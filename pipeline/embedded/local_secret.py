@@ -1,7 +1,7 @@
-"""The secret by which a command of this machine is known to the process that serves the engine.
+"""Secrets by which a command of this machine is known to a process that serves something.
 
-It stands in a file beside the engine's lock that only the same user can read, and is drawn anew each
-time the engine is served. Whoever can read it can read the engine's files as well.
+Each stands in a file that only the same user can read (for the engine, beside its lock), and is drawn anew
+each time it is served. Whoever can read it can read the engine's files as well.
 """
 
 import os
@@ -10,9 +10,10 @@ from pathlib import Path
 
 
 def issue(path: Path) -> str:
-    """A new secret for the engine at ``path``, written down for this machine's commands."""
+    """A new secret for what is served at ``path``, written down for this machine's commands."""
     secret = secrets.token_urlsafe(32)
     file = _file(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
     scratch = file.with_name(f"{file.name}.{os.getpid()}.new")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
@@ -23,7 +24,7 @@ def issue(path: Path) -> str:
 
 
 def read(path: Path) -> str:
-    """The secret of whoever serves the engine at ``path``; empty if it cannot be read."""
+    """The secret of whoever serves ``path``; empty if it cannot be read."""
     try:
         return _file(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

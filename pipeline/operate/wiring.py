@@ -295,6 +295,7 @@ def serve_site(settings: Settings, service: Service, *, any_port: bool = False) 
         progress={drainer.buffer.key: drainer.progress for drainer in service.drainers},
         loops=service.heartbeat.ages,
         jobs=service.schedule.told,
+        beacons=service.role == "demo",
     )
     web = settings.web
     return _on_a_port("web.port", web.port, any_port, lambda port: Site(parts, web.host, port))

@@ -91,8 +91,9 @@ class Credentials:
 
     @property
     def cookie(self) -> str:
-        """What the page's login cookie holds: proves the token without being it."""
-        return hmac.new(self.token.encode(), b"pipeline page login", hashlib.sha256).hexdigest() if self.token else ""
+        """What the page's login cookie holds: proves that credentials were shown without being them."""
+        secret = "\0".join((self.token, self.user, self.password)) if self.are_required else self.local_secret
+        return hmac.new(secret.encode(), b"pipeline page login", hashlib.sha256).hexdigest() if secret else ""
 
     def accept(self, shown: Shown) -> bool:
         """Whether one of the ways holds. Takes the same time whatever was shown."""
@@ -188,6 +189,7 @@ class Access:
         explain: Callable[[Refusal], Response],
         names: Callable[[], Names],
         open_paths: frozenset[str] = frozenset(),
+        open_prefix: str | None = None,
         exempt_paths: frozenset[str] = frozenset(),
         parameters: bool = False,
     ) -> None:
@@ -196,6 +198,7 @@ class Access:
         self._explain = explain
         self._names = names
         self._open = open_paths
+        self._open_prefix = open_prefix
         self._exempt = exempt_paths
         self._parameters = parameters
 
@@ -207,7 +210,7 @@ class Access:
                 request,
                 self._names(),
                 self._credentials,
-                is_open=scope["path"] in self._open,
+                is_open=scope["path"] in self._open or self._is_under_open_prefix(scope["path"]),
                 parameters=self._parameters,
             )
             if refusal is not None:
@@ -217,6 +220,9 @@ class Access:
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+    def _is_under_open_prefix(self, path: str) -> bool:
+        return self._open_prefix is not None and path.startswith(self._open_prefix)
 
 
 def same_text(shown: str, expected: str) -> bool:

@@ -38,3 +38,5 @@ class Parts:
     """Seconds since each loop turned."""
     jobs: Callable[[], Mapping[str, Mapping[str, Any]]] = dict
     """Runs, failures, missed, last_took_s, began_s_ago, interval_s and trouble of each job."""
+    beacons: bool = False
+    """Whether the page reports its own vitals; only where they disturb no real ones."""

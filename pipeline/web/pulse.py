@@ -10,11 +10,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.base import log
 from pipeline.base.errors import PipelineError
+from pipeline.operate.doctor import examine
 from pipeline.operate.status import gather
 from pipeline.store.client import Store
 from pipeline.web.parts import Parts
@@ -25,6 +26,7 @@ LOOK_S = 2.0
 STALE_S = 30.0
 """Figures older than this are not taken for the present."""
 
+EXAMINE_S = 60.0
 HISTORY_S = 3600.0
 CLOSE_S = 2.0
 
@@ -41,6 +43,7 @@ class Look:
     dead_letters: dict[str, int] = field(default_factory=dict)
     redis_trouble: str = ""
     clickhouse_trouble: str = ""
+    job_lag_s: float = 0.0
 
 
 NOTHING_YET = Look(float("-inf"), 0, {}, redis_trouble="not asked yet", clickhouse_trouble="not asked yet")
@@ -53,11 +56,13 @@ class Pulse:
         self._parts = parts
         self.newest = NOTHING_YET
         self.history: deque[Look] = deque(maxlen=int(HISTORY_S / LOOK_S))
+        self.findings: list[dict[str, Any]] = []
+        """What ``doctor`` finds wrong, with its fix; looked for now and then."""
+        self._examined_s = float("-inf")
         self._stop = threading.Event()
-        self._changed = threading.Condition()
         self._store: Store | None = None
         self._thread = threading.Thread(target=self._run, name="web-pulse", daemon=True)
-        self._listeners: list[Callable[[Look], None]] = []
+        self._listeners: list[Callable[[Look], object]] = []
 
     def start(self) -> None:
         """Begin to look."""
@@ -71,7 +76,7 @@ class Pulse:
         if not self._thread.is_alive() and self._store is not None:
             self._store.close()
 
-    def listen(self, told: Callable[[Look], None]) -> Callable[[], None]:
+    def listen(self, told: Callable[[Look], object]) -> Callable[[], None]:
         """Call ``told`` with every new look; returns how to end that."""
         self._listeners.append(told)
         return lambda: self._listeners.remove(told)
@@ -103,7 +108,9 @@ class Pulse:
             {reason: int(count) for reason, count in letters.items()},
             redis_trouble,
             clickhouse_trouble,
+            max([0.0, *(job["began_s_ago"] - job["interval_s"] for job in self._parts.jobs().values())]),
         )
+        self._examine(store)
         self.history.append(look)
         self.newest = look
         for told in list(self._listeners):
@@ -117,6 +124,13 @@ class Pulse:
             except Exception:
                 _log.exception("look failed")
             self._stop.wait(LOOK_S)
+
+    def _examine(self, store: Store | None) -> None:
+        if time.monotonic() - self._examined_s < EXAMINE_S:
+            return
+        self._examined_s = time.monotonic()
+        found = examine(self._parts.settings, self._parts.link, store)
+        self.findings = [asdict(finding) for finding in found if finding.level != "ok"]
 
     def _reader(self) -> tuple[Store | None, str]:
         if self._store is None:

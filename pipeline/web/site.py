@@ -14,12 +14,14 @@ from starlette.routing import Route
 from pipeline.base.errors import Outage
 from pipeline.base.keys import FleetKeys
 from pipeline.base.redis_link import outages
+from pipeline.embedded import local_secret
 from pipeline.serve.access import Access, Credentials, Names, Refusal, Shown, require_credentials
 from pipeline.serve.bounds import Bounds
 from pipeline.serve.counted import Counted
 from pipeline.serve.server import HttpServer
 from pipeline.serve.workers import Workers
-from pipeline.web import health
+from pipeline.web import health, statics
+from pipeline.web.desk import Desk
 from pipeline.web.headers import SecurityHeaders
 from pipeline.web.parts import Parts
 from pipeline.web.pulse import Pulse
@@ -28,6 +30,9 @@ from pipeline.web.receiving import Receiving
 from pipeline.web.telemetry import CONTENT_TYPE, Telemetry
 
 OPEN = frozenset({"/healthz", "/readyz"})
+SHELL = frozenset({"/", "/api/login"})
+"""The page without any data, and where it signs in."""
+
 _AT_ONCE = 6
 _PATIENCE_S = 10.0
 
@@ -43,10 +48,13 @@ class Site:
         web = parts.settings.web
         require_credentials(web.model_copy(update={"host": host}))
         self._parts = parts
-        self._credentials = Credentials.of(web)
+        self.secret = local_secret.issue(parts.settings.data_dir / "web")
+        """Lets whoever can read it act from the page, also where no credentials are configured."""
+        self._credentials = Credentials.of(web, self.secret)
         self._workers = Workers(_AT_ONCE, "web-worker")
         self.pulse = Pulse(parts)
         self._telemetry = Telemetry(parts, self.pulse)
+        self._desk = Desk(parts, self.pulse, self._credentials, self._workers)
         self._names: Callable[[], Names] = lambda: Names(host, self.server.port, web.names)
         self.server = HttpServer(self._app(), host, port, name="web", bounds=bounds)
         self.pulse.start()
@@ -56,11 +64,18 @@ class Site:
         """Where it answers."""
         return self.server.url
 
+    @property
+    def address(self) -> str:
+        """The page to open, signed in: who opens it may act."""
+        return f"{self.url}/#key={self.secret}"
+
     def close(self) -> None:
         """Stop answering."""
+        self._desk.end_streams()
         self.server.close()
         self._workers.close()
         self.pulse.close()
+        self._desk.close()
 
     def _app(self) -> Starlette:
         return Starlette(
@@ -68,6 +83,8 @@ class Site:
                 Route("/healthz", self._healthz),
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._metrics),
+                *statics.routes(),
+                *self._desk.routes(),
                 *Receiving(self._parts, self._credentials, self._names, self._workers).routes(),
             ],
             middleware=[
@@ -78,7 +95,8 @@ class Site:
                     credentials=self._credentials,
                     explain=_explained,
                     names=self._names,
-                    open_paths=OPEN,
+                    open_paths=OPEN | SHELL,
+                    open_prefix="/static/",
                     exempt_paths=RECEIVING_PATHS,
                 ),
             ],

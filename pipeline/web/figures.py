@@ -1,0 +1,178 @@
+"""Figures for the page: the named queries of ``sql/page.sql``, and what people ask in SQL themselves."""
+
+from __future__ import annotations
+
+import math
+import queue
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.base import resources
+from pipeline.base.errors import PipelineError
+from pipeline.store.client import Store
+
+FILE = "sql/page.sql"
+HANDLES = 2
+MAX_SHOWN_ROWS = 2_000
+"""Of an answer to a question; downloads have all rows."""
+
+_TEXT_PARAMETERS = ("environment", "browser", "suite", "test", "run", "vital")
+_MAX_TEXT = 500
+_MAX_SPAN_S = 400 * 86_400
+_POINTS = 180
+_WINDOW_S = 300
+
+DOWNLOADS = {
+    "CSVWithNames": ("text/csv", "csv"),
+    "TSVWithNames": ("text/tab-separated-values", "tsv"),
+    "JSONEachRow": ("application/x-ndjson", "ndjson"),
+    "Parquet": ("application/vnd.apache.parquet", "parquet"),
+}
+
+
+class BadRequest(Exception):
+    """A parameter is wrong; the text says which."""
+
+
+class Handles:
+    """A few handles on the store, each for one question at a time."""
+
+    def __init__(self, open_one: Callable[[], Store]) -> None:
+        self._open = open_one
+        self._free: queue.LifoQueue[Store | None] = queue.LifoQueue()
+        for _ in range(HANDLES):
+            self._free.put(None)
+
+    @contextmanager
+    def take(self, patience_s: float = 10.0) -> Iterator[Store]:
+        """A handle. Raises ``PipelineError`` when all stay busy, or ClickHouse is away."""
+        try:
+            store = self._free.get(timeout=patience_s)
+        except queue.Empty:
+            raise PipelineError("all handles are busy; ask again in a moment") from None
+        try:
+            store = store or self._open()
+            yield store
+        finally:
+            self._free.put(store)
+
+    def close(self) -> None:
+        """Close those that nobody uses."""
+        while True:
+            try:
+                store = self._free.get_nowait()
+            except queue.Empty:
+                return
+            if store is not None:
+                store.close()
+
+
+def parameters(given: Mapping[str, str], now_s: int) -> dict[str, Any]:
+    """What fills the placeholders: the span in whole windows, the filters. Raises ``BadRequest``."""
+    until_s = _whole("to", given.get("to"), now_s)
+    from_s = _whole("from", given.get("from"), until_s - 3 * 3600)
+    if not 0 < until_s - from_s <= _MAX_SPAN_S:
+        raise BadRequest(f"'from' has to lie before 'to', by at most {_MAX_SPAN_S // 86_400} days")
+    texts = {name: given.get(name, "") for name in _TEXT_PARAMETERS}
+    if long := [name for name, text in texts.items() if len(text) > _MAX_TEXT]:
+        raise BadRequest(f"{long[0]!r} is too long")
+    bucket_s = max(_WINDOW_S, math.ceil((until_s - from_s) / _POINTS / _WINDOW_S) * _WINDOW_S)
+    return {"from": from_s, "to": until_s, "bucket": bucket_s, **texts}
+
+
+def figure(handles: Handles, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to one named query, with what it was asked and how long that took."""
+    known = resources.queries(FILE)
+    if name not in known:
+        raise BadRequest(f"there is no figure {name[:80]!r}")
+    used = {key: value for key, value in values.items() if "{" + key + ":" in known[name].sql}
+    with handles.take() as store:
+        began = time.perf_counter()
+        table = store.query(known[name].sql, used)
+        took_ms = (time.perf_counter() - began) * 1000
+    return {
+        **as_json(table),
+        "source": known[name].sentence,
+        "sql": known[name].sql,
+        "parameters": used,
+        "took_ms": round(took_ms, 1),
+    }
+
+
+def asked(handles: Handles, sql: str) -> dict[str, Any]:
+    """The answer to a question of a person's own, its first rows."""
+    with handles.take() as store:
+        began = time.perf_counter()
+        table = store.query(sql)
+        took_ms = (time.perf_counter() - began) * 1000
+    shown = table.slice(0, MAX_SHOWN_ROWS)
+    return {**as_json(shown), "row_count": table.num_rows, "took_ms": round(took_ms, 1)}
+
+
+def download(handles: Handles, sql: str, output: str) -> bytes:
+    """The whole answer in one of ClickHouse's formats."""
+    if output not in DOWNLOADS:
+        raise BadRequest(f"'format' is one of {', '.join(DOWNLOADS)}")
+    with handles.take() as store:
+        return store.raw(sql, None, output)
+
+
+def schema(handles: Handles, database: str) -> list[dict[str, Any]]:
+    """Tables and views with their columns."""
+    with handles.take() as store:
+        rows = store.rows(
+            "SELECT table, name, type, comment FROM system.columns WHERE database = {database:String} "
+            "AND NOT startsWith(table, '.') AND table != 'schema_migrations' ORDER BY table, position",
+            {"database": database},
+        )
+    tables: dict[str, list[dict[str, str]]] = {}
+    for table, name, kind, comment in rows:
+        tables.setdefault(table, []).append({"name": name, "type": kind, "comment": comment})
+    return [{"name": name, "columns": columns} for name, columns in tables.items()]
+
+
+def as_json(table: pa.Table) -> dict[str, Any]:
+    """Columns and rows as JSON can carry them: times as epoch milliseconds, what is no number as null."""
+    columns = [column.to_pylist(maps_as_pydicts="lossy") for column in table.columns]
+    kinds = [_kind(field.type) for field in table.schema]
+    rows = [[_plain(value) for value in row] for row in zip(*columns, strict=True)]
+    return {"columns": table.column_names, "kinds": kinds, "rows": rows}
+
+
+def _kind(kind: pa.DataType) -> str:
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return "time"
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "number"
+    return "text"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime):
+        return round(value.timestamp() * 1000)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)
+
+
+def _whole(name: str, text: str | None, default: int) -> int:
+    if text is None or text == "":
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        raise BadRequest(f"{name!r} is in whole epoch seconds")
+    return int(text)

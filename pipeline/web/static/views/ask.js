@@ -1,0 +1,51 @@
+// A question in SQL, its answer as table and chart, to download and to share.
+import { call, post } from '../api.js';
+import { lines } from '../charts.js';
+import { fill, h } from '../dom.js';
+import { decimal, number } from '../format.js';
+import { empty, failed, loading, panel, table, when } from '../parts.js';
+
+export const title = 'Ask';
+const FIRST = 'SELECT test_suite, sum(total) AS executions, round(sum(passed) / sum(total), 3) AS pass_rate\nFROM metrics_5min\nWHERE metric_type = \'duration\'\nGROUP BY test_suite\nORDER BY pass_rate';
+
+export function render(about) {
+  const box = h('textarea', { id: 'sql', spellcheck: 'false', 'aria-label': 'SQL', onkeydown: (event) => { if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) { event.preventDefault(); run(); } } });
+  box.value = about.asked.get('sql') || FIRST;
+  const answer = h('div', { 'aria-live': 'polite' }, empty('Ask something', 'Ctrl+Enter runs it. Questions only: nothing can be changed from here.'));
+  const named = h('select', { 'aria-label': 'A ready question', onchange: (event) => { const query = about.session.queries.find((one) => one.name === event.target.value); if (query) box.value = query.sql; } }, h('option', { value: '' }, 'A ready question…'), about.session.queries.map((one) => h('option', { value: one.name, title: one.sentence }, one.name.replaceAll('_', ' '))));
+  const link = (format, name) => h('button', { type: 'button', onclick: () => { location.href = `/api/download?${new URLSearchParams({ sql: box.value, format })}`; } }, name);
+  const share = h('button', { type: 'button', onclick: async () => { about.asked.set('sql', box.value); history.replaceState(null, '', `?view=ask&sql=${encodeURIComponent(box.value)}`); try { await navigator.clipboard.writeText(location.href); share.textContent = 'Link copied'; } catch { share.textContent = 'The link is in the address bar'; } } }, 'Link to share');
+
+  async function run() {
+    fill(answer, loading());
+    history.replaceState(null, '', `?view=ask&sql=${encodeURIComponent(box.value)}`);
+    try { const told = await post('/api/ask', { sql: box.value }); fill(answer, result(told)); } catch (error) { fill(answer, error.status === 422 || error.status === 400 ? h('pre', { class: 'error', tabindex: 0 }, error.message) : failed(error)); }
+  }
+
+  if (about.asked.get('sql')) run();
+  return h('div', { class: 'ask' },
+    h('section', { class: 'panel', 'aria-label': 'Question' }, box, h('p', { class: 'row' }, h('button', { class: 'main', type: 'button', onclick: run }, 'Run'), named, link('CSVWithNames', 'CSV'), link('Parquet', 'Parquet'), share), answer),
+    panel('Tables and views', about.session.database, async () => {
+      const { tables } = await call('/api/schema', { signal: about.signal });
+      return { content: tables.length ? h('div', { class: 'schema', tabindex: 0, role: 'region', 'aria-label': 'Columns' }, tables.map((one) => h('details', {}, h('summary', {}, one.name), h('ul', {}, one.columns.map((column) => h('li', { title: column.comment || null }, h('b', {}, column.name), ` ${column.type}`)))))) : empty('No tables', 'Run pipeline migrate.') };
+    }));
+}
+
+function result(told) {
+  if (!told.rows.length) return empty('No rows', `Asked in ${told.took_ms} ms.`);
+  const said = `${number(told.row_count)} rows in ${told.took_ms} ms${told.row_count > told.rows.length ? `, the first ${number(told.rows.length)} shown` : ''}`;
+  const cell = (index) => (row) => { const value = row[index]; if (value === null) return h('span', { class: 'hint' }, 'null'); if (told.kinds[index] === 'time') return when(value); if (typeof value === 'number') return decimal(value); return typeof value === 'object' ? JSON.stringify(value) : String(value); };
+  return [h('p', { class: 'hint' }, said), chart(told), table(told.rows, told.columns.map((name, index) => [name, cell(index), { numeric: told.kinds[index] === 'number', wide: told.kinds[index] === 'text' }]), 'Answer', { tall: true })];
+}
+
+// A time and at least one number make a chart.
+function chart(told) {
+  const time = told.kinds.indexOf('time') >= 0 ? told.kinds.indexOf('time') : told.columns.findIndex((name) => /window_start|minute|hour|^at$/.test(name));
+  if (time < 0 || told.rows.length < 3) return null;
+  const seconds = (value) => (value > 1e11 ? value / 1000 : value);
+  const rows = told.rows.filter((row) => typeof row[time] === 'number').sort((a, b) => a[time] - b[time]);
+  const numbers = told.columns.map((_, index) => index).filter((index) => index !== time && told.kinds[index] === 'number').slice(0, 4);
+  if (!numbers.length || new Set(rows.map((row) => row[time])).size !== rows.length) return null;
+  const colours = ['--accent', '--good-fill', '--warn-fill', '--bad-fill'];
+  return lines(rows.map((row) => seconds(row[time])), numbers.map((index, at) => ({ name: told.columns[index], values: rows.map((row) => row[index]), colour: colours[at], format: decimal })), { label: `${numbers.map((index) => told.columns[index]).join(', ')} over time`, format: decimal });
+}

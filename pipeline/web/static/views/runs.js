@@ -1,0 +1,49 @@
+// Newest runs, one run, two runs side by side.
+import { h } from '../dom.js';
+import { milliseconds, number, percent } from '../format.js';
+import { empty, panel, table, tag, when } from '../parts.js';
+
+export const filters = ['span'];
+const verdict = (status) => tag(status || '–', /fail|error|timed/.test(status) ? 'bad' : /flaky|retried|interrupt/.test(status) ? 'warn' : /pass/.test(status) ? 'good' : '');
+
+export function render(about) {
+  const run = about.asked.get('run');
+  const other = about.asked.get('with');
+  if (run && other) return side_by_side(about, run, other);
+  if (run) return one(about, run);
+  return panel('Newest runs', 'tick two to compare them', async () => {
+    const told = await about.figure('runs');
+    if (!told.list.length) return { source: told, content: empty('No run in this span', 'Runs appear when metrics carry a run_id; the pytest plugin and the importers set it.') };
+    const ticked = new Set();
+    const button = h('button', { type: 'button', disabled: true, onclick: () => { const [a, b] = [...ticked]; about.go({ run: a, with: b }); } }, 'Compare');
+    const tick = (row) => h('input', { type: 'checkbox', 'aria-label': `compare ${row.run_id}`, onchange: (event) => { if (event.target.checked) ticked.add(row.run_id); else ticked.delete(row.run_id); button.disabled = ticked.size !== 2; } });
+    return { source: told, content: [h('p', { class: 'row' }, button), table(told.list, [
+      ['', tick], ['Run', (row) => about.linked({ run: row.run_id }, row.run_id), { wide: true }], ['Branch', (row) => row.branch || '–'], ['Commit', (row) => (row.commit || '–').slice(0, 10)], ['Started', (row) => when(row.started)],
+      ['Verdict', (row) => (row.failed ? tag(`${row.failed} failed`, 'bad') : tag('passed', 'good'))], ['Executions', (row) => number(row.executions), { numeric: true }], ['Flaky', (row) => number(row.flaky), { numeric: true }], ['Skipped', (row) => number(row.skipped), { numeric: true }], ['Took', (row) => milliseconds(row.duration_ms), { numeric: true }], ['', (row) => (row.is_final ? '' : tag('running'))],
+    ], 'Newest runs', { tall: true })] };
+  });
+}
+
+function one(about, run) {
+  return [h('p', {}, about.linked({ run: '' }, '← All runs'), ` · ${run}`), panel('What ran', 'failed and retried first', async () => {
+    const told = await about.figure('run_tests', { run });
+    return { source: told, content: told.list.length ? table(told.list, [
+      ['Test', (row) => about.linked({ view: 'tests', suite: row.test_suite, test: row.test_id }, row.name || row.test_id), { wide: true }], ['Suite', (row) => row.test_suite], ['Browser', (row) => row.browser], ['Verdict', (row) => verdict(row.verdict)], ['Attempts', (row) => number(row.attempts), { numeric: true }], ['Duration', (row) => milliseconds(row.duration_ms), { numeric: true }], ['Error', (row) => row.error || '–', { wide: true }],
+    ], 'What ran', { tall: true }) : empty('Nothing of this run in this span', 'Choose a longer span.') };
+  })];
+}
+
+function side_by_side(about, left, right) {
+  return [h('p', {}, about.linked({ with: '' }, '← One run'), ` · ${left} and ${right}`), panel('Side by side', 'the largest differences first', async () => {
+    const [a, b] = await Promise.all([about.figure('run_tests', { run: left }), about.figure('run_tests', { run: right })]);
+    const key = (row) => [row.test_suite, row.test_id, row.browser].join('\n');
+    const second = new Map(b.list.map((row) => [key(row), row]));
+    const first = new Map(a.list.map((row) => [key(row), row]));
+    const rows = [...new Set([...first.keys(), ...second.keys()])].map((one) => ({ a: first.get(one), b: second.get(one), any: first.get(one) || second.get(one) }));
+    const change = (row) => (row.a && row.b && row.a.duration_ms ? row.b.duration_ms / row.a.duration_ms - 1 : null);
+    rows.sort((x, y) => (y.a?.verdict !== y.b?.verdict) - (x.a?.verdict !== x.b?.verdict) || Math.abs(change(y) ?? 0) - Math.abs(change(x) ?? 0));
+    return { source: a, content: rows.length ? table(rows.slice(0, 300), [
+      ['Test', (row) => row.any.name || row.any.test_id, { wide: true }], ['Suite', (row) => row.any.test_suite], ['Browser', (row) => row.any.browser], [left, (row) => (row.a ? [verdict(row.a.verdict), ' ', milliseconds(row.a.duration_ms)] : 'did not run'), { numeric: true }], [right, (row) => (row.b ? [verdict(row.b.verdict), ' ', milliseconds(row.b.duration_ms)] : 'did not run'), { numeric: true }], ['Change', (row) => (change(row) === null ? '–' : percent(change(row), 0)), { numeric: true }],
+    ], 'Side by side', { tall: true }) : empty('Nothing to compare in this span', 'Choose a longer span.') };
+  })];
+}

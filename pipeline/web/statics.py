@@ -1,0 +1,64 @@
+"""The page's files: read once, compressed once, told apart by a digest so that browsers ask again only for news."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+FOLDER = Path(__file__).parent / "static"
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+}
+
+
+@dataclass(frozen=True)
+class _File:
+    body: bytes
+    packed: bytes
+    tag: str
+    kind: str
+
+
+def load() -> dict[str, _File]:
+    """Every file of the page by its path."""
+    found = {}
+    for path in sorted(FOLDER.rglob("*")):
+        if path.suffix in _TYPES:
+            body = path.read_bytes()
+            tag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
+            packed = gzip.compress(body, 9, mtime=0)
+            found[path.relative_to(FOLDER).as_posix()] = _File(body, packed, tag, _TYPES[path.suffix])
+    return found
+
+
+def routes() -> list[BaseRoute]:
+    """The page at ``/``, its files under ``/static``. They hold no data, so that whoever signs in can see the form."""
+    files = load()
+
+    async def page(request: Request) -> Response:
+        return _answer(request, files["index.html"])
+
+    async def file(request: Request) -> Response:
+        found = files.get(request.path_params["name"])
+        return _answer(request, found) if found else JSONResponse({"error": "There is no such file."}, 404)
+
+    return [Route("/", page), Route("/static/{name:path}", file)]
+
+
+def _answer(request: Request, file: _File) -> Response:
+    headers = {"ETag": file.tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+    if file.tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(file.packed, headers={**headers, "Content-Encoding": "gzip"}, media_type=file.kind)
+    return Response(file.body, headers=headers, media_type=file.kind)

@@ -1,0 +1,229 @@
+-- What the page asks: a heading, one sentence, the query. All of it reads windows, never whole raw tables.
+-- {from:UInt32} and {to:UInt32} are epoch seconds; an empty environment, browser or suite means all of them.
+
+-- filters
+-- What can be chosen: environments, browsers and suites that had windows in the span.
+SELECT groupUniqArray(500)(environment) AS environments, groupUniqArray(100)(browser) AS browsers,
+    groupUniqArray(500)(test_suite) AS suites
+FROM metrics_5min
+WHERE window_start >= toDateTime({from:UInt32}, 'UTC') AND window_start <= toDateTime({to:UInt32}, 'UTC');
+
+-- stored_by_minute
+-- Rows stored in each minute, as the ledger of acknowledged chunks has it.
+SELECT toStartOfMinute(acked_at) AS minute, sum(stored) AS rows, sum(dead_lettered) AS refused
+FROM ledger
+WHERE sealed_at >= toDateTime({from:UInt32}, 'UTC') - INTERVAL 1 HOUR
+    AND acked_at >= toDateTime({from:UInt32}, 'UTC') AND acked_at <= toDateTime({to:UInt32}, 'UTC')
+GROUP BY minute
+ORDER BY minute;
+
+-- suites
+-- Pass rate and duration of every suite; percentiles come from merged histograms, within 1 %.
+SELECT test_suite, sum(total) AS executions, sum(passed) / sum(total) AS pass_rate, sum(failed) AS failures,
+    sum(flaky) AS flaky_executions, histogramQuantile(sumMap(histogram), 0.5) AS p50_ms,
+    histogramQuantile(sumMap(histogram), 0.95) AS p95_ms, uniq(test_id) AS tests
+FROM metrics_5min
+WHERE lower(metric_type) = 'duration' AND window_start >= toDateTime({from:UInt32}, 'UTC')
+    AND window_start <= toDateTime({to:UInt32}, 'UTC')
+    AND ({environment:String} = '' OR environment = {environment:String})
+    AND ({browser:String} = '' OR browser = {browser:String})
+    AND ({suite:String} = '' OR test_suite = {suite:String})
+GROUP BY test_suite
+HAVING executions > 0
+ORDER BY pass_rate, test_suite
+LIMIT 200;
+
+-- durations
+-- Pass rate and duration of all tests over time.
+SELECT toUInt32(intDiv(toUnixTimestamp(window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
+    sum(total) AS executions, sum(passed) / sum(total) AS pass_rate,
+    histogramQuantile(sumMap(histogram), 0.5) AS p50_ms, histogramQuantile(sumMap(histogram), 0.95) AS p95_ms
+FROM metrics_5min
+WHERE lower(metric_type) = 'duration' AND window_start >= toDateTime({from:UInt32}, 'UTC')
+    AND window_start <= toDateTime({to:UInt32}, 'UTC')
+    AND ({environment:String} = '' OR environment = {environment:String})
+    AND ({browser:String} = '' OR browser = {browser:String})
+    AND ({suite:String} = '' OR test_suite = {suite:String})
+GROUP BY at
+HAVING executions > 0
+ORDER BY at;
+
+-- slowest
+-- The tests with the highest 95th percentile.
+SELECT test_suite, test_id, any(test_name) AS name, browser, sum(samples) AS executions,
+    histogramQuantile(sumMap(histogram), 0.5) AS p50_ms, histogramQuantile(sumMap(histogram), 0.95) AS p95_ms
+FROM metrics_5min
+WHERE lower(metric_type) = 'duration' AND window_start >= toDateTime({from:UInt32}, 'UTC')
+    AND window_start <= toDateTime({to:UInt32}, 'UTC')
+    AND ({environment:String} = '' OR environment = {environment:String})
+    AND ({browser:String} = '' OR browser = {browser:String})
+    AND ({suite:String} = '' OR test_suite = {suite:String})
+GROUP BY test_suite, test_id, browser
+ORDER BY p95_ms DESC
+LIMIT 25;
+
+-- regressed
+-- Where the level of a series got worse, the clearest change first.
+SELECT changed_at, metric_type, test_suite, test_id, test_name AS name, page, browser, environment,
+    level_before, level_after, change_pct, confidence
+FROM change_points
+WHERE direction = 'regression' AND changed_at >= toDateTime({from:UInt32}, 'UTC')
+    AND changed_at <= toDateTime({to:UInt32}, 'UTC')
+    AND ({environment:String} = '' OR environment = {environment:String})
+    AND ({browser:String} = '' OR browser = {browser:String})
+    AND ({suite:String} = '' OR test_suite = {suite:String})
+ORDER BY abs(effect_spreads) DESC
+LIMIT 25;
+
+-- flakiest
+-- Tests that passed after a retry, or that both passed and failed.
+SELECT test_suite, test_id, any(test_name) AS name, browser, sum(total) AS executions, sum(failed) AS failures,
+    sum(flaky) AS flaky_executions, sum(retried) AS retried_attempts,
+    (sum(flaky) + least(sum(failed), sum(passed))) / sum(total) AS flakiness
+FROM metrics_5min
+WHERE lower(metric_type) = 'duration' AND window_start >= toDateTime({from:UInt32}, 'UTC')
+    AND window_start <= toDateTime({to:UInt32}, 'UTC')
+    AND ({environment:String} = '' OR environment = {environment:String})
+    AND ({browser:String} = '' OR browser = {browser:String})
+    AND ({suite:String} = '' OR test_suite = {suite:String})
+GROUP BY test_suite, test_id, browser
+HAVING flaky_executions > 0 OR (failures > 0 AND sum(passed) > 0)
+ORDER BY flakiness DESC, executions DESC
+LIMIT 25;
+
+-- test_windows
+-- One test over time, window by window.
+SELECT toUInt32(intDiv(toUnixTimestamp(window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
+    sum(total) AS executions, sum(failed) AS failures, sum(flaky) AS flaky_executions,
+    histogramQuantile(sumMap(histogram), 0.5) AS p50_ms, max(max) AS max_ms
+FROM metrics_5min
+WHERE lower(metric_type) = 'duration' AND window_start >= toDateTime({from:UInt32}, 'UTC')
+    AND window_start <= toDateTime({to:UInt32}, 'UTC') AND test_suite = {suite:String} AND test_id = {test:String}
+    AND ({environment:String} = '' OR environment = {environment:String})
+    AND ({browser:String} = '' OR browser = {browser:String})
+GROUP BY at
+ORDER BY at;
+
+-- test_baseline
+-- What is normal for one test now: the median of its runs, and their spread.
+SELECT environment, browser, centre, spread, p95_duration, success_rate, runs, state, computed_at
+FROM current_baselines
+WHERE test_suite = {suite:String} AND test_id = {test:String}
+    AND ({environment:String} = '' OR environment = {environment:String})
+    AND ({browser:String} = '' OR browser = {browser:String})
+ORDER BY runs DESC
+LIMIT 1;
+
+-- test_changes
+-- Where the level of one test moved.
+SELECT toUInt32(toUnixTimestamp(changed_at)) AS at, browser, environment, level_before, level_after, change_pct, direction
+FROM change_points
+WHERE test_suite = {suite:String} AND test_id = {test:String} AND changed_at >= toDateTime({from:UInt32}, 'UTC')
+ORDER BY at;
+
+-- test_attempts
+-- The newest attempts of one test.
+SELECT timestamp, status, value AS duration_ms, attempt, browser, environment, run_id, branch, error_type
+FROM metrics
+WHERE timestamp >= toDateTime({from:UInt32}, 'UTC') AND timestamp <= toDateTime({to:UInt32}, 'UTC')
+    AND metric_type = 'duration' AND test_suite = {suite:String} AND test_id = {test:String}
+    AND ({environment:String} = '' OR environment = {environment:String})
+    AND ({browser:String} = '' OR browser = {browser:String})
+ORDER BY timestamp DESC
+LIMIT 50;
+
+-- runs
+-- The newest runs.
+SELECT run_id, branch, commit, started, executions, passed, failed, flaky, skipped, duration_ms, is_final, url
+FROM runs
+WHERE started >= toDateTime({from:UInt32}, 'UTC') AND started <= toDateTime({to:UInt32}, 'UTC')
+ORDER BY started DESC
+LIMIT 50;
+
+-- run_tests
+-- Executions of one run, those that failed or needed a retry first.
+SELECT test_suite, test_id, any(test_name) AS name, browser, argMax(status, (timestamp, attempt)) AS verdict,
+    argMax(value, (timestamp, attempt)) AS duration_ms, count() AS attempts, any(error_type) AS error
+FROM metrics
+WHERE run_id = {run:String} AND metric_type = 'duration' AND timestamp >= toDateTime({from:UInt32}, 'UTC')
+    AND timestamp <= toDateTime({to:UInt32}, 'UTC')
+GROUP BY job, test_suite, test_id, environment, browser
+ORDER BY statusWord(verdict) = 'failed' DESC, attempts DESC, duration_ms DESC
+LIMIT 500;
+
+-- vitals
+-- Each vital: how many page views were good, and its p75.
+SELECT vital, sum(samples) AS views, sum(good) AS good_views, sum(needs_improvement) AS improvable_views,
+    sum(poor) AS poor_views, histogramQuantile(sumMap(histogram), 0.75) AS p75, any(is_legacy) AS legacy
+FROM web_vitals
+WHERE window_start >= toDateTime({from:UInt32}, 'UTC') AND window_start <= toDateTime({to:UInt32}, 'UTC')
+    AND ({environment:String} = '' OR environment = {environment:String})
+    AND ({browser:String} = '' OR browser = {browser:String})
+GROUP BY vital
+ORDER BY indexOf(['lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid'], vital);
+
+-- vitals_by_page
+-- One vital by page and browser, the worst first.
+SELECT page, browser, sum(samples) AS views, sum(good) AS good_views, sum(needs_improvement) AS improvable_views,
+    sum(poor) AS poor_views, histogramQuantile(sumMap(histogram), 0.75) AS p75
+FROM web_vitals
+WHERE vital = {vital:String} AND window_start >= toDateTime({from:UInt32}, 'UTC')
+    AND window_start <= toDateTime({to:UInt32}, 'UTC')
+    AND ({environment:String} = '' OR environment = {environment:String})
+    AND ({browser:String} = '' OR browser = {browser:String})
+GROUP BY page, browser
+ORDER BY p75 DESC
+LIMIT 50;
+
+-- vitals_over_time
+-- The p75 of one vital over time, with distribution-free 95 % bounds (order statistics) from 13 page views on.
+SELECT at, views, histogramQuantile(merged, 0.75) AS p75,
+    if(views < 13, NULL, histogramAtRank(mapSort(merged), greatest(0, floor(0.75 * views - 1.96 * sqrt(0.1875 * views)) - 1))) AS low,
+    if(views < 13, NULL, histogramAtRank(mapSort(merged), least(views - 1, ceil(0.75 * views + 1.96 * sqrt(0.1875 * views))))) AS high
+FROM
+(
+    SELECT toUInt32(intDiv(toUnixTimestamp(window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
+        toFloat64(sum(samples)) AS views, sumMap(histogram) AS merged
+    FROM web_vitals
+    WHERE vital = {vital:String} AND window_start >= toDateTime({from:UInt32}, 'UTC')
+        AND window_start <= toDateTime({to:UInt32}, 'UTC')
+        AND ({environment:String} = '' OR environment = {environment:String})
+        AND ({browser:String} = '' OR browser = {browser:String})
+    GROUP BY at
+)
+ORDER BY at;
+
+-- alerts_active
+-- Alerts that are pending or firing.
+SELECT rule, to_state AS state, severity, labels, value, threshold, message, evidence, active_since, fired_at, alert_id
+FROM alerts_now
+ORDER BY to_state = 'firing' DESC, severity = 'critical' DESC, active_since DESC
+LIMIT 200;
+
+-- alert_history
+-- Transitions of alerts, the newest first.
+SELECT at, rule, severity, from_state, to_state, labels, value, threshold, message, alert_id
+FROM alerts
+WHERE at >= toDateTime({from:UInt32}, 'UTC') AND at <= toDateTime({to:UInt32}, 'UTC')
+ORDER BY at DESC
+LIMIT 300;
+
+-- platform
+-- Every kind of metric that is neither a test's duration nor a vital: its newest window, its level and its volume.
+SELECT metric_type, node, endpoint, environment, sum(samples) AS metrics, argMax(avg, window_start) AS newest,
+    histogramQuantile(sumMap(histogram), 0.5) AS p50, histogramQuantile(sumMap(histogram), 0.95) AS p95,
+    max(window_start) AS newest_window
+FROM metrics_5min
+WHERE window_start >= toDateTime({from:UInt32}, 'UTC') AND window_start <= toDateTime({to:UInt32}, 'UTC')
+    AND lower(metric_type) NOT IN ('duration', 'lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid')
+    AND ({environment:String} = '' OR environment = {environment:String})
+GROUP BY metric_type, node, endpoint, environment
+ORDER BY metric_type, p95 DESC
+LIMIT 200;
+
+-- letters
+-- Dead letters by reason: those that nobody has replayed or dropped.
+SELECT reason, count() AS items, max(refused_at) AS newest, any(detail) AS example
+FROM dead_letters_open
+GROUP BY reason
+ORDER BY items DESC;

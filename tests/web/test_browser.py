@@ -1,0 +1,200 @@
+"""The page in a real browser: headless Chromium, on real data."""
+
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import missing
+
+from web.conftest import World
+from web.seeding import seed
+
+OpenSite = Callable[..., World]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+VIEWS = ("now", "tests", "runs", "vitals", "alerts", "platform", "letters", "ask")
+PATIENCE_MS = 60_000
+AXE = "axe-core@4.10.3"
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core, from npm."""
+    directory = tmp_path_factory.mktemp("axe")
+    npm = shutil.which("npm") or missing("npm is not installed")
+    packed = subprocess.run([npm, "pack", "--silent", AXE], cwd=directory, capture_output=True, text=True)
+    if packed.returncode:
+        missing(f"axe-core cannot be fetched: {packed.stderr[-200:]}")
+    with tarfile.open(directory / packed.stdout.strip().splitlines()[-1]) as archive:
+        member = archive.extractfile("package/axe.min.js")
+        assert member
+        return member.read().decode()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; without it the test is skipped at a desk and fails in CI."""
+    if CHROMIUM is None:
+        missing("Chromium is not installed")
+    sync = pytest.importorskip("playwright.sync_api") if not os.environ.get("CI") else __import__(
+        "playwright.sync_api", fromlist=["sync_playwright"]
+    )  # fmt: skip
+    with sync.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield running
+        running.close()
+
+
+class Reader:
+    """Somebody with the page open, and what their browser complained of."""
+
+    def __init__(self, browser: Any, world: World, **context: Any) -> None:
+        self.context = browser.new_context(**context)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE_MS)
+        self.complaints: list[str] = []
+        self.page.on("console", lambda said: self._note(said.type, said.text))
+        self.page.on("pageerror", lambda error: self._note("error", str(error)))
+        self.page.goto(world.site.address)
+        self.page.wait_for_selector("main h1")
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.complaints.append(text)
+
+    def open(self, query: str) -> None:
+        """One view, loaded."""
+        self.page.goto(self.page.url.split("?")[0] + f"?{query}")
+        self.page.wait_for_selector("main h1")
+        self.page.wait_for_selector("main .loading", state="detached")
+        self.page.wait_for_selector("#live.good")
+
+    def close(self) -> None:
+        """Leave."""
+        self.context.close()
+
+
+@pytest.fixture
+def world(open_site: OpenSite) -> World:
+    """A site over seeded tables."""
+    world = open_site()
+    seed(world.store, world.buffer)
+    world.site.pulse.look()
+    return world
+
+
+def violations(reader: Reader, axe: str) -> list[str]:
+    reader.page.evaluate(axe)
+    found = reader.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [f"{one['id']}: {node['html'][:120]}" for one in found["violations"] for node in one["nodes"]]
+
+
+def test_every_view_renders_and_can_be_used_by_everybody(browser: Any, world: World, axe: str, tmp_path: Path) -> None:
+    """Each view with real data: no console error, no violation of accessibility rules, in light and dark."""
+    kept = os.environ.get("PIPELINE_SCREENSHOTS")
+    for scheme in ("light", "dark"):
+        reader = Reader(browser, world, color_scheme=scheme, viewport={"width": 1360, "height": 900})
+        for view in VIEWS:
+            reader.open(f"view={view}")
+            assert violations(reader, axe) == [], (view, scheme)
+            reader.page.screenshot(path=Path(kept or tmp_path) / f"{view}-{scheme}.png", full_page=True)
+        assert reader.complaints == []
+        reader.close()
+
+
+def test_numbers_are_those_of_the_tables(browser: Any, world: World) -> None:
+    """What stands in the page is what SQL says, filters live in the address, and a test's history opens."""
+    reader = Reader(browser, world)
+    reader.open("view=tests")
+    failed, passed, total = world.store.rows(
+        "SELECT sum(failed), sum(passed), sum(total) FROM metrics_5min WHERE test_suite = 'checkout'"
+    )[0]
+    row = reader.page.locator("section[aria-label=Suites] tbody tr", has_text="checkout").inner_text().split("\t")
+    assert row[1].strip() == f"{100 * passed / total:.1f} %"
+    assert (row[2].strip(), row[3].strip()) == (f"{total:,}", f"{failed:,}")
+    reader.page.select_option("select[name=suite]", "auth")
+    reader.page.wait_for_url("**suite=auth**")
+    reader.page.wait_for_selector("section[aria-label=Suites] tbody tr >> nth=0")
+    reader.page.reload()
+    reader.page.wait_for_selector("section[aria-label=Suites] tbody tr")
+    assert reader.page.locator("section[aria-label=Suites] tbody tr").count() == 1
+    reader.open("view=tests&suite=checkout&test=checkout-001")
+    assert reader.page.locator("section[aria-label=Attempts] tbody tr").count() == 5
+    assert reader.page.locator(".chart canvas").count() == 1
+    reader.open("view=runs&run=run-7")
+    assert reader.page.locator("section[aria-label='What ran'] tbody tr").first.inner_text().count("failed") == 1
+    assert reader.complaints == []
+    reader.close()
+
+
+def test_on_a_phone_nothing_sticks_out(browser: Any, world: World) -> None:
+    """At 390 pixels no view scrolls sideways."""
+    reader = Reader(browser, world, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    for view in VIEWS:
+        reader.open(f"view={view}")
+        assert reader.page.evaluate("document.documentElement.scrollWidth") <= 390, view
+    reader.close()
+
+
+def test_by_keyboard_alone(browser: Any, world: World) -> None:
+    """Tab reaches the views, Enter opens one; a silence is made without a pointer; Escape leaves a dialog."""
+    reader = Reader(browser, world)
+    page = reader.page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.locator("nav a[data-view=alerts]").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("section[aria-label=Now] tbody tr")
+    page.get_by_role("button", name="Silence").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog[open]")
+    page.locator("dialog input[name=comment]").focus()
+    page.keyboard.type("planned")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("section[aria-label=Silences] tbody tr")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog[open]", state="detached")
+    assert "planned" in page.locator("section[aria-label=Silences] tbody").inner_text()
+    reader.close()
+
+
+def test_a_question_and_its_answer(browser: Any, world: World) -> None:
+    """Ctrl+Enter runs it, the answer is a table, the link reproduces it, an error is ClickHouse's own sentence."""
+    reader = Reader(browser, world)
+    reader.open("view=ask")
+    reader.page.fill("#sql", "SELECT test_suite, sum(total) AS n FROM metrics_5min GROUP BY test_suite ORDER BY n")
+    reader.page.press("#sql", "Control+Enter")
+    reader.page.wait_for_selector("[aria-label^=Answer] tbody tr")
+    shared = reader.page.url
+    reader.page.goto(shared)
+    reader.page.wait_for_selector("[aria-label^=Answer] tbody tr")
+    assert "checkout" in reader.page.locator("[aria-label^=Answer] tbody").inner_text()
+    assert reader.complaints == []
+    reader.page.fill("#sql", "SELECT file('/etc/passwd')")
+    reader.page.press("#sql", "Control+Enter")
+    reader.page.wait_for_selector("pre.error")
+    reader.close()
+
+
+def test_states_of_their_own(browser: Any, open_site: OpenSite) -> None:
+    """Nothing there yet, and not signed in: each has its own text, and the latter a way in."""
+    empty = open_site()
+    reader = Reader(browser, empty)
+    reader.open("view=tests")
+    assert reader.page.get_by_text("No test ran in this span").count() >= 1
+    reader.close()
+    locked = open_site(web={"token": "t0ken"})
+    stranger = browser.new_context().new_page()
+    stranger.set_default_timeout(PATIENCE_MS)
+    stranger.goto(locked.site.url + "/?view=tests")
+    stranger.get_by_text("Sign in to see this").first.wait_for()
+    stranger.get_by_role("button", name="Sign in").click()
+    stranger.fill("input[name=token]", "t0ken")
+    stranger.keyboard.press("Enter")
+    stranger.get_by_text("No test ran in this span").first.wait_for()
+    stranger.context.close()

@@ -1,0 +1,189 @@
+"""The page's JSON, and what may be done from it."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.base import resources
+from pipeline.web.figures import FILE, BadRequest, parameters
+from web.conftest import World
+from web.seeding import seed
+
+OpenSite = Callable[..., World]
+NAMES = list(resources.queries(FILE))
+
+
+@pytest.fixture
+def world(open_site: OpenSite) -> World:
+    """A site over seeded tables, acting from it allowed to whoever signs in."""
+    world = open_site()
+    seed(world.store, world.buffer)
+    return world
+
+
+def ask(world: World, name: str, **values: str) -> dict[str, Any]:
+    query = "&".join(f"{key}={value}" for key, value in values.items())
+    answer = world.get(f"/api/figures/{name}?{query}")
+    assert answer.status == 200, answer.data
+    told: dict[str, Any] = json.loads(answer.data)
+    return told
+
+
+def as_dicts(told: dict[str, Any]) -> list[dict[str, Any]]:
+    return [dict(zip(told["columns"], row, strict=True)) for row in told["rows"]]
+
+
+def test_every_figure_answers(world: World) -> None:
+    """On seeded tables each query of sql/page.sql runs and says where it comes from; most have rows."""
+    more = {"suite": "checkout", "test": "checkout-001", "run": "run-7", "vital": "lcp"}
+    empty = []
+    for name in NAMES:
+        told = ask(world, name, **(more if name.startswith(("test_", "run_", "vitals_")) else {}))
+        assert told["source"]
+        assert told["sql"]
+        assert len(told["columns"]) == len(told["kinds"])
+        empty += [name] if not told["rows"] else []
+    assert set(empty) <= {"stored_by_minute", "regressed", "test_changes", "test_baseline"}
+
+
+def test_figures_are_what_sql_says(world: World) -> None:
+    """Pass rates, percentiles and counts are those of the tables, filters included."""
+    suites = {row["test_suite"]: row for row in as_dicts(ask(world, "suites"))}
+    counted = world.store.rows(
+        "SELECT test_suite, sum(total), sum(passed), sum(failed) FROM metrics_5min WHERE metric_type = 'duration' "
+        "GROUP BY test_suite"
+    )
+    for suite, total, passed, failed in counted:
+        row = suites[suite]
+        assert (row["executions"], row["failures"]) == (total, failed)
+        assert row["pass_rate"] == pytest.approx(passed / total)
+    assert [row["test_suite"] for row in as_dicts(ask(world, "suites", suite="auth"))] == ["auth"]
+    assert ask(world, "suites", environment="nowhere")["rows"] == []
+    lcp = next(row for row in as_dicts(ask(world, "vitals")) if row["vital"] == "lcp")
+    assert (lcp["views"], lcp["good_views"], lcp["poor_views"]) == (120, 90, 12)
+    assert as_dicts(ask(world, "letters"))[0]["items"] == 3
+
+
+def test_parameters_are_bound_and_bounded(world: World) -> None:
+    """Text stays text whatever it holds; spans are whole numbers in order, and not endless."""
+    assert ask(world, "suites", suite="%27%20OR%201%3D1%20--")["rows"] == []
+    for wrong in (
+        {"from": "1; DROP"},
+        {"from": "-1"},
+        {"from": "99999999999"},
+        {"from": "9", "to": "8"},
+        {"from": "0"},
+    ):
+        with pytest.raises(BadRequest):
+            parameters(wrong, 1_800_000_000)
+    assert world.get("/api/figures/nonsense").status == 400
+
+
+def test_now_has_the_books_and_the_last_hour(world: World) -> None:
+    """One object: the same keys as ``pipeline status``, history as columns, findings with their fix."""
+    world.site.pulse.look()
+    told = json.loads(world.get("/api/now").data)
+    assert told["unaccounted"] == 0
+    assert told["alerts"] == {"firing": 1}
+    assert told["dead_letters"] == {"missing field": 3}
+    assert len(told["history"]["at"]) == len(told["history"]["waiting"]) > 0
+
+
+def test_events_are_a_stream(world: World) -> None:
+    """Server-sent events: a whole picture first, then one with each look; they end when the site does."""
+    answer = world.http.request("GET", world.site.url + "/api/events", preload_content=False)
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    first = answer.read(6)
+    assert first == b"data: "
+    world.site.close()
+    answer.drain_conn()
+
+
+def test_questions_of_ones_own(world: World) -> None:
+    """Answered with an analyst's rights: rows, an error in ClickHouse's words, files to download."""
+    told = json.loads(world.post("/api/ask", json.dumps({"sql": "SELECT 1 AS a, now() AS t"})).data)
+    assert (told["columns"], told["rows"][0][0], told["row_count"]) == (["a", "t"], 1, 1)
+    wrong = world.post("/api/ask", json.dumps({"sql": "SELECT nonsense"}))
+    assert wrong.status == 422
+    for refused in ("SELECT file('/etc/passwd')", "DROP TABLE metrics", "INSERT INTO metrics VALUES (1)"):
+        assert world.post("/api/ask", json.dumps({"sql": refused})).status == 422
+    assert world.store.rows("SELECT count() FROM metrics")[0][0] == 5
+    csv = world.get("/api/download?format=CSVWithNames&sql=SELECT%201%20AS%20a")
+    assert (csv.data, csv.headers["Content-Disposition"]) == (b'"a"\n1\n', 'attachment; filename="answer.csv"')
+    assert world.get("/api/download?format=Parquet&sql=SELECT%201%20AS%20a").data[:4] == b"PAR1"
+    assert world.get("/api/download?format=Null&sql=SELECT%201").status == 400
+
+
+def test_the_schema_names_every_table(world: World) -> None:
+    """Tables and views with their columns, as the box beside the question shows them."""
+    tables = {one["name"]: one["columns"] for one in json.loads(world.get("/api/schema").data)["tables"]}
+    assert {"metrics", "metrics_5min", "web_vitals", "alerts", "slowest_tests"} <= set(tables)
+    assert {column["name"] for column in tables["metrics"]} >= {"timestamp", "value", "tags"}
+
+
+def signed_in(world: World, token: str) -> str:
+    answer = world.post("/api/login", json.dumps({"token": token}))
+    assert answer.status == 200
+    cookie = answer.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie.replace("Strict", "strict")
+    assert token not in cookie
+    return str(cookie.split(";")[0])
+
+
+def test_changing_something_needs_signing_in(world: World) -> None:
+    """Looking is open on loopback, acting is not: without a token it is the key in the address that was printed."""
+    asked = json.dumps({"matchers": ["severity=critical"], "duration_s": 3600, "comment": "planned"})
+    assert world.post("/api/silences", asked).status == 403
+    assert world.post("/api/login", json.dumps({"token": "wrong"})).status == 403
+    cookie = signed_in(world, world.site.secret)
+    assert world.post("/api/silences", asked, Cookie=cookie, Origin="https://evil.example.org").status == 403
+    assert world.post("/api/silences", asked, Cookie=cookie, Origin=world.site.url).status == 201
+    listed = json.loads(world.get("/api/silences").data)["silences"]
+    assert listed[0]["comment"] == "planned"
+    url = f"{world.site.url}/api/silences/{listed[0]['id']}"
+    assert world.http.request("DELETE", url).status == 403
+    assert json.loads(world.http.request("DELETE", url, headers={"Cookie": cookie}).data) == {"ended": True}
+    assert world.post("/api/silences", json.dumps({"matchers": "x"}), Cookie=cookie).status == 400
+
+
+def test_dead_letters_are_looked_ahead_then_replayed(world: World) -> None:
+    """A preview says what would happen and changes nothing; a replay pushes the payloads and marks the letters."""
+    samples = json.loads(world.get("/api/letters?reason=missing").data)["letters"]
+    assert [one["would_be"] for one in samples] == ["refused again: missing field"] * 3
+    asked = {"action": "replay", "reason": "missing field"}
+    ahead = json.loads(world.post("/api/letters", json.dumps({**asked, "preview": True})).data)
+    assert (ahead["chosen"], ahead["would_be_accepted"], ahead["would_be_refused"]) == (3, 0, 3)
+    assert world.buffer.client.llen(world.buffer.key) == 0
+    assert world.post("/api/letters", json.dumps(asked)).status == 403
+    done = world.post("/api/letters", json.dumps(asked), Cookie=signed_in(world, world.site.secret))
+    assert json.loads(done.data)["done"] == 3
+    assert world.buffer.client.llen(world.buffer.key) == 3
+    assert json.loads(world.get("/api/letters").data)["letters"] == []
+
+
+def test_with_credentials_the_page_is_a_form(open_site: OpenSite) -> None:
+    """The files hold no data and are open; every figure asks who one is."""
+    world = open_site(web={"token": "t0ken"})
+    assert world.get("/").status == 200
+    for path in ("/api/now", "/api/session", "/api/figures/suites", "/api/events", "/api/letters"):
+        assert world.get(path).status == 401
+    assert world.get("/api/now", Cookie=signed_in(world, "t0ken")).status == 200
+    assert world.get("/static/../site.py").status in (401, 404)
+    assert world.get("/static/..%2fsite.py").status in (401, 404)
+
+
+def test_the_page_is_light(world: World) -> None:
+    """All files together are at most 200 KB as they travel, and a browser that has them asks for nothing twice."""
+    from pipeline.web.statics import load
+
+    assert sum(len(file.packed) for name, file in load().items() if not name.endswith(".txt")) <= 200_000
+    first = world.get("/static/app.js", **{"Accept-Encoding": "gzip"})
+    again = world.get("/static/app.js", **{"If-None-Match": first.headers["ETag"]})
+    assert (first.status, again.status, again.data) == (200, 304, b"")
+    page = world.get("/").data.decode()
+    assert "<script>" not in page
+    assert "style=" not in page
+    assert "https://" not in page
