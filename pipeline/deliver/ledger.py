@@ -60,7 +60,7 @@ FLUSH_RECORDS = 1_000
 
 SETTLED_MS = 5_000
 """Younger records stay in Redis. A power cut that takes back a seal so takes its records too, and the audit sees rows
-of a segment that nobody knows; in the table they would vouch for rows whose items came again."""
+of a segment that Redis does not know; in the table they would vouch for rows whose items came again."""
 
 _LEDGER = {
     "segment": pa.string(),

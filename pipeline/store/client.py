@@ -98,7 +98,7 @@ class Store:
 
         Raises ``StoreOutage`` when ClickHouse does not answer, ``EngineBusy`` when another process
         holds the embedded engine. A reader goes to that process over HTTP instead, if it serves;
-        if nobody holds the engine, it opens it and can only read.
+        if no process holds the engine, it opens it and can only read.
         """
         path = engine_path(settings)
         database, cluster = settings.clickhouse.database, settings.clickhouse.cluster
