@@ -23,8 +23,9 @@ from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from pipeline.base.config import Settings, WebSettings
 from pipeline.base.errors import ConfigError, EngineBusy, StoreOutage
+from pipeline.base.sql_text import literal
 from pipeline.embedded import engine, engine_config, local_secret, query_guard
-from pipeline.embedded.handles import Answer, EngineError, literal
+from pipeline.embedded.handles import Answer, EngineError
 from pipeline.embedded.statement_settings import memory_share_bytes
 from pipeline.store import http_connection
 from pipeline.store.arrow import one_block, whole_stream
