@@ -208,6 +208,14 @@ WHERE at >= toDateTime({from:UInt32}, 'UTC') AND at <= toDateTime({to:UInt32}, '
 ORDER BY at DESC
 LIMIT 300;
 
+-- alert_one
+-- Every transition of one alert, the newest first.
+SELECT at, rule, severity, from_state, to_state, labels, value, threshold, message, reason, evidence
+FROM alerts
+WHERE alert_id = {alert:String}
+ORDER BY at DESC
+LIMIT 100;
+
 -- platform
 -- Every kind of metric that is neither a test's duration nor a vital: its newest window, its level and its volume.
 SELECT metric_type, node, endpoint, environment, sum(samples) AS metrics, argMax(avg, window_start) AS newest,

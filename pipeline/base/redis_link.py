@@ -1,4 +1,4 @@
-"""The one way to Redis, whether somebody else's server or the embedded one.
+"""The one way to Redis, an external server or the embedded one.
 
 Promises: commands that write are sent once, never again behind the caller's back (redis-py 8
 resends up to ten times by default, which would double an LPUSH whose reply was lost); what goes
@@ -145,7 +145,7 @@ class RedisLink:
 
     @property
     def embedded_dir(self) -> Path | None:
-        """Where the embedded server keeps its append-only file; None for somebody else's server."""
+        """Where the embedded server keeps its append-only file; None for an external server."""
         return self._embedded.directory if self._embedded else None
 
     def database(self, name: str) -> redis.Redis:

@@ -44,7 +44,7 @@ MAX_PROBES = 128
 collide would else cost the square of their number; ordinary ones meet a few."""
 
 MAX_FRACTION = 18
-"""Digits of a number that fit 64 bits; longer ones are converted by somebody else."""
+"""Digits of a number that fit 64 bits; longer ones are converted by Arrow."""
 
 _FIELDS = (*FIELDS, "timestamp", "value", "tags")
 """What a key may be known as; the index of a text field is that of its column."""
@@ -203,7 +203,7 @@ def scan_items(
     tag_counts, tag_codes, tag_starts, tag_lengths): ``rows`` are the indexes of the items read, ``codes[c, r]``
     numbers the text of column c among ``entry_counts[c]`` entries (places in the buffer); the last row of the
     entries are the tags' names; tags lie one item after the other. Where ``inexact``, the value is the number at
-    ``value_starts``, to be converted by somebody who rounds correctly.
+    ``value_starts``, to be converted by Arrow, which rounds correctly.
     """
     count = len(starts)
     rows = np.empty(count, np.int64)

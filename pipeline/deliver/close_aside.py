@@ -73,7 +73,7 @@ def _decide(buffer: Buffer, record: SetAside, decisions: str) -> None:
 
 def _places(store: Store, record: SetAside, table: str) -> set[int]:
     found = store.rows(
-        f"SELECT position FROM {table} WHERE segment = {{segment:String}} "
+        f"SELECT position FROM {store.every_replica(table)} WHERE segment = {{segment:String}} "
         "AND position >= {first:UInt32} AND position < {last:UInt32}",
         {"segment": record.segment, "first": record.first or 0, "last": record.last or 4_294_967_295},
     )

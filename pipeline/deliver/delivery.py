@@ -265,10 +265,12 @@ class Deliverer:
         accepted = set(stored.tolist()) & {letter.position for letter in content.dead}
         if accepted:
             as_stored = self.store.query(
-                f"SELECT {', '.join(COLUMNS.names)} FROM metrics "
+                f"SELECT {', '.join(COLUMNS.names)} FROM {self.store.every_replica('metrics')} "
                 "WHERE segment = {segment:String} AND position IN {positions:Array(UInt32)}",
                 {"segment": chunk.segment, "positions": sorted(accepted)},
             ).cast(COLUMNS)
+            # Several replicas may have told the same row.
+            as_stored = as_stored.take(np.unique(as_stored["position"].to_numpy(), return_index=True)[1])
             rows = pa.concat_tables([content.rows, as_stored]).unify_dictionaries().combine_chunks()
             dead = [letter for letter in content.dead if letter.position not in accepted]
             content = Content.of(rows, dead, content.buried)
@@ -283,7 +285,7 @@ class Deliverer:
 
     def _positions(self, table: str, chunk: Chunk) -> Words:
         found = self.store.query(
-            f"SELECT position FROM {table} WHERE segment = {{segment:String}} "
+            f"SELECT position FROM {self.store.every_replica(table)} WHERE segment = {{segment:String}} "
             "AND position >= {first:UInt32} AND position < {last:UInt32}",
             {"segment": chunk.segment, "first": chunk.first, "last": chunk.last},
         )

@@ -23,6 +23,7 @@ from pipeline.base.redis_link import outages
 from pipeline.buffer.buffer import Buffer, Chunk
 from pipeline.metric import DECODER_VERSION, DIMENSIONS, RUN_FIELDS
 from pipeline.store.client import Store
+from pipeline.store.partitions import by_days
 
 Words = npt.NDArray[np.uint64]
 
@@ -59,7 +60,7 @@ FLUSH_RECORDS = 1_000
 
 SETTLED_MS = 5_000
 """Younger records stay in Redis. A power cut that takes back a seal so takes its records too, and the audit sees rows
-of a segment that nobody knows; in the table they would vouch for rows whose items came again."""
+of a segment that Redis does not know; in the table they would vouch for rows whose items came again."""
 
 _LEDGER = {
     "segment": pa.string(),
@@ -192,8 +193,8 @@ def flush(buffer: Buffer, store: Store, *, settled_ms: int = SETTLED_MS) -> int:
         for name in ("sealed_at", "acked_at", "min_timestamp", "max_timestamp"):
             columns[name] = columns[name].cast(pa.timestamp("ms", tz="UTC"))
         columns["buffer"] = pa.array([buffer.key] * len(records), pa.string())
-        # Sealed days apart, the records fall into many partitions; one insert may touch only so many.
-        store.insert("ledger", pa.table(columns))
+        for part in by_days(pa.table(columns), "sealed_at"):
+            store.insert("ledger", part)
         failpoints.hit("ledger.after_insert")
         buffer.drop_acked(texts)
         moved += len(texts)

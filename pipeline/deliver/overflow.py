@@ -1,15 +1,14 @@
-"""What happens when the buffer runs over: the declared rule, carried out and counted.
+"""What is done when the buffer passes its high-water mark: the rule in ``buffer.overflow``, carried out and counted.
 
-``refuse`` leaves it to Redis: at ``maxmemory`` producers are told so, and the drainer still drains.
-``drop_oldest`` drops what waited longest, counted as ``dropped``. ``spill`` brings chunks to disk and, once
-ClickHouse answers again and the buffer is well below its mark, drains them.
+``refuse`` leaves it to Redis: at ``maxmemory`` Redis refuses producers, and the drainer still drains.
+``drop_oldest`` drops the items that waited longest, counted as ``dropped``. ``spill`` writes chunks to disk and drains
+them once ClickHouse answers again and the buffer is well below its mark.
 
-Both act on the marks of rows and of memory; the mark of age is alarmed and nothing else, since neither would
-make anything younger. Memory that others fill is not the buffer's to give back: then nothing is dropped, and
-nothing spilled while ClickHouse takes it.
+Both act on the marks of rows and of memory. The mark of age only raises an alarm, since neither rule makes an item
+younger. When other keys fill Redis's memory, nothing is dropped, and nothing is spilled while ClickHouse answers.
 
-When Redis is away there is nothing to guard; when the disk is full, spilling stops with an error in the log
-and everything stays in Redis.
+When Redis is away, nothing is done. When the disk is full, spilling stops with an error in the log, and all
+items stay in Redis.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import redis
 
 from pipeline.base import log
 from pipeline.base.config import BufferSettings
-from pipeline.base.errors import LeaseLost, Outage, SchemaMismatch, UsageError
+from pipeline.base.errors import LeaseLost, Outage, RedisDenied, SchemaMismatch
 from pipeline.base.redis_link import outages
 from pipeline.buffer.books import Books
 from pipeline.buffer.buffer import Buffer
@@ -35,17 +34,19 @@ from pipeline.deliver.spill import Spill
 _log = log.get(__name__)
 
 LOOK_EVERY_S = 0.5
+"""Poll interval."""
+
 DROP_ROWS = 20_000
-"""At most this many items are dropped in one step: LTRIM holds Redis up for as long as it frees."""
+"""Items dropped in one step at most: LTRIM blocks Redis while it frees memory."""
 
 KEPT_SHARE = 0.1
-"""This share of the mark is kept of the newest, however much is in flight, which cannot be dropped."""
+"""Share of the mark that is kept of the newest items, however much is in flight, which cannot be dropped."""
 
 SLACK_PCT = 1
-"""So much below its mark memory is brought, percent of the limit."""
+"""Memory is brought this far below its mark, in percent of the limit."""
 
 SAID_BELOW_PCT = 90
-"""A level is said to be below its mark again from here on, so that one that hovers is not said twice a second."""
+"""Hysteresis: a level is reported below its mark again only from here on."""
 
 LOW_WATER = 0.5
 """Spilled chunks are drained while less than this share of the mark lies in Redis."""
@@ -76,7 +77,7 @@ class Overflow:
             except Outage as outage:
                 moved, self.trouble = 0, str(outage)
             except LeaseLost as lost:
-                # Another finished the chunk while it was written to disk; its file is a left-over.
+                # A drainer finished the chunk while it was written to disk; its file is an orphan, removed later.
                 moved, self.trouble = 0, ""
                 _log.info("not spilled", reason=str(lost))
             except SchemaMismatch as mismatch:
@@ -164,11 +165,11 @@ class Overflow:
         return excess <= self._bytes_of([self.buffer.key, *segments], used)
 
     def _bytes_of(self, keys: list[str], used: int) -> int:
-        """What lists take in Redis, by a few samples of each; all that is used where nobody may ask."""
+        """Memory of these lists, estimated from samples; all used memory where the ACL forbids MEMORY USAGE."""
         try:
             with outages():
                 return sum(int(self.buffer.client.memory_usage(key) or 0) for key in keys)
-        except (UsageError, redis.ResponseError):
+        except (RedisDenied, redis.ResponseError):
             return used
 
     def _memory(self) -> tuple[int, int]:

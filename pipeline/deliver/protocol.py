@@ -76,7 +76,7 @@ PROBES = 16
 
 It is blamed when clearly more of them are refused than ``max_bad_share``; else every row is tried."""
 
-MAX_LAPSES = 5
+MAX_LAPSES = 20
 """A chunk whose drainers died this often before they reached ClickHouse is set aside, so that others go on."""
 
 

@@ -2,7 +2,7 @@
 
 A chunk keeps its identity in the file, so its rows are verified and acknowledged like any other's,
 exactly once. The order of things makes every crash harmless: the file is on disk before Redis lets go
-of the chunk, and Redis remembers which files count. A file that Redis does not know is a left-over of
+of the chunk, and Redis remembers which files count. A file that Redis does not know is an orphan of
 a crash (its chunk was given back, or is acknowledged already) and is removed.
 
 A drained file is removed only when Redis's disk knows that it was drained: a power cut could make Redis

@@ -35,6 +35,7 @@ from pipeline.embedded.handles import Handles
 from pipeline.embedded.http_query import Interface, ok
 from pipeline.serve.access import Access, Credentials, Names, Refusal, require_credentials
 from pipeline.serve.bounds import Bounds
+from pipeline.serve.counted import Counted
 from pipeline.serve.server import HttpServer
 from pipeline.store.client import Store
 
@@ -78,7 +79,7 @@ class ClickHouseHttp:
         secret = local_secret.issue(self._hold.path)
         try:
             app = _app(self._interface, Credentials.of(limits, secret), lambda: self._names(limits))
-            self._server = HttpServer(app, host, port, name="clickhouse-http", bounds=bounds)
+            self._server = HttpServer(app, host, port, name="clickhouse", bounds=bounds)
         except BaseException:
             self._handles.close()
             self._hold.release()
@@ -125,8 +126,11 @@ def _app(interface: Interface, credentials: Credentials, names: Callable[[], Nam
         *(Route(path, options, methods=["OPTIONS"]) for path in ("/", "/query")),
         *(Route(path, interface, methods=["GET", "HEAD", "POST"]) for path in ("/", "/query")),
     ]
-    access = Middleware(Access, credentials=credentials, explain=_explained, names=names, parameters=True)
-    return Starlette(routes=routes, middleware=[access], exception_handlers={404: nowhere})
+    access = Middleware(
+        Access, port="clickhouse", credentials=credentials, explain=_explained, names=names, parameters=True
+    )
+    counted = Middleware(Counted, port="clickhouse")
+    return Starlette(routes=routes, middleware=[counted, access], exception_handlers={404: nowhere})
 
 
 def _explained(refusal: Refusal) -> Response:

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.base.config import WebSettings
 from pipeline.base.errors import ConfigError
+from pipeline.base.measures import HTTP_REFUSED
 from pipeline.serve.server import is_loopback
 
 COOKIE = "pipeline_login"
@@ -185,20 +186,22 @@ class Access:
         self,
         app: ASGIApp,
         *,
+        port: str,
         credentials: Credentials,
         explain: Callable[[Refusal], Response],
         names: Callable[[], Names],
         open_paths: frozenset[str] = frozenset(),
-        open_prefix: str | None = None,
+        open_prefixes: tuple[str, ...] = (),
         exempt_paths: frozenset[str] = frozenset(),
         parameters: bool = False,
     ) -> None:
         self._app = app
+        self._port = port
         self._credentials = credentials
         self._explain = explain
         self._names = names
         self._open = open_paths
-        self._open_prefix = open_prefix
+        self._open_prefixes = open_prefixes
         self._exempt = exempt_paths
         self._parameters = parameters
 
@@ -210,19 +213,17 @@ class Access:
                 request,
                 self._names(),
                 self._credentials,
-                is_open=scope["path"] in self._open or self._is_under_open_prefix(scope["path"]),
+                is_open=scope["path"] in self._open or scope["path"].startswith(self._open_prefixes),
                 parameters=self._parameters,
             )
             if refusal is not None:
+                HTTP_REFUSED.labels(self._port, refusal.kind).inc()
                 response = self._explain(refusal)
                 # What it may still be sending is not read.
                 response.headers["Connection"] = "close"
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-    def _is_under_open_prefix(self, path: str) -> bool:
-        return self._open_prefix is not None and path.startswith(self._open_prefix)
 
 
 def same_text(shown: str, expected: str) -> bool:

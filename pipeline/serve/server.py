@@ -15,6 +15,7 @@ from typing import Any
 
 import uvicorn
 
+from pipeline.base.measures import HTTP_CONNECTIONS
 from pipeline.serve.bounds import BoundedConfig, Bounds, Gate
 
 CLOSING_S = 2
@@ -27,8 +28,9 @@ _BACKLOG = 512
 class _Server(uvicorn.Server):
     """uvicorn's server, which also sweeps its connections and tells when it listens."""
 
-    def __init__(self, config: BoundedConfig, gate: Gate, listening: threading.Event) -> None:
+    def __init__(self, config: BoundedConfig, gate: Gate, listening: threading.Event, name: str) -> None:
         super().__init__(config)
+        self._name = name
         self._gate = gate
         self._listening = listening
 
@@ -54,6 +56,7 @@ class _Server(uvicorn.Server):
         while True:
             await asyncio.sleep(_SWEEP_S)
             self._gate.sweep(asyncio.get_running_loop().time())
+            HTTP_CONNECTIONS.labels(self._name).set(len(self._gate.connections))
 
 
 class HttpServer:
@@ -71,7 +74,7 @@ class HttpServer:
         gate = Gate(bounds or Bounds())
         config = BoundedConfig(app, gate, timeout_graceful_shutdown=CLOSING_S, backlog=_BACKLOG)
         listening = threading.Event()
-        self._server = _Server(config, gate, listening)
+        self._server = _Server(config, gate, listening, name)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name=name, daemon=True)
         self._thread.start()
         listening.wait(30)

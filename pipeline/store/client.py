@@ -23,6 +23,7 @@ from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from pipeline.base.config import Settings, WebSettings
 from pipeline.base.errors import ConfigError, EngineBusy, StoreOutage
+from pipeline.base.sql_text import literal
 from pipeline.embedded import engine, engine_config, local_secret, query_guard
 from pipeline.embedded.handles import Answer, EngineError
 from pipeline.embedded.statement_settings import memory_share_bytes
@@ -98,7 +99,7 @@ class Store:
 
         Raises ``StoreOutage`` when ClickHouse does not answer, ``EngineBusy`` when another process
         holds the embedded engine. A reader goes to that process over HTTP instead, if it serves;
-        if nobody holds the engine, it opens it and can only read.
+        if no process holds the engine, it opens it and can only read.
         """
         path = engine_path(settings)
         database, cluster = settings.clickhouse.database, settings.clickhouse.cluster
@@ -242,13 +243,15 @@ class Store:
         with self._speaking():
             self._client.command(self._allowed(sql), dict(parameters or {}), use_database=not _creates_database(sql))
 
-    def await_replicas(self, table: str) -> None:
-        """Before reading back what may have been written: wait until every replica has what any has.
+    def every_replica(self, table: str) -> str:
+        """What to read FROM to see every row of ``table`` that was ever acknowledged, some of them several times.
 
-        Without a cluster there is nothing to wait for. Raises ``StoreOutage`` when replicas do not catch up.
+        A replica may lag behind the one that took an insert. On a cluster this asks all replicas at once, so the one
+        that took it is among them; while one does not answer, reading raises ``StoreOutage``. Needs the grant REMOTE.
         """
-        if self.cluster:
-            self.command(f"SYSTEM SYNC REPLICA ON CLUSTER '{self.cluster}' {self.database}.{table}_local LIGHTWEIGHT")
+        if not self.cluster:
+            return table
+        return f"clusterAllReplicas({literal(self.cluster)}, {literal(self.database)}, {literal(table + '_local')})"
 
     def clone(self) -> "Store":
         """Another handle on the same ClickHouse, for another thread. Raises ``StoreOutage`` as ``open`` does."""
@@ -344,6 +347,8 @@ _READ_SETTINGS: dict[str, Any] = {
     "output_format_arrow_compression_method": "none",
     "output_format_arrow_string_as_string": 1,
     "output_format_arrow_low_cardinality_as_dictionary": 0,
+    # A replica that does not answer may be the only one that has a row.
+    "skip_unavailable_shards": 0,
 }
 
 

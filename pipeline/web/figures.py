@@ -21,7 +21,7 @@ HANDLES = 2
 MAX_SHOWN_ROWS = 2_000
 """Of an answer to a question; downloads have all rows."""
 
-_TEXT_PARAMETERS = ("environment", "browser", "suite", "test", "run", "vital")
+_TEXT_PARAMETERS = ("environment", "browser", "suite", "test", "run", "vital", "alert")
 _MAX_TEXT = 500
 _MAX_SPAN_S = 400 * 86_400
 _POINTS = 180

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from pipeline.base.errors import Outage
@@ -84,6 +85,7 @@ class Site:
                 Route("/readyz", self._readyz),
                 Route("/metrics", self._metrics),
                 *statics.routes(),
+                Route("/alerts/{id}", _to_alert),
                 *self._desk.routes(),
                 *Receiving(self._parts, self._credentials, self._names, self._workers).routes(),
             ],
@@ -92,11 +94,12 @@ class Site:
                 Middleware(SecurityHeaders),
                 Middleware(
                     Access,
+                    port="web",
                     credentials=self._credentials,
                     explain=_explained,
                     names=self._names,
                     open_paths=OPEN | SHELL,
-                    open_prefix="/static/",
+                    open_prefixes=("/static/", "/alerts/"),
                     exempt_paths=RECEIVING_PATHS,
                 ),
             ],
@@ -129,6 +132,11 @@ class Site:
                 return bool(self._parts.buffers[0].client.exists(scheduler))
         except Outage:
             return None
+
+
+async def _to_alert(request: Request) -> Response:
+    """Where links in notifications lead (``alerts.page_url``)."""
+    return RedirectResponse("/?" + urlencode({"view": "alerts", "alert": request.path_params["id"]}), 302)
 
 
 def _explained(refusal: Refusal) -> Response:

@@ -33,9 +33,11 @@ from pipeline.base.errors import SchemaMismatch
 from pipeline.buffer.buffer import Buffer
 from pipeline.deliver import delivery as delivery_module
 from pipeline.deliver.drainer import MAX_OPEN_CHUNKS, Drainer
+from pipeline.deliver.stopping import GRACE_S
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.metric import Limits
 from pipeline.store.client import Store
+from pipeline.store.partitions import by_days
 
 
 @pytest.fixture(params=["embedded", "http"])
@@ -224,13 +226,46 @@ def test_rows_that_clickhouse_refuses_are_found_and_buried(url: str, store: Stor
 
 
 def test_more_days_than_one_insert_may_touch_are_stored_in_parts(url: str, embedded: Store) -> None:
-    """120 partitions in one chunk: no row is at fault, and none is blamed."""
-    limits = Limits(retention_ms=200 * 86_400_000)
+    """250 partitions in one chunk, one row of which is at fault: no other row is blamed, and inserts are few."""
+    refuse_values_over(embedded, 10)
+    limits = Limits(retention_ms=400 * 86_400_000)
     embedded.command("ALTER TABLE metrics REMOVE TTL")
+    items = [
+        metric(number, str(now_s() - 86_400 * (number % 250)), value=99.0 if number == 41 else 1.0)
+        for number in range(500)
+    ]
     buffer = buffer_on(url)
-    push(buffer.client, [good(number, days_ago=number % 120) for number in range(480)])
-    drainer_on(buffer, embedded, batch_rows=1_000, limits=limits).drain_until_empty()
-    Whereabouts(embedded).assert_each_once(range(480))
+    push(buffer.client, items)
+    counted = CountingStore(embedded)
+    drainer_on(buffer, counted, batch_rows=1_000, limits=limits).drain_until_empty()
+    assert counted.inserts < 40
+    Whereabouts(embedded).assert_each_once(set(range(500)) - {41}, [items[41]])
+    assert_books_agree(buffer, embedded)
+
+
+def test_a_stop_is_obeyed_between_the_parts_of_an_insert(
+    url: str, embedded: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Days are stored part by part; told to stop, the drainer gives the chunk back, and the rest follows later."""
+    monkeypatch.setattr(delivery_module, "by_days", lambda rows, column: by_days(rows, column, 1))
+    stop = threading.Event()
+
+    class Stopping(CountingStore):
+        def insert(self, *arguments: Any, **options: Any) -> int:
+            written = super().insert(*arguments, **options)
+            if self.inserts == 3:
+                stop.set()
+                time.sleep(GRACE_S)
+            return written
+
+    buffer = buffer_on(url)
+    push(buffer.client, [good(number, days_ago=number % 20) for number in range(40)])
+    counted = Stopping(embedded)
+    drainer_on(buffer, counted, lease_s=3_600).run(stop)
+    assert counted.inserts == 3
+    assert (leased(buffer), buffer.books().in_flight) == (0, 40)
+    drainer_on(buffer, embedded).drain_until_empty()
+    Whereabouts(embedded).assert_each_once(range(40))
     assert_books_agree(buffer, embedded)
 
 
@@ -652,7 +687,78 @@ def test_a_drainer_that_is_stopped_finishes_what_it_can(url: str, store: Store) 
     Whereabouts(store).assert_each_once(range(1_000))
 
 
+def test_a_drainer_ends_in_time_although_clickhouse_hangs_in_an_insert(
+    url: str, proxy: ClickHouseProxy, embedded: Store
+) -> None:
+    """The insert is abandoned in doubt long before its time-out; the next drainer reads back: each row stands once."""
+    buffer = buffer_on(url)
+    push(buffer.client, [good(number) for number in range(60)])
+    proxy.always = "late"
+    with over_http(proxy.url, embedded, timeout_s=600) as far:
+        stop = threading.Event()
+        drainer = drainer_on(buffer, far, batch_rows=20, lease_s=3_600)
+        thread = threading.Thread(target=drainer.run, args=(stop,))
+        thread.start()
+        wait_until(lambda: proxy.done, "it hangs in an insert")
+        wait_until(lambda: leased(buffer) == 3, "it has read ahead")
+        stop.set()
+        asked_s = time.monotonic()
+        thread.join(120)
+        assert not thread.is_alive()
+        assert time.monotonic() - asked_s < 60, "it waited for the time-out"
+        assert leased(buffer) == 1, "what nobody began to write is given back, the hanging one is not"
+        proxy.always = ""
+        (segment,) = buffer.client.zrange(buffer.keys.segments, 0, -1)
+        key = buffer.keys.leases(segment.decode())
+        for number, lease in buffer.client.hgetall(key).items():
+            if lease != b"done":
+                token, _, attempts = lease.split(b" ")
+                buffer.client.hset(key, number, b"%b 1 %b" % (token, attempts))
+        drainer_on(buffer_on(url), embedded, batch_rows=20).drain_until_empty()
+        proxy.deliver()
+    Whereabouts(embedded).assert_each_once(range(60))
+    assert_books_agree(buffer, embedded)
+
+
 # Outages of Redis
+
+
+@pytest.mark.parametrize(
+    "trouble", ["password", "command forbidden", "key forbidden", "read-only", "replica of nothing"]
+)
+def test_a_change_of_redis_is_waited_out(
+    redis_server: Callable[..., RedisServer], embedded: Store, trouble: str
+) -> None:
+    """Password, ACL or role of Redis change while it drains: said, retried, and undone it goes on by itself."""
+    server = redis_server()
+    admin = server.client()
+    admin.execute_command("ACL", "SETUSER", "admin", "on", ">x", "~*", "&*", "+@all")
+    admin = redis.Redis(port=server.port, db=3, username="admin", password="x")
+    buffer = buffer_on(server.url)
+    push(admin, [good(number) for number in range(100)])
+    begin, end = {
+        "password": (["SETUSER", "default", "resetpass", ">new"], ["SETUSER", "default", "nopass"]),
+        "command forbidden": (["SETUSER", "default", "-evalsha", "-llen"], ["SETUSER", "default", "+@all"]),
+        "key forbidden": (["SETUSER", "default", "resetkeys", "~other"], ["SETUSER", "default", "~*"]),
+    }.get(trouble, ([], []))
+    drainer = drainer_on(buffer, embedded, batch_rows=20, max_retry_pause_s=0.1)
+    with running(drainer):
+        wait_for_books(buffer, stored=100)
+        if begin:
+            admin.execute_command("ACL", *begin)
+        else:
+            admin.config_set("replica-serve-stale-data", "yes" if trouble == "read-only" else "no")
+            admin.replicaof("127.0.0.1", 1)
+        buffer.client.connection_pool.disconnect()
+        wait_until(lambda: drainer.progress.trouble, "it says what it waits for")
+        if begin:
+            admin.execute_command("ACL", *end)
+        else:
+            admin.replicaof("no", "one")
+        wait_until(lambda: can_push(admin, good(100)), "producers are let in again")
+        wait_until(lambda: not drainer.progress.trouble, "it recovered")
+        wait_for_books(buffer, stored=101)
+    Whereabouts(embedded).assert_each_once(range(101))
 
 
 def test_when_redis_goes_away_and_comes_back_nothing_is_lost(

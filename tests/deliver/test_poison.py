@@ -1,5 +1,6 @@
 """A chunk that its drainers cannot get over, and one that takes them long: others go on."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +86,10 @@ def test_the_lease_is_kept_while_a_chunk_is_decoded(url: str, store: Store, monk
     """Decoding takes twice as long as the lease: no other drainer is given the chunk meanwhile."""
     lease_s = 4.0
 
+    is_decoding = threading.Event()
+
     def slow(*arguments: Any) -> Any:
+        is_decoding.set()
         time.sleep(2 * lease_s)
         return decode_chunk(*arguments)
 
@@ -94,7 +98,7 @@ def test_the_lease_is_kept_while_a_chunk_is_decoded(url: str, store: Store, monk
     push(client_of(url), [good(number) for number in range(10)])
     drainer = drainer_on(buffer, store, lease_s=lease_s)
     with running(drainer):
-        wait_until(lambda: buffer.books().in_flight, "it has claimed")
+        wait_until(is_decoding.is_set, "it decodes")
         while not drainer.progress.stored:
             chunk = other.claim()
             assert chunk is None or drainer.progress.stored, "the lease ran out"

@@ -173,7 +173,9 @@ def events_for(step: steps.Step) -> st.SearchStrategy[steps.Event]:
     anytime: list[steps.Event] = [steps.Stopped(), steps.LeaseLost()]
     match step:
         case steps.Claim():
-            return st.builds(claimed, doubtful=st.booleans(), lapses=st.integers(0, 6)) | st.just(steps.Nothing())
+            return st.builds(
+                claimed, doubtful=st.booleans(), lapses=st.sampled_from([0, 1, protocol.MAX_LAPSES])
+            ) | st.just(steps.Nothing())
         case steps.GiveBack():
             return st.just(DONE)
         case steps.Read():

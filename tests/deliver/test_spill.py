@@ -250,6 +250,9 @@ def test_memory_stays_flat_while_clickhouse_is_away(buffer: Buffer, store: Store
 
         query = insert
 
+        def every_replica(self, table: str) -> str:
+            return table
+
     overflow = _overflow(buffer, store, tmp_path, "spill", mark=5000)
     overflow.drainer.store = Away()  # type: ignore[assignment]
     stop = threading.Event()

@@ -35,6 +35,7 @@ def serve() -> Iterator[Callable[[Credentials], HttpServer]]:
             server: HttpServer
             access = Middleware(
                 Access,
+                port="test",
                 credentials=credentials,
                 explain=lambda refusal: PlainTextResponse(refusal.why, refusal.status),
                 names=lambda: Names("127.0.0.1", server.port, ["metrics.example.org"]),

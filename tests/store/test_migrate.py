@@ -288,27 +288,6 @@ def test_tokens_are_remembered_for_hours(make_settings: Callable[..., Settings])
     assert filled == "replicated_deduplication_window = 86400, replicated_deduplication_window_seconds = 604800"
 
 
-class Listening(Store):
-    """A store that writes down its statements instead of running them."""
-
-    said: list[str]
-
-    def command(self, sql: str, parameters: object = None) -> None:
-        self.said.append(sql)
-
-
-def test_waiting_for_replicas_is_clickhouse_sql(make_settings: Callable[..., Settings], store: Store) -> None:
-    """The statement that precedes reading back on a cluster parses; without a cluster nothing is said."""
-    for cluster, statements in (("", 0), ("two-shards", 1)):
-        with Listening.open(make_settings(clickhouse={"cluster": cluster})) as listening:
-            assert isinstance(listening, Listening)
-            listening.said = []
-            listening.await_replicas("metrics")
-            assert len(listening.said) == statements
-    said_back = store.rows("SELECT formatQuery({s:String})", {"s": listening.said[0]})[0][0]
-    assert said_back.startswith("SYSTEM SYNC REPLICA ON CLUSTER `two-shards`")
-
-
 # Where the files are
 
 

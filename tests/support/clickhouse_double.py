@@ -78,6 +78,10 @@ class ClickHouseDouble:
         """The partitions that an insert touches."""
         return sorted({moment.date() for moment in rows[DAY_OF[table]].to_pylist()})
 
+    def every_replica(self, table: str) -> str:
+        """There is one."""
+        return table
+
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The few questions that reading back asks; any other fails."""
         asked = _SELECT.fullmatch(sql)

@@ -458,6 +458,9 @@ class SteppedStore:
         self.world.insert(ask("insert"), table, rows, token)
         return rows.num_rows
 
+    def every_replica(self, table: str) -> str:
+        return table
+
     def query(self, sql: str, parameters: Any = None) -> pa.Table:
         if ask("query") is not DONE:
             raise StoreOutage("away")

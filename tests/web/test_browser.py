@@ -1,9 +1,11 @@
 """The page in a real browser: headless Chromium, on real data."""
 
+import json
 import os
 import shutil
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -198,3 +200,22 @@ def test_states_of_their_own(browser: Any, open_site: OpenSite) -> None:
     stranger.keyboard.press("Enter")
     stranger.get_by_text("No test ran in this span").first.wait_for()
     stranger.context.close()
+
+
+def test_the_page_reports_its_own_vitals(browser: Any, open_site: OpenSite) -> None:
+    """The web-vitals library's reports of a real visit, with a real click, arrive in the buffer as metrics."""
+    world = open_site(beacons=True)
+    reader = Reader(browser, world)
+    reader.open("view=tests")
+    reader.page.click("#theme")
+    reader.page.wait_for_timeout(500)
+    reader.page.goto("about:blank")
+    give_up = time.monotonic() + 60
+    while world.buffer.client.llen(world.buffer.key) < 3 and time.monotonic() < give_up:
+        time.sleep(0.1)
+    found = [json.loads(item) for item in world.buffer.client.lrange(world.buffer.key, 0, -1)]
+    assert {"lcp", "fcp", "ttfb"} <= {metric["metric_type"] for metric in found}
+    visits = {(metric["page"], metric["browser"], metric["environment"]) for metric in found}
+    assert visits == {("/", "chrome", "pipeline")}
+    assert reader.complaints == []
+    reader.close()

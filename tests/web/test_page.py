@@ -37,10 +37,10 @@ def as_dicts(told: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_every_figure_answers(world: World) -> None:
     """On seeded tables each query of sql/page.sql runs and says where it comes from; most have rows."""
-    more = {"suite": "checkout", "test": "checkout-001", "run": "run-7", "vital": "lcp"}
+    more = {"suite": "checkout", "test": "checkout-001", "run": "run-7", "vital": "lcp", "alert": "a1"}
     empty = []
     for name in NAMES:
-        told = ask(world, name, **(more if name.startswith(("test_", "run_", "vitals_")) else {}))
+        told = ask(world, name, **(more if name.startswith(("test_", "run_", "vitals_", "alert_")) else {}))
         assert told["source"]
         assert told["sql"]
         assert len(told["columns"]) == len(told["kinds"])
@@ -114,6 +114,13 @@ def test_questions_of_ones_own(world: World) -> None:
     assert (csv.data, csv.headers["Content-Disposition"]) == (b'"a"\n1\n', 'attachment; filename="answer.csv"')
     assert world.get("/api/download?format=Parquet&sql=SELECT%201%20AS%20a").data[:4] == b"PAR1"
     assert world.get("/api/download?format=Null&sql=SELECT%201").status == 400
+
+
+def test_links_of_notifications_lead_to_the_alert(world: World) -> None:
+    """``alerts.page_url`` is the site's address: what a notification links to opens the alert, also signed out."""
+    led = world.http.request("GET", world.site.url + "/alerts/a1", redirect=False)
+    assert (led.status, led.headers["Location"]) == (302, "/?view=alerts&alert=a1")
+    assert as_dicts(ask(world, "alert_one", alert="a1"))[0]["rule"] == "slow_suite"
 
 
 def test_the_schema_names_every_table(world: World) -> None:

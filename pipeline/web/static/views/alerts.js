@@ -8,7 +8,9 @@ export const filters = ['span'];
 const mood = (state) => (state === 'firing' ? 'bad' : state === 'pending' ? 'warn' : 'good');
 
 export function render(about) {
+  const chosen = about.asked.get('alert');
   return [
+    chosen ? one(about, chosen) : null,
     panel('Now', 'firing first', async () => {
       const told = await about.figure('alerts_active');
       return { source: told, content: told.list.length ? table(told.list, [
@@ -35,6 +37,17 @@ export function render(about) {
       ], 'Silences') : empty('Nothing is silenced', 'Choose “Silence” beside an alert.') };
     }),
   ];
+}
+
+// Where links in notifications lead.
+function one(about, alert) {
+  return panel('This alert', 'every transition of it', async () => {
+    const told = await about.figure('alert_one', { alert });
+    const back = h('p', {}, about.linked({ alert: '' }, 'Show all alerts'));
+    return { source: told, content: told.list.length ? [back, table(told.list, [
+      ['When', (row) => when(row.at)], ['Change', (row) => [tag(row.from_state, mood(row.from_state)), ' → ', tag(row.to_state, mood(row.to_state))]], ['Alert', (row) => [h('strong', {}, row.rule), h('br'), labels_text(row.labels)], { wide: true }], ['What it says', (row) => row.message, { wide: true }], ['Value', (row) => decimal(row.value), { numeric: true }], ['Threshold', (row) => decimal(row.threshold), { numeric: true }], ['', (row) => h('button', { type: 'button', onclick: () => evidence(about, { ...row, alert_id: alert }) }, 'Evidence')],
+    ], 'This alert')] : [back, empty('There is no such alert', 'It may be older than what is kept.')] };
+  });
 }
 
 function evidence(about, row) {

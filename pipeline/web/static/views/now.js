@@ -60,12 +60,13 @@ function troubles(told, section, about) {
 
 function ledger(told) {
   const rows = [['sealed', 'taken from the buffer'], ['stored', 'rows in metrics'], ['dead_lettered', 'refused, with a reason'], ['in_flight', 'being drained'], ['spilled', 'in files on disk'], ['dropped', 'by the overflow policy'], ['lost', 'gone with damaged segments'], ['set_aside', 'waits for a person'], ['unaccounted', 'nowhere']];
-  return h('table', {}, h('tbody', {}, rows.map(([key, meaning]) => h('tr', {}, h('th', { scope: 'row' }, key.replace('_', ' ')), h('td', { class: 'hint' }, meaning), h('td', { class: 'n' }, key === 'unaccounted' && told[key] === 0 ? tag('0', 'good') : exact(told[key]))))));
+  return scrolled('The books, table', h('tbody', {}, rows.map(([key, meaning]) => h('tr', {}, h('th', { scope: 'row' }, key.replace('_', ' ')), h('td', { class: 'hint' }, meaning), h('td', { class: 'n' }, key === 'unaccounted' && told[key] === 0 ? tag('0', 'good') : exact(told[key]))))));
 }
 
 function schedule(told) {
   const jobs = Object.entries(told.jobs || {});
   if (!jobs.length) return empty('No jobs here', 'This process holds no schedule.');
-  return h('table', {}, h('thead', {}, h('tr', {}, ['job', 'runs', 'failed', 'took', 'began'].map((name, index) => h('th', { scope: 'col', class: index ? 'n' : null }, name)))), h('tbody', {}, jobs.map(([name, job]) => h('tr', {}, h('td', {}, name, job.trouble ? [' ', tag(job.trouble, 'bad')] : null, job.overdue ? [' ', tag('overdue', 'warn')] : null), h('td', { class: 'n' }, number(job.runs)), h('td', { class: 'n' }, number(job.failures)), h('td', { class: 'n' }, seconds(job.last_took_s)), h('td', { class: 'n' }, `${seconds(job.began_s_ago)} ago`)))));
+  return scrolled('Jobs, table', h('thead', {}, h('tr', {}, ['job', 'runs', 'failed', 'took', 'began'].map((name, index) => h('th', { scope: 'col', class: index ? 'n' : null }, name)))), h('tbody', {}, jobs.map(([name, job]) => h('tr', {}, h('td', {}, name, job.trouble ? [' ', tag(job.trouble, 'bad long')] : null, job.overdue ? [' ', tag('overdue', 'warn')] : null), h('td', { class: 'n' }, number(job.runs)), h('td', { class: 'n' }, number(job.failures)), h('td', { class: 'n' }, seconds(job.last_took_s)), h('td', { class: 'n' }, `${seconds(job.began_s_ago)} ago`)))));
 }
 
+const scrolled = (label, ...parts) => h('div', { class: 'scroll tall', tabindex: 0, role: 'region', 'aria-label': label }, h('table', {}, parts));
