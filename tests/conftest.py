@@ -90,6 +90,12 @@ def make_settings(engine_path: Path, tmp_path: Path) -> Callable[..., config.Set
     return make
 
 
+@pytest.fixture(autouse=True)
+def _no_secrets_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test used as a password is not hidden from the messages of the next."""
+    monkeypatch.setattr("pipeline.base.text._secrets", set())
+
+
 @pytest.fixture
 def settings(make_settings: Callable[..., config.Settings]) -> config.Settings:
     """Settings of an embedded store with a fresh database, and a data directory of the test's own."""

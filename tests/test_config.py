@@ -39,6 +39,12 @@ OTHER_VALUES: dict[str, Any] = {
     "web.names": ["metrics.example.org"],
     "web.write_key": "wr1te",
     "web.vitals_origins": ["https://shop.example.org"],
+    "publish.skip": ["test_history"],
+    "collect.skip": ["workers"],
+    "collect.keys": [{"pattern": "gpu:{node}", "type": "hash", "field": "load", "metric_type": "gpu_load"}],
+    "collect.executions": "missing",
+    "baselines.branches": ["release"],
+    "fleet.name": "other",
     "log.level": "error",
     "log.format": "pretty",
 }
