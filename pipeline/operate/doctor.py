@@ -447,6 +447,8 @@ def _attempt(side: str, findings: Iterator[Finding]) -> list[Finding]:
             found.append(finding)  # noqa: PERF402  what came before the error stays
     except Outage as outage:
         if "MISCONF" in str(outage):  # said even to those who only read
+            if any(one.check == "redis persistence" for one in found):
+                return found
             return [*found, Finding("redis persistence", "bad", str(outage), _LOOK_AT_DISK)]
         found.append(Finding(side, "bad", str(outage), f"see that it runs, and that {_ADDRESSES[side]} is its address"))
     except StoreRefused as refused:
