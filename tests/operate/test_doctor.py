@@ -309,10 +309,13 @@ def test_an_insert_setting_that_is_not_taken_is_bad(
 
 
 def test_a_row_that_does_not_come_back_is_bad(settings: config.Settings, store: Store) -> None:
-    """Something swallows what is inserted: the canary says so; and when its table is gone, that too."""
+    """Something swallows what is inserted: the canary says so; that its table is gone, the schema says."""
     store.command("DROP TABLE dead_letter_marks SYNC")
-    assert levels(clickhouse_findings(settings, store)) == {"canary insert": "bad"}
-    columns = "segment String, position UInt32, mark String, marked_at DateTime64(3, 'UTC')"
+    gone = clickhouse_findings(settings, store)
+    assert levels(gone) == {"schema": "bad"}
+    assert "dead_letter_marks" in gone["schema"].seen
+    text = "LowCardinality(String)"
+    columns = f"segment {text}, position UInt32, mark {text}, marked_at DateTime64(3, 'UTC')"
     store.command(f"CREATE TABLE dead_letter_marks ({columns}) ENGINE = Null")
     found = clickhouse_findings(settings, store)
     assert levels(found) == {"canary insert": "bad"}
