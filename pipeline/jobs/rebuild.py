@@ -107,11 +107,11 @@ def rebuild(
     reach(reached_s)
     over_s = int(now_ms // 1000 - settings.delay_s)
     for step in range(reached_s, to_s, _STEP_S):
+        _stop_if_asked(stop)
         frames = range(step, min(step + _STEP_S, to_s), FRAME_S)
         ranges = {frame: (frame, frame + FRAME_S) for frame in frames if frame < over_s}
         for piece in rawrows.pieces(store, ranges):
-            if stop is not None and stop.is_set():
-                raise Stopped("the rebuild was stopped; asked for again with the same range it goes on from there")
+            _stop_if_asked(stop)
             _rebuild_piece(store, piece, over_s, now_ms, settings, report, runs, branches)
             if vitals:
                 vitals.write_windows([frame for frame in piece.ranges if frame + FRAME_S <= over_s], now_ms)
@@ -121,6 +121,11 @@ def rebuild(
     if progress:
         progress(RebuildProgress(from_s, to_s, to_s, report))
     return report
+
+
+def _stop_if_asked(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise Stopped("the rebuild was stopped; asked for again with the same range it goes on from there")
 
 
 def _rebuild_piece(

@@ -101,7 +101,8 @@ class _Answer:
     def say(self, **fields: Any) -> None:
         with outages():
             pipe = self.client.pipeline(transaction=False)
-            pipe.hset(self.key, mapping=fields)
+            if fields:
+                pipe.hset(self.key, mapping=fields)
             pipe.hincrby(self.key, "signs", 1)
             pipe.expire(self.key, KEEP_ANSWER_S)
             pipe.execute()

@@ -181,7 +181,8 @@ class Store:
 
     def insert_settings(self, token: str = "") -> dict[str, Any]:
         """Every setting that goes with an insert."""
-        return _INSERT_SETTINGS | self._deduplication(token)
+        with self._speaking():  # what the server knows is asked when the handle connects
+            return _INSERT_SETTINGS | self._deduplication(token)
 
     def _deduplication(self, token: str) -> dict[str, Any]:
         """Off unless asked for: without a token two chunks with equal rows would become one.

@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from clickhouse_double import ClickHouseDouble
+from clickhouse_double import DEFAULTS, ClickHouseDouble
 from drain_parts import buffer_on, client_of, drain_store, drainer_on, now_s, push
 from hypothesis import HealthCheck, event, seed, settings
 from hypothesis import strategies as st
@@ -388,6 +388,7 @@ def rows(days: dict[int, int], *, at_fault: int | None = None) -> pa.Table:
     """Rows of ``metrics`` by position, so many days old; one of them with a value that the constraint forbids."""
     fields = [
         dict.fromkeys(DIMENSIONS, "")
+        | DEFAULTS["metrics"]
         | {
             "timestamp": datetime.now(UTC) - timedelta(days=old),
             "value": 2 * ALLOWED_VALUE if position == at_fault else 1.0,

@@ -1,6 +1,5 @@
 """The delivery protocol as a pure machine: every order of outcomes ends well, and the drawing is the table."""
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -192,9 +191,6 @@ def events_for(step: steps.Step) -> st.SearchStrategy[steps.Event]:
             return st.sampled_from([DONE, *anytime])
 
 
-VISITED: Counter[tuple[Phase, Phase]] = Counter()
-
-
 @given(st.sampled_from(list(Route)), st.data())
 def test_whatever_comes_of_each_step_the_table_knows_what_is_next(route: Route, data: st.DataObject) -> None:
     """No outcome of any step in any state is unforeseen, no invariant breaks, and an end is an end."""
@@ -206,9 +202,7 @@ def test_whatever_comes_of_each_step_the_table_knows_what_is_next(route: Route, 
         was_read_back = state.is_read_back or not state.is_doubtful
         if state.phase in (Phase.INSERT_ROWS, Phase.INSERT_LETTERS):
             assert was_read_back
-        before = state.phase
         state, step = next_step(state, data.draw(events_for(step)))
-        VISITED[before, state.phase] += 1
 
 
 def test_an_ack_is_reached_only_with_proof() -> None:

@@ -119,3 +119,12 @@ def test_requests_of_another_type_are_an_error_in_words(service: Service) -> Non
         service.ask(patience_s=PATIENCE_S)
     service.client.delete(REQUESTS)
     assert service.ask(patience_s=PATIENCE_S) == {"windows": 7}
+
+
+def test_long_work_gives_signs_of_life(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that takes longer than the command's patience, without any progress to tell, is waited for."""
+    monkeypatch.setattr(requests, "SIGN_EVERY_S", 0.02)
+    ended = threading.Event()
+    service.desk.actions["wait"] = lambda _request, _advance: {"waited": ended.wait(2.0)}
+    service.thread.start()
+    assert service.ask("wait", patience_s=1.0) == {"waited": False}

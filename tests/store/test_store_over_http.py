@@ -197,3 +197,26 @@ def test_answers_that_are_not_clickhouses(
     with pytest.raises(error):
         behind_proxy.insert("t", ROWS)
     assert proxy.inserts == 1
+
+
+def test_a_handle_that_connects_later_meets_an_outage_in_every_call(settings: Settings) -> None:
+    """Nobody listens, or the gate is closed: each call is an outage, the first one too, and no error of the driver."""
+    away = settings.clickhouse.model_copy(update={"dsn": f"http://127.0.0.1:{free_port()}"})
+    rows = pa.table({"segment": ["s"]})
+    reason = [""]
+
+    def gate() -> None:
+        if reason[0]:
+            raise StoreOutage(reason[0])
+
+    with Store.later(settings.model_copy(update={"clickhouse": away}), gate) as store:
+        for reason[0] in ("", "not yet"):
+            for call in (
+                lambda: store.insert("metrics", rows, token="t"),
+                lambda: store.insert_settings("t"),
+                lambda: store.query("SELECT 1"),
+                lambda: store.raw("SELECT 1", None, "CSV"),
+                lambda: store.command("SELECT 1"),
+            ):
+                with pytest.raises(StoreOutage, match=reason[0] or "ClickHouse"):
+                    call()

@@ -12,9 +12,13 @@ import pyarrow as pa
 
 from pipeline.base.errors import StoreRefused
 from pipeline.decode.columns import COLUMNS
+from pipeline.metric import RUN_FIELDS
 
 DAY_OF = {"metrics": "timestamp", "dead_letters": "refused_at"}
 """The column whose day is the partition."""
+
+DEFAULTS = {"metrics": {name: 0 if name == "attempt" else "" for name in RUN_FIELDS}, "dead_letters": {}}
+"""What a column that was not sent holds."""
 
 VIOLATED_CONSTRAINT = 469
 
@@ -69,7 +73,7 @@ class ClickHouseDouble:
             if token and remembered and self.remembers:
                 self.tokens.add((table, day, token))
             if shown:
-                there = [row for row in rows.to_pylist() if row[DAY_OF[table]].date() == day]
+                there = [DEFAULTS[table] | row for row in rows.to_pylist() if row[DAY_OF[table]].date() == day]
                 self.tables[table] += there
                 landed += len(there)
         return landed
