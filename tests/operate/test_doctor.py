@@ -470,7 +470,7 @@ def test_the_service_says_at_its_start_what_is_not_well(
     built = wiring.build(settings, threading.Event())
     try:
         said = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
-        told = {one["check"]: one for one in said if one["event"] == "surroundings"}
+        told = {one["check"]: one for one in said if one["event"] == "startup check failed"}
         assert {"redis persistence", "redis memory limit", "durable seal", "disk"} <= told.keys()
         levels_of = {record.msg.get("check"): record.levelname for record in caplog.records if record.msg in said}
         assert (levels_of["redis persistence"], levels_of["durable seal"]) == ("ERROR", "WARNING")
