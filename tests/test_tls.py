@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pytest
@@ -16,6 +15,7 @@ from pipeline import MetricsClient
 from pipeline.base.config import RedisSettings, Settings
 from pipeline.base.errors import ConfigError, PipelineError, RedisOutage, StoreOutage
 from pipeline.base.redis_link import RedisLink, outages
+from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.store.client import Store
 
 
@@ -140,28 +140,33 @@ def over_tls(settings: Settings, port: int, host: str = "127.0.0.1", login: str 
     return Settings.model_validate(settings.model_dump() | {"clickhouse": settings.clickhouse.model_dump() | update})
 
 
-def test_clickhouse_over_tls(http_store: Store, settings: Settings, certificates: Certificates) -> None:
+def test_clickhouse_over_tls(store: Store, settings: Settings, certificates: Certificates) -> None:
     """An https:// address means TLS on every port: rows go in and come back, and wrong certificates are named."""
-    inner = urlsplit(http_store._client.url).port
-    assert inner
-    pair = certificates.client
-    with tls_door(inner, certificates.server, client_ca=certificates.ca) as port:
-        right = {"ca_file": certificates.ca, "cert_file": pair.cert, "key_file": pair.key}
-        with Store.open(over_tls(settings, port, **right)) as store:
-            store.command("CREATE TABLE t (n UInt64) ENGINE = MergeTree ORDER BY n")
-            store.insert("t", pa.table({"n": pa.array([1, 2], pa.uint64())}))
-            assert store.rows("SELECT sum(n) FROM t") == [(3,)]
-        for tls, said in (
-            ({}, "not trusted here: name the CA in clickhouse.tls.ca_file"),
-            ({"ca_file": certificates.other_ca}, "not trusted here: name the CA in clickhouse.tls.ca_file"),
-            ({"ca_file": certificates.ca}, "clickhouse.tls.cert_file"),
+    # The proxy's port is not the server's own: its names stand in web.names.
+    web = settings.web.model_copy(update={"names": ["127.0.0.1"]})
+    with ClickHouseHttp(store, limits=web, writable=True) as server:
+        inner = server.port
+        pair = certificates.client
+        with tls_door(inner, certificates.server, client_ca=certificates.ca) as port:
+            right = {"ca_file": certificates.ca, "cert_file": pair.cert, "key_file": pair.key}
+            with Store.open(over_tls(settings, port, **right)) as store:
+                store.command("CREATE TABLE t (n UInt64) ENGINE = MergeTree ORDER BY n")
+                store.insert("t", pa.table({"n": pa.array([1, 2], pa.uint64())}))
+                assert store.rows("SELECT sum(n) FROM t") == [(3,)]
+            for tls, said in (
+                ({}, "not trusted here: name the CA in clickhouse.tls.ca_file"),
+                ({"ca_file": certificates.other_ca}, "not trusted here: name the CA in clickhouse.tls.ca_file"),
+                ({"ca_file": certificates.ca}, "clickhouse.tls.cert_file"),
+            ):
+                with pytest.raises(StoreOutage) as refused:
+                    Store.open(over_tls(settings, port, **tls))
+                assert said in str(refused.value)
+        for wrong, said in (
+            (certificates.expired, "has expired"),
+            (certificates.elsewhere, "made for another address"),
         ):
-            with pytest.raises(StoreOutage) as refused:
-                Store.open(over_tls(settings, port, **tls))
-            assert said in str(refused.value)
-    for wrong, said in ((certificates.expired, "has expired"), (certificates.elsewhere, "made for another address")):
-        with tls_door(inner, wrong) as port, pytest.raises(StoreOutage, match=said):
-            Store.open(over_tls(settings, port, ca_file=certificates.ca))
+            with tls_door(inner, wrong) as port, pytest.raises(StoreOutage, match=said):
+                Store.open(over_tls(settings, port, ca_file=certificates.ca))
 
 
 def test_no_password_goes_out_unencrypted(settings: Settings) -> None:
