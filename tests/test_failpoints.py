@@ -20,7 +20,7 @@ def test_process_dies_at_the_hit_asked_for(text: str, survived: int) -> None:
     """SIGKILL at the N-th hit of that name: no handler, no buffer is flushed, no other hit counts."""
     script = """
 import os
-from pipeline import failpoints
+from pipeline.base import failpoints
 print("lost with the buffer", end="")
 for _ in range(5):
     failpoints.hit("another")

@@ -157,7 +157,7 @@ import json
 import time
 from pathlib import Path
 import pyarrow as pa
-from pipeline import config
+from pipeline.base import config
 from pipeline.base.errors import StoreRefused
 from pipeline.store.client import Store
 from pipeline.store.migrate import migrate

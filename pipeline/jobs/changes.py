@@ -57,7 +57,7 @@ _RECENT_WINDOWS = 1.5
 _DIMENSIONS = ", ".join(SERIES)
 
 _WINDOWS = """
-    is_final AND speed_samples > 0
+    is_final AND speed_samples > 0 AND (lower(metric_type) != 'duration' OR total > 0)
     AND window_start >= toDateTime({from_s:UInt32}, 'UTC') AND window_start <= toDateTime({to_s:UInt32}, 'UTC')
 """
 

@@ -62,7 +62,7 @@ def test_windows_stand_under_the_keys_of_the_schema(platform: Platform) -> None:
     platform.job.run((T0 + 500) * 1000)
     first = platform.metrics.hgetall(keys.window_1min(T0))
     assert list(first.items())[:3] == [("total_tests", "4"), ("passed_tests", "2"), ("avg_duration", "250")]
-    assert (first["failed_tests"], first["is_final"], first["revision"]) == ("1", "1", "13")
+    assert (first["failed_tests"], first["is_final"], first["revision"]) == ("2", "1", "13")  # timed out is failed
     five = platform.metrics.hgetall(keys.window_5min(T0))
     assert (five["total_tests"], five["passed_tests"], float(five["avg_duration"])) == ("5", "3", 1005.5 / 5)
 
@@ -116,6 +116,7 @@ def test_the_dashboard_is_told_the_last_hour(platform: Platform) -> None:
         {
             "type": "metrics_update",
             "data": {"total_tests": 3, "passed_tests": 2, "running_tests": 7, "avg_duration": 200.0},
+            "source": keys.SOURCE,
         }
     ]
 

@@ -187,6 +187,8 @@ def test_a_store_of_the_version_before_is_upgraded(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("pipeline.store.migrate.migrations", lambda: migrations()[:2])
             patch.setattr("pipeline.store.migrate._create_views", lambda *_: None)
+            patch.setattr("pipeline.store.migrate._repair", lambda *_: [])
+            patch.setattr("pipeline.store.migrate._verify", lambda *_: None)
             migrate(store, settings)
         old = [item(test_id="t", tags={"run_id": "r-old"}), item(test_id="u")]
         rows = decode_chunk(old, np.arange(2), (T0 + 3600) * 1000, Limits()).rows
