@@ -16,7 +16,7 @@ MESSAGES = [
     ),
     ("Error: expect(received).toBe(expected)", "", "Error", "expect(received).toBe(expected)"),
     ("connect to http://user:secret@h:80/x?token=1 failed", "", "", "connect to <url> failed"),
-    ("cannot open /home/ci/work/a.txt:12", "", "", "cannot open <path>"),
+    ("cannot open /home/ci/build/a.txt:12", "", "", "cannot open <path>"),
     ("object at 0x7f3a2c of 550e8400-e29b-41d4-a716-446655440000", "", "", "object at <address> of <uuid>"),
     ("10.0.0.7:5432 refused", "", "", "<address> refused"),
     ("expected true", "org.junit.ComparisonFailure", "org.junit.ComparisonFailure", "expected true"),

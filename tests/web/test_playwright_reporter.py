@@ -103,7 +103,7 @@ def test_failures_are_named_as_python_names_them(project: Path) -> None:
         "ValueError: no 3 of 17",
         "\x1b[31mTimeoutError\x1b[39m: page.goto: Timeout 30000ms exceeded.",
         "connect to http://user:secret@h:80/x?token=1 failed",
-        "Error: cannot open /home/ci/work/a.txt:12 or src/cart/a.spec.ts:3:7",
+        "Error: cannot open /home/ci/build/a.txt:12 or src/cart/a.spec.ts:3:7",
         "object at 0x7f3a2c of 550e8400-e29b-41d4-a716-446655440000 at 10.0.0.7:5432 [::1]:80",
         "x" * 500,
     ]
