@@ -284,9 +284,9 @@ class WebSettings(Section):
 
     host: PlainText = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="the page, /metrics, health")
-    token: str = Field("", repr=False, description="secret; whoever shows it as a bearer token may ask")
+    token: str = Field("", repr=False, description="secret; a request with it as bearer token is allowed")
     user: PlainText = Field("", description="name that goes with web.password")
-    password: str = Field("", repr=False, description="secret; whoever shows it with web.user may ask")
+    password: str = Field("", repr=False, description="secret; a request with it and web.user is allowed")
     names: Annotated[list[str], Shown()] = Field(
         default_factory=list, description="further names under which it is asked, such as those of a proxy"
     )
