@@ -33,6 +33,8 @@ def sentence(error: ValidationError, model: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     message = _WORDS.get(first["type"], message[:1].lower() + message[1:])
     value = shown(field, first["input"])
+    if first["type"] == "string_pattern_mismatch":  # what is no name may be anything, a password too
+        message, value = f"should match the pattern {first['ctx']['pattern']}", HIDDEN
     what = f"setting '{key}'" if value == HIDDEN else f"setting '{key}' has the value {value}:"
     if first["type"] == "value_error" and value == HIDDEN:
         return printable(masked(f"{what}: {message}"))
