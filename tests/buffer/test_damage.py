@@ -11,7 +11,7 @@ from pipeline.base.errors import LeaseLost, RedisOutage
 from pipeline.base.keys import BufferKeys
 from pipeline.buffer import buffer as buffer_module
 from pipeline.buffer.buffer import Buffer
-from pipeline.buffer.damage import ClocksDisagree, KeyDamaged, Look, extent
+from pipeline.buffer.damage import ClocksDisagree, KeyDamaged, Look, SegmentDamaged, extent
 
 ROWS = 40
 
@@ -70,6 +70,17 @@ def test_items_removed_from_a_segment_are_lost_and_nothing_else(redis_url: str, 
     assert all(position == number for position, number in first.items())
     assert buffer.set_aside_names() and all(one.startswith(name) for one in buffer.set_aside_names())
     assert buffer.open_segments() == 0
+
+
+def test_reading_a_damaged_chunk_says_so(redis_url: str) -> None:
+    """``read`` gives the whole chunk or none of it, and names the segment."""
+    buffer = filled(redis_url, ROWS)
+    segment = buffer.seal(10)
+    assert segment is not None
+    chunk = claimed(buffer)
+    buffer.client.ltrim(buffer.keys.segment(segment.name), 0, -4)
+    with pytest.raises(SegmentDamaged, match=segment.name):
+        buffer.read(chunk)
 
 
 def test_items_removed_from_the_middle_wait_for_a_person(redis_url: str) -> None:
