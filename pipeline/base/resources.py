@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from pipeline.base import clock
-from pipeline.base.errors import UsageError
-
 _PACKAGE = Path(__file__).resolve().parent.parent
 _NAMED_QUERY = re.compile(
     r"^-- (?P<name>\w+)\n-- (?P<sentence>.+)\n(?:-- defaults: (?P<defaults>.+)\n)?(?P<sql>(?:(?!--).*\n)*?.*);$",
@@ -86,6 +83,8 @@ class Query:
 
         What is missing in a query without a name is for ClickHouse to say: braces may stand in a text of it.
         """
+        from pipeline.base.errors import UsageError
+
         wanted = {parameter.name: parameter for parameter in self.parameters}
         if unknown := sorted(given.keys() - wanted.keys()):
             takes = f"it takes {', '.join(wanted)}" if wanted else "it takes none"
@@ -97,6 +96,9 @@ class Query:
 
 
 def _epoch_s(text: str, now_ms: int) -> str:
+    from pipeline.base import clock
+    from pipeline.base.errors import UsageError
+
     try:
         moment_ms = clock.moment_ms(text, now_ms)
         return f"{moment_ms / 1000:.3f}" if "." in text else str(moment_ms // 1000)

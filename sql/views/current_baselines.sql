@@ -15,6 +15,10 @@
 --   runs UInt64
 --   since DateTime64(3, 'UTC')
 --   state LowCardinality(String)
+--   shift_pct Float64
+--   autocorrelation Float64
+--   cycle LowCardinality(String)
+--   cycle_factors Array(Float32)
 SELECT *
 FROM baselines FINAL
 ORDER BY computed_at DESC
