@@ -19,7 +19,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,7 @@ _SCRIPTS = (
         "drop_acked",
         "mark",
         "books",
+        "push_once",
     ),
 )
 
@@ -146,6 +147,23 @@ class Buffer:
         """Items in the buffer that are not sealed yet."""
         with self._typed(self.key):
             return int(self.client.llen(self.key))
+
+    def oldest_waiting(self) -> bytes | None:
+        """The item that has waited longest, not sealed yet."""
+        with self._typed(self.key):
+            item: bytes | None = self.client.lindex(self.key, -1)
+        return item
+
+    def push_once(self, items: list[bytes], marker: str, digest: str, answer: str, ttl_s: int) -> tuple[str, str]:
+        """Push items as a producer does, and with a ``marker`` only once within ``ttl_s``.
+
+        Returns ("pushed", ``answer``), ("repeated", the answer of the first time), or ("other", "") when the marker
+        came with another digest before. Raises ``RedisOutage``.
+        """
+        name = f"{self.keys.scratch.rpartition(':')[0]}:pushed:{marker}"
+        keys = [self.key, *([name] if marker else [])]
+        state, *first = self._run("push_once", keys, [digest, answer, ttl_s, *items])
+        return state.decode(), first[0].decode() if first else ""
 
     def peek(self, count: int) -> list[bytes]:
         """The newest items that wait, at most ``count``; consumes nothing."""
@@ -522,7 +540,7 @@ class Buffer:
         }
         return json.dumps({"reason": reason, **known}, ensure_ascii=False)
 
-    # What others ask
+    # What is kept beside the items
 
     def books(self) -> Books:
         """The ledger, all figures of one instant."""
@@ -560,14 +578,73 @@ class Buffer:
             flat = [value for pair in pairs[start : start + MINUTES_PER_ACK] for value in pair]
             self._run("forget", [self.keys.dirty, self.keys.scratch], flat)
 
+    def acked_records(self, most: int) -> list[bytes]:
+        """The records of the oldest acknowledged chunks that are not in the ledger table yet, the newest first."""
+        with self._typed(self.keys.acked):
+            records: list[bytes] = self.client.lrange(self.keys.acked, -most, -1)
+        return records
+
+    def acked_count(self) -> int:
+        """How many records of acknowledged chunks are not in the ledger table yet."""
+        with self._typed(self.keys.acked):
+            return int(self.client.llen(self.keys.acked))
+
     def drop_acked(self, records: list[bytes]) -> None:
-        """Remove ``records``, the oldest of the acknowledged chunks, unless somebody else did so before."""
+        """Remove ``records``, the oldest of the acknowledged chunks, unless that happened before."""
         self._run("drop_acked", [self.keys.acked, self.keys.scratch], [records[-1], len(records)])
 
     def mark_dead_letter(self, name: str, mark: str, now_ms: int, payload: bytes = b"") -> bool:
         """Mark a dead letter and push its payload again (when given), both or neither; False if marked before."""
         keys = [self.keys.marks, self.keys.buffer]
         return bool(self._run("mark", keys, [name, f"{mark} {now_ms}", payload]))
+
+    def dead_letter_marks(self) -> dict[bytes, bytes]:
+        """Marks that are not in the table ``dead_letter_marks`` yet: the letter's name, the mark and its time."""
+        with self._typed(self.keys.marks):
+            marks: dict[bytes, bytes] = self.client.hgetall(self.keys.marks)
+        return marks
+
+    def forget_marks(self, names: Iterable[bytes]) -> None:
+        """Remove marks that stand in the table."""
+        with self._typed(self.keys.marks):
+            self.client.hdel(self.keys.marks, *names)
+
+    def checkpoint(self, name: str) -> str | None:
+        """The text saved under ``name``; None when there is none."""
+        with self._typed(self.keys.checkpoints):
+            saved: bytes | None = self.client.hget(self.keys.checkpoints, name)
+        return None if saved is None else saved.decode()
+
+    def save_checkpoint(self, name: str, text: str) -> None:
+        """Keep ``text`` under ``name`` until it is saved again."""
+        with self._typed(self.keys.checkpoints):
+            self.client.hset(self.keys.checkpoints, name, text)
+
+    def now_ms(self) -> int:
+        """The time by Redis's clock."""
+        with outages():
+            return self._disk.now_ms()
+
+    def memory_info(self) -> dict[str, Any]:
+        """``INFO memory`` of the Redis that holds the buffer."""
+        with outages():
+            info: dict[str, Any] = self.client.info("memory")
+        return info
+
+    def memory_of_items(self, *, with_sealed: bool) -> int:
+        """Bytes that waiting items take in Redis, and sealed ones too; estimated from samples (``MEMORY USAGE``)."""
+        names: list[bytes] = []
+        if with_sealed:
+            with self._typed(self.keys.segments):
+                names = self.client.zrange(self.keys.segments, 0, -1)
+        with outages():
+            keys = [self.key, *(self.keys.segment(_text(name)) for name in names)]
+            return sum(int(self.client.memory_usage(key) or 0) for key in keys)
+
+    def spilled_names(self) -> Iterator[bytes]:
+        """The names of the chunks that lie in files, in no order."""
+        with self._typed(self.keys.spilled):
+            yield from (name for name, _ in self.client.hscan_iter(self.keys.spilled, count=500))
 
     def unfinished_segments(self) -> set[str]:
         """Segments of which some chunk is not acknowledged: open, or spilled or set aside in part."""
