@@ -211,6 +211,23 @@ def test_only_one_file_lets_an_alert_fire() -> None:
     assert makers == {here(ALERT_STATE)}
 
 
+# Walls
+
+
+def test_nothing_reaches_through_a_buffer() -> None:
+    """The connection of a ``Buffer`` is its own: outside ``pipeline/buffer`` its methods are called."""
+    reaching = {
+        (here(file), ast.unparse(node))
+        for file in MODULES
+        if file.parent.name != "buffer"
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("client", "_client")
+        and re.search(r"buffer(s\[\w+\])?$", ast.unparse(node.value))
+    }
+    assert reaching == set()
+
+
 # Errors
 
 RAISES = re.compile(r"\bRaises\b(.*?)(?:\.\s|\.$|$)", re.DOTALL)
