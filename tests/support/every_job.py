@@ -6,7 +6,6 @@ page, dead letters, audit, doctor. No step stops at an error; what each failed w
 
 import contextlib
 import json
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -94,9 +93,10 @@ def ask_everything(played: Played, store: Store) -> None:
     for file in sorted(resources.path("sql/views").glob("*.sql")):
         name = VIEWS_WITH_PARAMETERS.get(file.stem, file.stem)
         played.step(f"view {file.stem}", lambda name=name: store.query(f"SELECT * FROM {name} LIMIT 5"))
+    now_ms = time.time_ns() // 1_000_000
     for name, query in resources.queries().items():
-        values = dict.fromkeys(re.findall(r"\{(\w+):String\}", query.sql), "")
-        played.step(f"query {name}", lambda query=query, values=values: store.query(query.sql, values))
+        given = query.values({one.name: "x" for one in query.parameters if one.default is None}, now_ms)
+        played.step(f"query {name}", lambda query=query, given=given: store.query(query.sql, given))
     values = figures.parameters({}, int(time.time()))
     with contextlib.closing(figures.Handles(store.clone)) as handles:
         for name in resources.queries(figures.FILE):
