@@ -17,7 +17,7 @@ from pipeline.base.clock import ManualClock
 from pipeline.operate import wiring
 
 TESTS = Path(__file__).parent
-OWN_TESTS = ("test_config.py", "analyse/test_intervals.py", "alerts/test_states.py")
+OWN_TESTS = ("analyse/test_intervals.py", "alerts/test_states.py")
 
 
 def _run_own_tests(url: str, report: Path) -> None:
