@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from pipeline.base.clock import iso
 from pipeline.base.errors import UsageError
-from pipeline.buffer.buffer import Buffer, Chunk
+from pipeline.buffer.buffer import Buffer
+from pipeline.buffer.chunk import Chunk
 from pipeline.metric import Refusal
 from pipeline.store.client import Store
 

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.base import failpoints
-from pipeline.buffer.buffer import Buffer, Chunk
+from pipeline.buffer.buffer import Buffer
+from pipeline.buffer.chunk import Chunk
 from pipeline.metric import DECODER_VERSION, DIMENSIONS, RUN_FIELDS
 from pipeline.store.client import Store
 from pipeline.store.partitions import by_days

@@ -11,7 +11,7 @@ from rollup_fakes import MemoryBuffer
 from test_rollup import SETTINGS, T0
 
 from pipeline.base import config, failpoints
-from pipeline.buffer.buffer import Chunk
+from pipeline.buffer.chunk import Chunk
 from pipeline.decode.columns import decode_chunk
 from pipeline.deliver.delivery import identified
 from pipeline.deliver.ledger import DIGEST_SQL, digest
