@@ -26,7 +26,9 @@ def _run_own_tests(url: str, report: Path) -> None:
         *("--pipeline-metrics", "--pipeline-redis-url", url, "--pipeline-suite", "own", "--junitxml", str(report)),
         *(str(TESTS / name) for name in OWN_TESTS),
     ]
-    done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, env={**os.environ, "PIPELINE_BRANCH": "main"})
+    done = subprocess.run(
+        command, cwd=TESTS.parent, capture_output=True, text=True, env={**os.environ, "PIPELINE_BRANCH": "main"}
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
