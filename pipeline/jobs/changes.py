@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from pipeline.analyse.changes.points import LEAST_POINTS, Changes, benjamini_hochberg, direction, find_changes
 from pipeline.analyse.changes.series import Floats, Ints
-from pipeline.analyse.series import SERIES
+from pipeline.analyse.dimensions import SERIES
 from pipeline.base.errors import Stopped
 from pipeline.base.failpoints import hit
 
