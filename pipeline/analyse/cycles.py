@@ -12,7 +12,7 @@ many series at once; a series' result does not depend on the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -71,6 +71,10 @@ class Cycles:
         """No cycle in any of so many series."""
         zeros = np.zeros(series, np.int64)
         return cls(zeros, np.zeros(series), zeros.copy(), np.ones(series, bool), np.zeros((series, SLOTS)))
+
+    def take(self, which: Ints) -> Cycles:
+        """The cycles of some series."""
+        return Cycles(*(getattr(self, column.name)[which] for column in fields(self)))
 
 
 def slot(times_s: ArrayLike) -> Ints:
@@ -250,7 +254,7 @@ def _class_medians(rest: Floats, classes: Ints) -> Floats:
     # A class without a point is as the one before it; the week is a circle.
     twice = np.concatenate([effects, effects], axis=1)
     known = np.maximum.accumulate(np.where(np.isnan(twice), 0, np.arange(twice.shape[1])), axis=1)
-    return np.nan_to_num(np.take_along_axis(twice, known, axis=1)[:, effects.shape[1] :])
+    return np.asarray(np.nan_to_num(np.take_along_axis(twice, known, axis=1)[:, effects.shape[1] :]))
 
 
 def _typical(effects: Floats, grid: Floats, width_s: int) -> Floats:

@@ -73,9 +73,13 @@ class Found:
 
     def joined(self, more: Found) -> Found:
         """These and more, in order."""
-        pairs = ((self.row, more.row), (self.position, more.position), (self.evidence, more.evidence))
-        both = [np.concatenate(pair) for pair in (*pairs, (self.autocorrelation, more.autocorrelation))]
-        return Found(*both).take(np.lexsort((both[1], both[0])))
+        both = Found(
+            np.concatenate([self.row, more.row]),
+            np.concatenate([self.position, more.position]),
+            np.concatenate([self.evidence, more.evidence]),
+            np.concatenate([self.autocorrelation, more.autocorrelation]),
+        )
+        return both.take(np.lexsort((both.position, both.row)))
 
 
 def search(block: Block, penalty: Floats, *, walks: bool = False) -> Found:
@@ -208,7 +212,7 @@ def noise_likelihood(flat: Block, freedom: Floats, *, walks: bool = False) -> Fl
     noise = np.concatenate([_NOISE, _WALK]) if walks else _NOISE
     residual, log_weight = innovations(flat.y, flat.size, noise)
     likelihood = _noise_prior(noise) + log_weight - half * np.log(np.maximum(residual, least))
-    return np.maximum(best, likelihood.max(axis=1))
+    return np.asarray(np.maximum(best, likelihood.max(axis=1)))
 
 
 def _noise_prior(noise: Floats) -> Floats:
