@@ -41,7 +41,7 @@ KINDS = ("", "daily", "weekly")
 
 _WIDTHS_S = ((1800, 40.0), (3600, 12.0), (10_800, 2.0), (DAY_S, 0.0))
 """Width of a class, and the points a day that it takes."""
-_FAR = 4.0
+_FAR = 3.0
 """Values farther than so many spreads from the running level count as just as far."""
 _SPREAD_OF_MEAN_DEVIATION = 1.2533
 _SIMPLER_BY = 0.02
@@ -177,8 +177,8 @@ def _around_running_level(grid: Floats, period: int) -> Floats:
     here = np.where(is_point, grid, 0.0)
     points = np.concatenate([np.zeros((len(grid), 1)), np.cumsum(is_point, axis=1)], axis=1)
     rest, level = here, np.zeros_like(here)
-    for _ in range(2):
-        # The second time around what is far has been drawn in, so that an outlier moves no level.
+    for _ in range(3):
+        # From the second time on what is far has been drawn in, so that an outlier moves no level.
         level = level + _running_mean(rest, points, period)
         rest = np.where(is_point, here - level, 0.0)
         bound = _FAR * _SPREAD_OF_MEAN_DEVIATION * np.abs(rest).sum(axis=1) / points[:, -1]
