@@ -176,11 +176,11 @@ def _around_running_level(grid: Floats, period: int) -> Floats:
     is_point = ~np.isnan(grid)
     here = np.where(is_point, grid, 0.0)
     points = np.concatenate([np.zeros((len(grid), 1)), np.cumsum(is_point, axis=1)], axis=1)
-    rest, level = here, np.zeros_like(here)
+    rest, level, bound = here, np.zeros_like(here), np.full(len(grid), np.inf)
     for _ in range(3):
         # From the second time on what is far has been drawn in, so that an outlier moves no level.
         level = level + _running_mean(rest, points, period)
-        rest = np.where(is_point, here - level, 0.0)
+        rest = np.where(is_point, np.clip(here - level, -bound[:, None], bound[:, None]), 0.0)
         bound = _FAR * _SPREAD_OF_MEAN_DEVIATION * np.abs(rest).sum(axis=1) / points[:, -1]
         rest = np.clip(rest, -bound[:, None], bound[:, None])
     return np.where(is_point, rest, np.nan)

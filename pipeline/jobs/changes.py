@@ -38,7 +38,7 @@ from pipeline.analyse.changes.points import (
 )
 from pipeline.analyse.changes.series import Floats, Ints
 from pipeline.analyse.cycles import KINDS, Cycles, Mask, explain
-from pipeline.analyse.series import SERIES
+from pipeline.analyse.dimensions import SERIES
 from pipeline.base.errors import Stopped
 from pipeline.base.failpoints import hit
 from pipeline.jobs.cycles import Cycle, CycleBook, cycles_of

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.analyse.cycles import KINDS, NONE, SLOT_S, SLOTS, Cycles, explain, find_cycles
-from pipeline.analyse.series import SERIES
+from pipeline.analyse.dimensions import SERIES
 from pipeline.base.errors import Stopped
 from pipeline.base.failpoints import hit
 

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pipeline.analyse.baselines import baselines, history
-from pipeline.analyse.series import SERIES
+from pipeline.analyse.dimensions import SERIES
 from pipeline.base import failpoints
 from pipeline.base.config import Settings
 from pipeline.base.errors import RedisOutage

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.analyse.changes.points import find_changes, find_changes_in
-from pipeline.analyse.series import SERIES
+from pipeline.analyse.dimensions import SERIES
 from pipeline.base import failpoints
 from pipeline.base.config import Settings
 from pipeline.base.errors import StoreOutage
