@@ -181,22 +181,28 @@ class DrainerSettings(Section):
     max_retry_pause_s: Positive = Field(30, description="maximum backoff between retries")
 
 
+LONGEST_KEPT_DAYS = 9000
+"""Days are counted from 1970 and times end in 2106: a retention must stay clear of both, with its margins."""
+
+
 class RetentionSettings(Section):
     """How long things are kept; ``retention:performance_metrics`` in Redis overrides ``raw_hours``."""
 
-    raw_hours: PositiveInt = Field(720, description="retention of raw rows; items with an older timestamp are refused")
-    rollup_days: PositiveInt = Field(
-        400, description="retention of windows, vitals, baselines, change points and alerts"
+    raw_hours: PositiveInt = Field(
+        720, le=LONGEST_KEPT_DAYS * 24, description="retention of raw rows; items with an older timestamp are refused"
     )
-    future_s: Positive = Field(300, description="items with a timestamp further ahead are refused")
+    rollup_days: PositiveInt = Field(
+        400, le=LONGEST_KEPT_DAYS, description="retention of windows, vitals, baselines, change points and alerts"
+    )
+    future_s: Positive = Field(300, le=86_400 * 366, description="items with a timestamp further ahead are refused")
 
 
 class RollupSettings(Section):
     """The 1- and 5-minute windows."""
 
     interval_s: Positive = Field(5, description="interval of the job")
-    delay_s: float = Field(2, ge=0, description="a window is computed this long after its end")
-    grace_s: float = Field(120, ge=0, description="a window is final this long after its end")
+    delay_s: float = Field(2, ge=0, le=86_400, description="a window is computed this long after its end")
+    grace_s: float = Field(120, ge=0, le=86_400 * 366, description="a window is final this long after its end")
 
 
 class CollectSettings(Section):
@@ -237,11 +243,18 @@ class RunSettings(Section):
     interval_s: Positive = Field(60, description="interval of the job that looks for runs that became final")
 
 
+FormFactor = Literal["mobile", "desktop"]
+
+
 class VitalsSettings(Section):
     """Core Web Vitals."""
 
     interval_s: Positive = Field(15, description="interval of the job")
-    rolling_s: PositiveInt = Field(3600, description="span of cwv:* and compat:scores in Redis")
+    rolling_s: PositiveInt = Field(3600, le=86_400 * 366, description="span of cwv:* and compat:scores in Redis")
+    form_factor: FormFactor = Field("mobile", description="Lighthouse control points to score by: mobile or desktop")
+    form_factors: Annotated[dict[str, FormFactor], Shown()] = Field(
+        default_factory=dict, description="form factor of an environment, where it differs from form_factor"
+    )
     browser_aliases: Annotated[dict[str, str], Shown()] = Field(
         default_factory=lambda: {
             "chromium": "chrome",
@@ -258,25 +271,33 @@ class BaselineSettings(Section):
     """What is normal."""
 
     interval_s: Positive = Field(60, description="interval of the job")
-    days: Positive = Field(7, description="how many days of runs count")
-    max_runs: PositiveInt = Field(50, description="maximum number of runs; the newest count")
+    days: Positive = Field(7, le=3660, description="how many days of runs count")
+    max_runs: PositiveInt = Field(50, le=10_000, description="maximum number of runs; the newest count")
     min_runs: PositiveInt = Field(
-        12, description="minimum number of runs; with fewer the state is insufficient_history"
+        12, le=10_000, description="minimum number of runs; with fewer the state is insufficient_history or learning"
     )
     branches: Annotated[list[str], Shown()] = Field(
         default_factory=lambda: ["", "main", "master"],
         description="branches whose runs count for speed; the empty string stands for runs that name no branch",
     )
 
+    @model_validator(mode="after")
+    def _reachable(self) -> BaselineSettings:
+        if self.min_runs > self.max_runs:
+            raise ValueError(f"min_runs is {self.min_runs}, more than max_runs {self.max_runs}: no baseline is ever ok")
+        return self
+
 
 class ChangeSettings(Section):
     """The change detector."""
 
     interval_s: Positive = Field(120, description="interval of the job")
-    days: Positive = Field(14, description="how far back series are searched")
-    max_points: PositiveInt = Field(400, description="maximum points of one series; the newest count")
-    false_discovery_rate: float = Field(
-        0.01, gt=0, lt=1, description="expected share of false positives among reported changes"
+    days: Positive = Field(14, le=3660, description="how far back series are searched")
+    max_points: PositiveInt = Field(400, le=1200, description="maximum points of one series; the newest count")
+    false_discovery_rate: float = Field(0.01, gt=0, lt=1, description="expected share of false positives among changes")
+    cycle_days: Positive = Field(28, le=56, description="how far back daily and weekly cycles are learnt")
+    min_change_pct: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
+        default_factory=lambda: {"default": 2.0}, description="minimum size of a reported change, by metric type"
     )
 
 

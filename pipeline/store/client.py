@@ -248,6 +248,11 @@ class Store:
         with self._speaking():
             self._client.command(self._allowed(sql), dict(parameters or {}), use_database=not _creates_database(sql))
 
+    def is_granted(self, right: str) -> bool:
+        """Whether the user has ``right``, such as "INSERT ON pipeline.metrics"; old versions raise ``StoreRefused``."""
+        with self._speaking():  # this statement takes no FORMAT
+            return str(self._client.command(f"CHECK GRANT {right}")).strip() == "1"
+
     def every_replica(self, table: str) -> str:
         """What to read FROM to see every row of ``table`` that was ever acknowledged, some of them several times.
 
