@@ -41,7 +41,7 @@ class RedisDenied(RedisOutage):
 
 
 class KeyDamaged(RedisOutage):
-    """A key of ours does not hold what it should; the sentence names key, what was found, and the fix.
+    """A key of the pipeline does not hold what it should; the sentence names key, what was found, and the fix.
 
     A kind of outage: whatever needs the key waits and says so, everything else goes on.
     """
