@@ -174,6 +174,7 @@ class DrainerSettings(Section):
         0.5, gt=0, le=1, description="ClickHouse refusing more than this share of a chunk stops the drainer"
     )
     max_retry_pause_s: Positive = Field(30, description="pauses between retries grow up to this")
+    traces: bool = Field(False, description="a span of OpenTelemetry for each batch; needs the extra otel")
 
 
 class RetentionSettings(Section):
