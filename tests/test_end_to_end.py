@@ -17,7 +17,7 @@ from pipeline.base.clock import ManualClock
 from pipeline.operate import wiring
 
 TESTS = Path(__file__).parent
-OWN_TESTS = ("test_config.py", "analyse/test_intervals.py", "alerts/test_states.py")
+OWN_TESTS = ("analyse/test_intervals.py", "alerts/test_states.py")
 
 
 def _run_own_tests(url: str, report: Path) -> None:
@@ -26,7 +26,9 @@ def _run_own_tests(url: str, report: Path) -> None:
         *("--pipeline-metrics", "--pipeline-redis-url", url, "--pipeline-suite", "own", "--junitxml", str(report)),
         *(str(TESTS / name) for name in OWN_TESTS),
     ]
-    done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, env={**os.environ})
+    done = subprocess.run(
+        command, cwd=TESTS.parent, capture_output=True, text=True, env={**os.environ, "PIPELINE_BRANCH": "main"}
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 

@@ -177,20 +177,28 @@ class DrainerSettings(Section):
     traces: bool = Field(False, description="a span of OpenTelemetry for each batch; needs the extra otel")
 
 
+LONGEST_KEPT_DAYS = 9000
+"""Days are counted from 1970 and times end in 2106: a retention must stay clear of both, with its margins."""
+
+
 class RetentionSettings(Section):
     """How long things are kept; ``retention:performance_metrics`` in Redis overrides ``raw_hours``."""
 
-    raw_hours: PositiveInt = Field(720, description="raw rows; an older timestamp is refused")
-    rollup_days: PositiveInt = Field(400, description="windows, vitals, baselines, change points, alerts")
-    future_s: Positive = Field(300, description="a timestamp further ahead is refused")
+    raw_hours: PositiveInt = Field(
+        720, le=LONGEST_KEPT_DAYS * 24, description="raw rows; an older timestamp is refused"
+    )
+    rollup_days: PositiveInt = Field(
+        400, le=LONGEST_KEPT_DAYS, description="windows, vitals, baselines, change points, alerts"
+    )
+    future_s: Positive = Field(300, le=86_400 * 366, description="a timestamp further ahead is refused")
 
 
 class RollupSettings(Section):
     """The 1- and 5-minute windows."""
 
     interval_s: Positive = Field(5, description="between two runs of the job")
-    delay_s: float = Field(2, ge=0, description="a window is computed this long after its end")
-    grace_s: float = Field(120, ge=0, description="a window is final this long after its end")
+    delay_s: float = Field(2, ge=0, le=86_400, description="a window is computed this long after its end")
+    grace_s: float = Field(120, ge=0, le=86_400 * 366, description="a window is final this long after its end")
 
 
 class CollectSettings(Section):
@@ -231,11 +239,18 @@ class RunSettings(Section):
     interval_s: Positive = Field(60, description="between two looks for runs that became final")
 
 
+FormFactor = Literal["mobile", "desktop"]
+
+
 class VitalsSettings(Section):
     """Core Web Vitals."""
 
     interval_s: Positive = Field(15, description="between two runs of the job")
-    rolling_s: PositiveInt = Field(3600, description="span of cwv:* and compat:scores in Redis")
+    rolling_s: PositiveInt = Field(3600, le=86_400 * 366, description="span of cwv:* and compat:scores in Redis")
+    form_factor: FormFactor = Field("mobile", description="whose Lighthouse control points score: mobile or desktop")
+    form_factors: Annotated[dict[str, FormFactor], Shown()] = Field(
+        default_factory=dict, description="environment to form factor, where it differs from form_factor"
+    )
     browser_aliases: Annotated[dict[str, str], Shown()] = Field(
         default_factory=lambda: {
             "chromium": "chrome",
@@ -252,22 +267,32 @@ class BaselineSettings(Section):
     """What is normal."""
 
     interval_s: Positive = Field(60, description="between two runs of the job")
-    days: Positive = Field(7, description="how far back runs count")
-    max_runs: PositiveInt = Field(50, description="at most this many of the newest runs count")
-    min_runs: PositiveInt = Field(12, description="fewer are insufficient_history")
+    days: Positive = Field(7, le=3660, description="how far back runs count")
+    max_runs: PositiveInt = Field(50, le=10_000, description="at most this many of the newest runs count")
+    min_runs: PositiveInt = Field(12, le=10_000, description="fewer are insufficient_history or learning")
     branches: Annotated[list[str], Shown()] = Field(
         default_factory=lambda: ["", "main", "master"],
         description="speed is judged on runs of these branches; the empty one is a run that names none",
     )
+
+    @model_validator(mode="after")
+    def _reachable(self) -> BaselineSettings:
+        if self.min_runs > self.max_runs:
+            raise ValueError(f"min_runs is {self.min_runs}, more than max_runs {self.max_runs}: no baseline is ever ok")
+        return self
 
 
 class ChangeSettings(Section):
     """The change detector."""
 
     interval_s: Positive = Field(120, description="between two runs of the job")
-    days: Positive = Field(14, description="how far back series are searched")
-    max_points: PositiveInt = Field(400, description="points of one series, the newest ones")
+    days: Positive = Field(14, le=3660, description="how far back series are searched")
+    max_points: PositiveInt = Field(400, le=1200, description="points of one series, the newest ones")
     false_discovery_rate: float = Field(0.01, gt=0, lt=1, description="expected share of false changes over all series")
+    cycle_days: Positive = Field(28, le=56, description="how far back daily and weekly cycles are learnt")
+    min_change_pct: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
+        default_factory=lambda: {"default": 2.0}, description="a smaller change is not reported; by metric type"
+    )
 
 
 class AlertSettings(Section):

@@ -22,15 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.analyse.vitals import (
-    PERCENTILE_DEFINITION,
-    RATED_BY,
-    VITALS,
-    WINDOW_DIMENSIONS,
-    assess,
-    assess_reports,
-    reported_browser,
-)
+from pipeline.analyse.dimensions import VITALS, WINDOW_DIMENSIONS
+from pipeline.analyse.vitals import PERCENTILE_DEFINITION, RATED_BY, assess, assess_reports, reported_browser
 from pipeline.analyse.windows import is_final, revision
 from pipeline.base import keys
 from pipeline.base.failpoints import hit

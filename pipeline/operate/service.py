@@ -211,7 +211,7 @@ class Service:
                 progress.trouble = str(mismatch)
                 _log.error("draining stopped", reason=str(mismatch), retry_s=SCHEMA_PAUSE_S)
                 until_s = time.monotonic() + SCHEMA_PAUSE_S
-                while time.monotonic() < until_s and not self.stopping.wait(1.0):
+                while time.monotonic() < until_s and not self.stopping.wait(min(1.0, SCHEMA_PAUSE_S)):
                     progress.heartbeat_s = time.monotonic()
 
     def _drain_all(self) -> None:

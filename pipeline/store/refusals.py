@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa
 from clickhouse_connect.driver.exceptions import DataError, NotSupportedError, ProgrammingError
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
@@ -66,7 +65,10 @@ def unreadable_answers() -> Iterator[None]:
     """Whatever the driver or Arrow cannot make sense of in an answer is an outage: no ClickHouse wrote it."""
     try:
         yield
-    except (TypeError, ValueError, KeyError, AttributeError, pa.ArrowException) as error:
+    except Exception as error:
+        of_arrow = type(error).__module__.partition(".")[0] == "pyarrow"
+        if not of_arrow and not isinstance(error, TypeError | ValueError | KeyError | AttributeError):
+            raise
         raise StoreOutage(f"the answer is not one of ClickHouse's: {' '.join(str(error).split())[:200]}") from error
 
 

@@ -247,6 +247,7 @@ def test_the_command_shows_the_marks_and_ends_with_1(deploy: Callable[..., Deplo
         "PIPELINE_CLICKHOUSE__DSN": "http://127.0.0.1:1",
         "PIPELINE_DATA_DIR": str(tmp_path / "data"),
         "PIPELINE_BUFFER__HIGH_WATER_ROWS": "10",
+        "PIPELINE_BUFFER__HIGH_WATER_AGE_S": "86400",
     }
 
     def asked(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -264,9 +265,9 @@ def test_the_command_shows_the_marks_and_ends_with_1(deploy: Callable[..., Deplo
     done = asked()
     assert done.returncode == 1
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
-    assert "not stored yet 11 110 % of buffer.high_water_rows" in lines
-    assert any(line.startswith("the oldest of it") and "% of buffer.high_water_age_s" in line for line in lines)
-    assert any(line.startswith("redis is full to") and "% of buffer.high_water_memory_pct" in line for line in lines)
+    assert "items not stored 11 110 % of buffer.high_water_rows" in lines
+    assert any(line.startswith("oldest item not stored") and "% of buffer.high_water_age_s" in line for line in lines)
+    assert any(line.startswith("redis memory in use") and "% of buffer.high_water_memory_pct" in line for line in lines)
     assert "trouble 11 items are not stored yet, more than buffer.high_water_rows 10" in lines
 
 
