@@ -38,7 +38,7 @@ _POOL_OPTIONS = {
     "socket_timeout": ("socket_timeout_ms", 1000),
     "socket_connect_timeout": ("connection_timeout_ms", 1000),
 }
-"""The same for redis.pool, and the factor from redis-py's unit to ours."""
+"""The same for redis.pool, and the factor from redis-py's unit to the setting's."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Every Redis key and channel this product touches, by the name the schema document gives it.
 
 The document's keys stand as functions or constants under the database they belong to;
-the keys that are ours alone hang on the buffer's name inside a hash tag, so that a
+the pipeline's own keys hang on the buffer's name inside a hash tag, so that a
 script over the buffer and them also runs on Redis Cluster.
 """
 

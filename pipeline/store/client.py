@@ -341,7 +341,7 @@ _INSERT_SETTINGS: dict[str, Any] = {
     "input_format_parallel_parsing": 0,
     "max_partitions_per_insert_block": MAX_PARTITIONS,
     "throw_on_max_partitions_per_insert_block": 1,
-    # No insert of ours holds a key twice; looking for one costs as much as the insert.
+    # No insert of the pipeline holds a key twice; looking for one costs as much as the insert.
     "optimize_on_insert": 0,
     # A null is our bug and must not become a zero.
     "input_format_null_as_default": 0,

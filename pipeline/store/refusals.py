@@ -21,8 +21,8 @@ from pipeline.embedded.engine import Role
 # Worth a retry: ClickHouse's own Kafka connector retries these (unexpected end, time-outs, read-only,
 # too many queries or parts, network, memory, too few replicas, unknown status, keeper) …
 _RETRY_CODES = {3, 107, 159, 164, 202, 203, 209, 210, 241, 242, 252, 285, 319, 425, 999}
-# … and these say that the machine or the way to it, not the rows, is at fault: a body cut short (ours
-# are well-formed), cannot read, write or open a file, DNS, aborted, disk full, all connections failed,
+# … and these say that the machine or the way to it, not the rows, is at fault: a body cut short (what is
+# sent is well-formed), cannot read, write or open a file, DNS, aborted, disk full, all connections failed,
 # cannot start a thread, object storage.
 _RETRY_CODES |= {33, 74, 75, 76, 198, 236, 243, 279, 439, 499}
 _READONLY = 164
@@ -74,7 +74,7 @@ def unreadable_answers() -> Iterator[None]:
 
 @contextmanager
 def translated(role: Role) -> Iterator[None]:
-    """Errors of the driver become ours: an outage, or a refusal with its number."""
+    """Errors of the driver become errors of the pipeline: an outage, or a refusal with its number."""
     try:
         yield
     except DriverError as error:
@@ -94,7 +94,7 @@ def _classified(error: DriverError, role: Role) -> StoreOutage | StoreRefused | 
     if "EmbeddedServer already initialized" in text:
         return EngineBusy(f"this process has another embedded ClickHouse open and can open only one: {sentence}")
     if "EmbeddedServer" in text:
-        return EngineBusy(f"the embedded ClickHouse is held by a program that is not ours: {sentence}")
+        return EngineBusy(f"the embedded ClickHouse is held by another program: {sentence}")
     if code:
         refused_for_ever = (role == "reader" and code == _READONLY) or (
             code == _TOO_MANY_PARTS and _TOO_MANY_PARTITIONS in text
