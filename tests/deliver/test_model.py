@@ -256,7 +256,7 @@ class Delivery(RuleBasedStateMachine):
         for place in world.look().leases:
             world.expire(place)
         plain = Process(world, SLOTS)
-        impatient = threading.Timer(20, plain.stop.set)
+        impatient = threading.Timer(200, plain.stop.set)
         impatient.start()
         try:
             if not plain.run.nothing_left():

@@ -92,7 +92,7 @@ def deploy(redis_server: Callable[..., RedisServer], store: Store, tmp_path: Pat
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> None:
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < give_up, f"waited in vain until {what}"
         time.sleep(0.01)

@@ -27,8 +27,9 @@ _numbers = itertools.count(1)
 
 
 def client_of(url: str) -> redis.Redis:
-    """A client as the service makes them: never resends, answers in bytes."""
-    return RedisLink.open(config.Settings(redis=config.RedisSettings(url=url))).database("metrics")
+    """A client as the service makes them, but patient: never resends, answers in bytes."""
+    patient = config.RedisPool(socket_timeout_ms=60_000, connection_timeout_ms=60_000)
+    return RedisLink.open(config.Settings(redis=config.RedisSettings(url=url, pool=patient))).database("metrics")
 
 
 def buffer_on(url: str, **options: Any) -> Buffer:
