@@ -320,7 +320,7 @@ class TestCycles:
 
 
 def test_a_drift_is_written_as_one_and_kept(store: Store, job: ChangesJob) -> None:
-    """A slow climb has a slope with bounds a day; it is written again only after half a day, under its first date."""
+    """A slow climb has a slope with bounds a day; it is written again only after some hours, under its first date."""
     levels = np.linspace(1000.0, 1300.0, 240)
     values = NOISES["independent"].series(np.random.default_rng(3), 1, levels)[0]
     write_windows(store, in_a_row(values, every_s=3600))
