@@ -16,7 +16,7 @@ from pipeline.client.producer import MetricsClient
 
 _BLOCK = 500
 _BLOCKS = 400
-_FIELDS = {"test_id": "auth-001", "test_suite": "auth", "status": "passed", "browser": "chromium"}
+_FIELDS: dict[str, Any] = {"test_id": "auth-001", "test_suite": "auth", "status": "passed", "browser": "chromium"}
 
 
 def run(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dict[str, Any]:

@@ -48,10 +48,10 @@ def run(settings: config.Settings, keys: int, say: Callable[[str], None]) -> dic
     try:
         seeded = _seed(link, keys, say)
         say("a producer alone")
-        quiet = _waits_while(link, producers[0], lambda: time.sleep(3))
+        quiet = _waits_while(link, producers[0], lambda: time.sleep(min(3.0, keys / 100_000)))
         say(f"collecting from {seeded:,} keys beside a producer")
         link.database("metrics").config_set("slowlog-log-slower-than", _SLOW_US)
-        link.database("metrics").execute_command("SLOWLOG", "RESET")
+        link.database("metrics").slowlog_reset()
         told: dict[str, Any] = {}
         busy = _waits_while(link, producers[1], lambda: told.update(_collect(link, settings)))
         slow = link.database("metrics").slowlog_get(1000)
