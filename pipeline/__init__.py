@@ -8,19 +8,27 @@
                                                        bad item ─▶ dead letters            ▼
          Redis hashes, lists, channels ◀── publish ── alerts ◀── baselines ◀── rollups 1min, 5min, web vitals
 
-One stop, one module, named as the stop is named. Imports point downstream; only
-``service`` and ``cli`` know everybody:
+Imports point downstream; only ``operate`` and ``cli`` import from every folder:
 
 - ``client``   what other teams install: the client, importers, the pytest plugin
 - ``buffer``   the Redis list: seal, claim, ack
 - ``decode``   bytes to Arrow columns, checked on the way
 - ``deliver``  the drainer, spilling, the ledger, dead letters
 - ``store``    the only place that talks to ClickHouse
+- ``embedded`` an embedded Redis and ClickHouse engine, with its HTTP interface
+- ``serve``    HTTP servers with bounds, and who may ask them
+- ``web``      the page, metrics for Prometheus, health, metrics sent over HTTP
 - ``analyse``  windows, quantiles, vitals, baselines, change points: pure, numpy in and out
+- ``jobs``     scheduled work: read, compute, write
 - ``alerts``   rules, states, evaluator, notify
 - ``collect``  parts of the platform's Redis schema that are read
-- ``embedded`` an embedded Redis and ClickHouse engine, with its HTTP interface
 - ``operate``  service, schedule, status, audit, doctor
+- ``cli``      the commands
+- ``bench``    the benchmarks of ``pipeline bench``
+- ``demo``     a simulated platform, and the whole pipeline on it
+- ``base``     clock, settings, errors, log, connections to Redis
+
+``pipeline/README.md`` says which file answers which question.
 """
 
 from typing import TYPE_CHECKING, Any

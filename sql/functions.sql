@@ -39,6 +39,10 @@ CREATE OR REPLACE FUNCTION p75AsRated {on_cluster} AS (p75, rating, vital) ->
             rating = 'poor', greatest(p75, vitalPoor(vital) * 1.000001),
             greatest(least(p75, vitalPoor(vital)), vitalGood(vital) * 1.000001));
 
+-- The name under which a browser is reported, as in web_vitals: chromium is chrome (setting vitals.browser_aliases).
+CREATE OR REPLACE FUNCTION browserName {on_cluster} AS (browser) ->
+    transform(lower(toString(browser)), {browsers_as_sent}, {browsers_as_reported}, lower(toString(browser)));
+
 -- What a status means, whatever word a reporter uses for it; pipeline/status_words.py is the same table.
 CREATE OR REPLACE FUNCTION statusWord {on_cluster} AS (status) ->
     transform(replaceRegexpAll(lower(trimBoth(toString(status))), '[ _-]+', ''),

@@ -5,8 +5,11 @@ half an hour of simulated platform with a ``ManualClock`` before it goes on live
 """
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+from pipeline.base import durations
 
 
 class Clock(Protocol):
@@ -34,6 +37,27 @@ def from_iso(text: str) -> int:
     moment = datetime.fromisoformat(text.strip())
     # Not by timestamp(): its float lands below the millisecond it means.
     return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
+
+
+def moment_ms(text: str, now_ms: int) -> int:
+    """A time as people write it: ``now``, a span back from now such as ``7d``, ISO-8601, epoch seconds.
+
+    Raises ``ValueError`` with a sentence.
+    """
+    text = text.strip()
+    if text == "now":
+        return now_ms
+    if text.isascii() and text.isdigit() and len(text) <= 11:
+        return int(text) * 1000
+    with suppress(ValueError):
+        moment = now_ms - durations.parse_ms(text)
+        if moment < 0:
+            raise OverflowError(f"{text!r} goes back beyond the year 1970")
+        return moment
+    try:
+        return from_iso(text)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is neither an ISO-8601 time nor a span back from now such as 6h") from None
 
 
 class WallClock:

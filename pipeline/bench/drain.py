@@ -26,7 +26,8 @@ import pyarrow as pa
 
 from pipeline.base import config
 from pipeline.base.redis_link import RedisLink
-from pipeline.buffer.buffer import Buffer, Chunk, open_buffers
+from pipeline.buffer.buffer import Buffer, open_buffers
+from pipeline.buffer.chunk import Chunk
 from pipeline.decode.columns import decode_chunk
 from pipeline.deliver.delivery import identified
 from pipeline.deliver.drainer import Drainer

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.base.config import BufferSettings
-from pipeline.base.redis_link import outages
 from pipeline.buffer.books import Books
 from pipeline.buffer.buffer import Buffer
 
@@ -65,11 +64,8 @@ def spilled_age_s(buffer: Buffer, now_ms: int) -> float:
 
     A day's outage leaves tens of thousands of names, so they are read in pieces. Raises ``RedisOutage``.
     """
-    with outages():
-        # Names of segments begin with the time of sealing (see Buffer.seal).
-        sealed_s = [
-            int(name.partition(b"-")[0], 16) for name, _ in buffer.client.hscan_iter(buffer.keys.spilled, count=500)
-        ]
+    # Names of segments begin with the time of sealing (see Buffer.seal).
+    sealed_s = [int(name.partition(b"-")[0], 16) for name in buffer.spilled_names()]
     return max(0.0, now_ms / 1000 - min(sealed_s)) if sealed_s else 0.0
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 
-from pipeline.base.redis_link import outages
 from pipeline.buffer.books import Books
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.high_water import sealed_age_s, spilled_age_s
@@ -36,8 +35,7 @@ def complete_until_ms(buffer: Buffer, books: Books, now_ms: int) -> int:
 
 def oldest_waiting_s(buffer: Buffer, now_ms: int) -> float:
     """Age of the oldest item that waits, by its own timestamp; 0 when nothing waits or it cannot be read."""
-    with outages():
-        item = buffer.client.lindex(buffer.key, -1)
+    item = buffer.oldest_waiting()
     if item is None:
         return 0.0
     metric = decode(item, now_ms, Limits(retention_ms=1 << 53))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import sys
@@ -24,22 +23,17 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obje
 
 
 class Moment(click.ParamType[int]):
-    """A time: ISO-8601 (UTC unless it has a zone) or a span back from now such as 90m, 6h, 2d."""
+    """A time: ISO-8601 (UTC unless it has a zone), a span back from now such as 90m, 6h, 2d, or epoch seconds."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        with contextlib.suppress(ValueError):
-            moment_ms = time.time_ns() // 1_000_000 - durations.parse_ms(value)
-            if moment_ms < 0:
-                self.fail(f"{value!r} goes back beyond the year 1970", param, ctx)
-            return moment_ms
         try:
-            return clock.from_iso(value)
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is neither an ISO-8601 time nor a span back from now such as 6h", param, ctx)
+            return clock.moment_ms(value, time.time_ns() // 1_000_000)
+        except (ValueError, OverflowError) as wrong:
+            self.fail(str(wrong), param, ctx)
 
 
 class Span(click.ParamType[int]):

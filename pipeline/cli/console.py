@@ -8,7 +8,7 @@ from __future__ import annotations
 import select
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,6 +21,7 @@ from pipeline.buffer.books import UNKNOWN
 from pipeline.cli.results import Result
 
 if TYPE_CHECKING:
+    from pipeline.base.resources import Query
     from pipeline.deliver.dead_letters import Letter
     from pipeline.operate.audit import Report
     from pipeline.operate.doctor import Finding
@@ -183,6 +184,19 @@ def print_result(result: Result) -> None:
     for row in result.rows:
         table.add_row(*(_shown(value, none="NULL") for value in row))
     stdout().print(table if result.rows else "no rows")
+
+
+def print_queries(named: Mapping[str, Query]) -> None:
+    """Named queries: what they answer and what they take."""
+    for name, query in named.items():
+        stdout().print(Text(name, style="bold"))
+        stdout().print(Text(f"  {query.sentence}"))
+        takes = [
+            f"{one.name}={one.default if one.default else ('…' if one.default is None else 'all')}"
+            for one in query.parameters
+        ]
+        if takes:
+            stdout().print(Text(f"  {'  '.join(takes)}", style="dim"))
 
 
 class _Table(Table):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -163,19 +165,47 @@ def audit(settings: config.Settings, full: bool, as_json: bool) -> None:
 
 
 @command()
-@click.argument("sql")
+@click.argument("sql", default="")
+@click.option("--list", "list_them", is_flag=True, help="The named queries, with their parameters and defaults.")
+@click.option("--since", help="Start of the span: ISO-8601, or back from now such as 7d.")
+@click.option("--until", help="End of the span; default now.")
 @click.option("--format", "output", default="", help="A ClickHouse format such as CSVWithNames; default: a table.")
 @click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="Fills {NAME:Type} in the query.")
 @JSON
-def query(settings: config.Settings, sql: str, output: str, parameters: tuple[str, ...], as_json: bool) -> None:
-    """Ask ClickHouse: SQL, or the name of a query in sql/queries.sql. Read-only."""
+def query(
+    settings: config.Settings,
+    sql: str,
+    list_them: bool,
+    since: str | None,
+    until: str | None,
+    output: str,
+    parameters: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Ask ClickHouse: SQL, or a named query (--list shows them). Read-only."""
     from pipeline.base import resources
     from pipeline.cli import results
-    from pipeline.cli.console import print_result
+    from pipeline.cli.console import print_queries, print_result
 
     named = resources.queries()
-    text = results.one_statement(named[sql].sql if sql in named else sql)
-    values = dict(pair(parameter) for parameter in parameters)
+    if list_them:
+        if as_json:
+            print_json({"queries": [query.as_dict(name) for name, query in named.items()]})
+        else:
+            print_queries(named)
+        return
+    if not sql:
+        raise UsageError("a query is SQL or a name; 'pipeline query --list' shows the names")
+    if re.fullmatch(r"\w+", sql) and sql not in named:
+        nearest = difflib.get_close_matches(sql, named, 1)
+        raise UsageError(
+            f"there is no named query {sql!r}{f'; did you mean {nearest[0]!r}?' if nearest else ''} (see --list)"
+        )
+    asked = named.get(sql) or resources.Query("", sql)
+    given = dict(pair(parameter) for parameter in parameters)
+    given |= {name: value for name, value in (("since", since), ("until", until)) if value is not None}
+    text = results.one_statement(asked.sql)
+    values = asked.values(given, time.time_ns() // 1_000_000)
     with surroundings(settings, need_store=True) as (_, _, store):
         if output:
             write_bytes(store.raw(text, values, output))

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from pipeline.base.clock import iso
 from pipeline.base.errors import UsageError
-from pipeline.base.redis_link import outages
-from pipeline.buffer.buffer import Buffer, Chunk
+from pipeline.buffer.buffer import Buffer
+from pipeline.buffer.chunk import Chunk
 from pipeline.metric import Refusal
 from pipeline.store.client import Store
 
@@ -148,8 +148,7 @@ def drop(buffers: Sequence[Buffer], chosen: Sequence[Letter], now_ms: int) -> in
 
 def flush_marks(buffer: Buffer, store: Store) -> int:
     """Write the marks made in Redis to ``dead_letter_marks``; the number of them. Safe to repeat."""
-    with outages():
-        pending: dict[bytes, bytes] = buffer.client.hgetall(buffer.keys.marks)
+    pending = buffer.dead_letter_marks()
     if not pending:
         return 0
     names = [name.decode().rpartition(":") for name in pending]
@@ -165,8 +164,7 @@ def flush_marks(buffer: Buffer, store: Store) -> int:
             }
         ),
     )
-    with outages():
-        buffer.client.hdel(buffer.keys.marks, *pending)
+    buffer.forget_marks(pending)
     return len(pending)
 
 
@@ -180,9 +178,8 @@ def _mark(buffers: Sequence[Buffer], one: Letter, mark: str, now_ms: int) -> int
 def _pending_marks(buffers: Sequence[Buffer]) -> dict[str, str]:
     pending: dict[str, str] = {}
     for buffer in buffers:
-        with outages():
-            found: dict[bytes, bytes] = buffer.client.hgetall(buffer.keys.marks)
-        pending |= {name.decode(): mark.decode().partition(" ")[0] for name, mark in found.items()}
+        marks = buffer.dead_letter_marks()
+        pending |= {name.decode(): mark.decode().partition(" ")[0] for name, mark in marks.items()}
     return pending
 
 

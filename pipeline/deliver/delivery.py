@@ -21,7 +21,7 @@ from pipeline.base import failpoints, log
 from pipeline.base.backoff import Backoff
 from pipeline.base.config import DrainerSettings
 from pipeline.base.errors import LeaseLost, RedisOutage, SchemaMismatch, StoreOutage, StoreRefused
-from pipeline.buffer.buffer import Chunk
+from pipeline.buffer.chunk import Chunk
 from pipeline.decode.columns import COLUMNS, decode_chunk, is_all_empty
 from pipeline.deliver import ledger, protocol, steps
 from pipeline.deliver.dead_letters import DEAD_LETTERS, DeadLetter, as_table

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.base import failpoints
-from pipeline.base.redis_link import outages
-from pipeline.buffer.buffer import Buffer, Chunk
+from pipeline.buffer.buffer import Buffer
+from pipeline.buffer.chunk import Chunk
 from pipeline.metric import DECODER_VERSION, DIMENSIONS, RUN_FIELDS
 from pipeline.store.client import Store
 from pipeline.store.partitions import by_days
@@ -168,9 +168,7 @@ def record(chunk: Chunk, tally: Tally, *, stored: int, dead_lettered: int) -> st
 
 def pending_records(buffer: Buffer, most: int = 100_000) -> list[Record]:
     """Records of acknowledged chunks that are not in the ``ledger`` table yet, the oldest first."""
-    with outages():
-        texts = buffer.client.lrange(buffer.keys.acked, -most, -1)
-    return [_parse(text) for text in reversed(texts)]
+    return [_parse(text) for text in reversed(buffer.acked_records(most))]
 
 
 def flush(buffer: Buffer, store: Store, *, settled_ms: int = SETTLED_MS) -> int:
@@ -181,11 +179,8 @@ def flush(buffer: Buffer, store: Store, *, settled_ms: int = SETTLED_MS) -> int:
     """
     moved = 0
     while True:
-        with outages():
-            seconds, microseconds = buffer.client.time()
-            texts = buffer.client.lrange(buffer.keys.acked, -FLUSH_RECORDS, -1)
-        newest_ms = seconds * 1000 + microseconds // 1000 - settled_ms
-        texts = [text for text in texts if _parse(text).acked_at <= newest_ms]
+        newest_ms = buffer.now_ms() - settled_ms
+        texts = [text for text in buffer.acked_records(FLUSH_RECORDS) if _parse(text).acked_at <= newest_ms]
         if not texts:
             return moved
         records = [asdict(_parse(text)) for text in texts]

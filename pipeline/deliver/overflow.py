@@ -24,7 +24,6 @@ import redis
 from pipeline.base import log
 from pipeline.base.config import BufferSettings
 from pipeline.base.errors import LeaseLost, Outage, RedisDenied, SchemaMismatch
-from pipeline.base.redis_link import outages
 from pipeline.buffer.books import Books
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.high_water import Level, levels, memory, sealed_age_s, spilled_age_s
@@ -145,7 +144,7 @@ class Overflow:
         mark = self.settings.high_water_rows
         keep = max(int(mark * KEPT_SHARE), mark - books.in_flight)
         if excess > 0 and books.waiting:
-            waiting_bytes = self._bytes_of([self.buffer.key], used)
+            waiting_bytes = self._memory_of_items(used, with_sealed=False)
             if excess <= waiting_bytes:
                 keep = min(keep, books.waiting - math.ceil(books.waiting * excess / waiting_bytes))
         if keep >= books.waiting:
@@ -159,19 +158,14 @@ class Overflow:
         """While ClickHouse is away, always; else only if what is to be stored is what fills Redis."""
         if self.drainer.progress.trouble:
             return True
-        with outages():
-            names: list[bytes] = self.buffer.client.zrange(self.buffer.keys.segments, 0, -1)
-        segments = [self.buffer.keys.segment(name.decode()) for name in names]
-        return excess <= self._bytes_of([self.buffer.key, *segments], used)
+        return excess <= self._memory_of_items(used, with_sealed=True)
 
-    def _bytes_of(self, keys: list[str], used: int) -> int:
-        """Memory of these lists, estimated from samples; all used memory where the ACL forbids MEMORY USAGE."""
+    def _memory_of_items(self, used: int, *, with_sealed: bool) -> int:
+        """All used memory where the ACL forbids MEMORY USAGE."""
         try:
-            with outages():
-                return sum(int(self.buffer.client.memory_usage(key) or 0) for key in keys)
+            return self.buffer.memory_of_items(with_sealed=with_sealed)
         except (RedisDenied, redis.ResponseError):
             return used
 
     def _memory(self) -> tuple[int, int]:
-        with outages():
-            return memory(self.buffer.client.info("memory"))
+        return memory(self.buffer.memory_info())

@@ -4,19 +4,23 @@
 an event; ``drainer`` and ``spill`` only decide which thread does it. ``README.md`` beside this file shows the table
 as a drawing.
 
-Where could a metric be lost, or stand twice? Only at three steps, and this is what stands in the way:
+Where could a metric be lost, or stand twice? Only at these four places, and this is what stands in the way:
 
-1. *Insert.* ClickHouse may have stored all, some days or nothing of an insert whose outcome is unknown, and may know
-   its token without having its rows. Every row carries its identity (segment, position); once anything is unknown, a
-   chunk is read back before each insert, only missing rows are sent, and it is read back again afterwards. An
+1. *Insert.* ClickHouse may have stored all, some partitions or nothing of an insert whose outcome is unknown, and may
+   know its token without having its rows. Every row carries its identity (segment, position); once anything is unknown,
+   a chunk is read back before each insert, only missing rows are sent, and it is read back again afterwards. An
    insert is accepted only when ClickHouse proves it (rows written = rows sent). Rows are blamed only when
    ClickHouse names them as the reason, and only single rows are buried.
 2. *Ack* (and *LetGo*, which lets a spilled chunk leave Redis) removes items from Redis. It is reached only when every
    row stands in ``metrics`` or ``dead_letters`` (or in a file on disk), and Redis checks the lease in the same script.
 3. *Insert by a drainer that lost its lease*, or an insert that the network delivers late. The lease is checked before
-   each insert. For what slips through: everybody who works on a chunk uses the same tokens in the same order,
+   each insert. For what slips through: all who work on a chunk use the same tokens in the same order,
    and the next token only when rows are missing although the one before was accepted. So the late insert comes
    under a token that ClickHouse knows by then, and is dropped.
+4. *Scripts that remove items from Redis.* There are five, in ``buffer/lua``. ``trim`` and ``segment`` free what is
+   acknowledged. ``return_extra`` removes what it has just copied to the buffer. ``drop_oldest`` (only with
+   ``buffer.overflow`` set to drop_oldest) and ``close_aside`` (a person decides) drop items and count each as dropped.
+   Items that another program removed count as ``lost``; see ``damage``.
 
 What happens when ClickHouse hangs in the middle of an insert? The request times out (``clickhouse.request_timeout_s``):
 the outcome is *unknown*. The drainer pauses (growing, jittered), keeps the lease, reads back what is there and inserts

@@ -33,7 +33,8 @@ import pyarrow as pa
 from pipeline.base import failpoints, log
 from pipeline.base.config import DrainerSettings
 from pipeline.base.errors import LeaseLost, PipelineError, RedisOutage
-from pipeline.buffer.buffer import Buffer, Chunk, chunk_name
+from pipeline.buffer.buffer import Buffer
+from pipeline.buffer.chunk import Chunk, chunk_name
 from pipeline.deliver import protocol, steps
 from pipeline.deliver.delivery import Deliverer, Delivery, chunk_token, mismatch
 from pipeline.deliver.progress import Progress

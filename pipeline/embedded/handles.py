@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.sql_text import identifier, literal
+from pipeline.base.sql_text import explained, identifier, literal
 from pipeline.embedded import engine_config
 
 Settings = tuple[tuple[str, str], ...]
@@ -106,7 +106,7 @@ class Handle:
             result = self._connection.query(statement, format_name, params=dict(parameters or {}))
         except RuntimeError as error:
             # chdb's own error is one; which class of that name it is depends on how chdb was installed.
-            text = _REPEATED.sub(r"\1", str(error))
+            text = explained(_REPEATED.sub(r"\1", str(error)))
             code = _CODE.search(text)
             self._drop_rest()
             raise EngineError(text, int(code[1]) if code else 0) from None

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.base.redis_link import outages
 from pipeline.buffer.books import Books
 from pipeline.buffer.buffer import Buffer
 from pipeline.deliver.ledger import DIGEST_SQL, Record, pending_records
@@ -104,10 +103,7 @@ def audit(store: Store, buffers: Sequence[Buffer], *, full: bool, now_ms: int) -
     _check_unknown(store, report, buffers, in_clickhouse, pending)
     if report.ok:
         for buffer in buffers:
-            with outages():
-                buffer.client.hset(
-                    buffer.keys.checkpoints, CHECKPOINT, json.dumps({"at": now_ms, "mutations": _mutations(store)})
-                )
+            buffer.save_checkpoint(CHECKPOINT, json.dumps({"at": now_ms, "mutations": _mutations(store)}))
     return report
 
 
@@ -115,8 +111,7 @@ def _since(store: Store, buffers: Sequence[Buffer]) -> tuple[int, str]:
     """From when on chunks are checked; 0 (with why) when everything must be."""
     last_ms: list[int] = []
     for buffer in buffers:
-        with outages():
-            saved = buffer.client.hget(buffer.keys.checkpoints, CHECKPOINT)
+        saved = buffer.checkpoint(CHECKPOINT)
         if not saved:
             return 0, "the first audit"
         checkpoint = json.loads(saved)

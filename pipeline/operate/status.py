@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import redis
@@ -16,7 +15,7 @@ import redis
 from pipeline.base.config import Settings
 from pipeline.base.errors import PipelineError
 from pipeline.base.keys import FleetKeys
-from pipeline.base.redis_link import RedisLink, outages
+from pipeline.base.redis_link import RedisLink
 from pipeline.buffer.books import UNKNOWN, Books
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.high_water import Level, levels, memory
@@ -124,7 +123,7 @@ def _ask_redis(status: Status, settings: Settings, link: RedisLink, buffers: Seq
         if books is not None:
             _ask_ages(status, settings, buffer, books, now_ms, drains, memory_pct)
         dirty = _part(status, buffer.key, buffer.dirty_minutes)
-        pending = _part(status, buffer.key, partial(_ledger_pending, buffer))
+        pending = _part(status, buffer.key, buffer.acked_count)
         status.dirty_minutes = _sum(status.dirty_minutes, None if dirty is None else len(dirty))
         status.ledger_pending = _sum(status.ledger_pending, pending)
         status.set_aside_names += _part(status, buffer.key, buffer.set_aside_names) or []
@@ -142,11 +141,6 @@ def _ask_ages(
     if age_s is not None:
         status.oldest_s = _largest(status.oldest_s, round(age_s, 1))
         status.marks[buffer.key] = levels(settings.buffer, books, round(age_s, 1), round(memory_pct, 4))
-
-
-def _ledger_pending(buffer: Buffer) -> int:
-    with outages():
-        return int(buffer.client.llen(buffer.keys.acked))
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

@@ -12,13 +12,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.base import log, resources
 from pipeline.base.config import Settings
 from pipeline.base.errors import ConfigError, MigrationError, StoreRefused
 from pipeline.base.sql_text import literal
+from pipeline.store import comments
 from pipeline.store.client import Store
 
 _log = log.get(__name__)
@@ -29,8 +30,10 @@ RAW_TTL_MARGIN_HOURS = 49
 
 _FILE_NAME = re.compile(r"(\d{4})_\w+\.sql")
 _PLACEHOLDER = re.compile(
-    r"\{(database|on_cluster|cluster|dedup_window|hashed_from|raw_ttl_hours|rollup_ttl_days|(?:engine|local):[^{}]*)\}"
+    r"\{(database|on_cluster|cluster|dedup_window|hashed_from|raw_ttl_hours|rollup_ttl_days|browsers_as_sent|"
+    r"browsers_as_reported|(?:engine|local):[^{}]*)\}"
 )
+_VIEW_COLUMN = re.compile(r"--   (\w+) (.+)")
 _ONLY_ON_CLUSTER = "-- cluster"
 _TTL = re.compile(r"CREATE TABLE IF NOT EXISTS \w+\.(\w+).*\nTTL ([^\n]+)", re.DOTALL)
 _TTL_LENGTH = re.compile(r"\bTTL\b.*?\btoInterval(\w+)\((\d+)\)")
@@ -140,6 +143,8 @@ class Dialect:
             "hashed_from": str(hashed_from),
             "raw_ttl_hours": str((raw_hours or settings.retention.raw_hours) + RAW_TTL_MARGIN_HOURS),
             "rollup_ttl_days": str(settings.retention.rollup_days),
+            "browsers_as_sent": _array(name.lower() for name in settings.vitals.browser_aliases),
+            "browsers_as_reported": _array(settings.vitals.browser_aliases.values()),
         }
 
     def statements(self, text: str) -> Iterator[str]:
@@ -170,6 +175,11 @@ class Dialect:
         return f"Replicated{name}({', '.join((repr(path), repr(replica), *arguments))})"
 
 
+def _array(texts: Iterable[str]) -> str:
+    """An array of strings; the empty one stands for itself, so that the array is never without a type."""
+    return f"[{', '.join(literal(text) for text in ('', *texts))}]"
+
+
 def migrate(store: Store, settings: Settings, *, raw_hours: int | None = None) -> list[str]:
     """Apply what is missing; returns the names of the migrations applied now.
 
@@ -178,7 +188,7 @@ def migrate(store: Store, settings: Settings, *, raw_hours: int | None = None) -
     """
     dialect = Dialect(settings, raw_hours)
     store.command(dialect.fill("CREATE DATABASE IF NOT EXISTS {database} {on_cluster}"))
-    store.command(dialect.fill(_RECORDS))
+    store.command(comments.commented(dialect.fill(_RECORDS)))
     available = migrations()
     applied = _applied(store)
     dialect = Dialect(settings, raw_hours, _hashed_from(store))
@@ -188,6 +198,7 @@ def migrate(store: Store, settings: Settings, *, raw_hours: int | None = None) -
         _apply(store, dialect, migration)
     repaired = _repair(store)
     _apply_ttl(store, dialect, available)
+    _apply_comments(store, dialect)
     _create_functions(store, dialect)
     _create_views(store, dialect)
     _verify(store)
@@ -204,7 +215,7 @@ def _repair(store: Store) -> list[str]:
     repaired = []
     for name, statement in schema.repairs(store, schema.differences(store)):
         _log.warning("schema repaired", made_anew=name)
-        _run(store, statement, name)
+        _run(store, comments.commented(statement), name)
         repaired.append(f"{name} (made anew)")
     return list(dict.fromkeys(repaired))
 
@@ -291,7 +302,7 @@ def _hashed_from(store: Store) -> int:
 
 def _apply(store: Store, dialect: Dialect, migration: Migration) -> None:
     for statement in dialect.statements(migration.text):
-        _run(store, statement, f"{migration.name}.sql")
+        _run(store, comments.commented(statement), f"{migration.name}.sql")
     store.command(
         "INSERT INTO schema_migrations (version, name, checksum) "
         f"VALUES ({migration.version}, '{migration.name}', '{migration.checksum}')"
@@ -314,6 +325,12 @@ def _apply_ttl(store: Store, dialect: Dialect, available: list[Migration]) -> No
             store.command(dialect.fill(f"ALTER TABLE {{database}}.{table} {{on_cluster}} MODIFY TTL {ttl}"))
 
 
+def _apply_comments(store: Store, dialect: Dialect) -> None:
+    """Tables of earlier versions get the comments that they lack; those made now have them."""
+    for table, changes in comments.missing(store):
+        _run(store, dialect.fill(f"ALTER TABLE {{database}}.{table} {{on_cluster}} ") + changes, "comments.yaml")
+
+
 def _create_functions(store: Store, dialect: Dialect) -> None:
     for statement in dialect.statements(resources.text("sql/functions.sql")):
         _run(store, statement, "functions.sql")
@@ -325,13 +342,22 @@ def _create_views(store: Store, dialect: Dialect) -> None:
 
 
 def view_statements(dialect: Dialect) -> dict[str, str]:
-    """By view: its file is a sentence as a comment, which becomes the view's comment, and a SELECT."""
+    """By view: its file is a sentence, which becomes the view's comment, a line for each column, and a SELECT.
+
+    A view with parameters names no columns: ClickHouse knows them only when it is asked.
+    """
     statements = {}
     for file in sorted(resources.path("sql/views").glob("*.sql")):
-        comment, select = file.read_text(encoding="utf-8").split("\n", 1)
-        sentence = literal(comment.removeprefix("-- "))
+        sentence, *lines = file.read_text(encoding="utf-8").rstrip().split("\n")
+        columns = [found.groups() for line in lines if (found := _VIEW_COLUMN.fullmatch(line))]
+        select = "\n".join(lines[len(columns) :])
+        shown = ", ".join(
+            f"{name} {kind} COMMENT {literal(comments.of_column(file.stem, name))}" for name, kind in columns
+        )
         head = dialect.fill(f"CREATE OR REPLACE VIEW {{database}}.{file.stem} {{on_cluster}}")
-        statements[file.stem] = f"{head} AS {select.rstrip()} COMMENT {sentence}"
+        statements[file.stem] = (
+            f"{head} {f'({shown}) ' if shown else ''}AS {select} COMMENT {literal(sentence.removeprefix('-- '))}"
+        )
     return statements
 
 

@@ -16,6 +16,7 @@ from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from pipeline.base import tls
 from pipeline.base.errors import EngineBusy, StoreOutage, StoreRefused
+from pipeline.base.sql_text import explained
 from pipeline.embedded.engine import Role
 
 # Worth a retry: ClickHouse's own Kafka connector retries these (unexpected end, time-outs, read-only,
@@ -87,7 +88,7 @@ def _classified(error: DriverError, role: Role) -> StoreOutage | StoreRefused | 
     if error.__cause__ is not None and not error.code:
         text = f"{text}: {_first_cause(error)}"
     code = error.code or _number(_CODE_IN_TEXT, text)
-    sentence = (text.partition("DB::Exception: ")[2] or text)[:_MAX_SENTENCE]
+    sentence = explained((text.partition("DB::Exception: ")[2] or text)[:_MAX_SENTENCE])
     if "EmbeddedServer already initialized" in text:
         return EngineBusy(f"this process has another embedded ClickHouse open and can open only one: {sentence}")
     if "EmbeddedServer" in text:

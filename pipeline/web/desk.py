@@ -126,10 +126,7 @@ class Desk:
                 "signs_in": self._credentials.are_required,
                 "database": settings.clickhouse.database,
                 "beacons": self._parts.beacons,
-                "queries": [
-                    {"name": name, "sentence": query.sentence, "sql": query.sql}
-                    for name, query in resources.queries().items()
-                ],
+                "queries": [query.as_dict(name) for name, query in resources.queries().items()],
             }
         )
 
@@ -204,14 +201,20 @@ class Desk:
         return JSONResponse({"tables": await self._run(lambda: figures.schema(self._own, database))})
 
     async def _ask(self, request: Request) -> Response:
-        sql = str((await self._json(request)).get("sql", "")).strip()
+        asked = await self._json(request)
+        sql, given = str(asked.get("sql", "")).strip(), asked.get("parameters") or {}
         if not sql:
             raise BadRequest("there is no question")
-        return JSONResponse(await self._run(lambda: figures.asked(self._analysts, sql)))
+        if not isinstance(given, dict):
+            raise BadRequest("'parameters' has to be an object")
+        values = figures.filled(sql, given)
+        return JSONResponse(await self._run(lambda: figures.asked(self._analysts, sql, values)))
 
     async def _download(self, request: Request) -> Response:
         sql, output = request.query_params.get("sql", ""), request.query_params.get("format", "CSVWithNames")
-        body = await self._run(lambda: figures.download(self._analysts, sql, output))
+        given = {name[6:]: text for name, text in request.query_params.items() if name.startswith("param_")}
+        values = figures.filled(sql, given)
+        body = await self._run(lambda: figures.download(self._analysts, sql, output, values))
         kind, ending = figures.DOWNLOADS[output]
         return Response(
             body, media_type=kind, headers={"Content-Disposition": f'attachment; filename="answer.{ending}"'}

@@ -104,22 +104,29 @@ def figure(handles: Handles, name: str, values: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def asked(handles: Handles, sql: str) -> dict[str, Any]:
+def filled(sql: str, given: Mapping[str, Any]) -> dict[str, str]:
+    """What fills the parameters of a question of a person's own. Raises ``UsageError``."""
+    return resources.Query("", sql).values(
+        {name: str(text) for name, text in given.items()}, time.time_ns() // 1_000_000
+    )
+
+
+def asked(handles: Handles, sql: str, values: Mapping[str, str]) -> dict[str, Any]:
     """The answer to a question of a person's own, its first rows."""
     with handles.take() as store:
         began = time.perf_counter()
-        table = store.query(sql)
+        table = store.query(sql, values)
         took_ms = (time.perf_counter() - began) * 1000
     shown = table.slice(0, MAX_SHOWN_ROWS)
     return {**as_json(shown), "row_count": table.num_rows, "took_ms": round(took_ms, 1)}
 
 
-def download(handles: Handles, sql: str, output: str) -> bytes:
+def download(handles: Handles, sql: str, output: str, values: Mapping[str, str]) -> bytes:
     """The whole answer in one of ClickHouse's formats."""
     if output not in DOWNLOADS:
         raise BadRequest(f"'format' is one of {', '.join(DOWNLOADS)}")
     with handles.take() as store:
-        return store.raw(sql, None, output)
+        return store.raw(sql, values, output)
 
 
 def schema(handles: Handles, database: str) -> list[dict[str, Any]]:
@@ -130,10 +137,15 @@ def schema(handles: Handles, database: str) -> list[dict[str, Any]]:
             "AND NOT startsWith(table, '.') AND table != 'schema_migrations' ORDER BY table, position",
             {"database": database},
         )
+        about = dict(
+            store.rows(
+                "SELECT name, comment FROM system.tables WHERE database = {database:String}", {"database": database}
+            )
+        )
     tables: dict[str, list[dict[str, str]]] = {}
     for table, name, kind, comment in rows:
         tables.setdefault(table, []).append({"name": name, "type": kind, "comment": comment})
-    return [{"name": name, "columns": columns} for name, columns in tables.items()]
+    return [{"name": name, "comment": about.get(name, ""), "columns": columns} for name, columns in tables.items()]
 
 
 def as_json(table: pa.Table) -> dict[str, Any]:

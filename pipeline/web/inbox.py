@@ -15,8 +15,6 @@ from typing import Any
 
 import msgspec
 
-from pipeline.base.redis_link import outages
-from pipeline.buffer import scripts
 from pipeline.buffer.buffer import Buffer
 from pipeline.metric import Limits, Metric, decode
 
@@ -82,7 +80,6 @@ class Inbox:
 
     def __init__(self, buffers: Sequence[Buffer]) -> None:
         self._buffers = buffers
-        self._script = scripts.load("push_once")
 
     def push(self, judged: Judged, key: str = "") -> dict[str, Any]:
         """Push what was accepted; the answer. Raises ``Outage`` when Redis does not have it, or did not say so.
@@ -98,14 +95,11 @@ class Inbox:
             return answer
         buffer = self._buffer(key)
         digest = hashlib.sha256(b"\n".join(judged.accepted)).hexdigest()
-        keys = [buffer.key, *([self._marker(buffer, key)] if key else [])]
-        with outages():
-            reply = buffer.client.eval(
-                self._script, len(keys), *keys, digest, json.dumps(answer), MARKER_TTL_S, *judged.accepted
-            )
-        if reply[0] == b"other":
+        marker = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32] if key else ""
+        state, first_answer = buffer.push_once(judged.accepted, marker, digest, json.dumps(answer), MARKER_TTL_S)
+        if state == "other":
             raise InboxRefused(422, "This Idempotency-Key came with other items before.")
-        return {**json.loads(reply[1]), "repeated": True} if reply[0] == b"repeated" else answer
+        return {**json.loads(first_answer), "repeated": True} if state == "repeated" else answer
 
     def _buffer(self, key: str) -> Buffer:
         """The same one for the same key, else one after the other."""
@@ -113,10 +107,6 @@ class Inbox:
             int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") if key else time.monotonic_ns() // 1000
         )
         return self._buffers[number % len(self._buffers)]
-
-    def _marker(self, buffer: Buffer, key: str) -> str:
-        name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
-        return f"{buffer.keys.scratch.rpartition(':')[0]}:pushed:{name}"
 
 
 def _is_one_value(text: bytes) -> bool:

@@ -14,8 +14,8 @@ from starlette.routing import Route
 
 from pipeline.base.errors import Outage
 from pipeline.base.keys import FleetKeys
-from pipeline.base.redis_link import outages
 from pipeline.embedded import local_secret
+from pipeline.operate.lease import Lease
 from pipeline.serve.access import Access, Credentials, Names, Refusal, Shown, require_credentials
 from pipeline.serve.bounds import Bounds
 from pipeline.serve.counted import Counted
@@ -128,8 +128,7 @@ class Site:
     def _lease_held(self) -> bool | None:
         scheduler = FleetKeys(self._parts.settings.fleet.name).scheduler
         try:
-            with outages():
-                return bool(self._parts.buffers[0].client.exists(scheduler))
+            return Lease(self._parts.link.database("metrics"), scheduler).is_held()
         except Outage:
             return None
 

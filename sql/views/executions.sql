@@ -1,6 +1,26 @@
 -- One row is one execution of a test: its verdict, and what its attempts took. Filter by run_id to read one run.
+--   run_id String
+--   job LowCardinality(String)
+--   test_suite LowCardinality(String)
+--   test_id LowCardinality(String)
+--   test_name String
+--   environment LowCardinality(String)
+--   browser LowCardinality(String)
+--   browser_name String
+--   commit String
+--   branch String
+--   decided String
+--   verdict String
+--   attempts UInt64
+--   retried UInt64
+--   duration_ms Float64
+--   total_ms Float64
+--   started DateTime64(3, 'UTC')
+--   ended DateTime64(3, 'UTC')
+--   error_type String
 SELECT
     run_id, job, test_suite, test_id, any(e.test_name) AS test_name, environment, browser,
+    browserName(browser) AS browser_name,
     any(e.commit) AS commit, any(e.branch) AS branch,
     argMaxIf(statusWord(status), (timestamp, segment, position), statusWord(status) != 'retried') AS decided,
     multiIf(decided != '', decided, countIf(statusWord(status) = 'retried') = 0, '',
@@ -17,7 +37,7 @@ WHERE run_id != '' AND lower(metric_type) = 'duration'
 GROUP BY run_id, job, test_suite, test_id, environment, browser
 UNION ALL
 SELECT
-    '', job, test_suite, test_id, test_name, environment, browser, commit, branch,
+    '', job, test_suite, test_id, test_name, environment, browser, browserName(browser), commit, branch,
     statusWord(status), statusWord(status), 1, 0, value, value, timestamp, timestamp, error_type
 FROM metrics
 WHERE run_id = '' AND lower(metric_type) = 'duration' AND statusWord(status) != 'retried'

@@ -1,4 +1,13 @@
 -- A page as search engines assess it: per vital the p75 (within 1 %) of 28 days over all browsers, and its rating.
+--   environment LowCardinality(String)
+--   page LowCardinality(String)
+--   vital LowCardinality(String)
+--   samples UInt64
+--   p75 Float64
+--   good UInt64
+--   needs_improvement UInt64
+--   poor UInt64
+--   rating String
 SELECT
     w.environment AS environment,
     w.page AS page,

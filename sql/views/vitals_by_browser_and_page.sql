@@ -1,8 +1,21 @@
 -- Each Core Web Vital over the last day by page and browser: its p75 (within 1 %), its counts, and the rating.
+--   environment LowCardinality(String)
+--   page LowCardinality(String)
+--   browser LowCardinality(String)
+--   browser_name String
+--   vital LowCardinality(String)
+--   samples UInt64
+--   p75 Float64
+--   good UInt64
+--   needs_improvement UInt64
+--   poor UInt64
+--   rating String
+--   is_legacy Bool
 SELECT
     w.environment AS environment,
     w.page AS page,
     w.browser AS browser,
+    browserName(w.browser) AS browser_name,
     w.vital AS vital,
     sum(w.samples) AS samples,
     -- Of one window the percentile is known exactly.

@@ -20,8 +20,10 @@ from redis_proxy import redis_proxy
 
 from pipeline.base.errors import LeaseLost, RedisOutage
 from pipeline.base.redis_link import RedisFull
-from pipeline.buffer import buffer as buffer_module
-from pipeline.buffer.buffer import MINUTES_PER_ACK, Buffer, Chunk
+from pipeline.buffer import sealing
+from pipeline.buffer.buffer import Buffer
+from pipeline.buffer.chunk import Chunk
+from pipeline.buffer.commands import MINUTES_PER_ACK
 from pipeline.buffer.redis_disk import FSYNC_WAIT_S, RedisDisk
 from pipeline.metric import DECODER_VERSION
 
@@ -117,8 +119,8 @@ def test_names_of_segments_are_nonces(redis_url: str) -> None:
 
 def test_a_name_that_is_taken_is_refused(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Should chance repeat itself, nothing is renamed over."""
-    monkeypatch.setattr(buffer_module.secrets, "token_hex", lambda size: "0" * 2 * size)
-    monkeypatch.setattr(buffer_module.time, "time", lambda: 1.0)
+    monkeypatch.setattr(sealing.secrets, "token_hex", lambda size: "0" * 2 * size)
+    monkeypatch.setattr(sealing.time, "time", lambda: 1.0)
     buffer = filled(redis_url, 3)
     assert buffer.seal(10) is not None
     push(buffer.client, numbered(2))

@@ -9,9 +9,9 @@ from taking import acknowledge, balanced, claimed, filled, numbered, store, take
 
 from pipeline.base.errors import LeaseLost, RedisOutage
 from pipeline.base.keys import BufferKeys
-from pipeline.buffer import buffer as buffer_module
+from pipeline.buffer import sealing
 from pipeline.buffer.buffer import Buffer
-from pipeline.buffer.damage import ClocksDisagree, KeyDamaged, Look, extent
+from pipeline.buffer.damage import ClocksDisagree, KeyDamaged, Look, SegmentDamaged, extent
 
 ROWS = 40
 
@@ -70,6 +70,17 @@ def test_items_removed_from_a_segment_are_lost_and_nothing_else(redis_url: str, 
     assert all(position == number for position, number in first.items())
     assert buffer.set_aside_names() and all(one.startswith(name) for one in buffer.set_aside_names())
     assert buffer.open_segments() == 0
+
+
+def test_reading_a_damaged_chunk_says_so(redis_url: str) -> None:
+    """``read`` gives the whole chunk or none of it, and names the segment."""
+    buffer = filled(redis_url, ROWS)
+    segment = buffer.seal(10)
+    assert segment is not None
+    chunk = claimed(buffer)
+    buffer.client.ltrim(buffer.keys.segment(segment.name), 0, -4)
+    with pytest.raises(SegmentDamaged, match=segment.name):
+        buffer.read(chunk)
 
 
 def test_items_removed_from_the_middle_wait_for_a_person(redis_url: str) -> None:
@@ -289,8 +300,8 @@ def test_sealing_waits_while_nothing_says_which_clock_is_right(redis_url: str, m
     """The sealing time decides what is too old or too far ahead, so an hour between the clocks is said, not guessed."""
     buffer = filled(redis_url, 10)
     hour = 3_600_000
-    own_ms = buffer_module._now_ms()
-    monkeypatch.setattr(buffer_module, "_now_ms", lambda: own_ms + hour)
+    own_ms = sealing._now_ms()
+    monkeypatch.setattr(sealing, "_now_ms", lambda: own_ms + hour)
     for third in (None, lambda: None, lambda: own_ms, lambda: own_ms - hour):
         buffer.third_clock = third
         with pytest.raises(ClocksDisagree, match=r"clock of Redis is 3,\d\d\d s behind this machine's.*NTP"):
@@ -301,8 +312,8 @@ def test_sealing_waits_while_nothing_says_which_clock_is_right(redis_url: str, m
 def test_a_third_clock_that_agrees_with_ours_decides(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis's clock is wrong then: items are judged by the right time, the disk is waited for by Redis's own."""
     buffer = filled(redis_url, 10)
-    own_ms = buffer_module._now_ms() + 3_600_000
-    monkeypatch.setattr(buffer_module, "_now_ms", lambda: own_ms)
+    own_ms = sealing._now_ms() + 3_600_000
+    monkeypatch.setattr(sealing, "_now_ms", lambda: own_ms)
     buffer.third_clock = lambda: own_ms + 1_000
     segment = buffer.seal(10)
     assert segment is not None and segment.sealed_at_ms == own_ms == claimed(buffer).sealed_at_ms

@@ -6,7 +6,8 @@ import pytest
 from drain_parts import buffer_on, push
 
 from pipeline.base.errors import LeaseLost
-from pipeline.buffer.buffer import Buffer, Chunk, chunk_name
+from pipeline.buffer.buffer import Buffer
+from pipeline.buffer.chunk import Chunk, chunk_name
 
 
 def filled(url: str, count: int) -> Buffer:

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from items import OPTIONAL, SEALED_AT_MS, Maker, iso, metric
 
-from pipeline.buffer.buffer import Chunk
+from pipeline.buffer.chunk import Chunk
 from pipeline.decode import columns, scan
 from pipeline.decode.columns import COLUMNS, decode_chunk
 from pipeline.deliver import ledger

@@ -40,7 +40,7 @@ from stepping import Fate, Work
 
 from pipeline.base import failpoints
 from pipeline.base.errors import StoreRefused
-from pipeline.buffer.buffer import Chunk
+from pipeline.buffer.chunk import Chunk
 from pipeline.deliver.dead_letters import DeadLetter, as_table
 from pipeline.deliver.delivery import identified
 from pipeline.metric import DIMENSIONS, Limits, Refusal

@@ -21,7 +21,8 @@ from drain_parts import (
 )
 from test_drainer import url
 
-from pipeline.buffer.buffer import Buffer, Chunk
+from pipeline.buffer.buffer import Buffer
+from pipeline.buffer.chunk import Chunk
 from pipeline.decode.columns import decode_chunk
 from pipeline.deliver import delivery as delivery_module
 from pipeline.deliver import protocol

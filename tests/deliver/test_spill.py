@@ -12,7 +12,8 @@ from pipeline.base.config import BufferSettings, DrainerSettings
 from pipeline.base.errors import StoreOutage
 from pipeline.base.failpoints import Injected
 from pipeline.bench.drain import plain_items
-from pipeline.buffer.buffer import Buffer, Chunk, chunk_name
+from pipeline.buffer.buffer import Buffer
+from pipeline.buffer.chunk import Chunk, chunk_name
 from pipeline.deliver import spill
 from pipeline.deliver.drainer import Drainer
 from pipeline.deliver.overflow import Overflow

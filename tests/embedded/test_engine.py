@@ -12,8 +12,8 @@ import pytest
 import urllib3
 
 from pipeline.base.config import Settings
-from pipeline.base.errors import EngineBusy, StoreRefused
-from pipeline.embedded import engine
+from pipeline.base.errors import EngineBusy, EngineRights, StoreRefused
+from pipeline.embedded import engine, engine_config
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.store.client import Store
 
@@ -220,3 +220,13 @@ def test_the_serving_process_says_where(store: Store) -> None:
     owner = engine.owner(store.hold.path)
     assert owner is not None
     assert owner.http_port == 0
+
+
+def test_a_handle_without_the_analysts_role_is_not_used() -> None:
+    """Whatever the engine answers but the expected roles stops the handle, with the reason."""
+    with pytest.raises(EngineRights, match="without the pipeline's configuration"):
+        engine_config.take_role(lambda _: None, lambda _: "default\n", "pipeline")
+    with pytest.raises(EngineRights, match="another database"):
+        engine_config.take_role(lambda _: None, lambda sql: "0" if "grants" in sql else "analyst\nowner", "pipeline")
+    with pytest.raises(EngineRights, match="does not hold analysts back"):
+        engine_config.take_role(lambda _: None, lambda sql: "1" if "grants" in sql else "analyst\nowner", "pipeline")

@@ -10,8 +10,8 @@ import pytest
 from rollup_fakes import MemoryBuffer
 from test_rollup import SETTINGS, T0
 
-from pipeline.base import config
-from pipeline.buffer.buffer import Chunk
+from pipeline.base import config, failpoints
+from pipeline.buffer.chunk import Chunk
 from pipeline.decode.columns import decode_chunk
 from pipeline.deliver.delivery import identified
 from pipeline.deliver.ledger import DIGEST_SQL, digest
@@ -75,6 +75,18 @@ def test_a_run_counts_each_execution_once(store: Store) -> None:
     assert (first["retried_ms"], first["test_ms"], first["duration_ms"]) == (31_000.0, 36_000.0, 31_000.0)
     assert dict(first["error_types"]) == {"Timeout": 1, "AssertionError": 1}
     assert (second["executions"], second["passed"], second["is_final"]) == (1, 1, False)
+
+
+def test_a_job_that_dies_before_its_insert_is_made_good(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written by halves: the run's row comes whole with the next try."""
+    store_items(store, ATTEMPTS)
+    monkeypatch.setenv(failpoints.VARIABLE, "runs.before_insert:1:raise")
+    failpoints.reset()
+    with pytest.raises(failpoints.Injected):
+        RunsJob(store, GRACE_S).write({"github-1-1"}, (T0 + 60) * 1000)
+    assert runs(store) == []
+    assert RunsJob(store, GRACE_S).write({"github-1-1"}, (T0 + 60) * 1000) == 1
+    assert runs(store)[0]["executions"] == 3
 
 
 def test_an_execution_without_a_verdict_is_interrupted_once_its_run_is_final(store: Store) -> None:

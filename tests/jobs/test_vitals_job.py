@@ -241,6 +241,18 @@ class TestPublishing:
         VitalsJob(store, job.redis, settings).run(NOW_MS)
         assert keys_of(client) == {"cwv:chrome:lcp"}
 
+    def test_a_window_that_was_not_inserted_is_written_whole_by_the_next_try(
+        self, store: Store, job: VitalsJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A job that dies before its insert leaves nothing behind."""
+        push(store, [{}])
+        monkeypatch.setenv(failpoints.VARIABLE, "vitals.before_insert:1:raise")
+        failpoints.reset()
+        with pytest.raises(Injected):
+            job.write_windows([NOW_S], NOW_MS)
+        assert store.query("SELECT count() FROM web_vitals").to_pylist() == [{"count()": 0}]
+        assert job.write_windows([NOW_S], NOW_MS) == 1
+
     def test_redis_away_is_an_outage(self, store: Store, settings: Settings) -> None:
         """The schedule sees an outage, not an exception of the driver."""
         push(store, [{}])

@@ -84,7 +84,7 @@ def test_a_chunk_sealed_by_another_version_is_audited_by_its_counts(
     buffer: Buffer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its items may decode to other fields here than there: a changed field is no fault, a missing row is one."""
-    monkeypatch.setattr("pipeline.buffer.buffer.DECODER_VERSION", 1)
+    monkeypatch.setattr("pipeline.buffer.sealing.DECODER_VERSION", 1)
     _drain(buffer, store)
     _change(store, "ALTER TABLE metrics UPDATE run_id = 'from the tag' WHERE position = 42")
     assert _audit(buffer, store).ok

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from pipeline.analyse.histogram import bucket_key, bucket_value, histogram_quantile
 from pipeline.analyse.vitals import RATINGS, VITALS, rate
 from pipeline.base import resources
+from pipeline.base.config import Settings
 from pipeline.status_words import SYNONYMS, status_word
 from pipeline.store.client import Store
+from pipeline.store.migrate import migrate
 
+NOW_MS = 1_764_300_000_000
 HISTOGRAM = "mapFromArrays({k:Array(Int32)}, {c:Array(UInt64)})"
 
 
@@ -82,8 +85,35 @@ def test_every_named_query_runs(store: Store) -> None:
     assert len(queries) == resources.text("sql/queries.sql").count(";\n") > 5
     for query in queries.values():
         assert re.fullmatch(r"[A-Z].*\.", query.sentence)
-        parameters = dict.fromkeys(re.findall(r"\{(\w+):String\}", query.sql), "")
-        store.query(query.sql, parameters)
+        store.query(query.sql, query.values({one.name: "x" for one in query.parameters if one.default is None}, NOW_MS))
+
+
+def test_every_table_view_and_column_says_what_it_means(store: Store) -> None:
+    """No table, view or column is without a comment, and those of a database of an earlier version get theirs."""
+
+    def silent() -> list[tuple[Any, ...]]:
+        return store.rows(
+            "SELECT name, '' FROM system.tables WHERE database = currentDatabase() AND comment = '' UNION ALL "
+            "SELECT table, name FROM system.columns WHERE database = currentDatabase() AND comment = ''"
+        )
+
+    assert silent() == []
+    store.command("ALTER TABLE ledger COMMENT COLUMN digest '', MODIFY COMMENT ''")
+    assert len(silent()) == 2
+    migrate(store, Settings(clickhouse={"dsn": "embedded", "database": store.database}))
+    assert silent() == []
+
+
+def test_columns_of_views_are_those_of_their_queries(store: Store) -> None:
+    """A view's file names every column of its query with the type that the query gives it."""
+    for file in resources.path("sql/views").glob("*.sql"):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        named = [tuple(line.removeprefix("--   ").split(" ", 1)) for line in lines if line.startswith("--   ")]
+        if file.stem == "metrics_over":
+            assert not named
+            continue
+        select = "\n".join(line for line in lines if not line.startswith("--"))
+        assert named == [row[:2] for row in store.rows(f"DESCRIBE ({select})")], file.name
 
 
 # What the views show

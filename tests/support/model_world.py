@@ -22,8 +22,10 @@ from pipeline.base import config
 from pipeline.base.backoff import Backoff
 from pipeline.base.errors import LeaseLost, RedisOutage, StoreOutage, StoreRefused
 from pipeline.base.keys import BufferKeys
-from pipeline.buffer import buffer as buffer_module
-from pipeline.buffer.buffer import Buffer, Chunk
+from pipeline.buffer import process_names, sealing
+from pipeline.buffer.books import Books
+from pipeline.buffer.buffer import Buffer
+from pipeline.buffer.chunk import Chunk
 from pipeline.buffer.redis_disk import RedisDisk
 from pipeline.decode.columns import COLUMNS
 from pipeline.deliver import delivery as delivery_module
@@ -211,7 +213,7 @@ class World:
 
     def process_name(self, pid: int) -> str:
         """As the buffer's own, for processes that are there only in the model."""
-        return f"{buffer_module._machine()}/{pid}/{7 if pid in self.alive else '-'}"
+        return f"{process_names.machine_name()}/{pid}/{7 if pid in self.alive else '-'}"
 
     # ClickHouse
 
@@ -306,7 +308,7 @@ class World:
         assert not (standing.keys() | look.waiting.keys()) - wanted, "an item came out of nowhere"
         assert self.books().unaccounted == 0, self.books()
 
-    def books(self) -> buffer_module.Books:
+    def books(self) -> Books:
         return self.processes[0].buffer.books()
 
     def check_all_done(self) -> None:
@@ -566,9 +568,9 @@ def one_pace(monkeypatch: pytest.MonkeyPatch, world: Callable[[], World]) -> Non
     monkeypatch.setattr(Backoff, "pause_s", lambda self, failures: 0)
     monkeypatch.setattr(spill_module.os, "fsync", lambda descriptor: None)
     numbers = itertools.count(1)
-    monkeypatch.setattr(buffer_module.secrets, "token_hex", lambda size: f"{next(numbers):0{2 * size}x}")
+    monkeypatch.setattr(sealing.secrets, "token_hex", lambda size: f"{next(numbers):0{2 * size}x}")
     monkeypatch.setattr(logging.getLogger("pipeline"), "disabled", True)
-    own_name = buffer_module._process_name
+    own_name = process_names.process_name
     monkeypatch.setattr(
-        buffer_module, "_process_name", lambda pid: world().process_name(pid) if pid > FIRST_PID else own_name(pid)
+        process_names, "process_name", lambda pid: world().process_name(pid) if pid > FIRST_PID else own_name(pid)
     )

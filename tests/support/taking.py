@@ -7,7 +7,8 @@ from drain_parts import buffer_on, push
 
 from pipeline.base.errors import LeaseLost, RedisOutage
 from pipeline.buffer.books import Books
-from pipeline.buffer.buffer import Buffer, Chunk
+from pipeline.buffer.buffer import Buffer
+from pipeline.buffer.chunk import Chunk
 
 Taken = dict[tuple[str, int], bytes]
 """Segment and position to the item that was delivered under it: what ClickHouse would hold."""

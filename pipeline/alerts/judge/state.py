@@ -1,5 +1,8 @@
 """The life of one alert: a pure step from what was, what is seen, and the time, to what is.
 
+Who decides that an alert fires? ``step`` below, and nothing else: no other module makes an alert that fires. The
+evaluator only brings it the numbers, keeps what it returns and passes it on.
+
 States and times are Prometheus's (rules/alerting.go):
 
 - *inactive*: no ``Alert`` at all. A pending alert whose condition clears becomes this, silently.

@@ -6,28 +6,51 @@ import { decimal, number } from '../format.js';
 import { empty, failed, loading, panel, table, when } from '../parts.js';
 
 export const title = 'Ask';
+const PARAMETER = /\{(\w+):[^{}]+\}/g;
+const PLACES = { since: '7d', until: 'now', run_id: 'a run', test_id: 'a test' };
 const FIRST = 'SELECT test_suite, sum(total) AS executions, round(sum(passed) / sum(total), 3) AS pass_rate\nFROM metrics_5min\nWHERE metric_type = \'duration\'\nGROUP BY test_suite\nORDER BY pass_rate';
 
 export function render(about) {
   const box = h('textarea', { id: 'sql', spellcheck: 'false', 'aria-label': 'SQL', onkeydown: (event) => { if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) { event.preventDefault(); run(); } } });
   box.value = about.asked.get('sql') || FIRST;
   const answer = h('div', { 'aria-live': 'polite' }, empty('Ask something', 'Ctrl+Enter runs it. Questions only: nothing can be changed from here.'));
-  const named = h('select', { 'aria-label': 'A ready question', onchange: (event) => { const query = about.session.queries.find((one) => one.name === event.target.value); if (query) box.value = query.sql; } }, h('option', { value: '' }, 'A ready question…'), about.session.queries.map((one) => h('option', { value: one.name, title: one.sentence }, one.name.replaceAll('_', ' '))));
-  const link = (format, name) => h('button', { type: 'button', onclick: () => { location.href = `/api/download?${new URLSearchParams({ sql: box.value, format })}`; } }, name);
-  const share = h('button', { type: 'button', onclick: async () => { about.asked.set('sql', box.value); history.replaceState(null, '', `?view=ask&sql=${encodeURIComponent(box.value)}`); try { await navigator.clipboard.writeText(location.href); share.textContent = 'Link copied'; } catch { share.textContent = 'The link is in the address bar'; } } }, 'Link to share');
+  const fields = h('div', { class: 'row', role: 'group', 'aria-label': 'Parameters' });
+  const given = () => Object.fromEntries([...fields.querySelectorAll('input')].map((one) => [one.name, one.value.trim()]));
+  // One field for each {name:Type} of the question; what was typed stays.
+  const draw = (defaults) => {
+    const kept = { ...defaults, ...given() };
+    const names = [...new Set([...box.value.matchAll(PARAMETER)].map((found) => found[1]))];
+    fill(fields, names.map((name) => h('label', { class: 'field' }, name, h('input', { name, value: kept[name] ?? '', size: 12, placeholder: PLACES[name] || 'all', onkeydown: (event) => { if (event.key === 'Enter') run(); } }))));
+  };
+  const choose = (event) => {
+    const query = about.session.queries.find((one) => one.name === event.target.value);
+    if (!query) return;
+    box.value = query.sql;
+    fill(fields);
+    draw(Object.fromEntries(query.parameters.map((one) => [one.name, one.default ?? ''])));
+    fill(answer, empty(query.name.replaceAll('_', ' '), query.sentence));
+    if (query.parameters.every((one) => one.default !== null)) run();
+  };
+  const named = h('select', { 'aria-label': 'A ready question', onchange: choose }, h('option', { value: '' }, 'A ready question…'), about.session.queries.map((one) => h('option', { value: one.name, title: one.sentence }, one.name.replaceAll('_', ' '))));
+  const asked = (prefix) => Object.entries(given()).map(([name, value]) => [`${prefix}${name}`, value]);
+  const link = (format, name) => h('button', { type: 'button', onclick: () => { location.href = `/api/download?${new URLSearchParams([['sql', box.value], ['format', format], ...asked('param_')])}`; } }, name);
+  const keep = () => history.replaceState(null, '', `?${new URLSearchParams([['view', 'ask'], ['sql', box.value], ...asked('param_')])}`);
+  const share = h('button', { type: 'button', onclick: async () => { keep(); try { await navigator.clipboard.writeText(location.href); share.textContent = 'Link copied'; } catch { share.textContent = 'The link is in the address bar'; } } }, 'Link to share');
+  box.addEventListener('input', () => draw({}));
+  draw(Object.fromEntries([...about.asked].filter(([name]) => name.startsWith('param_')).map(([name, value]) => [name.slice(6), value])));
 
   async function run() {
     fill(answer, loading());
-    history.replaceState(null, '', `?view=ask&sql=${encodeURIComponent(box.value)}`);
-    try { const told = await post('/api/ask', { sql: box.value }); fill(answer, result(told)); } catch (error) { fill(answer, error.status === 422 || error.status === 400 ? h('pre', { class: 'error', tabindex: 0 }, error.message) : failed(error)); }
+    keep();
+    try { const told = await post('/api/ask', { sql: box.value, parameters: given() }); fill(answer, result(told)); } catch (error) { fill(answer, error.status === 422 || error.status === 400 ? h('pre', { class: 'error', tabindex: 0 }, error.message) : failed(error)); }
   }
 
   if (about.asked.get('sql')) run();
   return h('div', { class: 'ask' },
-    h('section', { class: 'panel', 'aria-label': 'Question' }, box, h('p', { class: 'row' }, h('button', { class: 'main', type: 'button', onclick: run }, 'Run'), named, link('CSVWithNames', 'CSV'), link('Parquet', 'Parquet'), share), answer),
+    h('section', { class: 'panel', 'aria-label': 'Question' }, box, fields, h('p', { class: 'row' }, h('button', { class: 'main', type: 'button', onclick: run }, 'Run'), named, link('CSVWithNames', 'CSV'), link('Parquet', 'Parquet'), share), answer),
     panel('Tables and views', about.session.database, async () => {
       const { tables } = await call('/api/schema', { signal: about.signal });
-      return { content: tables.length ? h('div', { class: 'schema', tabindex: 0, role: 'region', 'aria-label': 'Columns' }, tables.map((one) => h('details', {}, h('summary', {}, one.name), h('ul', {}, one.columns.map((column) => h('li', { title: column.comment || null }, h('b', {}, column.name), ` ${column.type}`)))))) : empty('No tables', 'Run pipeline migrate.') };
+      return { content: tables.length ? h('div', { class: 'schema', tabindex: 0, role: 'region', 'aria-label': 'Columns' }, tables.map((one) => h('details', {}, h('summary', { title: one.comment || null }, one.name), one.comment ? h('p', { class: 'hint' }, one.comment) : null, h('ul', {}, one.columns.map((column) => h('li', { title: column.comment || null }, h('b', {}, column.name), ` ${column.type}`)))))) : empty('No tables', 'Run pipeline migrate.') };
     }));
 }
 

@@ -1,0 +1,45 @@
+"""A segment of the buffer, and a chunk of a segment: the unit of work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A sealed piece of the buffer."""
+
+    name: str
+    rows: int
+    sealed_at_ms: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A leased part of a segment: positions ``first`` to ``last - 1``, the oldest item at position 0."""
+
+    segment: str
+    number: int
+    first: int
+    last: int
+    segment_rows: int
+    chunk_rows: int
+    sealed_at_ms: int
+    attempts: int
+    doubtful: bool
+    """Whether some of its rows may be stored already: it was tried before, or Redis restarted since sealing."""
+    gone: int = 0
+    """Rows at its ends that were removed from the segment's list; they are counted as lost when it is done."""
+    why_gone: str = ""
+    lapses: int = 0
+    """How often whoever held it died, before anybody began to insert it."""
+
+    @property
+    def rows(self) -> int:
+        """Items in the chunk."""
+        return self.last - self.first
+
+
+def chunk_name(chunk: Chunk) -> str:
+    """The name of a chunk, in Redis and of its spill file."""
+    return f"{chunk.segment}:{chunk.number}"

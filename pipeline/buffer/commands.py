@@ -1,0 +1,109 @@
+"""What every part of a ``Buffer`` stands on: its keys, its scripts, its connection, and how errors are named."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from pipeline.base.errors import RedisOutage
+from pipeline.base.keys import BufferKeys
+from pipeline.base.redis_link import outages
+from pipeline.buffer import scripts
+from pipeline.buffer.chunk import Chunk
+from pipeline.buffer.damage import KeyDamaged, damage_in
+from pipeline.buffer.process_names import process_name
+from pipeline.buffer.redis_disk import RedisDisk
+
+MINUTES_PER_ACK = 250
+"""More touched minutes than this are noted in calls of their own, so that no ack holds Redis up."""
+
+
+MEND_ATTEMPTS = 3
+"""A step that finds damaged keys mends them and tries again this often."""
+
+
+_SCRIPTS = (
+    *("seal", "claim", "renew", "look", "return_extra", "touch", "ack", "trim", "spill", "unspill", "is_spilled"),
+    *("copy_aside", "set_aside", "set_aside_rest", "close_aside", "mend", "drop_oldest", "forget", "drop_acked"),
+    *("mark", "books", "push_once"),
+)
+
+
+@dataclass
+class BufferCommands:
+    """One buffer's keys and scripts. What the parts of ``Buffer`` share."""
+
+    client: Any
+    """A ``redis.Redis`` that answers in bytes and never resends (its stubs describe text and bytes at once)."""
+
+    key: str = "metrics:buffer"
+    page_rows: int = 5_000
+    lease_s: float = 60.0
+    aof_dir: Path | None = None
+    """Where the Redis server keeps its append-only file, when that is a directory of ours."""
+    third_clock: Callable[[], int | None] | None = None
+    """Tells ClickHouse's time in ms, None when it cannot; asked when Redis's clock and this machine's disagree."""
+
+    keys: BufferKeys = field(init=False)
+    token: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = BufferKeys(self.key)
+        self.token = f"{process_name(os.getpid())}/{secrets.token_hex(8)}"
+        self._scripts = {name: self.client.register_script(scripts.load(name)) for name in _SCRIPTS}
+        self._durable: dict[str, bool] = {}
+        self._disk = RedisDisk(self.client, self.aof_dir)
+
+    def now_ms(self) -> int:
+        """The time by Redis's clock."""
+        with outages():
+            return self._disk.now_ms()
+
+    def _lease(self, chunk: Chunk) -> str:
+        """Who holds it, and since which attempt: a chunk that went round and came back to us is another lease."""
+        return f"{self.token}#{chunk.attempts}"
+
+    @contextlib.contextmanager
+    def _typed(self, *keys: str) -> Iterator[None]:
+        """Name the key when a command inside finds another type than it needs."""
+        try:
+            with outages():
+                yield
+        except redis.ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            for key in keys:
+                with outages():
+                    found = self.client.type(key).decode()
+                if found not in ("none", self.keys.kind(key)):
+                    raise KeyDamaged(key, f"a {found}", f"a {self.keys.kind(key)}") from error
+            raise
+
+    def _run(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
+        try:
+            with outages():
+                return self._scripts[name](keys=keys, args=arguments)
+        except RedisOutage as outage:
+            raise damage_in(str(outage)) or outage from outage
+
+    def _touch(self, minutes: list[int]) -> None:
+        keys = [self.keys.dirty, self.keys.ledger, self.keys.scratch]
+        for start in range(0, len(minutes), MINUTES_PER_ACK):
+            self._run("touch", keys, minutes[start : start + MINUTES_PER_ACK])
+
+    def _write_now(self) -> int:
+        """Write something that changes nothing, even when memory is full; when, by Redis's clock."""
+        self._run("touch", [self.keys.dirty, self.keys.ledger, self.keys.scratch], [])
+        return self._disk.now_ms()
+
+
+def text_of(name: bytes) -> str:
+    """A name as text, whatever bytes another program put there."""
+    return name.decode("utf-8", "backslashreplace")
