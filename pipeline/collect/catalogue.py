@@ -199,7 +199,9 @@ class Catalogue:
         for entry in (*candidates, *self._anywhere.get(database, ())):
             if found := entry.regex.fullmatch(key):
                 parts = found.groupdict()
-                return Match(entry, key, parts if key.isascii() else {name: _text(part) for name, part in parts.items()})
+                return Match(
+                    entry, key, parts if key.isascii() else {name: _text(part) for name, part in parts.items()}
+                )
         return None
 
     def find(self, text: str) -> list[Entry]:
