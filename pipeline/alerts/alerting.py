@@ -126,7 +126,9 @@ class Alerting:
             if self._is_started:
                 self.notifier.start()
         reloaded = ["alert rules", *(f"alerts.{name}" for name in changed)]
-        _log.info("reloaded", reloaded=reloaded, rules=len(rules), rules_file=alerts.rules_file or "as shipped")
+        _log.info(
+            "settings reloaded", reloaded=reloaded, rules=len(rules), rules_file=alerts.rules_file or "as shipped"
+        )
         return reloaded
 
     def close(self) -> None:

@@ -15,19 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.quantiles import IndexArray
-
-SERIES = (
-    "metric_type",
-    "environment",
-    "browser",
-    "test_suite",
-    "test_id",
-    "test_name",
-    "page",
-    "endpoint",
-    "node",
-)
 
 # Codes of several columns are packed into one integer up to this size, and made dense when it is reached.
 _LARGEST_CODE = 2**62

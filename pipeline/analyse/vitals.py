@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
+from pipeline.analyse.dimensions import VITALS, WINDOW_DIMENSIONS, Vital
 from pipeline.analyse.histogram import grouped_histograms
 from pipeline.analyse.intervals import order_statistic_ranks
 from pipeline.analyse.quantiles import (
@@ -32,48 +32,10 @@ from pipeline.analyse.quantiles import (
 )
 from pipeline.analyse.series import factorise, ranked
 
-
-@dataclass(frozen=True)
-class Vital:
-    """One vital: up to and including ``good`` is good, above ``poor`` is poor; milliseconds, CLS without unit.
-
-    ``lighthouse`` holds the control points (p10, median) of Lighthouse's score, None where it publishes none.
-    """
-
-    name: str
-    good: float
-    poor: float
-    lighthouse: tuple[float, float] | None
-    successor: str = ""
-
-    @property
-    def is_legacy(self) -> bool:
-        """Whether the vital has been replaced by another."""
-        return bool(self.successor)
-
-
-# Boundaries: web-vitals, src/on*.ts (``LCPThresholds`` and so on). Control points: Lighthouse 13,
-# core/audits/metrics, those for mobile. They coincide with the boundaries, so that a score of at least
-# 0.9 means good and below 0.5 poor (the desktop points, 1200/2400 for LCP, would contradict the rating),
-# and CLS and INP have one pair for both. Lighthouse scores neither TTFB nor FID.
-VITALS = {
-    vital.name: vital
-    for vital in (
-        Vital("lcp", 2500, 4000, lighthouse=(2500, 4000)),
-        Vital("inp", 200, 500, lighthouse=(200, 500)),
-        Vital("cls", 0.1, 0.25, lighthouse=(0.1, 0.25)),
-        Vital("fcp", 1800, 3000, lighthouse=(1800, 3000)),
-        Vital("ttfb", 800, 1800, lighthouse=None),
-        # FID left the Core Web Vitals in March 2024; INP took its place.
-        Vital("fid", 100, 300, lighthouse=None, successor="inp"),
-    )
-}
-
 RATINGS = ("good", "needs_improvement", "poor")
 PERCENTILES = ("p50", "p75", "p90", "p95", "p99")
 PERCENTILE_DEFINITION = METHOD
 RATED_BY = "p75, inverted CDF"
-WINDOW_DIMENSIONS = ("environment", "browser", "page")
 
 
 def assess(

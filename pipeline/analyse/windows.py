@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.histogram import grouped_histograms
 from pipeline.analyse.quantiles import (
     Float64Array,
@@ -35,7 +36,7 @@ from pipeline.analyse.quantiles import (
     grouped_quantiles,
     grouped_sums,
 )
-from pipeline.analyse.series import SERIES, Factorised, densify, factorise, ranked
+from pipeline.analyse.series import Factorised, densify, factorise, ranked
 from pipeline.status_words import FAILED, FLAKY, INTERRUPTED, PASSED, RETRIED, SKIPPED, status_word
 
 DURATION = "duration"

@@ -38,7 +38,7 @@ _POOL_OPTIONS = {
     "socket_timeout": ("socket_timeout_ms", 1000),
     "socket_connect_timeout": ("connection_timeout_ms", 1000),
 }
-"""The same for redis.pool, and the factor from redis-py's unit to ours."""
+"""The same for redis.pool, and the factor from redis-py's unit to the setting's."""
 
 
 @dataclass(frozen=True)
@@ -253,3 +253,13 @@ def _positive(name: str, value: str, factor: int) -> int:
 def _name(text: str) -> str:
     """The name of an unknown option, where it looks like one."""
     return repr(text) if re.fullmatch(r"[a-z][a-z_]{0,30}", text) else "(hidden)"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address to listen on."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

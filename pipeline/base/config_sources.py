@@ -93,10 +93,10 @@ def _take(
 
 
 def _meant(name: str, known: Collection[str]) -> tuple[str, bool]:
-    """The setting that a variable names, and whether it names a file with the value; empty when it is not ours.
+    """The setting that a variable names, and whether it names a file with the value; empty for foreign variables.
 
-    A double underscore behind a section, or nearly a section, is ours even where the rest is unknown; whoever
-    checks the settings refuses it. Raises ``ConfigError`` where section and key match but for the underscores.
+    A double underscore behind a section, or nearly a section, makes it the pipeline's even where the rest is unknown;
+    the check of the settings refuses it. Raises ``ConfigError`` where section and key match but for the underscores.
     """
     body = name.removeprefix(ENV_PREFIX).lower()
     sections = _sections(known)

@@ -56,7 +56,7 @@ class StoreRefused(PipelineError):
 
 
 class LeaseLost(PipelineError):
-    """A chunk's lease ran out and somebody else holds it now; what we wrote is verified by them."""
+    """A chunk's lease ran out and another drainer holds it; that drainer reads back what was written."""
 
 
 class SchemaMismatch(PipelineError):
@@ -76,4 +76,4 @@ class Stopped(PipelineError):
 
 
 class EngineRights(PipelineError):
-    """The embedded engine does not hold analysts back as it should; nobody is served."""
+    """The embedded engine does not enforce the analyst role; no query is answered."""

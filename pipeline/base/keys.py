@@ -1,7 +1,7 @@
 """Every Redis key and channel this product touches, by the name the schema document gives it.
 
 The document's keys stand as functions or constants under the database they belong to;
-the keys that are ours alone hang on the buffer's name inside a hash tag, so that a
+the pipeline's own keys hang on the buffer's name inside a hash tag, so that a
 script over the buffer and them also runs on Redis Cluster.
 """
 
@@ -52,6 +52,8 @@ def cwv(browser: str, vital: str) -> str:
 
 COMPAT_SCORES = "compat:scores"
 ALERTS_PERFORMANCE = "alerts:performance"
+ALERTS_PERFORMANCE_SCRATCH = "{alerts:performance}:scratch"
+"""Ours, in the slot of the platform's key: it never exists, see ``BufferKeys.scratch``."""
 RESOURCE_CPU = "resource:cpu:usage"
 RESOURCE_MEMORY = "resource:memory:usage"
 RESOURCE_NETWORK = "resource:network:bandwidth"
@@ -68,6 +70,11 @@ SOURCE = "metrics-pipeline"
 
 CLEANUP_STATUS = "cleanup:status"
 RETENTION_PERFORMANCE_METRICS = "retention:performance_metrics"
+
+
+def maintenance(environment: str) -> str:
+    """String: JSON of a maintenance window of the platform, which mutes alerts of its environment."""
+    return f"maintenance:{environment}"
 
 
 def hash_tag(name: str) -> str:

@@ -22,7 +22,7 @@ def path(relative: str) -> Path:
     """
     for root in (_PACKAGE.parent, _PACKAGE / "_data"):
         candidate = root / relative
-        # site-packages may hold somebody else's "sql"; only a checkout has the project file beside it.
+        # site-packages may hold another package's "sql"; only a checkout has the project file beside it.
         if candidate.exists() and (root.name == "_data" or (root / "pyproject.toml").exists()):
             return candidate
     raise FileNotFoundError(f"{relative} is neither in the checkout nor in the installed package")

@@ -31,7 +31,7 @@ from pipeline.alerts.journal.rule_state import RuleState
 from pipeline.alerts.judge.evaluation import Alerts, Transition, judge
 from pipeline.alerts.judge.sources import Batch, StoreSource
 from pipeline.alerts.rules.rule import MINUTE_MS, Rule
-from pipeline.analyse.series import SERIES
+from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.windows import roll_up, stamp
 from pipeline.base import config
 from pipeline.bench.drain import Bench, private

@@ -78,7 +78,7 @@ def ar1(generator: np.random.Generator, count: int, points: int, autocorrelation
     return noise
 
 
-def ours(values: Floats) -> Flags:
+def detect(values: Floats) -> Flags:
     """The detector of this product."""
     found = find_changes(values)
     flags = np.zeros(values.shape, dtype=bool)
@@ -113,7 +113,7 @@ def welch_t(values: Floats) -> Flags:
 
 
 DETECTORS: dict[str, Detector] = {
-    "ours": ours,
+    "pipeline": detect,
     "fixed +-20 %": fixed_threshold,
     "MAD z > 3.5": mad_z,
     "Welch t > 7": welch_t,
@@ -130,8 +130,8 @@ def run(seeds: int, say: Callable[[str], None], *, full: bool = False) -> dict[s
     say(f"{SPEED_SHAPE[0]:,} series of {SPEED_SHAPE[1]} points: {result['speed_s']:.2f} s of one core")
     for name, noise in NOISES.items():
         for detector_name, detector in DETECTORS.items():
-            title = name if detector is ours else f"{name}: {detector_name}"
-            result[title] = figures(detector, noise, seeds, within=detector is ours)
+            title = name if detector is detect else f"{name}: {detector_name}"
+            result[title] = figures(detector, noise, seeds, within=detector is detect)
             say(f"{title}: {result[title]}")
     if full:
         for name, noise in NOISES.items():
@@ -212,7 +212,7 @@ def null_tail(points: int, series: int, autocorrelation: float = 0.6) -> dict[st
     for first in range(0, series, 256):
         packed, size = pack(values[first : first + 256])
         found = search(prepare(packed, size), np.full(len(packed), least))
-        for confirmed, _ in confirm(packed, size, found, 0.0):
+        for confirmed, _ in confirm(packed, size, found, np.zeros(len(packed))):
             little = confirmed.take(confirmed.autocorrelation < LITTLE_AUTOCORRELATION)
             np.maximum.at(strongest, first + confirmed.row, confirmed.evidence)
             np.maximum.at(strongest_if_little, first + little.row, little.evidence)

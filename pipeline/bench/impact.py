@@ -66,7 +66,7 @@ def _freshness(bench: Bench, rate: int, seconds: float) -> dict[str, Any]:
 def producers(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dict[str, Any]:
     """How long one LPUSH takes while ``rows`` waiting rows are drained, and how long our scripts hold Redis up.
 
-    The producer is a process of its own, as producers are: in ours it would wait for the interpreter, not for Redis.
+    The producer is a process of its own: in this process it would wait for the interpreter, not for Redis.
     """
     # Started first: afterwards they would be as nice to Redis as we are.
     idle, producer = Producer(), Producer()

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.histogram import grouped_histograms
 from pipeline.analyse.quantiles import LEVELS, Float64Array, IndexArray, group_sorted, grouped_quantiles, grouped_sums
-from pipeline.analyse.series import SERIES
 from pipeline.base import config
 from pipeline.bench.drain import private
 from pipeline.jobs.raw_rows import FRAME_S, MINUTE_S

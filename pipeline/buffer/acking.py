@@ -22,7 +22,7 @@ class Acking(BufferCommands):
         """Acknowledge a chunk whose rows all stand in ClickHouse.
 
         ``minutes`` are the minutes (epoch seconds) its rows touched; ``record`` goes to the ledger table.
-        Raises ``LeaseLost`` when somebody else has the chunk by now, or has finished it; also when the chunk was
+        Raises ``LeaseLost`` when another drainer has the chunk by now, or has finished it; also when the chunk was
         not read back and Redis restarted since it was claimed: a power cut may have undone another's attempt, and
         with it what would have made the chunk doubtful. It is given back then.
         """
@@ -47,7 +47,7 @@ class Acking(BufferCommands):
         self._trim(chunk)
 
     def spill(self, chunk: Chunk) -> None:
-        """Let go of a chunk whose items lie in a file; raises ``LeaseLost`` when somebody else has it by now."""
+        """Let go of a chunk whose items lie in a file; raises ``LeaseLost`` when another drainer has it by now."""
         keys = self.keys
         done = self._run(
             "spill",

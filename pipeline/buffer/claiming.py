@@ -87,4 +87,4 @@ class Claiming(Sealing):
             [chunk.number, self._lease(chunk), lease_ms, int(begun)],
         )
         if not held:
-            raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer ours")
+            raise LeaseLost(f"chunk {chunk.number} of segment {chunk.segment} is no longer held by this drainer")

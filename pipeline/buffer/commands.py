@@ -47,7 +47,7 @@ class BufferCommands:
     page_rows: int = 5_000
     lease_s: float = 60.0
     aof_dir: Path | None = None
-    """Where the Redis server keeps its append-only file, when that is a directory of ours."""
+    """Where the Redis server keeps its append-only file, when this process may write there."""
     third_clock: Callable[[], int | None] | None = None
     """Tells ClickHouse's time in ms, None when it cannot; asked when Redis's clock and this machine's disagree."""
 

@@ -1,4 +1,4 @@
-"""What of Redis's data is on its disk: waited for, synced by us where the file is ours, mended after a power cut.
+"""Redis's append-only file: wait until it is on disk, fsync it where this process can, repair it after a power cut.
 
 Redis answers before its disk has what was written. Whoever acts on an answer that a power cut could undo (rows of
 a sealed segment go to ClickHouse, a drained spill file is removed) waits here first.
@@ -34,7 +34,7 @@ class RedisDisk:
 
     client: Any
     aof_dir: Path | None
-    """Where the server keeps its append-only file, when that is a directory of ours."""
+    """Where the server keeps its append-only file, when this process may write there."""
 
     _policy: Policy | None = field(default=None, init=False)
     _tidied: str = field(default="", init=False)
@@ -144,4 +144,4 @@ class RedisDisk:
             self.client.bgrewriteaof()
         except redis.ResponseError as error:
             if "in progress" not in str(error):
-                _log.warning("the append-only file is not rewritten", reason=str(error))
+                _log.warning("redis append-only file not rewritten", reason=str(error))

@@ -143,7 +143,7 @@ class Sealing(BufferCommands):
             [keys.segment(""), keys.aside("")],
         )
         for sentence in done:
-            _log.error("damaged key mended", buffer=self.key, what=sentence.decode("utf-8", "backslashreplace"))
+            _log.error("damaged redis key repaired", buffer=self.key, what=sentence.decode("utf-8", "backslashreplace"))
 
 
 def _now_ms() -> int:

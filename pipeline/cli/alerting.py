@@ -71,8 +71,14 @@ def rules_test(_: config.Settings, file: Path, junit: Path | None, as_json: bool
 
 @command(group=rules, name="replay")
 @FILE
-@click.option("--from", "from_ms", type=Moment(), default="6h", help="ISO-8601, or back from now; default 6h.")
-@click.option("--to", "to_ms", type=Moment(), help="Default now.")
+@click.option(
+    "--from",
+    "from_ms",
+    type=Moment(),
+    default="6h",
+    help="Start of the span: ISO-8601, or a span back from now; default: 6h.",
+)
+@click.option("--to", "to_ms", type=Moment(), help="End of the span; default: now.")
 @JSON
 def rules_replay(settings: config.Settings, file: Path | None, from_ms: int, to_ms: int | None, as_json: bool) -> None:
     """What the rules of FILE (default: those of the settings) would have told on stored data; sends nothing."""
@@ -139,9 +145,9 @@ def _in_words(record: dict[str, Any]) -> dict[str, Any]:
 
 @command(group=alerts, name="silence")
 @click.argument("matchers", nargs=-1)
-@click.option("--for", "for_ms", type=Span(), default="1h", show_default=True, help="How long: 30m, 2h, 1d.")
-@click.option("--comment", default="", help="Why.")
-@click.option("--end", "ended", metavar="ID", help="End a silence instead.")
+@click.option("--for", "for_ms", type=Span(), default="1h", show_default=True, help="Duration: 30m, 2h, 1d.")
+@click.option("--comment", default="", help="Reason, shown with the silence.")
+@click.option("--end", "ended", metavar="ID", help="ID of a silence to end.")
 @JSON
 def alerts_silence(
     settings: config.Settings, matchers: tuple[str, ...], for_ms: int, comment: str, ended: str | None, as_json: bool

@@ -17,8 +17,10 @@ def dlq() -> None:
     """Dead letters: items that were refused, with the reason."""
 
 
-REASON = click.option("--reason", default="", help="Only those whose reason contains this text.")
-ALL = click.option("--all", "include_marked", is_flag=True, help="Also those replayed or dropped before.")
+REASON = click.option("--reason", default="", help="Only letters whose reason contains this text.")
+ALL = click.option(
+    "--all", "include_marked", is_flag=True, help="Include letters that were replayed or dropped before."
+)
 
 
 @command(group=dlq, name="ls")
@@ -41,7 +43,7 @@ def dlq_ls(settings: config.Settings, reason: str, include_marked: bool, most: i
 
 @command(group=dlq, name="show")
 @click.argument("name")
-@click.option("--raw", is_flag=True, help="The payload alone, byte for byte.")
+@click.option("--raw", is_flag=True, help="Print only the payload, byte for byte.")
 @JSON
 def dlq_show(settings: config.Settings, name: str, raw: bool, as_json: bool) -> None:
     """One dead letter, whole."""
@@ -61,7 +63,7 @@ def dlq_show(settings: config.Settings, name: str, raw: bool, as_json: bool) -> 
 @command(group=dlq, name="replay")
 @click.argument("names", nargs=-1)
 @REASON
-@click.option("--dry-run", is_flag=True, help="Only say what would be sent.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be sent.")
 @JSON
 def dlq_replay(settings: config.Settings, names: tuple[str, ...], reason: str, dry_run: bool, as_json: bool) -> None:
     """Send dead letters to the buffer again: those named, or all open ones of a reason."""
@@ -73,7 +75,7 @@ def dlq_replay(settings: config.Settings, names: tuple[str, ...], reason: str, d
 @command(group=dlq, name="drop")
 @click.argument("names", nargs=-1)
 @REASON
-@click.option("--dry-run", is_flag=True, help="Only say what would be dropped.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be dropped.")
 @JSON
 def dlq_drop(settings: config.Settings, names: tuple[str, ...], reason: str, dry_run: bool, as_json: bool) -> None:
     """Mark dead letters as of no further interest; the rows stay until their retention ends."""

@@ -1,4 +1,4 @@
-"""Commands that look: status, top, tap, doctor, audit, query."""
+"""Commands that only read: status, top, tap, doctor, audit, query."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def _looked(settings: config.Settings) -> Iterator[Callable[[], Status]]:
 
 
 @command()
-@click.option("--live", is_flag=True, help="Whether the processes of this data directory live; asks nothing else.")
+@click.option("--live", is_flag=True, help="Only check that the processes of this data directory are alive.")
 @JSON
 def status(settings: config.Settings, live: bool, as_json: bool) -> None:
-    """Depth, rates, lag and the ledger; what cannot be known is null. Exit 1 when something is in trouble."""
+    """Depth, rates, lag and the ledger; unknown values are null. Exit 1 when something is wrong."""
     if live:
         _show_life(settings, as_json)
         return
@@ -86,7 +86,12 @@ def _show_life(settings: config.Settings, as_json: bool) -> None:
 
 @command()
 @click.option(
-    "--interval", "interval_s", type=click.FloatRange(min=0.2), default=1.0, show_default=True, help="Seconds."
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(min=0.2),
+    default=1.0,
+    show_default=True,
+    help="Refresh interval in seconds.",
 )
 def top(settings: config.Settings, interval_s: float) -> None:
     """A live view of the pipeline; q or Ctrl-C ends it. Needs a terminal."""
@@ -99,10 +104,10 @@ def top(settings: config.Settings, interval_s: float) -> None:
 
 
 @command()
-@click.option("--count", type=click.IntRange(min=1), help="End after this many.")
+@click.option("--count", type=click.IntRange(min=1), help="Stop after this many items.")
 @click.option("--grep", default="", help="Only items that contain this text.")
 def tap(settings: config.Settings, count: int | None, grep: str) -> None:
-    """A sample of what flows by, one item a line; consumes nothing."""
+    """Print a sample of incoming items, one per line; consumes nothing."""
     from pipeline.base.redis_link import RedisLink
     from pipeline.buffer.buffer import open_buffers
     from pipeline.operate.process import stopping
@@ -127,7 +132,7 @@ def tap(settings: config.Settings, count: int | None, grep: str) -> None:
 @command()
 @JSON
 def doctor(settings: config.Settings, as_json: bool) -> None:
-    """Checks of the surroundings, each finding with its fix. Exit 1 when a promise cannot be kept."""
+    """Check Redis, ClickHouse and this machine; each finding names its fix. Exit 1 when a promise cannot be kept."""
     from pipeline.cli.console import print_findings
     from pipeline.operate.doctor import examine, open_for_doctor
 
@@ -147,7 +152,7 @@ def doctor(settings: config.Settings, as_json: bool) -> None:
 
 
 @command()
-@click.option("--full", is_flag=True, help="Every chunk still kept, not only what is new since the last audit.")
+@click.option("--full", is_flag=True, help="Check every chunk that is still kept, not only those since the last audit.")
 @JSON
 def audit(settings: config.Settings, full: bool, as_json: bool) -> None:
     """Prove that the books balance: every sealed item is stored, dead-lettered or in flight, once. Exit 1 if not."""
@@ -167,7 +172,7 @@ def audit(settings: config.Settings, full: bool, as_json: bool) -> None:
 @command()
 @click.argument("sql", default="")
 @click.option("--list", "list_them", is_flag=True, help="The named queries, with their parameters and defaults.")
-@click.option("--since", help="Start of the span: ISO-8601, or back from now such as 7d.")
+@click.option("--since", help="Start of the span: ISO-8601, or a span back from now such as 7d.")
 @click.option("--until", help="End of the span; default now.")
 @click.option("--format", "output", default="", help="A ClickHouse format such as CSVWithNames; default: a table.")
 @click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="Fills {NAME:Type} in the query.")

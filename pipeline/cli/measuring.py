@@ -66,7 +66,7 @@ def bench_drain(settings: config.Settings, say: Callable[[str], None], rows: int
 @_bench(
     "freshness",
     "How soon a pushed row can be queried, under a steady load and alone.",
-    click.option("--rate", type=click.IntRange(min=1), default=50_000, show_default=True, help="Rows a second."),
+    click.option("--rate", type=click.IntRange(min=1), default=50_000, show_default=True, help="Rows per second."),
     click.option("--seconds", type=click.FloatRange(min=1), default=20, show_default=True),
 )
 def bench_freshness(settings: config.Settings, say: Callable[[str], None], rate: int, seconds: float) -> dict[str, Any]:

@@ -41,13 +41,27 @@ _FORMATS = (
 @click.option("--timezone", default="", metavar="NAME|local", help="The zone of times that name none; default UTC.")
 @click.option("--root", default="", metavar="DIRECTORY", help="Paths of tests are relative to it; default: this one.")
 @click.option("--property", "properties", multiple=True, metavar="NAME", help="Keep this JUnit property as a tag.")
-@click.option("--identity", "identities", multiple=True, metavar="PRODUCER.FIELD=TEMPLATE", help="How tests are named.")
+@click.option(
+    "--identity", "identities", multiple=True, metavar="PRODUCER.FIELD=TEMPLATE", help="Template of a test's names."
+)
 @click.option("--wait", is_flag=True, help="Wait until everything is stored.")
-@click.option("--wait-for-s", type=click.FloatRange(min=1), default=300, show_default=True, help="At most.")
-@click.option("--retry-for-s", type=click.FloatRange(min=0), default=60, show_default=True, help="While Redis is away.")
+@click.option(
+    "--wait-for-s",
+    type=click.FloatRange(min=1),
+    default=300,
+    show_default=True,
+    help="Maximum wait in seconds, with --wait.",
+)
+@click.option(
+    "--retry-for-s",
+    type=click.FloatRange(min=0),
+    default=60,
+    show_default=True,
+    help="How long to retry while Redis is unreachable, in seconds.",
+)
 @click.option("--dry-run", is_flag=True, help="Push nothing; show what would be refused and why.")
 @click.option("--again", is_flag=True, help="Push also what was pushed before.")
-@click.option("--strict", is_flag=True, help="A warning is an error: exit 1.")
+@click.option("--strict", is_flag=True, help="Treat warnings as errors: exit 1.")
 @JSON
 def push(settings: config.Settings, files: tuple[str, ...], as_json: bool, strict: bool, **options: Any) -> None:
     """Send reports of test runs, or metrics, to the buffer: from files, directories, patterns, or stdin.

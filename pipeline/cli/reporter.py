@@ -16,7 +16,12 @@ def reporter() -> None:
 
 
 @command(group=reporter)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path(), help="Default: here.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="Directory to write to; default: the current one.",
+)
 @JSON
 def playwright(settings: config.Settings, out: Path, as_json: bool) -> None:  # noqa: ARG001  # every command gets them
     """Write the reporter for Playwright; name it in playwright.config under 'reporter'."""

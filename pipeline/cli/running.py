@@ -12,11 +12,11 @@ from pipeline.cli.common import JSON, Moment, command, print_json, say, show
 
 
 @command()
-@click.option("--seconds", type=click.FloatRange(min=1), help="End after this long, with a summary.")
+@click.option("--seconds", type=click.FloatRange(min=1), help="Stop after this many seconds and print a summary.")
 @click.option(
-    "--rate", type=click.FloatRange(min=1, max=200_000), default=2000, show_default=True, help="Metrics a second."
+    "--rate", type=click.FloatRange(min=1, max=200_000), default=2000, show_default=True, help="Metrics per second."
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="The simulated platform is a function of it.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the simulated platform.")
 @JSON
 def demo(settings: config.Settings, seconds: float | None, rate: float, seed: int, as_json: bool) -> None:
     """The whole pipeline on its embedded engines, with a simulated platform pushing metrics."""
@@ -59,8 +59,13 @@ def drain(settings: config.Settings, until_empty: bool, as_json: bool) -> None:
 
 
 @command()
-@click.option("--from", "from_ms", type=Moment(), help="Rebuild from here: ISO-8601, or back from now such as 6h.")
-@click.option("--to", "to_ms", type=Moment(), help="Rebuild up to here; default now.")
+@click.option(
+    "--from",
+    "from_ms",
+    type=Moment(),
+    help="Start of the range to rebuild: ISO-8601, or a span back from now such as 6h.",
+)
+@click.option("--to", "to_ms", type=Moment(), help="End of the range to rebuild; default: now.")
 @JSON
 def rollup(settings: config.Settings, from_ms: int | None, to_ms: int | None, as_json: bool) -> None:
     """Roll up what is due now, or rebuild a range; an interrupted rebuild goes on where it stopped.

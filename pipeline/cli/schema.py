@@ -60,7 +60,7 @@ def show(settings: config.Settings, pattern: str, as_json: bool) -> None:
 
 
 @command(group=schema)
-@click.option("--sample", type=click.IntRange(min=1), help="Look at this many keys of each database at most.")
+@click.option("--sample", type=click.IntRange(min=1), help="Maximum number of keys to check in each database.")
 @JSON
 def check(settings: config.Settings, sample: int | None, as_json: bool) -> None:
     """Hold a live Redis against the schema. Exit 1 when something is wrong, each finding with its fix."""

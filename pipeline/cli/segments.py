@@ -58,7 +58,7 @@ def segments_show(settings: config.Settings, name: str, most: int, as_json: bool
 
 @command(group=segments, name="close")
 @click.argument("names", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Every record.")
+@click.option("--all", "everything", is_flag=True, help="Close all records.")
 @click.option("--push", is_flag=True, help="Push what is kept to the buffer again, except what is stored already.")
 @click.option("--allow-duplicates", is_flag=True, help="With --push: also where it is unknown which items are stored.")
 @JSON

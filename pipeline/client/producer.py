@@ -292,7 +292,7 @@ class MetricsClient:
             self._say("metrics lost", dropped=stats.dropped, in_doubt=stats.in_doubt)
         if self._pool is not None:
             if stats.pushed and not stats.in_doubt and not stats.retried:
-                # No attempt of ours can still be on its way, so the marker has nothing left to prevent.
+                # No attempt of this client can still be on its way, so the marker has nothing left to prevent.
                 with contextlib.suppress(redis.RedisError, PipelineError):
                     redis.Redis(connection_pool=self._pool).delete(self._marker)
             self._pool.disconnect()

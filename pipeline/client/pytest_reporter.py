@@ -1,6 +1,6 @@
 """What the pytest plugin does once it is asked to: watches a session and pushes each attempt.
 
-Nothing here raises into a session: a hook of ours that fails costs a line in the summary.
+Nothing here raises into a session: a hook of the plugin that fails costs a line in the summary.
 """
 
 from __future__ import annotations

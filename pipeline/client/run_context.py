@@ -4,7 +4,7 @@ All shards of a run agree on ``run_id``; a re-run is a new run, so its number is
 re-runs for the whole run. ``job`` is one test session inside a run: the CI job and a nonce, since the legs of a
 matrix, and two sessions of one job, look alike from the inside.
 
-What a variable of ours says (``PIPELINE_RUN_ID``, ``PIPELINE_JOB``, ``PIPELINE_COMMIT``, ``PIPELINE_BRANCH``) wins over
+The client's own variables (``PIPELINE_RUN_ID``, ``PIPELINE_JOB``, ``PIPELINE_COMMIT``, ``PIPELINE_BRANCH``) win over
 what is detected. The names map to OpenTelemetry's as ``OPENTELEMETRY`` says. Standard library only.
 """
 
@@ -187,12 +187,12 @@ def detect(environ: Mapping[str, str], *, read_file: Reader | None = None, git: 
     """
     system = next((system for system in SYSTEMS if environ.get(system.marker, "").lower() not in ("", "false")), None)
     found = _of_system(system, environ, read_file or _read_file) if system else RunContext()
-    ours = {
+    own = {
         field: _clean(environ[name])
         for field in ("run_id", "job", "commit", "branch")
         if environ.get(name := f"PIPELINE_{field.upper()}", "").strip()
     }
-    found = replace(found, **ours)
+    found = replace(found, **own)
     if found.commit and (found.branch or system):
         return found
     commit, branch = (git or ask_git)()

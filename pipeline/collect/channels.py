@@ -87,7 +87,12 @@ class ChannelCounter:
                     self.trouble, failures = "", 0
                     if self._listen(subscription):
                         return
-            except redis.RedisError as error:
+            except Exception as error:
+                # At the end of the service its connections are closed, this one while it waits too.
+                if self._stop.is_set():
+                    return
+                if not isinstance(error, redis.RedisError):
+                    raise
                 self.trouble = str(classify(error) or error)
                 _log.info("channels not subscribed", trouble=self.trouble)
                 with self._lock:

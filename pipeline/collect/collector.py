@@ -135,7 +135,7 @@ class Collector:
             except RedisDenied as denied:
                 self._passes.pop(number, None)
                 report.trouble.append(f"database {number} is skipped: {denied}")
-                _log.warning("database not collected", database=number, reason=str(denied))
+                _log.warning("redis database not collected", database=number, reason=str(denied))
         if self.channels is not None:
             # Counted since the last run: a kill here loses counts of messages, which a channel forgets anyway.
             report.items += self._push_once(self.channels.take(now_ms))
@@ -326,7 +326,9 @@ class Collector:
                     trouble, count = going.troubled.get(entry.name, ("", 0))
                     state = self.states[entry.name]
                     if trouble and trouble != state.trouble:
-                        _log.warning("keys not collected", entry=entry.name, pattern=entry.pattern, reason=trouble)
+                        _log.warning(
+                            "redis keys not collected", entry=entry.name, pattern=entry.pattern, reason=trouble
+                        )
                     state.last_ms, state.keys = now_ms, going.seen.get(entry.name, 0)
                     state.trouble, state.troubled_keys = trouble, count
                     gauges = sum(by_type.get(one, 0) for one in entry.metric_types())

@@ -7,7 +7,7 @@ from pipeline.base.keys import BufferKeys
 
 
 def is_own(key: str, settings: Settings) -> bool:
-    """Whether ``key`` belongs to a buffer of ours, or to the fleet."""
+    """Whether ``key`` belongs to one of the pipeline's buffers, or to the fleet."""
     prefixes = [BufferKeys(buffer).scratch.removesuffix("scratch") for buffer in settings.buffer.keys]
     fleet = getattr(settings, "fleet", None)
     if fleet is not None:

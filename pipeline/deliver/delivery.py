@@ -366,7 +366,7 @@ class Deliverer:
         progress.stages.rows += chunk.rows
         progress.stages.took("ack", time.perf_counter() - started)
         progress.heartbeat_s = time.monotonic()
-        _log.debug("drained", segment=chunk.segment, chunk=chunk.number, rows=chunk.rows, refused=dead_lettered)
+        _log.debug("chunk delivered", segment=chunk.segment, chunk=chunk.number, rows=chunk.rows, refused=dead_lettered)
         return steps.Done()
 
     def _pause(self, delivery: Delivery, step: steps.Pause) -> steps.Event:
@@ -440,6 +440,6 @@ def _rows(delivery: Delivery) -> pa.Table:
 
 
 def _expect(holds: bool, what: str, chunk: Chunk, **facts: Any) -> None:
-    """An invariant; its violation is a bug of ours and stops the drainer before any harm."""
+    """An invariant; its violation is a bug in the pipeline and stops the drainer before any harm."""
     if not holds:
         raise AssertionError(f"does not hold: {what} ({chunk}, {facts})")

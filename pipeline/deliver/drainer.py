@@ -181,7 +181,7 @@ class Run(Deliverer):
                 failpoints.hit("drainer.after_seal")
                 since = time.monotonic()
                 if segment is not None:
-                    _log.debug("sealed", segment=segment.name, rows=segment.rows)
+                    _log.debug("segment sealed", segment=segment.name, rows=segment.rows)
             self.stop.sleep(HURRIED_PAUSE_S if self.until_empty else tick_s)
 
     def read(self) -> None:
@@ -341,7 +341,7 @@ def prepare_reader() -> None:
     prepare()
     seconds = time.perf_counter() - started
     if seconds > COMPILED_S:
-        _log.info("compiled the reader of items", seconds=round(seconds, 1))
+        _log.info("item reader compiled", seconds=round(seconds, 1))
 
 
 def _clock_ms(store: Store) -> int | None:

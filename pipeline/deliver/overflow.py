@@ -78,7 +78,7 @@ class Overflow:
             except LeaseLost as lost:
                 # A drainer finished the chunk while it was written to disk; its file is an orphan, removed later.
                 moved, self.trouble = 0, ""
-                _log.info("not spilled", reason=str(lost))
+                _log.info("chunk not spilled", reason=str(lost))
             except SchemaMismatch as mismatch:
                 moved, self.trouble = 0, str(mismatch)
                 _log.error("draining a spilled file stopped", reason=str(mismatch))
@@ -133,11 +133,15 @@ class Overflow:
                 self._said.add(level.name)
                 rule = self.settings.overflow
                 _log.warning(
-                    "buffer over its mark", buffer=self.buffer.key, mark=level.name, seen=str(level), rule=rule
+                    "buffer above its high-water mark",
+                    buffer=self.buffer.key,
+                    mark=level.name,
+                    seen=str(level),
+                    rule=rule,
                 )
             elif level.name in self._said and level.pct < SAID_BELOW_PCT:
                 self._said.remove(level.name)
-                _log.info("buffer below its mark", buffer=self.buffer.key, mark=level.name)
+                _log.info("buffer below its high-water mark", buffer=self.buffer.key, mark=level.name)
 
     def _drop(self, books: Books, excess: int, used: int) -> int:
         """What is more than the mark of rows allows, or what frees ``excess`` bytes if that much waits."""
@@ -151,7 +155,9 @@ class Overflow:
             return 0
         dropped = self.buffer.drop_oldest(keep, DROP_ROWS)
         if dropped:
-            _log.warning("dropped the oldest", buffer=self.buffer.key, rows=dropped)
+            _log.warning(
+                "dropped the oldest items: buffer over its high-water mark", buffer=self.buffer.key, rows=dropped
+            )
         return dropped
 
     def _spilling_helps(self, excess: int, used: int) -> bool:

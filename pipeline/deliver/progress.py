@@ -52,5 +52,5 @@ class Progress:
     def recovered(self) -> None:
         """The neighbour answers again."""
         if self.trouble:
-            _log.info("recovered", after=self.trouble)
+            _log.info("connection recovered", after=self.trouble)
             self.trouble = ""

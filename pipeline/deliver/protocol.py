@@ -302,7 +302,7 @@ def next_step(state: State, event: Event) -> tuple[State, Step]:
 
 
 def _check(before: State, after: State) -> None:
-    """What must hold whatever happened; a violation is a bug of ours and stops the drainer before any harm."""
+    """What must hold whatever happened; a violation is a bug in the pipeline and stops the drainer before any harm."""
     if after.phase in (Phase.INSERT_ROWS, Phase.INSERT_LETTERS):
         if after.is_doubtful and not after.is_read_back:
             raise AssertionError(f"an insert in doubt without reading back: {after}")

@@ -51,7 +51,7 @@ _CONFIG = """<clickhouse>
 def write(path: Path, databases: Iterable[str]) -> None:
     """Write the configuration of the engine at ``path``, in which analysts read ``databases``."""
     file = config_file(path)
-    # The engine lets everybody read its own tables; to work in one of these databases takes a grant.
+    # The engine lets every user read its system tables; to work in one of these databases takes a grant.
     grants = "".join(f"<query>GRANT SHOW DATABASES ON {name}.*</query>" for name in ("system", "information_schema"))
     grants += "".join(f"<query>GRANT SELECT, SHOW ON {escape(identifier(name))}.*</query>" for name in databases)
     scratch = file.with_name(f"{file.name}.{os.getpid()}")

@@ -128,7 +128,7 @@ class Interface:
         except BodyRefused as why:
             return _of_body(why)
         except EngineRights as error:
-            _log.error("the engine does not hold analysts back: not served", reason=str(error))
+            _log.error("engine does not enforce the analyst role, queries disabled", reason=str(error))
             return replies.error_reply(replies.refused(replies.AUTHENTICATION_FAILED, "Queries are not served now."))
         except ValueError:  # an address or a form that is none
             return replies.error_reply(replies.refused(replies.INCORRECT_DATA, "Malformed request."))
@@ -193,7 +193,7 @@ class Interface:
             finally:
                 killer.close()
         except EngineError as error:
-            _log.warning("a statement without a client could not be ended", trouble=str(error))
+            _log.warning("query of a disconnected client could not be killed", trouble=str(error))
 
 
 def ok() -> Response:

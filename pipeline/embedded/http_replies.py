@@ -87,7 +87,7 @@ _QUERY_ID = re.compile(r"[\w.:-]{1,200}", re.ASCII)  # it is said back in a head
 
 
 def refused(code: int, why: str) -> EngineError:
-    """An error of ours in ClickHouse's form."""
+    """An error of the pipeline in ClickHouse's form."""
     return EngineError(f"Code: {code}. DB::Exception: {why} ({_NAMES[code]})", code)
 
 
@@ -155,7 +155,7 @@ def _summary(answer: Answer) -> str:
 
 
 def _best(accept_encoding: str) -> str | None:
-    """The encoding to answer with; None where the client takes none of ours."""
+    """The encoding to answer with; None where the client accepts none that is supported."""
     offered = {}
     for token in accept_encoding.lower().split(","):
         name, _, quality = token.strip().partition(";")

@@ -39,7 +39,7 @@ __all__ = ["READONLY", "Checked", "allowed_setting", "checked"]
 
 _BAD_ARGUMENTS = 36
 _TOO_DEEP = 306
-# The engine repeats the statement of ours around what a person wrote.
+# The engine repeats the whole statement, with the guard's part around what a person wrote.
 _OURS = r"(?:SELECT formatQuery|WITH formatQueryFromJSON|SELECT parseQueryToJSON)"
 _OURS_IN_ERROR = re.compile(rf"(?:: |\. )?In scope {_OURS}\(.*(?=\. \([A-Z_]+\)\s*\Z)", re.DOTALL)
 

@@ -69,7 +69,7 @@ class EmbeddedRedis:
         self._lock = threading.Lock()
 
     def owns(self, directory: str) -> bool:
-        """Whether this is the directory a server must name to be ours."""
+        """Whether this is the directory that the embedded server must report."""
         return os.path.realpath(directory) == os.path.realpath(self.directory)
 
     def ensure(self) -> None:

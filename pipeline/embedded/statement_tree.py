@@ -2,7 +2,7 @@
 
 Everything is an allow-list: kinds of statements, kinds of nodes and their fields, functions, table
 functions, tables, formats, settings. What is not listed is refused, so that what a newer engine can
-do stays closed until somebody has looked at it. Pure: a tree goes in; out comes the tree to run, or
+do stays closed until it was reviewed. Pure: a tree goes in; out comes the tree to run, or
 ``EngineError``. Of the engine's own tables only columns without paths are read: a table of
 ``system`` becomes a subquery that names them.
 """

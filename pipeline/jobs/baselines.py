@@ -197,7 +197,7 @@ class BaselinesJob:
 
 
 def _fields(row: dict[str, Any], now_ms: int) -> dict[Any, str]:
-    """The payload of redis-schema.md first, then ours; rates are percentages here.
+    """The payload of redis-schema.md first, then the pipeline's own fields; rates are percentages here.
 
     A suite that never passed has no speed: those fields are left out.
     """

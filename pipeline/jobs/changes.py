@@ -7,26 +7,41 @@ enough to show a small change. The newest ``changes.max_points`` of the last ``c
 A run searches the series that got a point since the last one, and all of them once an hour and after a start. A change
 found again, at most a few points away from where it is stored, is the same change and is not written again; so a
 run that died, or two at once, write nothing twice. Of what is new, so much is written that
-``changes.false_discovery_rate`` bounds the expected share of false changes, over all series searched.
+``changes.false_discovery_rate`` bounds the expected share of false changes, over all series searched. A change that is
+new must also be there in the series without its newest points: what one late point makes or breaks waits for the next.
+
+Daily and weekly cycles (``jobs/cycles.py``) are taken out before. A drift is written as such, and again every
+``RENEW_DRIFT_MS`` while it lasts, under the time it was first dated.
 
 When ClickHouse is away the outage is raised; the next run looks at the same series.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.analyse.changes.points import LEAST_POINTS, Changes, benjamini_hochberg, direction, find_changes
+from pipeline.analyse.changes.points import (
+    LEAST_POINTS,
+    MIN_CHANGE_PCT,
+    Changes,
+    Drifts,
+    benjamini_hochberg,
+    direction,
+    examine,
+)
 from pipeline.analyse.changes.series import Floats, Ints
-from pipeline.analyse.series import SERIES
+from pipeline.analyse.cycles import KINDS, Cycles, Mask, explain
+from pipeline.analyse.dimensions import SERIES
 from pipeline.base.errors import Stopped
 from pipeline.base.failpoints import hit
+from pipeline.jobs.cycles import Cycle, CycleBook, cycles_of
 
 if TYPE_CHECKING:
     from pipeline.base.config import Settings
@@ -40,6 +55,11 @@ SAME_WITHIN_POINTS = 3
 MOVED_WITHIN_POINTS = 12
 """A stored change that is no longer found where it was has moved to the nearest of its direction, if not farther away:
 where autocorrelated noise hides the place, more points after the change tell it better."""
+
+RENEW_DRIFT_MS = 12 * 3_600_000
+
+HELD_BACK = 2
+"""Points: a new change must be found without them too."""
 
 WINDOW_S = 300
 _DAY_MS = 86_400_000
@@ -91,7 +111,15 @@ SETTINGS do_not_merge_across_partitions_select_final = 1
 _STORED = f"""
 SELECT {_DIMENSIONS}, toUnixTimestamp64Milli(changed_at), level_after > level_before
 FROM change_points
-WHERE changed_at >= fromUnixTimestamp64Milli({{from_ms:Int64}}, 'UTC')
+WHERE kind != 'drift' AND changed_at >= fromUnixTimestamp64Milli({{from_ms:Int64}}, 'UTC')
+"""
+
+_STORED_DRIFTS = f"""
+SELECT {_DIMENSIONS}, level_after > level_before, toUnixTimestamp64Milli(argMax(changed_at, detected_at)),
+       toUnixTimestamp64Milli(max(detected_at))
+FROM change_points
+WHERE kind = 'drift' AND detected_at >= fromUnixTimestamp64Milli({{from_ms:Int64}}, 'UTC')
+GROUP BY {_DIMENSIONS}, level_after > level_before
 """
 
 Series = tuple[str, ...]
@@ -99,11 +127,13 @@ Series = tuple[str, ...]
 
 @dataclass
 class ChangesReport:
-    """What one run did: series searched, changes seen in them, and those of them that were new and written."""
+    """What one run did: series searched, changes and drifts seen in them, what was new and written, cycles known."""
 
     searched: int = 0
     found: int = 0
     written: int = 0
+    drifts: int = 0
+    cycles: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,6 +144,10 @@ class _Searched:
     changes: Changes
     changed_ms: Ints
     is_new: np.ndarray[Any, np.dtype[np.bool_]]
+    drifts: Drifts
+    spans_ms: Ints
+    """Of each drift (drifts, 2): when the first and the last window began."""
+    cycles: Cycles
 
 
 @dataclass
@@ -125,21 +159,27 @@ class ChangesJob:
     stop: threading.Event = field(default_factory=threading.Event)
     _last_ms: int | None = field(default=None)
     _last_all_ms: int = field(default=0)
+    _book: CycleBook = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._book = CycleBook(self.store, self.settings, self.stop)
 
     def run(self, now_ms: int) -> ChangesReport:
         """Search what is due as of ``now_ms`` and write the changes that are new. Raises ``StoreOutage``."""
         everything = self._last_ms is None or now_ms - self._last_all_ms >= _ALL_EVERY_MS
         since_ms = 0 if everything or self._last_ms is None else self._last_ms - _OVERLAP_MS
-        parts = list(self._search(since_ms, now_ms))
+        cycles = self._book.learn(now_ms)
+        parts = list(self._search(since_ms, now_ms, cycles))
         searched = sum(len(part.names) for part in parts)
-        report = ChangesReport(searched, sum(len(part.changes) for part in parts))
+        report = ChangesReport(searched, sum(len(part.changes) for part in parts), cycles=len(cycles))
+        report.drifts = sum(len(part.drifts) for part in parts)
         report.written = self._write(parts, searched, now_ms)
         self._last_ms = now_ms
         if everything:
             self._last_all_ms = now_ms
         return report
 
-    def _search(self, since_ms: int, now_ms: int) -> Iterator[_Searched]:
+    def _search(self, since_ms: int, now_ms: int, known_cycles: Mapping[Series, Cycle]) -> Iterator[_Searched]:
         from_ms = now_ms - int(self.settings.changes.days * _DAY_MS)
         span = {"from_s": max(from_ms, 0) // 1000, "to_s": now_ms // 1000, "since_ms": since_ms}
         due = int(self.store.rows(_COUNT, span)[0][0])
@@ -153,7 +193,10 @@ class ChangesJob:
             points = self.store.query(_READ, span | {"shards": shards, "shard": shard})
             names: list[Series] = list(zip(*(points.column(name).to_pylist() for name in SERIES), strict=True))
             starts_s, medians = _newest(points.column("starts_s"), points.column("medians"), most)
-            changes = find_changes(medians)
+            least_pct = self._least_pct(names)
+            cycles = cycles_of(names, known_cycles)
+            found = examine(medians, starts_s, cycles=cycles, min_change_pct=least_pct)
+            changes, drifts = found.changes, found.drifts
             changed_ms = (starts_s[changes.series, changes.position] * 1000).astype(np.int64)
             is_new = np.ones(len(changes), dtype=bool)
             for series in np.unique(changes.series):
@@ -161,7 +204,17 @@ class ChangesJob:
                 known = stored.get(names[series], [])
                 if known:
                     is_new[here] = ~_is_known(changes.take(here), starts_s[series] * 1000, known)
-            yield _Searched(names, changes, changed_ms, is_new)
+            is_new &= _is_settled(medians, starts_s, changes, is_new, cycles, least_pct)
+            last = np.isfinite(starts_s[drifts.series]).sum(axis=1) - 1
+            ends = np.stack([np.zeros_like(last), last], axis=1)
+            spans_ms = (starts_s[drifts.series[:, None], ends] * 1000).astype(np.int64)
+            yield _Searched(names, changes, changed_ms, is_new, drifts, spans_ms, cycles)
+
+    def _least_pct(self, names: Sequence[Series]) -> Floats:
+        """The least change of each series that is reported."""
+        by_metric = {name.lower(): pct for name, pct in self.settings.changes.min_change_pct.items()}
+        default = by_metric.get("default", MIN_CHANGE_PCT)
+        return np.array([by_metric.get(name[0].lower(), default) for name in names], dtype=np.float64)
 
     def _stored(self, from_ms: int) -> dict[Series, list[tuple[int, bool]]]:
         """The stored changes of each series: when, and whether the level rose."""
@@ -183,20 +236,45 @@ class ChangesJob:
             for index, changed_ms in enumerate(part.changed_ms[part.is_new]):
                 if significant[place]:
                     names = part.names[changes.series[index]]
-                    rows.append(_row(names, changes, index, int(changed_ms), 1.0 - float(adjusted[place]), now_ms))
+                    row = _row(names, changes, index, int(changed_ms), 1.0 - float(adjusted[place]), now_ms)
+                    rows.append(row | _cycle_columns(part.cycles, int(changes.series[index]), _step_in_words(row)))
                 place += 1
+        rows += self._drift_rows(parts, now_ms)
         hit("changes.before_insert")
         if rows:
             self.store.insert(TABLE, pa.Table.from_pylist(rows, schema=_SCHEMA))
         return len(rows)
 
+    def _drift_rows(self, parts: Sequence[_Searched], now_ms: int) -> list[dict[str, Any]]:
+        """The drifts that are not stored yet, or long ago."""
+        if not any(len(part.drifts) for part in parts):
+            return []
+        from_ms = max(now_ms - int(self.settings.changes.days * _DAY_MS), 0)
+        stored = {
+            (tuple(names), bool(rose)): (changed_ms, detected_ms)
+            for *names, rose, changed_ms, detected_ms in self.store.rows(_STORED_DRIFTS, {"from_ms": from_ms})
+        }
+        rows = []
+        for part in parts:
+            for index, series in enumerate(part.drifts.series.tolist()):
+                names = part.names[series]
+                first_ms, last_ms = part.spans_ms[index].tolist()
+                rose = bool(part.drifts.level_after[index] > part.drifts.level_before[index])
+                changed_ms, detected_ms = stored.get((names, rose), (first_ms, None))
+                if detected_ms is None or now_ms - detected_ms >= RENEW_DRIFT_MS:
+                    row = _drift_row(names, part.drifts, index, (last_ms - first_ms) / _DAY_MS)
+                    row |= {"changed_at": changed_ms, "detected_at": now_ms}
+                    rows.append(row | _cycle_columns(part.cycles, series, _drift_in_words(row)))
+        return rows
+
 
 _TIME = pa.timestamp("ms", "UTC")
 _FIGURES = ("level_before", "level_after", "change_pct", "effect_spreads", "p_value")
+_SLOPES = ("slope_pct_per_day", "slope_low", "slope_high")
 _SCHEMA = pa.schema(
     [("changed_at", _TIME), ("detected_at", _TIME)]
-    + [(name, pa.string()) for name in (*SERIES, "direction")]
-    + [(name, pa.float64()) for name in (*_FIGURES, "confidence")]
+    + [(name, pa.string()) for name in (*SERIES, "direction", "kind", "cycle", "explanation")]
+    + [(name, pa.float64()) for name in (*_FIGURES, "confidence", *_SLOPES, "cycle_share")]
     + [(name, pa.uint32()) for name in ("points_before", "points_after")]
 )
 
@@ -208,7 +286,66 @@ def _row(
     row |= {name: float(getattr(changes, name)[index]) for name in _FIGURES}
     row |= {name: int(getattr(changes, name)[index]) for name in ("points_before", "points_after")}
     row["direction"] = direction(row["metric_type"], row["level_before"], row["level_after"])
+    row |= {"kind": "step", **dict.fromkeys(_SLOPES, math.nan)}
     return row | {"confidence": confidence, "changed_at": changed_ms, "detected_at": now_ms}
+
+
+def _drift_row(names: Series, drifts: Drifts, index: int, days: float) -> dict[str, Any]:
+    """A drift over so many days; its slope is told a day."""
+    row: dict[str, Any] = dict(zip(SERIES, names, strict=True))
+    row |= {
+        name: float(getattr(drifts, name)[index])
+        for name in ("level_before", "level_after", "change_pct", "effect_spreads")
+    }
+    points = int(drifts.points[index])
+    a_day = (points - 1) / days
+    slopes = (float(getattr(drifts, name)[index]) * a_day for name in ("slope_pct", "slope_low", "slope_high"))
+    row |= dict(zip(_SLOPES, slopes, strict=True))
+    row["direction"] = direction(row["metric_type"], row["level_before"], row["level_after"])
+    # What a line must reach is far beyond chance; no p-value is claimed for the tail.
+    return row | {"kind": "drift", "p_value": 0.0, "confidence": 1.0, "points_before": 0, "points_after": points}
+
+
+def _cycle_columns(cycles: Cycles, series: int, finding: str) -> dict[str, Any]:
+    kind = int(cycles.kind[series])
+    words = explain(kind, cycles.effects[series], is_factor=bool(cycles.is_factor[series]))
+    return {
+        "cycle": KINDS[kind],
+        "cycle_share": float(cycles.share[series]),
+        "explanation": f"{finding} {words}." if words else finding,
+    }
+
+
+def _step_in_words(row: Mapping[str, Any]) -> str:
+    before, after = f"{row['level_before']:.4g}", f"{row['level_after']:.4g}"
+    return f"The level moved from {before} to {after} ({row['change_pct']:+.1f} %)."
+
+
+def _drift_in_words(row: Mapping[str, Any]) -> str:
+    slope, low, high = (f"{row[name]:+.2g}" for name in _SLOPES)
+    return (
+        f"The level drifts by {slope} % a day ({low} to {high} %), {row['change_pct']:+.1f} % so far; it did not step."
+    )
+
+
+def _is_settled(
+    medians: Floats, starts_s: Floats, changes: Changes, is_new: Mask, cycles: Cycles, least_pct: Floats
+) -> Mask:
+    """Which changes are also found in their series without its newest points; known ones are not asked."""
+    settled = ~is_new
+    rows = np.unique(changes.series[is_new])
+    if not len(rows):
+        return settled
+    shorter = medians[rows].copy()
+    size = np.isfinite(starts_s[rows]).sum(axis=1)
+    shorter[np.arange(shorter.shape[1]) >= size[:, None] - HELD_BACK] = np.nan
+    again = examine(shorter, starts_s[rows], cycles=cycles.take(rows), min_change_pct=least_pct[rows]).changes
+    for index in np.flatnonzero(is_new):
+        same = rows[again.series] == changes.series[index]
+        near = np.abs(again.position - changes.position[index]) <= SAME_WITHIN_POINTS
+        rose = (again.level_after > again.level_before) == (changes.level_after[index] > changes.level_before[index])
+        settled[index] = bool((same & near & rose).any())
+    return settled
 
 
 def _newest(starts_s: pa.ChunkedArray, medians: pa.ChunkedArray, most: int) -> tuple[Floats, Floats]:

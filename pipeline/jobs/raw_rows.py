@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipeline.analyse.series import SERIES
+from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.windows import ROW_COLUMNS
 from pipeline.store.arrow import AS_DICTIONARIES
 

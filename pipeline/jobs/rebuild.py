@@ -5,7 +5,7 @@ only ever replaced by one computed from as many raw rows or more. It reads in pi
 takes no lock. After every piece the place reached is noted in Redis; started again with the same range it goes on from
 there. When a neighbour is away the outage is raised, and nothing written so far is lost.
 
-What it cannot do: take rows out of a window. If somebody deleted raw rows, fewer rows make a lower revision.
+What it cannot do: take rows out of a window. If raw rows were deleted, fewer rows make a lower revision.
 """
 
 from __future__ import annotations

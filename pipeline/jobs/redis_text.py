@@ -39,4 +39,4 @@ def report_damaged(names: Sequence[str], replies: Sequence[Any]) -> None:
             continue
         if not (isinstance(reply, redis.ResponseError) and "WRONGTYPE" in str(reply)):
             raise reply
-        _log.warning("key of the wrong type passed over", key=name, fix=f"DEL {name}; it is written anew")
+        _log.warning("redis key of the wrong type skipped", key=name, fix=f"DEL {name}; it is written anew")

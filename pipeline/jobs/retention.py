@@ -9,13 +9,14 @@ from __future__ import annotations
 import redis
 
 from pipeline.base import keys, log
+from pipeline.base.config import LONGEST_KEPT_DAYS
 from pipeline.base.errors import PipelineError, RedisOutage
 from pipeline.base.redis_link import RedisLink, outages
 
 _log = log.get(__name__)
 
-MAX_HOURS = 24 * 366 * 100
-"""A hundred years; ClickHouse's dates end in 2149."""
+MAX_HOURS = LONGEST_KEPT_DAYS * 24
+"""As ``retention.raw_hours``."""
 
 
 def retention_hours(link: RedisLink, default_hours: int) -> int:

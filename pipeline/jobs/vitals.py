@@ -22,15 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.analyse.vitals import (
-    PERCENTILE_DEFINITION,
-    RATED_BY,
-    VITALS,
-    WINDOW_DIMENSIONS,
-    assess,
-    assess_reports,
-    reported_browser,
-)
+from pipeline.analyse.dimensions import VITALS, WINDOW_DIMENSIONS
+from pipeline.analyse.vitals import PERCENTILE_DEFINITION, RATED_BY, assess, assess_reports, reported_browser
 from pipeline.analyse.windows import is_final, revision
 from pipeline.base import keys
 from pipeline.base.failpoints import hit
@@ -52,7 +45,7 @@ WINDOW_S = 300
 _WINDOWS_PER_READ = 12
 """At most: the windows of an hour lie in one or two partitions. Busy windows are read alone, and in pieces."""
 
-# The payload of redis-schema.md first, then ours. All of these are figures of ``assess``.
+# The payload of redis-schema.md first, then the pipeline's own fields. All of these are figures of ``assess``.
 _FIGURES = (
     *("avg", "p95", "p75", "samples", "rating"),
     *("p50", "p90", "p99", "good", "needs_improvement", "poor"),

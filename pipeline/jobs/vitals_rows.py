@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.analyse.vitals import VITALS, last_reports
+from pipeline.analyse.dimensions import VITALS
+from pipeline.analyse.vitals import last_reports
 from pipeline.base.errors import Stopped
 from pipeline.store.arrow import AS_DICTIONARIES
 

@@ -41,7 +41,7 @@ def adopt(client: Any, fleet: FleetKeys, first_buffer: str) -> int:
         pairs = [name for key in here for name in (key, after + key.removeprefix(before)) if before != after]
         copied = int(client.eval(_ADOPT, 1 + len(pairs), fleet.adopted, *pairs, first_buffer))
     if copied:
-        _log.info("keys of an older version copied", fleet=fleet.name, buffer=first_buffer, keys=copied)
+        _log.info("fleet keys of an older version copied", fleet=fleet.name, buffer=first_buffer, keys=copied)
     return copied
 
 

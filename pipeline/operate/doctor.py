@@ -22,7 +22,7 @@ from pipeline.base.errors import ConfigError, MigrationError, Outage, PipelineEr
 from pipeline.base.redis_link import RedisLink, outages
 from pipeline.buffer.redis_disk import FSYNC_WAIT_S
 from pipeline.jobs.retention import retention_hours
-from pipeline.operate import preflight
+from pipeline.operate import clickhouse_rights, preflight
 from pipeline.operate.redis_rights import missing_rights, needs
 from pipeline.store.client import Store, engine_path
 from pipeline.store.migrate import (
@@ -269,6 +269,8 @@ def clickhouse_findings(settings: Settings, store: Store) -> Iterator[Finding]:
     else:
         yield Finding("clickhouse version", "ok", text)
     yield _clock("clickhouse clock", now_ms / 1000, before_s)
+    if store.role == "writer" and not store.is_embedded:
+        yield from clickhouse_rights_findings(store)
     try:
         check(store)
     except ConfigError as missing:
@@ -289,6 +291,28 @@ def clickhouse_findings(settings: Settings, store: Store) -> Iterator[Finding]:
     if store.role == "writer":
         yield _insert_settings(store)
         yield _canary(store)
+
+
+def clickhouse_rights_findings(store: Store) -> Iterator[Finding]:
+    """What the user of clickhouse.dsn may do as the service, and whether it could migrate, which a service need not."""
+    lacking = clickhouse_rights.missing_rights(store, clickhouse_rights.service_needs(store))
+    if lacking is None:
+        yield Finding("clickhouse rights", "ok", "this version cannot be asked (CHECK GRANT); the canary insert tells")
+        return
+    if lacking:
+        yield Finding(
+            "clickhouse rights", "bad", f"the user of clickhouse.dsn lacks {clickhouse_rights.in_short(lacking)}",
+            f"{_RIGHTS}: there, pipeline_writer is for the service",
+        )  # fmt: skip
+    else:
+        yield Finding("clickhouse rights", "ok", "the user may do all that the service needs")
+    lacking = clickhouse_rights.missing_rights(store, clickhouse_rights.migration_needs(store))
+    if lacking:
+        short = clickhouse_rights.in_short(lacking)
+        seen = f"not with this user, as it should be for a service: it lacks {short}"
+    else:
+        seen = "this user may, which is more than a service needs"
+    yield Finding("clickhouse rights to migrate", "ok", seen)
 
 
 def _no_schema(store: Store, seen: str) -> Finding:

@@ -49,7 +49,7 @@ class ClickHouseGate:
             return False
         self.trouble = ""
         self._open.set()
-        _log.info("clickhouse joined")
+        _log.info("clickhouse connected")
         with store, contextlib.suppress(Outage):
             self._greet(store)
         return True
@@ -67,5 +67,5 @@ class ClickHouseGate:
             except PipelineError as error:
                 self.trouble = str(error)
             if self.trouble != said:
-                _log.warning("waiting for ClickHouse", trouble=self.trouble)
+                _log.warning("waiting for clickhouse", trouble=self.trouble)
             stop.wait(backoff.pause_s(failures))

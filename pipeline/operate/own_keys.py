@@ -1,4 +1,4 @@
-"""Commands on keys of ours that another program may have overwritten: the error names key, type and fix."""
+"""Commands on the pipeline's own keys: if another program overwrote one, the error names key, type and fix."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _MALLOC_ARENAS = -8  # glibc's M_ARENA_MAX
 def yield_to_redis() -> None:
     """Give way to the Redis on the same machine, and to producers; threads started later do so too.
 
-    Called after Redis was started and before ClickHouse's engine is, whose threads are most of ours.
+    Called after Redis was started and before ClickHouse's engine is, whose threads are most of this process's.
     """
     os.nice(max(0, NICENESS - os.nice(0)))
 
@@ -136,7 +136,7 @@ def _leave_behind(within_s: float) -> NoReturn:
     busy = sorted(thread.name for thread in threading.enumerate() if thread.name not in ("signals", "MainThread"))
 
     def say() -> None:
-        _log.warning("service stopped without waiting for its threads", within_s=within_s, threads=busy)
+        _log.warning("service stopped before its threads ended", within_s=within_s, threads=busy)
 
     speaker = threading.Thread(target=say, daemon=True)
     speaker.start()

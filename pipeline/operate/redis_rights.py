@@ -16,42 +16,81 @@ from pipeline.base.redis_link import RedisLink, outages
 Need = tuple[str, tuple[str, ...]]
 """A database by its name, and a command."""
 
+_WITH_SUBCOMMAND = ("MEMORY", "CONFIG", "SCRIPT", "SLOWLOG", "CLIENT")
+
 
 def needs(settings: Settings) -> list[Need]:
     """One command for each right that ``pipeline run`` needs; shipped as config/redis-users.acl."""
-    found: list[Need] = []
-    for key in settings.buffer.keys:
-        own = BufferKeys(key)
-        found += [
-            ("metrics", ("LLEN", key)),
-            ("metrics", ("RENAME", key, own.segment("x"))),
-            ("metrics", ("EVAL", "return 1", "1", own.scratch)),
-            ("metrics", ("HSET", own.ledger, "x", "1")),
-            ("metrics", ("ZADD", own.segments, "1", "x")),
-            ("metrics", ("LTRIM", own.segment("x"), "0", "1")),
-            ("metrics", ("UNLINK", own.segment("x"))),
-            ("metrics", ("MEMORY", "USAGE", key)),
-        ]
-    fleet = FleetKeys(settings.fleet.name)
-    found += [
-        ("metrics", ("SET", fleet.scheduler, "x")),
-        ("metrics", ("HSET", fleet.alerts + ":state", "x", "1")),
-        ("metrics", ("HSET", names.window_1min(0), "x", "1")),
-        ("metrics", ("HSET", names.window_5min(0), "x", "1")),
-        ("metrics", ("HSET", names.cwv("x", "lcp"), "x", "1")),
-        ("metrics", ("HSET", names.COMPAT_SCORES, "x", "1")),
-        ("metrics", ("LPUSH", names.ALERTS_PERFORMANCE, "x")),
-        ("metrics", ("ZREMRANGEBYSCORE", names.RESOURCE_CPU, "0", "1")),
-        ("metrics", ("PUBLISH", names.CHANNEL_ALERTS_CRITICAL, "x")),
-        ("metrics", ("PUBLISH", names.CHANNEL_DASHBOARD_UPDATE, "x")),
-        ("metrics", ("TIME",)),
-        ("metrics", ("INFO",)),
-        ("results", ("HSET", names.baseline("x"), "x", "1")),
-        ("results", ("HSET", names.test_stats("x"), "x", "1")),
-        ("environment", ("HGET", names.RETENTION_PERFORMANCE_METRICS, "ttl_hours")),
-        ("environment", ("HSET", names.CLEANUP_STATUS, "x", "1")),
-    ]
+    found = [need for key in settings.buffer.keys for need in _of_buffer(BufferKeys(key))]
+    found += _of_fleet(FleetKeys(settings.fleet.name))
+    found += [need for entry, need in _PUBLISHED if entry not in settings.publish.skip]
     return found
+
+
+def _of_buffer(own: BufferKeys) -> list[Need]:
+    commands: tuple[tuple[str, ...], ...] = (
+        ("LLEN", own.buffer),
+        ("LPUSH", own.buffer, "x"),
+        ("RENAME", own.buffer, own.segment("x")),
+        ("EVAL", "return 1", "1", own.scratch),
+        ("EVALSHA", "x", "1", own.scratch),
+        ("HSET", own.ledger, "x", "1"),
+        ("ZADD", own.segments, "1", "x"),
+        ("LTRIM", own.segment("x"), "0", "1"),
+        ("UNLINK", own.segment("x")),
+        ("DEL", own.scratch),
+        ("EXISTS", own.meta("x")),
+        ("TYPE", own.buffer),
+        ("PERSIST", own.aside("x")),
+        ("PTTL", own.aside("x")),
+        ("TTL", own.aside("x")),
+        ("PEXPIRE", own.aside("x"), "1"),
+        ("MEMORY", "USAGE", own.buffer),
+    )
+    return [("metrics", command) for command in commands]
+
+
+def _of_fleet(fleet: FleetKeys) -> list[Need]:
+    commands: tuple[tuple[str, ...], ...] = (
+        ("SELECT", "0"),
+        ("CLIENT", "SETNAME", "x"),
+        ("PING",),
+        ("TIME",),
+        ("INFO",),
+        ("CONFIG", "GET", "x"),
+        ("SLOWLOG", "GET", "1"),
+        ("BGREWRITEAOF",),
+        ("SCRIPT", "LOAD", "return 1"),
+        ("SCRIPT", "EXISTS", "x"),
+        ("SCAN", "0"),
+        ("SET", fleet.scheduler, "x"),
+        ("COPY", fleet.checkpoints, fleet.checkpoints + "x"),
+        ("SADD", fleet.alerts + ":x", "1"),
+        ("HSET", fleet.alerts + ":state", "x", "1"),
+    )
+    return [("metrics", command) for command in commands]
+
+
+_PUBLISHED: tuple[tuple[str, Need], ...] = (
+    ("window_1min", ("metrics", ("EXPIRE", names.window_1min(0), "1"))),
+    ("window_5min", ("metrics", ("EXPIREAT", names.window_5min(0), "1"))),
+    ("web_vitals", ("metrics", ("HSET", names.cwv("x", "lcp"), "x", "1"))),
+    ("compat_scores", ("metrics", ("HSET", names.COMPAT_SCORES, "x", "1"))),
+    ("", ("metrics", ("LPUSH", names.ALERTS_PERFORMANCE, "x"))),
+    ("", ("metrics", ("DEL", names.ALERTS_PERFORMANCE_SCRATCH))),
+    ("", ("metrics", ("ZREMRANGEBYSCORE", names.RESOURCE_CPU, "0", "1"))),
+    ("", ("metrics", ("PUBLISH", names.CHANNEL_ALERTS_CRITICAL, "x"))),
+    ("channel_dashboard_update", ("metrics", ("PUBLISH", names.CHANNEL_DASHBOARD_UPDATE, "x"))),
+    ("baseline", ("results", ("HSET", names.baseline("x"), "x", "1"))),
+    ("test_stats", ("results", ("HSET", names.test_stats("x"), "x", "1"))),
+    ("test_history", ("results", ("RPUSH", names.test_history("x"), "1"))),
+    ("failure_pattern", ("results", ("SADD", names.failure_pattern("x"), "1"))),
+    ("failure_analysis", ("results", ("HSET", names.FAILURE_ANALYSIS, "x", "1"))),
+    ("", ("environment", ("HGET", names.RETENTION_PERFORMANCE_METRICS, "ttl_hours"))),
+    ("", ("environment", ("GET", names.maintenance("x")))),
+    ("cleanup_status", ("environment", ("HSET", names.CLEANUP_STATUS, "x", "1"))),
+)
+"""By the entry of ``publish.skip`` that makes it needless, what is written to the platform's keys or read from them."""
 
 
 def missing_rights(link: RedisLink, wanted: list[Need]) -> list[str]:
@@ -61,7 +100,7 @@ def missing_rights(link: RedisLink, wanted: list[Need]) -> list[str]:
         client = link.database(database)
         for _, command in [need for need in wanted if need[0] == database]:
             if _is_refused(client, command):
-                refused.append(" ".join(command[: 3 if command[0] == "MEMORY" else 2]))
+                refused.append(" ".join(command[: 3 if command[0] in _WITH_SUBCOMMAND else 2]))
     return refused
 
 

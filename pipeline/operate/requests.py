@@ -77,7 +77,7 @@ class RequestDesk:
         if action is None:
             answer.say(state="failed", text=f"this service does not know the request {request['what']!r}")
             return True
-        _log.info("request taken", what=request["what"], request=request["id"])
+        _log.info("request received", what=request["what"], request=request["id"])
         with answer.signs():
             try:
                 facts = action(request, answer.advance)

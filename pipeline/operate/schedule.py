@@ -6,7 +6,7 @@ never from the time it fired, so a missed run heals at the next. A job that meet
 at its next turn; a job that fails otherwise is logged with its traceback, and the others go on.
 
 Intervals run on the monotonic clock. APScheduler computes from the wall clock, so a thread compares the
-two every second and corrects its plan when somebody set the wall clock.
+two every second and corrects its plan when the wall clock was set.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Schedule:
 
     def _overrun(self, event: Any) -> None:
         self.states[event.job_id].missed += 1
-        _log.info("job still running at its next turn", job=event.job_id)
+        _log.info("job still running at its next start time", job=event.job_id)
 
 
 def is_overdue(interval_s: float, began_s_ago: float) -> bool:

@@ -121,7 +121,7 @@ class Service:
                 left.append(name)
         self.heartbeat.stop()
         if left:
-            _log.warning("stopped without waiting for everything", left_behind=left, within_s=within_s)
+            _log.warning("service stopped before all threads ended", left_behind=left, within_s=within_s)
 
     def ask_to_stop(self) -> None:
         """Set the event of every loop."""
@@ -159,7 +159,7 @@ class Service:
         self._reload.set()
 
     def http_url(self) -> str:
-        """Where ClickHouse's HTTP interface answers; empty when it is not ours."""
+        """Where ClickHouse's HTTP interface answers; empty when another process serves it."""
         return self.http.url if self.http is not None else ""
 
     def run_job(self, name: str) -> bool:
@@ -211,7 +211,7 @@ class Service:
                 progress.trouble = str(mismatch)
                 _log.error("draining stopped", reason=str(mismatch), retry_s=SCHEMA_PAUSE_S)
                 until_s = time.monotonic() + SCHEMA_PAUSE_S
-                while time.monotonic() < until_s and not self.stopping.wait(1.0):
+                while time.monotonic() < until_s and not self.stopping.wait(min(1.0, SCHEMA_PAUSE_S)):
                     progress.heartbeat_s = time.monotonic()
 
     def _drain_all(self) -> None:
@@ -265,7 +265,7 @@ class Service:
             settings = self.read_settings() if self.read_settings is not None else None
             self.alerting.reload(settings)
         except UsageError as error:
-            _log.error("reload refused, everything stays as it was", reason=str(error))
+            _log.error("settings not reloaded: invalid rules or channels", reason=str(error))
             return
         if settings is not None:
             reloaded = {f"alerts.{name}" for name in RELOADABLE}
@@ -304,7 +304,7 @@ def _done_within(until_s: float, action: Callable[[], None], name: str) -> bool:
         try:
             action()
         except Exception:
-            _log.exception("part failed to stop", part=name)
+            _log.exception("component failed to stop", part=name)
 
     thread = threading.Thread(target=guarded, name=f"stop-{name}", daemon=True)
     thread.start()

@@ -146,7 +146,7 @@ def _open_store(
         return store, None
     gate = ClickHouseGate(admit, lambda store: _say_findings(settings, link, store))
     if not gate.try_now():
-        _log.warning("clickhouse is away, sealing and spilling go on without it", trouble=gate.trouble)
+        _log.warning("clickhouse unreachable, starting without it", trouble=gate.trouble)
     return Store.later(settings, gate), gate
 
 
@@ -269,7 +269,7 @@ def make_overflow(settings: Settings, link: RedisLink, drainer: Drainer, store: 
 
 
 def serve_engine(settings: Settings, store: Store, *, any_port: bool = False) -> ClickHouseHttp | None:
-    """Answer ClickHouse's HTTP interface when the engine is ours.
+    """Answer ClickHouse's HTTP interface when this process opened the engine.
 
     Raises ``UsageError`` when the port is taken, unless ``any_port`` allows a free one instead.
     """

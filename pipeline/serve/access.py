@@ -18,16 +18,17 @@ import ipaddress
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
-
+from pipeline.base.addresses import is_loopback
 from pipeline.base.config import WebSettings
 from pipeline.base.errors import ConfigError
 from pipeline.base.measures import HTTP_REFUSED
-from pipeline.serve.server import is_loopback
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 COOKIE = "pipeline_login"
 
@@ -208,6 +209,8 @@ class Access:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Judge one request."""
         if scope["type"] == "http" and scope["path"] not in self._exempt:
+            from starlette.requests import Request  # ``pipeline validate`` checks credentials without a server
+
             request = Request(scope, receive)
             refusal = judge(
                 request,

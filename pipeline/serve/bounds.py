@@ -1,6 +1,6 @@
 """How much of the server one client may take, and for how long.
 
-uvicorn has no deadline for headers and bodies, and counts whoever is slow against everybody. So its
+uvicorn has no deadline for headers and bodies, and counts slow clients against all clients. So its
 protocol is given three things here, and no parsing of our own: a place among a bounded number of
 connections, in total and by address, where a newcomer displaces whoever waits longest and is owed
 nothing; a deadline for each phase of a connection; an end for clients that do not read their answer.
@@ -75,18 +75,18 @@ def to_displace(connections: Iterable[Seen], address: str, bounds: Bounds) -> in
     Whoever is owed least goes first, the longest waiting of them; a request that is being worked on
     never does: "refuse" if there is nothing else.
     """
-    everybody = list(connections)
-    counts = Counter(seen.address for seen in everybody)
+    all_open = list(connections)
+    counts = Counter(seen.address for seen in all_open)
     if counts[address] >= bounds.connections_by_address:
         candidates = {address}
-    elif len(everybody) >= bounds.connections:
-        waiting = Counter(seen.address for seen in everybody if seen.phase != "working")
+    elif len(all_open) >= bounds.connections:
+        waiting = Counter(seen.address for seen in all_open if seen.phase != "working")
         candidates = {name for name, count in waiting.items() if count == max(waiting.values())}
     else:
         return None
     found = [
         (_OWED_LEAST_FIRST.index(seen.phase), seen.since_s, index)
-        for index, seen in enumerate(everybody)
+        for index, seen in enumerate(all_open)
         if seen.address in candidates and seen.phase != "working"
     ]
     return min(found)[2] if found else "refuse"

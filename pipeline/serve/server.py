@@ -7,7 +7,6 @@ seconds: open connections get ``CLOSING_S`` to finish.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import threading
@@ -95,16 +94,6 @@ def _is_a_mistake(record: logging.LogRecord) -> bool:
     """That a request was cut off because the server ends is none."""
     kind = record.exc_info[0] if record.exc_info else None
     return not (record.msg.startswith("Cancel ") or (kind is not None and issubclass(kind, asyncio.CancelledError)))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address to listen on."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listen(host: str, port: int) -> socket.socket:

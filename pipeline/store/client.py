@@ -7,16 +7,17 @@ was asked is in doubt; when it refuses, ``StoreRefused`` carries its error numbe
 retried here: whoever asked knows what a second attempt would do.
 """
 
+from __future__ import annotations
+
 import math
 import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import clickhouse_connect
-import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 from clickhouse_connect.driver.exceptions import Error as DriverError
@@ -31,6 +32,9 @@ from pipeline.store import http_connection
 from pipeline.store.arrow import one_block, whole_stream
 from pipeline.store.partitions import MAX_PARTITIONS
 from pipeline.store.refusals import proved_rows, rows_at_fault, translated, unreadable_answers
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Store", "analyst_settings", "engine_path", "rows_at_fault"]
 
@@ -94,7 +98,7 @@ class Store:
         self._analyst = _Analyst(self._client, database) if limits else None
 
     @classmethod
-    def open(cls, settings: Settings, *, role: Literal["writer", "reader"] = "writer") -> "Store":
+    def open(cls, settings: Settings, *, role: Literal["writer", "reader"] = "writer") -> Store:
         """Connect to ``settings.clickhouse.dsn``.
 
         Raises ``StoreOutage`` when ClickHouse does not answer, ``EngineBusy`` when another process
@@ -131,7 +135,7 @@ class Store:
             raise
 
     @classmethod
-    def later(cls, settings: Settings, gate: Callable[[], None]) -> "Store":
+    def later(cls, settings: Settings, gate: Callable[[], None]) -> Store:
         """A writer's handle on a server that need not answer yet: it connects when it is first used.
 
         ``gate`` is called before everything that is asked and raises ``StoreOutage`` while ClickHouse may not be
@@ -244,6 +248,11 @@ class Store:
         with self._speaking():
             self._client.command(self._allowed(sql), dict(parameters or {}), use_database=not _creates_database(sql))
 
+    def is_granted(self, right: str) -> bool:
+        """Whether the user has ``right``, such as "INSERT ON pipeline.metrics"; old versions raise ``StoreRefused``."""
+        with self._speaking():  # this statement takes no FORMAT
+            return str(self._client.command(f"CHECK GRANT {right}")).strip() == "1"
+
     def every_replica(self, table: str) -> str:
         """What to read FROM to see every row of ``table`` that was ever acknowledged, some of them several times.
 
@@ -254,7 +263,7 @@ class Store:
             return table
         return f"clusterAllReplicas({literal(self.cluster)}, {literal(self.database)}, {literal(table + '_local')})"
 
-    def clone(self) -> "Store":
+    def clone(self) -> Store:
         """Another handle on the same ClickHouse, for another thread. Raises ``StoreOutage`` as ``open`` does."""
         hold = self.hold.share() if self.hold else None
         try:
@@ -282,7 +291,7 @@ class Store:
         if hold:
             hold.release()
 
-    def __enter__(self) -> "Store":
+    def __enter__(self) -> Store:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -332,7 +341,7 @@ _INSERT_SETTINGS: dict[str, Any] = {
     "input_format_parallel_parsing": 0,
     "max_partitions_per_insert_block": MAX_PARTITIONS,
     "throw_on_max_partitions_per_insert_block": 1,
-    # No insert of ours holds a key twice; looking for one costs as much as the insert.
+    # No insert of the pipeline holds a key twice; looking for one costs as much as the insert.
     "optimize_on_insert": 0,
     # A null is our bug and must not become a zero.
     "input_format_null_as_default": 0,

@@ -38,7 +38,7 @@ _ONLY_ON_CLUSTER = "-- cluster"
 _TTL = re.compile(r"CREATE TABLE IF NOT EXISTS \w+\.(\w+).*\nTTL ([^\n]+)", re.DOTALL)
 _TTL_LENGTH = re.compile(r"\bTTL\b.*?\btoInterval(\w+)\((\d+)\)")
 _HOURS = {"Hour": 1, "Day": 24, "Week": 168, "Month": 28 * 24, "Quarter": 90 * 24, "Year": 365 * 24}
-"""By the unit of a TTL, which somebody may have changed by hand; the least that it can be."""
+"""By the unit of a TTL, which may have been changed by hand; the least that it can be."""
 _TTL_LENGTH_WRITTEN = re.compile(r"INTERVAL (\d+) (\w+)")
 
 _RECORDS = """CREATE TABLE IF NOT EXISTS {database}.schema_migrations {on_cluster}
@@ -101,7 +101,7 @@ _OF_WHOLE_TEXTS = {
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement of a file of ours, its placeholders not filled."""
+    """A statement of a migration file, its placeholders not filled."""
 
     text: str
     only_on_cluster: bool

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_PARTITIONS = 100
 """What one insert may touch (``max_partitions_per_insert_block``); each costs ClickHouse a part and a millisecond."""
@@ -18,6 +19,9 @@ def by_days(rows: pa.Table, column: str, most: int = MAX_PARTITIONS) -> Iterator
 
     A day lies in one of them whole, so that an insert stays atomic by the day. Nothing for no rows.
     """
+    import numpy as np
+    import pyarrow as pa
+
     if not rows.num_rows:
         return
     days = rows[column].cast(pa.int64()).to_numpy() // DAY_MS

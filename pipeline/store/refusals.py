@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa
 from clickhouse_connect.driver.exceptions import DataError, NotSupportedError, ProgrammingError
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
@@ -22,8 +21,8 @@ from pipeline.embedded.engine import Role
 # Worth a retry: ClickHouse's own Kafka connector retries these (unexpected end, time-outs, read-only,
 # too many queries or parts, network, memory, too few replicas, unknown status, keeper) …
 _RETRY_CODES = {3, 107, 159, 164, 202, 203, 209, 210, 241, 242, 252, 285, 319, 425, 999}
-# … and these say that the machine or the way to it, not the rows, is at fault: a body cut short (ours
-# are well-formed), cannot read, write or open a file, DNS, aborted, disk full, all connections failed,
+# … and these say that the machine or the way to it, not the rows, is at fault: a body cut short (what is
+# sent is well-formed), cannot read, write or open a file, DNS, aborted, disk full, all connections failed,
 # cannot start a thread, object storage.
 _RETRY_CODES |= {33, 74, 75, 76, 198, 236, 243, 279, 439, 499}
 _READONLY = 164
@@ -66,13 +65,16 @@ def unreadable_answers() -> Iterator[None]:
     """Whatever the driver or Arrow cannot make sense of in an answer is an outage: no ClickHouse wrote it."""
     try:
         yield
-    except (TypeError, ValueError, KeyError, AttributeError, pa.ArrowException) as error:
+    except Exception as error:
+        of_arrow = type(error).__module__.partition(".")[0] == "pyarrow"
+        if not of_arrow and not isinstance(error, TypeError | ValueError | KeyError | AttributeError):
+            raise
         raise StoreOutage(f"the answer is not one of ClickHouse's: {' '.join(str(error).split())[:200]}") from error
 
 
 @contextmanager
 def translated(role: Role) -> Iterator[None]:
-    """Errors of the driver become ours: an outage, or a refusal with its number."""
+    """Errors of the driver become errors of the pipeline: an outage, or a refusal with its number."""
     try:
         yield
     except DriverError as error:
@@ -92,7 +94,7 @@ def _classified(error: DriverError, role: Role) -> StoreOutage | StoreRefused | 
     if "EmbeddedServer already initialized" in text:
         return EngineBusy(f"this process has another embedded ClickHouse open and can open only one: {sentence}")
     if "EmbeddedServer" in text:
-        return EngineBusy(f"the embedded ClickHouse is held by a program that is not ours: {sentence}")
+        return EngineBusy(f"the embedded ClickHouse is held by another program: {sentence}")
     if code:
         refused_for_ever = (role == "reader" and code == _READONLY) or (
             code == _TOO_MANY_PARTS and _TOO_MANY_PARTITIONS in text

@@ -61,6 +61,16 @@ def expected(dialect: Dialect, files: Iterable[Migration]) -> dict[str, Table]:
     return tables
 
 
+def table_names(store: Store) -> list[str]:
+    """Every table that holds metrics or what is computed of them; on a cluster the local ones too."""
+    return list(expected(_dialect(store), migrations()))
+
+
+def view_names(store: Store) -> list[str]:
+    """Every view for analysts."""
+    return list(view_statements(_dialect(store)))
+
+
 def differences(store: Store) -> list[Difference]:
     """What is not as it should be. Needs no more than the right to read; raises ``StoreOutage``."""
     dialect = _dialect(store)

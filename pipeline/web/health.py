@@ -1,6 +1,6 @@
 """``/healthz``: do the loops of this process turn? ``/readyz``: can it do its work, and what is missing?
 
-Both are open to everybody and say yes or no; what exactly is missing is told to whoever may ask.
+Both answer yes or no without credentials; with credentials they name what is missing.
 """
 
 from __future__ import annotations

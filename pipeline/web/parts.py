@@ -29,9 +29,9 @@ class Parts:
     link: RedisLink
     buffers: Sequence[Buffer]
     store: Callable[[], Store]
-    """A handle of one's own, for questions whose text is ours; it may not be there yet."""
+    """A new handle for the site's own queries; ClickHouse may not be connected yet."""
     reader: Callable[[], Store]
-    """A handle of one's own with an analyst's rights."""
+    """A new handle with an analyst's rights."""
     progress: Mapping[str, DrainerProgress] = field(default_factory=dict)
     """By buffer."""
     loops: Callable[[], Mapping[str, float]] = dict

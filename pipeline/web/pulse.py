@@ -1,4 +1,4 @@
-"""The newest look at the pipeline, for everybody who asks: the page, ``/metrics``, ``/readyz``.
+"""The newest status of the pipeline, shared by all requests: the page, ``/metrics``, ``/readyz``.
 
 One thread looks every few seconds, so that a thousand visitors cost no more than one, and whoever asks
 is answered at once with figures that say how old they are. The last hour is kept, a point for each look.
@@ -122,7 +122,7 @@ class Pulse:
             try:
                 self.look()
             except Exception:
-                _log.exception("look failed")
+                _log.exception("status check failed")
             self._stop.wait(LOOK_S)
 
     def _examine(self, store: Store | None) -> None:

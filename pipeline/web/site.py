@@ -119,7 +119,7 @@ class Site:
         return Response(self._telemetry.page(), media_type=CONTENT_TYPE)
 
     def _verdict(self, request: Request, trouble: list[str]) -> Response:
-        """Yes or no for everybody; why not for whoever may ask."""
+        """Yes or no without credentials; the reasons only with credentials."""
         if not trouble:
             return PlainTextResponse("ok\n")
         may_know = not self._credentials.are_required or self._credentials.accept(Shown.by(request, parameters=False))

@@ -14,7 +14,7 @@ from pipeline.alerts.commands import replay
 from pipeline.alerts.judge.memory_source import MemorySource
 from pipeline.alerts.judge.sources import Batch, StoreSource
 from pipeline.alerts.rules.rule import BASELINE_LEVELS, MINUTE_MS, Rule
-from pipeline.analyse.series import SERIES
+from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.windows import roll_up, stamp
 from pipeline.jobs import baselines as baseline_jobs
 from pipeline.store.client import Store

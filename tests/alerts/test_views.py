@@ -16,9 +16,9 @@ from pipeline.alerts.judge.merged import student
 from pipeline.alerts.judge.sources import Batch
 from pipeline.alerts.judge.views import Seen, View
 from pipeline.alerts.rules.rule import MINUTE_MS, Rule
+from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.histogram import bucket_key, histogram_quantile
 from pipeline.analyse.intervals import order_statistic_ranks, wilson
-from pipeline.analyse.series import SERIES
 
 T0 = 2_524_608_000_000
 """2050-01-01: no table's TTL has passed by then."""

@@ -11,12 +11,14 @@ from hypothesis.extra import numpy as hnp
 from pipeline.analyse.changes import search as changesearch
 from pipeline.analyse.changes.confirm import measure
 from pipeline.analyse.changes.models import AUTOCORRELATIONS, losses, move
+from pipeline.analyse.changes.noise import innovations
 from pipeline.analyse.changes.points import (
     LEAST_POINTS,
     PENALTY,
     Changes,
     benjamini_hochberg,
     direction,
+    examine,
     find_changes,
     find_changes_in,
     p_value,
@@ -198,11 +200,34 @@ class TestShapes:
         assert share >= 0.95
         assert others <= 0.3 * 100
 
-    def test_drift_is_told_in_few_steps(self) -> None:
-        """A level that drifts by 20 % is no staircase of dozens."""
-        found = find_changes(draw("independent", 30, np.linspace(100, 120, 200)))
-        assert 1 <= len(found) / 30 <= 4
-        assert (found.change_pct > 0).all()
+    def test_a_drift_is_one_finding_and_no_steps(self) -> None:
+        """A level that drifts by 20 % is told as a slope with bounds, not as a staircase."""
+        found = examine(draw("independent", 30, np.linspace(100, 120, 200)))
+        assert len(found.changes) <= 1
+        assert len(found.drifts) >= 28
+        drifts = found.drifts
+        assert np.median(drifts.change_pct) == pytest.approx(20, abs=2)
+        holds = (drifts.slope_low * 199 <= 20) & (drifts.slope_high * 199 >= 20)
+        assert holds.mean() >= 0.85
+
+    def test_a_step_is_no_drift(self) -> None:
+        """A step of 15 % in the middle is told as a step."""
+        found = examine(draw("independent", 30, steps((60, 100.0), (60, 115.0))))
+        assert len(found.changes) >= 29
+        assert len(found.drifts) == 0
+
+    def test_a_step_on_a_curve_of_growth_is_not_needed(self) -> None:
+        """A smooth curve is not cut into levels."""
+        at = np.linspace(0, 1, 300)
+        assert len(find_changes(draw("independent", 20, 100 + 60 * at**2))) <= 2
+
+    def test_length_does_not_move_what_was_found(self) -> None:
+        """A change has the same place and size whether 1,500 or 4,000 quiet points follow it."""
+        values = draw("independent", 1, np.repeat([100.0, 115.0], (900, 4000)))
+        found = [find_changes(values[:, :points]) for points in (2400, 3100, 4900)]
+        assert [list(one.position) for one in found] == [list(found[0].position)] * 3
+        assert [list(one.change_pct) for one in found] == [list(found[0].change_pct)] * 3
+        assert abs(int(found[0].position[0]) - 900) <= 3
 
     def test_constant_series_has_no_change(self) -> None:
         """Equal values have no spread at all."""
@@ -502,7 +527,7 @@ class TestParts:
     def test_innovations_of_noise_seen_through_noise(self) -> None:
         """The recursion's sum of squares is the generalised one of the ARMA(1, 1) covariance, up to how it begins."""
         y = np.random.default_rng(7).normal(1, 1, 300)
-        residual, _ = changesearch._innovations(y[None, :], np.array([300]))
+        residual, _ = innovations(y[None, :], np.array([300]), changesearch._NOISE)
         for column, (rho, theta) in enumerate(changesearch._NOISE):
             lag = np.arange(300)
             variance = (1 - 2 * rho * theta + theta**2) / (1 - rho**2)

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.analyse import histogram
+from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.histogram import (
     ORIGIN,
     RELATIVE_ERROR,
@@ -23,7 +24,6 @@ from pipeline.analyse.histogram import (
     merge,
 )
 from pipeline.analyse.quantiles import group_sorted
-from pipeline.analyse.series import SERIES
 from pipeline.analyse.windows import roll_up, stamp
 from pipeline.store.client import Store
 

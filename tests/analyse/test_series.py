@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.analyse import series
-from pipeline.analyse.series import SERIES, factorise
+from pipeline.analyse.dimensions import SERIES
+from pipeline.analyse.series import factorise
 
 TEXT = st.sampled_from(["", "a", "b", "B", "ab", "é", "😀", "z"]) | st.text(max_size=3)
 ROWS = st.lists(st.tuples(TEXT, TEXT, st.integers(0, 5)), max_size=40)

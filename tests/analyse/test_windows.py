@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.histogram import bucket_key
 from pipeline.analyse.quantiles import LEVELS
-from pipeline.analyse.series import SERIES, factorise
+from pipeline.analyse.series import factorise
 from pipeline.analyse.windows import Executions, is_final, merge_series, revision, roll_up, stamp
 from pipeline.status_words import status_word
 from pipeline.store.client import Store

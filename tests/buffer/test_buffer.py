@@ -1,5 +1,6 @@
 """The contract of Buffer, on each redis-server of this machine."""
 
+import json
 import os
 import re
 import socket
@@ -17,6 +18,7 @@ from drain_parts import buffer_on, client_of, push
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_proxy import redis_proxy
+from taking import acknowledge, claimed, filled, numbered
 
 from pipeline.base.errors import LeaseLost, RedisOutage
 from pipeline.base.redis_link import RedisFull
@@ -31,27 +33,6 @@ KEY = "metrics:buffer"
 MINUTES = [60 * number for number in range(3 * MINUTES_PER_ACK)]
 
 examples_on_one_server = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def numbered(count: int, start: int = 0) -> list[bytes]:
-    return [b"%d" % number for number in range(start, start + count)]
-
-
-def filled(url: str, count: int, **options: Any) -> Buffer:
-    """A buffer in which ``count`` numbered items wait, number 0 the oldest."""
-    buffer = buffer_on(url, **options)
-    push(buffer.client, numbered(count))
-    return buffer
-
-
-def claimed(buffer: Buffer) -> Chunk:
-    chunk = buffer.claim()
-    assert chunk is not None
-    return chunk
-
-
-def acknowledge(buffer: Buffer, chunk: Chunk, dead: int = 0, minutes: list[int] | None = None) -> None:
-    buffer.ack(chunk, stored=chunk.rows - dead, dead_lettered=dead, minutes=minutes or [], record="{}")
 
 
 def emptied(client: redis.Redis) -> None:
@@ -472,6 +453,22 @@ def test_records_come_in_the_order_of_the_acks(redis_url: str) -> None:
     assert [record[0] for record in records] == [b'{"chunk":2}', b'{"chunk":1}', b'{"chunk":0}']
     times = [int(record[1]) for record in records]
     assert times == sorted(times, reverse=True) and times[0] > 1_600_000_000_000
+
+
+# Records for the ledger
+
+
+def test_records_are_dropped_once_and_only_those_that_were_read(redis_url: str) -> None:
+    """Two processes read the same records; the second drops nothing, so what was not written yet stays."""
+    buffer = filled(redis_url, 6)
+    buffer.seal(2)
+    for number in range(3):
+        acknowledge(buffer, claimed(buffer), record=json.dumps({"chunk": number}))
+    read_by_one = read_by_another = buffer.acked_records(2)
+    assert [json.loads(record.rpartition(b" ")[0])["chunk"] for record in read_by_one] == [1, 0]
+    buffer.drop_acked(read_by_one)
+    buffer.drop_acked(read_by_another)
+    assert [json.loads(record.rpartition(b" ")[0])["chunk"] for record in buffer.acked_records(10)] == [2]
 
 
 # Touched minutes

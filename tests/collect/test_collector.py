@@ -18,6 +18,7 @@ from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.collect.catalogue import Catalogue, catalogue, shipped
 from pipeline.collect.channels import ChannelCounter
+from pipeline.collect.check import walk
 from pipeline.collect.collector import Collector
 from pipeline.metric import Limits, Metric, decode
 
@@ -387,5 +388,5 @@ def test_a_key_that_is_not_utf_8_is_read_like_any_other(server: RedisServer) -> 
     found = {one.metric_type: one for one in collected(server)}
     assert (found["queue_depth"].value, found["suite_pass_rate"].value) == (1, 75)
     with server.client(RedisDatabases().coordination) as client:
-        counted = count_keys(client, "coordination", catalogue(), lambda _: False, None, time.time())
+        counted = walk(client, "coordination", catalogue(), lambda _: False, now_s=time.time())
     assert (counted.by_entry["test_queue"], counted.by_entry["test_aggregate"]) == (1, 1)

@@ -21,10 +21,10 @@ from pipeline.metric import Limits
 from pipeline.store.client import Store
 
 ROWS_A_ROUND = 900
-KILLS = {"drainer": 75, "redis": 15, "both": 10}
-"""For each redis-server that is there; two of them make 200."""
+KILLS = {"drainer": 26, "redis": 8, "both": 6}
+"""For each redis-server that is there; two of them make 80, 2,000 with --long."""
 
-LONG_FACTOR = 10
+LONG_FACTOR = 25
 
 
 @pytest.fixture

@@ -46,8 +46,8 @@ from pipeline.deliver.delivery import identified
 from pipeline.metric import DIMENSIONS, Limits, Refusal
 from pipeline.store.client import rows_at_fault
 
-EXAMPLES, STEPS = 140, 50
-LONG_FACTOR = 20
+EXAMPLES, STEPS = 40, 50
+LONG_FACTOR = 70
 
 KINDS = (
     *("sealed", "claimed", "doubtful", "ack", "release", "crashed", "lease ran out", "orphans given back"),

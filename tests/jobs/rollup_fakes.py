@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.analyse.series import SERIES
+from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.windows import ROW_COLUMNS, roll_up, stamp
 from pipeline.jobs.rollup import TABLES
 

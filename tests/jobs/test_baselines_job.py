@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pipeline.analyse.baselines import baselines, history
-from pipeline.analyse.series import SERIES
+from pipeline.analyse.dimensions import SERIES
 from pipeline.base import failpoints
 from pipeline.base.config import Settings
 from pipeline.base.errors import RedisOutage
@@ -155,9 +155,8 @@ class TestTable:
                     expected[
                         tuple(row.pop(name, "") for name in ("test_suite", "environment", "browser", "test_id"))
                     ] = row
-        stored = store.query(
-            "SELECT * EXCEPT(computed_at, shift_pct, autocorrelation, cycle, cycle_factors) FROM baselines"
-        ).to_pylist()
+        unlike = "computed_at, shift_pct, autocorrelation, cycle, cycle_factors"
+        stored = store.query(f"SELECT * EXCEPT({unlike}) FROM baselines").to_pylist()
         found = {
             tuple(row.pop(name) for name in ("test_suite", "environment", "browser", "test_id")): row for row in stored
         }

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.analyse.changes.points import find_changes, find_changes_in
-from pipeline.analyse.series import SERIES
+from pipeline.analyse.dimensions import SERIES
 from pipeline.base import failpoints
 from pipeline.base.config import Settings
 from pipeline.base.errors import StoreOutage
@@ -265,6 +265,67 @@ def test_known_changes_make_no_room_for_doubtful_ones(store: Store, job: Changes
     report = job.run(NOW_MS + 2 * HOUR_MS)
     assert (report.searched, report.written) == (340, 0)
     assert report.found >= 50
+
+
+class TestCycles:
+    """Nights and weekends are no changes."""
+
+    def windows(self, step_pct: float, **fields: Any) -> list[dict[str, Any]]:
+        """A window an hour over four weeks, weekends a fifth faster, and a step in the last three days."""
+        starts = NOW_S - 900 - 3600 * np.arange(672)[::-1]
+        is_weekend = (starts // 86_400 + 3) % 7 >= 5
+        values = series((600, 1000.0), (72, 1000.0 + 10 * step_pct), seed=len(str(fields)))
+        values = np.where(is_weekend, 0.8 * values, values)
+        pairs = zip(values.tolist(), starts.tolist(), strict=True)
+        return [{"value": value, "start_s": start} | fields for value, start in pairs]
+
+    def test_weekends_are_taken_out_and_told(self, store: Store, job: ChangesJob) -> None:
+        """No Saturday is reported, a step among them is, and the evidence names the cycle."""
+        write_windows(store, [*self.windows(0, test_id="steady"), *self.windows(12, test_id="moved")])
+        report = job.run(NOW_MS)
+        assert (report.cycles, report.written) == (2, 1)
+        (row,) = written(store)
+        assert (row["test_id"], row["cycle"], row["kind"]) == ("moved", "weekly", "step")
+        assert row["change_pct"] == pytest.approx(12, abs=3)
+        assert "compared with Saturdays and Sundays" in row["explanation"]
+        kept = store.rows("SELECT test_id, kind, share, length(factors) FROM cycles ORDER BY test_id")
+        assert [(one[0], one[1], one[2] > 0.5, one[3]) for one in kept] == [
+            ("moved", "weekly", True, 336),
+            ("steady", "weekly", True, 336),
+        ]
+        assert ChangesJob(store, job.settings).run(NOW_MS).written == 0
+
+    def test_a_cycle_that_ended_is_forgotten(self, store: Store, job: ChangesJob, settings: Settings) -> None:
+        """A series whose weekends are like its weeks has no cycle any more, and the table says so."""
+        write_windows(store, self.windows(0))
+        assert job.run(NOW_MS).cycles == 1
+        later_s = NOW_S + 40 * 86_400
+        steady = in_a_row(series((700, 1000.0)), last_s=later_s - 900, every_s=3600)
+        write_windows(store, steady)
+        assert ChangesJob(store, settings).run(later_s * 1000).cycles == 0
+        assert store.rows("SELECT kind FROM cycles FINAL") == [("",)]
+
+
+def test_a_drift_is_written_as_one_and_kept(store: Store, job: ChangesJob) -> None:
+    """A slow climb has a slope with bounds a day; it is written again only after half a day, under its first date."""
+    levels = np.linspace(1000.0, 1300.0, 240)
+    values = NOISES["independent"].series(np.random.default_rng(3), 1, levels)[0]
+    write_windows(store, in_a_row(values, every_s=3600))
+    assert job.run(NOW_MS).drifts == 1
+    assert job.run(NOW_MS + HOUR_MS).written == 0
+    assert ChangesJob(store, job.settings).run(NOW_MS + 13 * HOUR_MS).written == 1
+    rows = store.rows("SELECT kind, slope_low < 3.0, slope_high > 3.0, direction, explanation FROM change_points FINAL")
+    assert [row[:4] for row in rows] == [("drift", True, True, "regression")]
+    assert "drifts by +3" in rows[0][4]
+
+
+def test_small_changes_are_left_out_by_metric(store: Store, settings: Settings) -> None:
+    """A change of 1.5 % of a quiet series is below the default of 2 %, and reported where 1 % is asked for."""
+    quiet = [1000.0 + n % 7 * 0.2 for n in range(60)] + [1015.0 + n % 7 * 0.2 for n in range(20)]
+    write_windows(store, [*in_a_row(quiet, metric_type="load_time"), *in_a_row(quiet, metric_type="lcp")])
+    limits = settings.changes.model_copy(update={"min_change_pct": {"default": 2.0, "LCP": 1.0}})
+    ChangesJob(store, settings.model_copy(update={"changes": limits})).run(NOW_MS)
+    assert [row["metric_type"] for row in written(store)] == ["lcp"]
 
 
 def test_nothing_stored_nothing_found(job: ChangesJob) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from rollup_fakes import MemoryBuffer, MemoryStore, Row, raw_table, without_time
 
-from pipeline.analyse.series import SERIES
+from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.windows import roll_up, stamp
 from pipeline.base import failpoints
 from pipeline.base.config import RollupSettings

@@ -222,21 +222,21 @@ def test_each_mark_is_logged_once_when_passed_and_once_when_not(
     def look() -> list[str]:
         deployment.overflow.step()
         deployment.buffer.renew(chunk)
-        return sorted(said("buffer over its mark"))
+        return sorted(said("buffer above its high-water mark"))
 
     wait_until(lambda: look() == ["age_s", "memory_pct", "rows"], "all three are said")
     for _ in range(3):
         look()
-    warned = [record for record in caplog.records if "over its mark" in str(record.msg)]
+    warned = [record for record in caplog.records if "above its high-water mark" in str(record.msg)]
     assert [record.levelname for record in warned] == ["WARNING"] * 3
     assert {record.msg["rule"] for record in warned} == {rule}  # type: ignore[index]
-    assert said("buffer below its mark") == []
+    assert said("buffer below its high-water mark") == []
     deployment.buffer.ack(chunk, stored=101, dead_lettered=0, minutes=[])
     deployment.client.delete("somebody else's")
     deployment.overflow.step()
     deployment.overflow.step()
-    assert sorted(said("buffer below its mark")) == ["age_s", "memory_pct", "rows"]
-    assert len(said("buffer over its mark")) == 3
+    assert sorted(said("buffer below its high-water mark")) == ["age_s", "memory_pct", "rows"]
+    assert len(said("buffer above its high-water mark")) == 3
 
 
 def test_the_command_shows_the_marks_and_ends_with_1(deploy: Callable[..., Deployment], tmp_path: Path) -> None:
@@ -247,6 +247,7 @@ def test_the_command_shows_the_marks_and_ends_with_1(deploy: Callable[..., Deplo
         "PIPELINE_CLICKHOUSE__DSN": "http://127.0.0.1:1",
         "PIPELINE_DATA_DIR": str(tmp_path / "data"),
         "PIPELINE_BUFFER__HIGH_WATER_ROWS": "10",
+        "PIPELINE_BUFFER__HIGH_WATER_AGE_S": "86400",
     }
 
     def asked(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -264,9 +265,9 @@ def test_the_command_shows_the_marks_and_ends_with_1(deploy: Callable[..., Deplo
     done = asked()
     assert done.returncode == 1
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
-    assert "not stored yet 11 110 % of buffer.high_water_rows" in lines
-    assert any(line.startswith("the oldest of it") and "% of buffer.high_water_age_s" in line for line in lines)
-    assert any(line.startswith("redis is full to") and "% of buffer.high_water_memory_pct" in line for line in lines)
+    assert "items not stored 11 110 % of buffer.high_water_rows" in lines
+    assert any(line.startswith("oldest item not stored") and "% of buffer.high_water_age_s" in line for line in lines)
+    assert any(line.startswith("redis memory in use") and "% of buffer.high_water_memory_pct" in line for line in lines)
     assert "trouble 11 items are not stored yet, more than buffer.high_water_rows 10" in lines
 
 
@@ -429,4 +430,6 @@ def test_what_was_spilled_grows_old_too(deploy: Callable[..., Deployment], caplo
 
     wait_until(alarmed, "the age of the files is alarmed")
     messages = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
-    assert "age_s" in [message["mark"] for message in messages if message["event"] == "buffer over its mark"]
+    assert "age_s" in [
+        message["mark"] for message in messages if message["event"] == "buffer above its high-water mark"
+    ]

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.analyse.dimensions import VITALS
 from pipeline.analyse.histogram import bucket_key, bucket_value, histogram_quantile
-from pipeline.analyse.vitals import RATINGS, VITALS, rate
+from pipeline.analyse.vitals import RATINGS, rate
 from pipeline.base import resources
 from pipeline.base.config import Settings
 from pipeline.status_words import SYNONYMS, status_word

@@ -20,18 +20,8 @@ from pipeline.store.client import Store
 from pipeline.store.migrate import Dialect, kept_hours, migrate, migrations
 
 TABLES = {
-    *(
-        "metrics",
-        "metrics_1min",
-        "metrics_5min",
-        "web_vitals",
-        "baselines",
-        "change_points",
-        "alerts",
-        "runs",
-        "cycles",
-    ),
-    *("dead_letters", "dead_letter_marks", "ledger", "schema_migrations"),
+    *("metrics", "metrics_1min", "metrics_5min", "web_vitals", "baselines", "change_points", "alerts", "runs"),
+    *("dead_letters", "dead_letter_marks", "ledger", "schema_migrations", "cycles"),
 }
 
 

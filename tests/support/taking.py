@@ -1,6 +1,6 @@
 """Drains a buffer into a dictionary: the whole way of a chunk without ClickHouse, for what happens in Redis alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from drain_parts import buffer_on, push
@@ -31,8 +31,10 @@ def claimed(buffer: Buffer) -> Chunk:
     return chunk
 
 
-def acknowledge(buffer: Buffer, chunk: Chunk) -> None:
-    buffer.ack(chunk, stored=chunk.rows, dead_lettered=0, minutes=[60], record="{}")
+def acknowledge(
+    buffer: Buffer, chunk: Chunk, dead: int = 0, minutes: Sequence[int] = (60,), record: str = "{}"
+) -> None:
+    buffer.ack(chunk, stored=chunk.rows - dead, dead_lettered=dead, minutes=[*minutes], record=record)
 
 
 def store(taken: Taken, chunk: Chunk, items: Iterable[bytes]) -> None:

@@ -287,7 +287,7 @@ class Journal:
                 arguments += [entry["entry"], entry["message"]]
             with outages():
                 self._publish(
-                    keys=[keys.ALERTS_PERFORMANCE, "{" + keys.ALERTS_PERFORMANCE + "}:scratch"],
+                    keys=[keys.ALERTS_PERFORMANCE, keys.ALERTS_PERFORMANCE_SCRATCH],
                     args=[PERFORMANCE_LENGTH, keys.CHANNEL_ALERTS_CRITICAL, *arguments],
                 )
             hit("alerts.after_publish")

@@ -16,14 +16,15 @@ from typing import Any, cast
 
 import redis
 
-from pipeline.base import log
+from pipeline.base import keys, log
 from pipeline.base.clock import iso
+from pipeline.base.errors import RedisDenied
 from pipeline.base.redis_link import outages
 from pipeline.base.text import printable
 
 _log = log.get(__name__)
 
-PREFIX = "maintenance:"
+PREFIX = keys.maintenance("")
 _SCAN_COUNT = 500
 _SCAN_S = 2.0
 _LONGEST_VALUE = 10_000
@@ -114,7 +115,7 @@ class MaintenanceWindows:
                     raise ValueError(f"longer than {_LONGEST_VALUE} bytes")
                 text = cast("bytes | None", self._client.get(key))
             return None if text is None else parse(environment, text)
-        except (ValueError, RecursionError, redis.ResponseError) as error:
+        except (ValueError, RecursionError, redis.ResponseError, RedisDenied) as error:
             if environment not in self._said and len(self._said) < self._MOST_KEPT:
                 self._said.add(environment)
                 _log.warning("maintenance window cannot be read", key=repr(key), error=str(error))

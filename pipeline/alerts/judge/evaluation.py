@@ -148,7 +148,7 @@ def transition(
     why = reason or account.reason(change, alert, number, by)
     to_state = change.after
     fired_at_ms, resolved_at_ms = alert.fired_at_ms, alert.resolved_at_ms
-    if to_state is State.PENDING:  # it fired and does not any more: for everybody who was told, that is a resolution
+    if to_state is State.PENDING:  # it fired and does not any more: for every reader of the alert that is a resolution
         to_state, resolved_at_ms = State.RESOLVED, tick_ms
         fired_at_ms = before.fired_at_ms if before is not None else None
         alert = structs.replace(alert, fired_at_ms=fired_at_ms)

@@ -98,11 +98,11 @@ class Evaluator:
             while self._judge_windows(committed, now_ms, complete_until or {}, report):
                 pass
         except (RedisOutage, StaleJournal) as error:
-            # Perhaps written, perhaps by somebody else: what stands there is the truth.
+            # Perhaps written, perhaps by another process: what stands there is the truth.
             self._committed = None
             if isinstance(error, RedisOutage):
                 raise
-            _log.info("alerts were judged by another process meanwhile")
+            _log.info("alerts already evaluated by another process")
         if self._committed is not None:
             alerts = [alert for state in self._committed.states.values() for alert in state.alerts.values()]
             report.pending = sum(alert.state is State.PENDING for alert in alerts)

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from pipeline.alerts.judge.frames import Frame, empty_frame
 from pipeline.alerts.judge.list_views import Baseline, ChangePoint
 from pipeline.alerts.judge.sources import COLUMNS, DIMENSIONS, WIDTH_S, Table
-from pipeline.analyse.series import SERIES
-from pipeline.analyse.vitals import WINDOW_DIMENSIONS, assess
+from pipeline.analyse.dimensions import SERIES, WINDOW_DIMENSIONS
+from pipeline.analyse.vitals import assess
 from pipeline.analyse.windows import roll_up
 
 

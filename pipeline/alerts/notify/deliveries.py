@@ -120,7 +120,7 @@ class Deliveries:
                 try:
                     found[name.decode()] = parse(json.loads(text))
                 except (ValueError, TypeError, KeyError, AttributeError) as error:
-                    _log.error("unreadable field removed", key=key, field=repr(name), error=str(error))
+                    _log.error("unreadable alert state removed", key=key, field=repr(name), error=str(error))
                     self._client.hdel(key, name)
         return found
 

@@ -104,10 +104,10 @@ class ChannelWorker:
                 now_ms = self.clock.now_ms()
                 pause_s = min(pause_s, max(0.05, (self.turn(now_ms) - now_ms) / 1000))
             except RedisOutage as error:
-                _log.warning("channel waits for redis", channel=self.channel.name, error=str(error))
+                _log.warning("notification channel waiting for redis", channel=self.channel.name, error=str(error))
             except Exception:
                 # A bug must be loud, and must not silence the channel: everything is still pending.
-                _log.exception("channel failed", channel=self.channel.name)
+                _log.exception("notification channel failed", channel=self.channel.name)
             self._wake.wait(pause_s)
             self._wake.clear()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from pipeline.alerts.judge.evaluation import Transition
 from pipeline.alerts.judge.evidence import finite, iso
+
+if TYPE_CHECKING:
+    from pipeline.alerts.judge.evaluation import Transition
 
 _NAMES_OF_A_TEST = ("test_name", "test_id", "test_suite", "page", "endpoint", "node")
 

@@ -1,7 +1,7 @@
 """Notifications for people: a title, a line for each alert, and text that means nothing to who shows it.
 
 Names of tests, suites and pages come from producers. Nothing in them may end a header, move a cursor,
-call the attention of everybody in a chat room or dress up as a link.
+mention all members of a chat room or dress up as a link.
 """
 
 from __future__ import annotations

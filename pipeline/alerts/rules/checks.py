@@ -17,7 +17,7 @@ from pipeline.alerts.rules.rule import (
     VITAL_WINDOW_MS,
     Rule,
 )
-from pipeline.analyse.vitals import VITALS
+from pipeline.analyse.dimensions import VITALS
 from pipeline.base import durations
 from pipeline.base.nearest import nearest
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.analyse.series import SERIES
-from pipeline.analyse.vitals import VITALS, WINDOW_DIMENSIONS
+from pipeline.analyse.dimensions import SERIES, VITALS, WINDOW_DIMENSIONS
 
 Severity = Literal["info", "warning", "critical"]
 NoData = Literal["ignore", "keep", "alert"]

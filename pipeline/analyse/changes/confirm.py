@@ -50,15 +50,16 @@ class Measured:
         return Measured(*(getattr(self, column.name)[which] for column in fields(self)))
 
 
-def confirm(packed: Floats, size: Ints, found: Found, min_change_pct: float) -> Iterator[tuple[Found, Measured]]:
+def confirm(packed: Floats, size: Ints, found: Found, min_change_pct: Floats) -> Iterator[tuple[Found, Measured]]:
     """The changes that the raw values bear out, with their measures, each series in one piece.
 
-    ``packed`` (rows, width) holds ``size`` points a row. Of a series with changes that fail the weakest of those goes,
-    and the others are measured anew: without it, its neighbours have longer segments to show for themselves.
+    ``packed`` (rows, width) holds ``size`` points a row, ``min_change_pct`` (rows,) is what a change must reach. Of a
+    series with changes that fail the weakest of those goes, and the others are measured anew: without it, its
+    neighbours have longer segments to show for themselves.
     """
     while len(found.row):
         measured = measure(packed, size, found.row, found.position)
-        fails = _fails(measured, min_change_pct)
+        fails = _fails(measured, min_change_pct[found.row])
         unsettled = np.isin(found.row, found.row[fails])
         yield found.take(~unsettled), measured.take(~unsettled)
         weakest = np.lexsort((found.evidence, ~fails, found.row))
@@ -67,7 +68,7 @@ def confirm(packed: Floats, size: Ints, found: Found, min_change_pct: float) -> 
         found = found.take(unsettled)
 
 
-def _fails(measured: Measured, min_change_pct: float) -> Mask:
+def _fails(measured: Measured, min_change_pct: Floats) -> Mask:
     # Few points cannot reach the z that many must: they have to be nearly as far apart as they can be.
     apart = measured.rank_z >= np.minimum(MIN_RANK_Z, 0.97 * measured.most_rank_z)
     large = np.abs(measured.change_pct) >= min_change_pct

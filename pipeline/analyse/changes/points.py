@@ -3,12 +3,14 @@
 ``find_changes`` looks at many series at once and reports every lasting change of level, up or down, with its size in
 percent and in spreads of the series' own noise, and with a p-value that holds for independent noise, for
 noise with autocorrelation up to 0.6 and under outliers, at the one setting there is. It does not report one or two
-outliers, of whatever size; a constant series, ties and gaps are fine. A level needs five points; a slow
-drift is reported as the few steps that describe it best.
+outliers, of whatever size; a constant series, ties and gaps are fine. A level needs five points. ``examine`` also tells
+drifts (steps must beat a straight line) and, given times, takes daily and weekly cycles out before it looks.
 
-How: ``changeseries`` cleans and scales, ``changesearch`` proposes and chooses, and ``changeconfirm`` looks at the
-values as they came. Pure and deterministic; a series' result does not depend on the others, but for ``confidence``.
-What it reaches is measured by ``pipeline bench changes``.
+How: ``series`` cleans and scales, ``search`` proposes and chooses, ``drift`` weighs steps against lines, and
+``confirm`` looks at the values as they came. A series of more than ``LONGEST`` points is searched in overlapping
+pieces, so that what is found at a place depends on what is near it, not on how long the series is. Pure and
+deterministic; a series' result does not depend on the others, but for ``confidence``. What it reaches is measured by
+``pipeline bench changes``.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pipeline.analyse.changes.confirm import confirm
+from pipeline.analyse.changes.drift import CERTAIN, DEGREES, Lines, fit_lines, weigh, without_trend
 from pipeline.analyse.changes.models import SHORTEST_SEGMENT
 from pipeline.analyse.changes.search import search
-from pipeline.analyse.changes.series import Floats, Ints, pack, prepare
+from pipeline.analyse.changes.series import NOISE_FLOOR, Floats, Ints, pack, prepare
+from pipeline.analyse.cycles import Cycles, find_cycles, without
 
 LEAST_POINTS = 2 * SHORTEST_SEGMENT
 """A series with fewer is not searched."""
@@ -62,6 +66,11 @@ falls with the evidence. From 5,000 to 80,000 series each; ``pipeline.bench.chan
 
 LITTLE_AUTOCORRELATION = 0.25
 """Noise found to be below it is hardly ever noise of 0.6: what changes look like there is rarer."""
+
+LONGEST = 1200
+"""Points searched at once."""
+_PIECE, _PIECE_STEP = 1200, 600
+"""Of a longer series: overlapping pieces, of which each answers for its middle half."""
 
 _BLOCK_ROWS = 256
 """What is worked on at once stays in the processor's cache; measured from 64 to 512."""
@@ -128,22 +137,93 @@ class Changes:
         return whole.take(np.lexsort((whole.position, whole.series)))
 
 
-def find_changes(
-    values: ArrayLike, *, min_change_pct: float = MIN_CHANGE_PCT, false_discovery_rate: float | None = None
-) -> Changes:
-    """Find the changes of level in many series.
+@dataclass(frozen=True)
+class Drifts:
+    """Slow, lasting climbs and falls, one row each, ordered by series; all arrays are (drifts,).
+
+    A drift runs from the first to the last point of its series. ``level_before`` and ``level_after`` are the ends of
+    its line; ``slope_pct`` is percent of the first a point, ``slope_low`` and ``slope_high`` its 95 % bounds.
+    """
+
+    series: Ints
+    level_before: Floats
+    level_after: Floats
+    change_pct: Floats
+    slope_pct: Floats
+    slope_low: Floats
+    slope_high: Floats
+    effect_spreads: Floats
+    points: Ints
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    @classmethod
+    def joined(cls, parts: list[Drifts]) -> Drifts:
+        """All of several, in order."""
+        none = [np.zeros(0, np.int64 if column.type == "Ints" else np.float64) for column in fields(cls)]
+        columns: Any = zip(none, *([getattr(part, c.name) for c in fields(cls)] for part in parts), strict=True)
+        whole = cls(*(np.concatenate(column) for column in columns))
+        order = np.argsort(whole.series, kind="stable")
+        return cls(*(getattr(whole, column.name)[order] for column in fields(cls)))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found in many series: steps, drifts, and the cycles that were taken out before."""
+
+    changes: Changes
+    drifts: Drifts
+    cycles: Cycles
+
+
+def examine(
+    values: ArrayLike,
+    times_s: ArrayLike | None = None,
+    *,
+    cycles: Cycles | None = None,
+    min_change_pct: ArrayLike = MIN_CHANGE_PCT,
+) -> Findings:
+    """Find changes of level, drifts and cycles in many series.
 
     ``values`` (series, points), oldest point first. NaN and infinity are no points, wherever they stand: pad shorter
-    series with NaN. A series of fewer than ``LEAST_POINTS`` points has no changes. With a ``false_discovery_rate``
-    only changes are reported of which, over all these series, at most this share is expected to be false.
+    series with NaN. A series of fewer than ``LEAST_POINTS`` points has no changes. ``times_s`` (series, points), epoch
+    seconds, or one row for all; without them no cycle is looked for. ``cycles`` are those known from a longer
+    history. ``min_change_pct`` is one for all or one for each series.
     """
     values = np.ascontiguousarray(np.atleast_2d(np.asarray(values, dtype=np.float64)))
+    least_pct = np.broadcast_to(np.asarray(min_change_pct, np.float64), (len(values),))
+    if times_s is None:
+        cycles = Cycles.none(len(values))
+    else:
+        times = np.broadcast_to(np.asarray(times_s, np.float64), values.shape)
+        cycles = find_cycles(values, times) if cycles is None else cycles
+        values = without(values, times, cycles)
     searched = np.flatnonzero(np.isfinite(values).sum(axis=1) >= LEAST_POINTS)
-    found = Changes.joined([_search_block(values, rows, min_change_pct) for rows in _blocks(values, searched)])
+    is_long = np.isfinite(values[searched]).sum(axis=1) > LONGEST
+    short = searched[~is_long]
+    parts = [_search_block(values, rows, least_pct[rows]) for rows in _blocks(values, short)]
+    parts += [_search_long(values, int(row), float(least_pct[row])) for row in searched[is_long]]
+    found = Changes.joined([changes for changes, _ in parts])
     # One hypothesis a series, and one more for every further change in it.
     adjusted = benjamini_hochberg(found.p_value, len(searched) + len(found) - len(np.unique(found.series)))
-    found = replace(found, confidence=1.0 - adjusted)
-    return found if false_discovery_rate is None else found.take(adjusted <= false_discovery_rate)
+    return Findings(replace(found, confidence=1.0 - adjusted), Drifts.joined([drifts for _, drifts in parts]), cycles)
+
+
+def find_changes(
+    values: ArrayLike,
+    times_s: ArrayLike | None = None,
+    *,
+    min_change_pct: ArrayLike = MIN_CHANGE_PCT,
+    false_discovery_rate: float | None = None,
+) -> Changes:
+    """Find the changes of level in many series; see ``examine``.
+
+    With a ``false_discovery_rate`` only changes are reported of which, over all these series, at most this share is
+    expected to be false.
+    """
+    found = examine(values, times_s, min_change_pct=min_change_pct).changes
+    return found if false_discovery_rate is None else found.take(1.0 - found.confidence <= false_discovery_rate)
 
 
 def find_changes_in(values: ArrayLike, *, min_change_pct: float = MIN_CHANGE_PCT) -> Changes:
@@ -209,10 +289,23 @@ def _blocks(values: Floats, searched: Ints) -> Iterator[Ints]:
         yield ordered[first : first + _BLOCK_ROWS]
 
 
-def _search_block(values: Floats, rows: Ints, min_change_pct: float) -> Changes:
+def _search_block(values: Floats, rows: Ints, min_change_pct: Floats) -> tuple[Changes, Drifts]:
     packed, size = pack(values[rows])
     packed = np.ascontiguousarray(packed[:, : size.max()])
-    found = search(prepare(packed, size), np.full(len(rows), PENALTY))
+    block = prepare(packed, size)
+    found = search(block, np.full(len(rows), PENALTY))
+    lines = fit_lines(block)
+    degree, is_drift = weigh(block, found, lines)
+    if degree.any():
+        found = found.take(degree[found.row] == 0)
+        for one in DEGREES:
+            # Steps on a slope: what is left around the trend is searched like any series.
+            there = np.flatnonzero(degree == one)
+            if not len(there):
+                continue
+            flat = block.with_values(there, without_trend(block, there, one))
+            more = search(flat, np.full(len(there), PENALTY), walks=True)
+            found = found.joined(replace(more, row=there[more.row]))
     parts = []
     for confirmed, measured in confirm(packed, size, found, min_change_pct):
         row, points_so_far = confirmed.row, np.cumsum(np.isfinite(values[rows[confirmed.row]]), axis=1)
@@ -231,4 +324,47 @@ def _search_block(values: Floats, rows: Ints, min_change_pct: float) -> Changes:
                 points_after=measured.points_after,
             )
         )
-    return Changes.joined(parts)
+    return Changes.joined(parts), _drifts(packed, size, lines, rows, np.flatnonzero(is_drift), min_change_pct)
+
+
+def _drifts(packed: Floats, size: Ints, lines: Lines, rows: Ints, which: Ints, min_change_pct: Floats) -> Drifts:
+    """The drifts among the rows ``which``, in the units of the values as they came."""
+    parts = []
+    for row in which:
+        x = packed[row, : size[row]]
+        # The line's ends are the medians of its outer fifths, carried on by its slope: no outlier moves them.
+        at = np.arange(len(x)) - (len(x) - 1) / 2
+        fifth = max(len(x) // 5, 3)
+        low, high = np.median(x[:fifth]), np.median(x[-fifth:])
+        slope = (high - low) / (at[-fifth:].mean() - at[:fifth].mean())
+        middle = float(np.median(x - slope * at))
+        before, after = middle + slope * at[0], middle + slope * at[-1]
+        base = max(abs(before), NOISE_FLOOR * float(np.abs(x).max()))
+        rise = 100.0 * (after - before) / base if base else 0.0
+        if abs(rise) < min_change_pct[row] or slope * lines.slope[row] <= 0:
+            continue
+        share = CERTAIN * lines.error[row] / abs(lines.slope[row])
+        per_point = rise / (len(x) - 1)
+        bounds = sorted((per_point * (1.0 - share), per_point * (1.0 + share)))
+        spreads = abs(lines.slope[row]) * (len(x) - 1) / lines.spread[row]
+        figures = (before, after, rise, per_point, *bounds, spreads)
+        parts.append(Drifts(*(np.array([one]) for one in (rows[row], *figures, len(x)))))
+    return Drifts.joined(parts)
+
+
+def _search_long(values: Floats, row: int, min_change_pct: float) -> tuple[Changes, Drifts]:
+    """One series of more than ``LONGEST`` points, in overlapping pieces of it."""
+    points = np.flatnonzero(np.isfinite(values[row]))
+    last = len(points) - _PIECE
+    starts = [*range(0, last, _PIECE_STEP), last]
+    pieces = values[row][points[np.array(starts)[:, None] + np.arange(_PIECE)]]
+    least = np.full(len(pieces), min_change_pct)
+    found, _ = _search_block(pieces, np.arange(len(pieces)), least)
+    margin = (_PIECE - _PIECE_STEP) // 2
+    begin = np.array([start + margin if start else 0 for start in starts])
+    begin[-1] = min(begin[-1], starts[-2] + _PIECE - margin)
+    end = np.append(begin[1:], len(points))
+    place = np.array(starts)[found.series] + found.position
+    mine = (place >= begin[found.series]) & (place < end[found.series])
+    found = replace(found, series=np.full(len(found), row), position=points[place]).take(mine)
+    return found, Drifts.joined([])

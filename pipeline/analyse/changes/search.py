@@ -28,6 +28,7 @@ from pipeline.analyse.changes.models import (
     move,
     thin,
 )
+from pipeline.analyse.changes.noise import innovations
 from pipeline.analyse.changes.series import Block, Floats, Ints, fit_level
 
 _SCAN_AUTOCORRELATION = 0.4
@@ -48,8 +49,8 @@ _NOISE = np.array(
         *((0.9, 0.4), (0.9, 0.6), (0.9, 0.75), (0.95, 0.5), (0.95, 0.75), (0.95, 0.85)),
     ]
 )
-_NOISE_PRIOR = -0.5 * ((_NOISE[:, 0] - PRIOR_CENTRE) / PRIOR_SPREAD) ** 2 - 1.0
-_NOISE_BATCH = 256
+_WALK = np.array([(0.99, 0.0)])
+"""What is left around a trend may also wander freely."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,22 @@ class Found:
         """Some of the changes."""
         return Found(self.row[which], self.position[which], self.evidence[which], self.autocorrelation[which])
 
+    def joined(self, more: Found) -> Found:
+        """These and more, in order."""
+        both = Found(
+            np.concatenate([self.row, more.row]),
+            np.concatenate([self.position, more.position]),
+            np.concatenate([self.evidence, more.evidence]),
+            np.concatenate([self.autocorrelation, more.autocorrelation]),
+        )
+        return both.take(np.lexsort((both.position, both.row)))
 
-def search(block: Block, penalty: Floats) -> Found:
-    """Find the changes in a block of series; ``penalty`` (rows,) is what a change must gain."""
+
+def search(block: Block, penalty: Floats, *, walks: bool = False) -> Found:
+    """Find the changes in a block of series; ``penalty`` (rows,) is what a change must gain.
+
+    ``walks``: the noise may also be as good as a random walk.
+    """
     cuts = _candidates(block)
     rows = np.flatnonzero((cuts < block.width).any(axis=1))
     for repeat in range(2):
@@ -88,7 +102,7 @@ def search(block: Block, penalty: Floats) -> Found:
             proposed = best_splits(block, rows, kept)
             cuts = np.full((block.rows, kept.shape[1] + proposed.shape[1]), block.width)
             cuts[rows] = np.sort(np.concatenate([kept, proposed], axis=1), axis=1)
-    return _choose(block, rows, cuts[rows], penalty[rows])
+    return _choose(block, rows, cuts[rows], penalty[rows], walks=walks)
 
 
 def _candidates(block: Block) -> Ints:
@@ -150,7 +164,7 @@ def _scan(block: Block, filled: Floats, at: Ints, window: int) -> Floats:
     return np.asarray(np.abs(along) / np.sqrt(common + rho - share * common))
 
 
-def _choose(block: Block, rows: Ints, cuts: Ints, penalty: Floats) -> Found:
+def _choose(block: Block, rows: Ints, cuts: Ints, penalty: Floats, *, walks: bool) -> Found:
     path = thin(block, rows, cuts, penalty - _LENIENCE)
     rows, penalty = rows[path.best > 0], penalty[path.best > 0]
     path = path.take(path.best > 0)
@@ -162,7 +176,7 @@ def _choose(block: Block, rows: Ints, cuts: Ints, penalty: Floats) -> Found:
         at, which = stage == cuts_left, here[stage == cuts_left]
         flat[at] -= fitted_steps(block, rows[which], path.cuts[which, cuts_left, :cuts_left])
     score = np.full((len(rows), most + 1), -np.inf)
-    score[here, stage] = 2.0 * _noise_likelihood(block.with_values(rows[here], flat), freedom[here])
+    score[here, stage] = 2.0 * noise_likelihood(block.with_values(rows[here], flat), freedom[here], walks=walks)
     score -= score[:, :1] + penalty[:, None] * np.arange(most + 1)
     best = score.argmax(axis=1)
     each = np.arange(len(rows))
@@ -186,44 +200,20 @@ def _choose(block: Block, rows: Ints, cuts: Ints, penalty: Floats) -> Found:
     return Found(rows[each], moved[each, column], strength[each, column], rho[each])
 
 
-def _noise_likelihood(flat: Block, freedom: Floats) -> Floats:
-    """The log-likelihood of series around one level each, maximised over level, variance and noise."""
+def noise_likelihood(flat: Block, freedom: Floats, *, walks: bool = False) -> Floats:
+    """The log-likelihood of series around one level each, maximised over level, variance and noise.
+
+    Comparable among models of one series that are given the same ``freedom``.
+    """
     every, least = np.arange(flat.rows), (flat.floor * flat.size)[:, None]
     level = fit_level(flat, every, np.zeros(flat.rows, np.int64), flat.size, AUTOCORRELATIONS)
     half = 0.5 * freedom[:, None]
     best = np.max(PRIOR + level.log_weight - half * np.log(np.maximum(level.residual, least)), axis=1)
-    # Longest first: what has ended drops off the end of the arrays.
-    order = np.argsort(-flat.size, kind="stable")
-    for first in range(0, flat.rows, _NOISE_BATCH):
-        batch = order[first : first + _NOISE_BATCH]
-        residual, log_weight = _innovations(flat.y[batch], flat.size[batch])
-        likelihood = _NOISE_PRIOR + log_weight - half[batch] * np.log(np.maximum(residual, least[batch]))
-        best[batch] = np.maximum(best[batch], likelihood.max(axis=1))
-    likelihoods: Floats = best
-    return likelihoods
+    noise = np.concatenate([_NOISE, _WALK]) if walks else _NOISE
+    residual, log_weight = innovations(flat.y, flat.size, noise)
+    likelihood = _noise_prior(noise) + log_weight - half * np.log(np.maximum(residual, least))
+    return np.asarray(np.maximum(best, likelihood.max(axis=1)))
 
 
-def _innovations(flat: Floats, size: Ints) -> tuple[Floats, Floats]:
-    """Sum of squared innovations around the best level, and ``log_weight``, for each noise: (rows, noises)."""
-    rho, theta = _NOISE[:, 0], _NOISE[:, 1]
-    variance = (1.0 - 2.0 * rho * theta + theta * theta) / (1.0 - rho * rho)
-    level = 1.0 / np.sqrt(variance)
-    innovation = flat[:, :1] * level
-    squares, along = innovation * innovation, innovation * level
-    weight = np.broadcast_to(level * level, squares.shape).copy()
-    scratch = np.empty_like(squares)
-    lasting = np.searchsorted(-size, -np.arange(1, int(size[0]) + 1), side="right")
-    for t in range(1, int(size[0])):
-        rows = int(lasting[t])
-        level = 1.0 - rho + theta * level
-        now, temporary = innovation[:rows], scratch[:rows]
-        now *= theta
-        now += flat[:rows, t : t + 1]
-        np.multiply(rho, flat[:rows, t - 1 : t], out=temporary)
-        now -= temporary
-        np.multiply(now, now, out=temporary)
-        squares[:rows] += temporary
-        np.multiply(now, level, out=temporary)
-        along[:rows] += temporary
-        weight[:rows] += level * level
-    return squares - along * along / weight, -0.5 * np.log(variance) - 0.5 * np.log(weight / size[:, None])
+def _noise_prior(noise: Floats) -> Floats:
+    return np.asarray(-0.5 * ((noise[:, 0] - PRIOR_CENTRE) / PRIOR_SPREAD) ** 2 - 1.0)

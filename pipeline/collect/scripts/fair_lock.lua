@@ -2,7 +2,7 @@
 -- KEYS: lock, queue (list), waiting (sorted set: waiter to the time until which it waits)
 -- ARGV: holder, TTL in milliseconds, now in milliseconds, patience in milliseconds
 -- Returns 1 when the caller holds the lock now, else 0: ask again within the patience, or the place is lost.
--- With the document's LPOP a waiter that died holds everybody behind it up for ever.
+-- With the document's LPOP a waiter that died blocks all waiters behind it for ever.
 local held = redis.call('GET', KEYS[1])
 if held == ARGV[1] then
     redis.call('PEXPIRE', KEYS[1], ARGV[2])

@@ -4,7 +4,7 @@
 -- ARGV: expected version, version, channel memory in s, numbers of channels, of staged lists, of fields, of notices,
 --       '1' when a staged list holds the notices, length of each staged list ..., (field, text or '') of each field ...,
 --       (id, row, entry, note) of each notice ...
--- Answers 1 (committed), 0 (somebody else committed) or -1 (a staged list is gone).
+-- Answers 1 (committed), 0 (another process committed) or -1 (a staged list is gone).
 redis.call('DEL', KEYS[2])
 local at = 0
 local function next_argument() at = at + 1; return ARGV[at] end

@@ -1,0 +1,58 @@
+"""The names of what is computed: the dimensions of a series, the vitals and their boundaries. Imports no numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SERIES = (
+    "metric_type",
+    "environment",
+    "browser",
+    "test_suite",
+    "test_id",
+    "test_name",
+    "page",
+    "endpoint",
+    "node",
+)
+"""What a series is keyed by; an absent dimension is the empty string."""
+
+WINDOW_DIMENSIONS = ("environment", "browser", "page")
+"""What a window of a vital is keyed by."""
+
+
+@dataclass(frozen=True)
+class Vital:
+    """One vital: up to and including ``good`` is good, above ``poor`` is poor; milliseconds, CLS without unit.
+
+    ``lighthouse`` holds the control points (p10, median) of Lighthouse's score, None where it publishes none.
+    """
+
+    name: str
+    good: float
+    poor: float
+    lighthouse: tuple[float, float] | None
+    successor: str = ""
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether the vital has been replaced by another."""
+        return bool(self.successor)
+
+
+# Boundaries: web-vitals, src/on*.ts (``LCPThresholds`` and so on). Control points: Lighthouse 13,
+# core/audits/metrics, those for mobile. They coincide with the boundaries, so that a score of at least
+# 0.9 means good and below 0.5 poor (the desktop points, 1200/2400 for LCP, would contradict the rating),
+# and CLS and INP have one pair for both. Lighthouse scores neither TTFB nor FID.
+VITALS = {
+    vital.name: vital
+    for vital in (
+        Vital("lcp", 2500, 4000, lighthouse=(2500, 4000)),
+        Vital("inp", 200, 500, lighthouse=(200, 500)),
+        Vital("cls", 0.1, 0.25, lighthouse=(0.1, 0.25)),
+        Vital("fcp", 1800, 3000, lighthouse=(1800, 3000)),
+        Vital("ttfb", 800, 1800, lighthouse=None),
+        # FID left the Core Web Vitals in March 2024; INP took its place.
+        Vital("fid", 100, 300, lighthouse=None, successor="inp"),
+    )
+}
