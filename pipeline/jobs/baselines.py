@@ -13,6 +13,7 @@ executed for longer than ``baselines.days`` keeps its last baseline, which says 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.analyse.baselines import PERCENTILE_DEFINITION, baselines, history
+from pipeline.analyse.baselines import PERCENTILE_DEFINITION, History, baselines, history
+from pipeline.analyse.cycles import MONDAY_S, SLOT_S, WEEK_S
 from pipeline.base import keys
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
@@ -44,7 +46,8 @@ LEVELS = (
 _KEY = ("test_suite", "environment", "browser", "test_id")
 _FIGURES = (
     *("avg_duration", "p95_duration", "success_rate", "success_rate_low", "success_rate_high"),
-    *("centre", "spread", "samples", "runs", "since", "state"),
+    *("centre", "spread", "samples", "runs", "since", "state", "shift_pct", "autocorrelation"),
+    *("cycle", "cycle_factors"),
 )
 
 _DAY_MS = 86_400_000
@@ -71,7 +74,14 @@ WITH newest AS (
     SELECT environment, browser, test_suite, test_id, test_name, page, endpoint, node,
            max(toUnixTimestamp64Milli(changed_at)) AS since_ms
     FROM change_points
-    WHERE lower(metric_type) = 'duration' AND changed_at <= fromUnixTimestamp64Milli({{to_ms:Int64}}, 'UTC')
+    WHERE lower(metric_type) = 'duration' AND kind != 'drift'
+      AND changed_at <= fromUnixTimestamp64Milli({{to_ms:Int64}}, 'UTC')
+    GROUP BY environment, browser, test_suite, test_id, test_name, page, endpoint, node
+), known_cycles AS (
+    SELECT environment, browser, test_suite, test_id, test_name, page, endpoint, node,
+           argMax(if(kind = '' OR scale != 'factor', [], factors), fitted_at) AS factors
+    FROM cycles
+    WHERE lower(metric_type) = 'duration'
     GROUP BY environment, browser, test_suite, test_id, test_name, page, endpoint, node
 ), executions AS (
     SELECT test_suite, environment, browser, test_id, test_name, page, endpoint, node, status, value,
@@ -80,12 +90,24 @@ WITH newest AS (
     GLOBAL INNER JOIN newest USING (test_suite, environment, browser, test_id, test_name)
     WHERE {_EXECUTED} AND timestamp_ms >= first_ms
 )
-SELECT test_suite, environment, browser, test_id, test_name, status, value, timestamp_ms, run_id, since_ms
+SELECT test_suite, environment, browser, test_id, test_name, status, value, timestamp_ms, run_id, since_ms,
+       intDiv((intDiv(timestamp_ms, 1000) - {MONDAY_S}) %% {WEEK_S}, {SLOT_S}) + 1 AS slot,
+       if(empty(factors), 1., toFloat64(factors[slot])) AS factor
 FROM executions
 GLOBAL LEFT JOIN changes USING (environment, browser, test_suite, test_id, test_name, page, endpoint, node)
+GLOBAL LEFT JOIN known_cycles USING (environment, browser, test_suite, test_id, test_name, page, endpoint, node)
 """
     + AS_DICTIONARIES
 )
+
+_CYCLES = f"""
+SELECT {", ".join(_KEY)}, kind, factors FROM (
+    SELECT argMax(kind, fitted_at) AS kind, argMax(factors, fitted_at) AS factors, {", ".join(_KEY[:-1])},
+           if(test_id = '', test_name, test_id) AS test_id
+    FROM cycles WHERE lower(metric_type) = 'duration' AND scale = 'factor'
+    GROUP BY environment, browser, test_suite, test_id, test_name, page, endpoint, node
+) WHERE kind != ''
+"""
 
 _LAST_WRITTEN = f"""
 SELECT {", ".join(_KEY)}, {", ".join(_FIGURES).replace("since", "toUnixTimestamp64Milli(since)")}
@@ -121,7 +143,7 @@ class BaselinesJob:
         Raises ``StoreOutage`` or ``RedisOutage``; what is missing then follows with the next run.
         """
         executions = self._read(now_ms)
-        found = self._levels(executions)
+        found = self._levels(executions, self.store.rows(_CYCLES))
         written = self._write(found, now_ms)
         hit("baselines.before_publish")
         with outages():
@@ -137,7 +159,7 @@ class BaselinesJob:
         }
         return self.store.query(_READ % limits.max_runs, span)
 
-    def _levels(self, executions: pa.Table) -> pa.Table:
+    def _levels(self, executions: pa.Table, cycles: Sequence[tuple[Any, ...]]) -> pa.Table:
         """All levels in one table, ``""`` where a level does not tell apart.
 
         Since that means "all" there, executions that lack a dimension are in no group of a level that has it;
@@ -155,8 +177,8 @@ class BaselinesJob:
                 name: level.column(name).cast(pa.string()) if name in by else pa.chunked_array([everything])
                 for name in _KEY
             }
-            levels.append(pa.table(dimensions | {name: level.column(name) for name in _FIGURES}))
-        return pa.concat_tables(levels)
+            levels.append(pa.table(dimensions | {name: level.column(name) for name in _FIGURES[:-2]}))
+        return _with_cycles(pa.concat_tables(levels), past, cycles)
 
     def _write(self, found: pa.Table, now_ms: int) -> int:
         """Write the baselines that differ from what was last written; returns how many."""
@@ -179,7 +201,7 @@ class BaselinesJob:
         """The newest row of every baseline. An older one than ``days`` rests on executions that are out of sight."""
         from_ms = now_ms - int((self.settings.baselines.days + 1) * _DAY_MS)
         rows = self.store.rows(_LAST_WRITTEN, {"from_ms": from_ms})
-        return {row[: len(_KEY)]: row[len(_KEY) :] for row in rows}
+        return {row[: len(_KEY)]: _comparable(row[len(_KEY) :]) for row in rows}
 
     def _publish(self, found: pa.Table, now_ms: int) -> int:
         if "baseline" in self.settings.publish.skip:
@@ -213,6 +235,8 @@ def _fields(row: dict[str, Any], now_ms: int) -> dict[Any, str]:
         "runs": str(row["runs"]),
         "since": instant(round(row["since"].timestamp() * 1000)),
         "state": row["state"],
+        **({"shift_pct": number(row["shift_pct"])} if math.isfinite(row["shift_pct"]) else {}),
+        **({"cycle": row["cycle"]} if row["cycle"] else {}),
         "percentiles": PERCENTILE_DEFINITION,
     }
 
@@ -223,4 +247,40 @@ def _percentage(share: float) -> str:
 
 
 def _tuples(table: pa.Table) -> list[tuple[Any, ...]]:
-    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    return [_comparable(row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+
+
+def _comparable(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """NaN equals nothing, itself included, and a list of factors may come as an array."""
+    return tuple(
+        None if isinstance(one, float) and math.isnan(one) else one if isinstance(one, str | int) else _plain(one)
+        for one in row
+    )
+
+
+def _plain(one: Any) -> Any:
+    return tuple(np.asarray(one, np.float32).tolist()) if isinstance(one, list | tuple | np.ndarray) else one
+
+
+def _with_cycles(found: pa.Table, past: History, cycles: Sequence[tuple[Any, ...]]) -> pa.Table:
+    """Add to each baseline the mean factors of its tests; a test without a cycle of its own has factors of 1."""
+    tests = past.dimensions.select(_KEY).group_by(list(_KEY)).aggregate([]).to_pylist()
+    of_test: dict[tuple[str, ...], list[tuple[str, Any]]] = {}
+    for *key, kind, factors in cycles:
+        of_test.setdefault(tuple(key), []).append((kind, np.log(np.asarray(factors, np.float64))))
+    total: dict[tuple[str, ...], Any] = {}
+    count: dict[tuple[str, ...], int] = {}
+    kinds: dict[tuple[str, ...], str] = {}
+    for test in tests if of_test else ():
+        own = of_test.get(tuple(test[name] for name in _KEY), [])
+        for by in LEVELS:
+            group = tuple(test[name] if name in by else "" for name in _KEY)
+            count[group] = count.get(group, 0) + 1
+            if own:
+                total[group] = total.get(group, 0.0) + np.mean([effects for _, effects in own], axis=0)
+                kinds[group] = max(kinds.get(group, ""), *(kind for kind, _ in own))
+    groups = list(zip(*(found.column(name).to_pylist() for name in _KEY), strict=True))
+    factors_of = [np.exp(total[group] / count[group]).tolist() if group in total else [] for group in groups]
+    return found.append_column(
+        "cycle", pa.array([kinds.get(group, "") for group in groups], pa.string())
+    ).append_column("cycle_factors", pa.array(factors_of, pa.list_(pa.float32())))

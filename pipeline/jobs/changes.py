@@ -56,7 +56,8 @@ MOVED_WITHIN_POINTS = 12
 """A stored change that is no longer found where it was has moved to the nearest of its direction, if not farther away:
 where autocorrelated noise hides the place, more points after the change tell it better."""
 
-RENEW_DRIFT_MS = 12 * 3_600_000
+RENEW_DRIFT_MS = 4 * 3_600_000
+"""A rule over six hours sees a drift for as long as it lasts."""
 
 HELD_BACK = 2
 """Points: a new change must be found without them too."""

@@ -110,6 +110,8 @@ def insert(store: Store, table: str, listed: list[dict[str, Any]]) -> None:
             columns[name] = pa.array([value or "" for value in given], pa.string())
         elif "DateTime64" in kind:
             columns[name] = pa.array([moment(value or T0) for value in given], pa.timestamp("ms", "UTC"))
+        elif kind.startswith("Array"):
+            columns[name] = pa.array([value or [] for value in given], pa.list_(pa.float32()))
         elif kind == "Float64":
             columns[name] = pa.array([float(value or 0) for value in given], pa.float64())
         else:
@@ -151,9 +153,11 @@ def test_change_points_are_read(stored: Store) -> None:
         [
             {**change, "changed_at": T0 + 1, "detected_at": T0 + 7, "points_after": 12},
             {**change, "changed_at": T0 + 100, "detected_at": T0 + 100},
+            {**change, "changed_at": T0 - 900, "detected_at": T0 + 9, "kind": "drift", "slope_pct_per_day": 3.0},
         ],
     )
-    (found,) = StoreSource(stored).change_points(T0, T0 + 50)
+    found, drift = StoreSource(stored).change_points(T0, T0 + 50)
+    assert (drift.kind, drift.slope_pct_per_day[0]) == ("drift", 3.0)
     assert (found.changed_at_ms, found.detected_at_ms, found.points) == (T0 + 1, T0 + 7, 12)
     assert (found.dimensions["test_suite"], found.change_pct, found.level_after) == ("auth", 25.0, 5.0)
 

@@ -16,6 +16,7 @@ from pipeline.alerts.judge.merged import student
 from pipeline.alerts.judge.sources import Batch
 from pipeline.alerts.judge.views import Seen, View
 from pipeline.alerts.rules.rule import MINUTE_MS, Rule
+from pipeline.analyse.cycles import slot
 from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.histogram import bucket_key, histogram_quantile
 from pipeline.analyse.intervals import order_statistic_ranks, wilson
@@ -269,3 +270,37 @@ def test_a_change_point_is_seen_once_it_was_found_and_for_a_window() -> None:
     seen = {m: view(source, moved, m).groups_beyond(moved).size for m in range(1, 12)}
     assert [m for m, size in seen.items() if size] == list(range(3, 10))
     assert observed(source, moved, 5, ("a",)).value[0] == 40.0
+
+
+def test_a_night_is_compared_with_nights() -> None:
+    """A baseline with a cycle is what is usual at that time: a fifth quicker at night is no change, at noon it is."""
+    rows = [{"minute": m, "value": 80, "test_suite": "a"} for m in range(10) for _ in range(3)]
+    usual = [1.0] * 336
+    usual[int(slot((T0 + 7 * MINUTE_MS) / 1000))] = 0.8
+    change = rule("change_pct", by=("test_suite",), window_ms=5 * MINUTE_MS)
+    seen = {}
+    for factors in ((), tuple(usual)):
+        baseline = Baseline(T0 - 1, {"test_suite": "a"}, 100.0, 10.0, 99, "daily" if factors else "", factors)
+        source = MemorySource(raw(rows), baselines=[baseline])
+        seen[bool(factors)] = observed(source, change, 10, ("a",)).value[0]
+        context = view(source, change, 10).context(change, 0)
+    assert seen == {False: pytest.approx(-20), True: pytest.approx(0)}
+    assert context == {"baseline": pytest.approx(80), "spread": pytest.approx(8), "cycle": "daily"}
+
+
+def test_a_drift_has_a_statistic_of_its_own() -> None:
+    """A drift is percent a week, is seen for a window after it was found, and is no change point."""
+    labels = {"metric_type": "duration", "test_suite": "a"}
+    drift = ChangePoint(
+        *(T0 - 9_000_000, T0 + 2 * MINUTE_MS, labels, 20.0, 99, 100.0, 120.0),
+        kind="drift",
+        slope_pct_per_day=(1.0, 0.5, 1.5),
+        explanation="It drifts.",
+    )
+    source = MemorySource(raw([]), change_points=[drift])
+    drifts = replace(rule("drift", by=("test_suite",), window_ms=10 * MINUTE_MS), threshold=2.0)
+    assert [m for m in range(1, 14) if view(source, drifts, m).groups_beyond(drifts).size] == list(range(2, 12))
+    assert observed(source, drifts, 5, ("a",)).value[0] == pytest.approx(7.0)
+    assert view(source, drifts, 5).context(drifts, 0)["explanation"] == "It drifts."
+    moved = replace(drifts, statistic="change_point")
+    assert not view(source, moved, 5).groups_beyond(moved).size

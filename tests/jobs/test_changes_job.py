@@ -295,6 +295,19 @@ class TestCycles:
         ]
         assert ChangesJob(store, job.settings).run(NOW_MS).written == 0
 
+    def test_a_search_that_dies_before_it_keeps_cycles_is_made_good(
+        self, store: Store, job: ChangesJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The next run learns the cycle again and keeps it once."""
+        write_windows(store, self.windows(0))
+        monkeypatch.setenv(failpoints.VARIABLE, "cycles.before_insert:1:raise")
+        failpoints.reset()
+        with pytest.raises(Injected):
+            job.run(NOW_MS)
+        assert store.rows("SELECT count() FROM cycles") == [(0,)]
+        assert ChangesJob(store, job.settings).run(NOW_MS).cycles == 1
+        assert store.rows("SELECT kind FROM cycles") == [("weekly",)]
+
     def test_a_cycle_that_ended_is_forgotten(self, store: Store, job: ChangesJob, settings: Settings) -> None:
         """A series whose weekends are like its weeks has no cycle any more, and the table says so."""
         write_windows(store, self.windows(0))
@@ -307,7 +320,7 @@ class TestCycles:
 
 
 def test_a_drift_is_written_as_one_and_kept(store: Store, job: ChangesJob) -> None:
-    """A slow climb has a slope with bounds a day; it is written again only after half a day, under its first date."""
+    """A slow climb has a slope with bounds a day; it is written again only after some hours, under its first date."""
     levels = np.linspace(1000.0, 1300.0, 240)
     values = NOISES["independent"].series(np.random.default_rng(3), 1, levels)[0]
     write_windows(store, in_a_row(values, every_s=3600))

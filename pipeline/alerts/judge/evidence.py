@@ -182,7 +182,10 @@ class _Query:
                 f"FROM web_vitals FINAL WHERE window_start >= '{begin[:19]}' AND window_start < '{end[:19]}'"
             )
         elif rule.source == "change_points":
-            self._before = f"SELECT * FROM change_points FINAL WHERE changed_at > '{begin}' AND changed_at <= '{end}'"
+            kind, time = ("drift", "detected_at") if rule.statistic == "drift" else ("step", "changed_at")
+            self._before = (
+                f"SELECT * FROM change_points FINAL WHERE kind = '{kind}' AND {time} > '{begin}' AND {time} <= '{end}'"
+            )
             self._after = " ORDER BY abs(change_pct) DESC"
         else:
             self._before = (

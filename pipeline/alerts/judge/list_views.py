@@ -13,6 +13,7 @@ from pipeline.alerts.judge.frames import LabelValues
 from pipeline.alerts.judge.state import Observation
 from pipeline.alerts.judge.views import Seen, WindowView
 from pipeline.alerts.rules.rule import Rule
+from pipeline.analyse.cycles import slot
 from pipeline.analyse.quantiles import Float64Array, IndexArray
 
 Context = dict[str, float | str]
@@ -38,6 +39,10 @@ class ChangePoint:
     points: int
     level_before: float
     level_after: float
+    kind: str = "step"
+    slope_pct_per_day: Sequence[float] = ()
+    """Of a drift, with its lower and upper bound."""
+    explanation: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,13 @@ class Baseline:
     centre: float
     spread: float
     samples: int
+    cycle: str = ""
+    cycle_factors: Sequence[float] = ()
+    """What ``centre`` is multiplied by in each half hour of the week; none without a cycle."""
+
+    def factor(self, at_ms: int) -> float:
+        """What is usual at this time, as a multiple of ``centre``."""
+        return self.cycle_factors[int(slot(at_ms / 1000))] if self.cycle_factors else 1.0
 
 
 class ListView:
@@ -109,19 +121,33 @@ def fact_view(readings: Sequence[tuple[Mapping[str, str], float]], rule: Rule) -
 
 
 def change_point_view(changes: Sequence[ChangePoint], rule: Rule, tick_ms: int) -> ListView:
-    """The changes of the last ``window`` that had been found by ``tick_ms``."""
+    """The changes of the last ``window`` that had been found by ``tick_ms``; of drifts those seen in it."""
     entries = []
+    is_about_drifts = rule.statistic == "drift"
     for change in changes:
-        is_recent = tick_ms - rule.window_ms < change.changed_at_ms <= tick_ms and change.detected_at_ms <= tick_ms
-        if is_recent and _concerns(change.dimensions, rule):
-            seen = Observation(change.change_pct, change.points, change.change_pct, change.change_pct)
-            context: Context = {
-                "changed_at_ms": change.changed_at_ms,
-                "baseline": change.level_before,
-                "level_after": change.level_after,
-            }
-            entries.append(Entry(_labels_of(change.dimensions, rule.by), seen, context))
+        is_drift = change.kind == "drift"
+        at_ms = change.detected_at_ms if is_drift else change.changed_at_ms
+        is_recent = tick_ms - rule.window_ms < at_ms <= tick_ms and change.detected_at_ms <= tick_ms
+        if is_drift == is_about_drifts and is_recent and _concerns(change.dimensions, rule):
+            entries.append(Entry(_labels_of(change.dimensions, rule.by), _seen(change), _found(change)))
     return ListView(entries, rule)
+
+
+def _seen(change: ChangePoint) -> Observation:
+    """The change's size; of a drift its slope in percent a week, with its bounds."""
+    if change.kind != "drift":
+        return Observation(change.change_pct, change.points, change.change_pct, change.change_pct)
+    slope, low, high = (7.0 * one for one in change.slope_pct_per_day)
+    return Observation(slope, change.points, low, high)
+
+
+def _found(change: ChangePoint) -> Context:
+    context: Context = {
+        "changed_at_ms": change.changed_at_ms,
+        "baseline": change.level_before,
+        "level_after": change.level_after,
+    }
+    return context | ({"explanation": change.explanation} if change.explanation else {})
 
 
 class BaselineView:
@@ -132,13 +158,17 @@ class BaselineView:
         self._windows = windows
         self._centre: Float64Array = np.full(groups, np.nan)
         self._spread: Float64Array = np.full(groups, np.nan)
+        self._cycles: dict[int, str] = {}
         for baseline in baselines:  # in order of time: the last one that had been computed stays
             # Known before the window began, so that what is judged is no part of its own measure.
             if baseline.computed_at_ms > tick_ms - rule.window_ms or not _is_exactly_by(baseline.dimensions, rule.by):
                 continue
             group = windows.number(_labels_of(baseline.dimensions, rule.by))
             if group >= 0:
-                self._centre[group], self._spread[group] = baseline.centre, baseline.spread
+                # Like with like: at this time of the week this much is usual.
+                usual = baseline.factor(tick_ms - rule.window_ms // 2)
+                self._centre[group], self._spread[group] = baseline.centre * usual, baseline.spread * usual
+                self._cycles[group] = baseline.cycle
 
     def groups_beyond(self, rule: Rule) -> IndexArray:
         """Groups with data and a baseline, beyond the threshold."""
@@ -173,7 +203,9 @@ class BaselineView:
         """The baseline it was measured against."""
         if np.isnan(self._centre[group]):
             return {}
-        return {"baseline": float(self._centre[group]), "spread": float(self._spread[group])}
+        context: Context = {"baseline": float(self._centre[group]), "spread": float(self._spread[group])}
+        cycle = self._cycles.get(group)
+        return context | ({"cycle": cycle} if cycle else {})
 
 
 _MEAN = Rule("mean", 0.0, statistic="avg")

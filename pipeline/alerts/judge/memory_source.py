@@ -82,7 +82,11 @@ class MemorySource:
 
     def change_points(self, from_ms: int, to_ms: int) -> Sequence[ChangePoint]:
         """Changes that happened in (from, to]."""
-        return [change for change in self._changes if from_ms < change.changed_at_ms <= to_ms]
+        return [
+            change
+            for change in self._changes
+            if from_ms < (change.detected_at_ms if change.kind == "drift" else change.changed_at_ms) <= to_ms
+        ]
 
     def _range(self, table: Table, metrics: Sequence[str], from_s: int, to_s: int) -> pa.Table | None:
         rows = self._tables.get(table)

@@ -162,37 +162,41 @@ class StoreSource:
     def baselines(self, from_ms: int, to_ms: int) -> Sequence[Baseline]:
         """Baselines with enough history, in order of time."""
         names = ", ".join(BASELINE_DIMENSIONS)
-        numbers = "(computed_at, centre, spread, samples)"
+        numbers = "(computed_at, centre, spread, samples, cycle, cycle_factors)"
         rows = self._store.rows(
             f"SELECT {names}, argMax({numbers}, computed_at) AS one FROM baselines "
             "WHERE computed_at > fromUnixTimestamp64Milli({oldest:Int64}) "
             "AND computed_at <= fromUnixTimestamp64Milli({from:Int64}) "
-            f"AND state != 'insufficient_history' GROUP BY {names} "
+            f"AND state NOT IN ('insufficient_history', 'learning') GROUP BY {names} "
             f"UNION ALL SELECT {names}, {numbers} AS one FROM baselines "
             "WHERE computed_at > fromUnixTimestamp64Milli({from:Int64}) "
-            "AND computed_at <= fromUnixTimestamp64Milli({to:Int64}) AND state != 'insufficient_history'",
+            "AND computed_at <= fromUnixTimestamp64Milli({to:Int64}) "
+            "AND state NOT IN ('insufficient_history', 'learning')",
             {"oldest": from_ms - BASELINE_MAX_AGE_MS, "from": from_ms, "to": to_ms},
         )
         found = []
         for *dimensions, one in rows:
-            computed_at, centre, spread, samples = one.values() if isinstance(one, dict) else one
+            computed_at, centre, spread, samples, cycle, factors = one.values() if isinstance(one, dict) else one
             at_ms = round(computed_at.timestamp() * 1000)
             labels = dict(zip(BASELINE_DIMENSIONS, dimensions, strict=True))
-            found.append(Baseline(at_ms, labels, centre, spread, samples))
+            found.append(Baseline(at_ms, labels, centre, spread, samples, cycle, tuple(factors)))
         return sorted(found, key=lambda baseline: baseline.computed_at_ms)
 
     def change_points(self, from_ms: int, to_ms: int) -> Sequence[ChangePoint]:
-        """Changes that happened in (from, to]."""
+        """Steps that happened in (from, to], and drifts seen then."""
         rows = self._store.rows(
             "SELECT toUnixTimestamp64Milli(changed_at), toUnixTimestamp64Milli(detected_at), change_pct, "
-            f"points_after, level_before, level_after, {', '.join(SERIES_DIMENSIONS)} FROM change_points "
-            "WHERE changed_at > fromUnixTimestamp64Milli({from:Int64}) "
-            "AND changed_at <= fromUnixTimestamp64Milli({to:Int64}) ORDER BY changed_at",
+            "points_after, level_before, level_after, kind, slope_pct_per_day, slope_low, slope_high, explanation, "
+            f"{', '.join(SERIES_DIMENSIONS)}, if(kind = 'drift', detected_at, changed_at) AS since FROM change_points "
+            "WHERE since > fromUnixTimestamp64Milli({from:Int64}) "
+            "AND since <= fromUnixTimestamp64Milli({to:Int64}) ORDER BY since",
             {"from": from_ms, "to": to_ms},
         )
         return [
-            ChangePoint(at, found, dict(zip(SERIES_DIMENSIONS, names, strict=True)), pct, points, before, after)
-            for at, found, pct, points, before, after, *names in rows
+            ChangePoint(at, found, dict(zip(SERIES_DIMENSIONS, rest[:-1], strict=True)), *figures)
+            for at, found, figures, rest in (
+                (row[0], row[1], (*row[2:7], row[7:10], row[10]), row[11:]) for row in rows
+            )
         ]
 
 

@@ -52,12 +52,14 @@ STATISTICS: dict[str, tuple[Source, str]] = {
     "change_pct": ("baselines", "mean duration against the baseline, percent of the baseline"),
     "change_spreads": ("baselines", "mean duration against the baseline, in spreads (1.4826 MAD) of it"),
     "change_point": ("change_points", "percent by which a series' level was found to have moved"),
+    "drift": ("change_points", "percent a week by which a series drifts, slowly and lastingly"),
 }
 """Every statistic by name: where it comes from and what it means."""
 
 
 _UNIT_OF_STATISTIC = {
     **dict.fromkeys(("failure_rate", "poor_share", "change_pct", "change_point"), "%"),
+    "drift": "% a week",
     "age": "s",
     "count": "",
     "change_spreads": "spreads",
