@@ -81,7 +81,7 @@ def engine_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("engine") / "clickhouse"
     # The engine learns when it starts which databases analysts read: those that this process may make.
     own = [f"test_{os.getpid()}_{number}" for number in range(2000)]
-    hold = engine.hold(path, "writer", [*own, "shop", "strangers", "pipeline"])
+    hold = engine.hold(path, "writer", [*own, "shop", "shelf", "strangers", "pipeline"])
     yield path
     hold.release()
 

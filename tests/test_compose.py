@@ -5,6 +5,7 @@ What the containers run is run in test_servers.py: here the file's shape, refere
 
 import json
 import re
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipeline.base import config
+from pipeline.base import config, measures
 
 if TYPE_CHECKING:
     from pipeline.store.client import Store
@@ -171,10 +172,102 @@ def grafana_queries() -> Iterator[tuple[str, str]]:
     for file in (ROOT / "config/grafana/dashboards").glob("*.json"):
         dashboard = json.loads(file.read_text())
         found = [(variable["name"], variable["query"]) for variable in dashboard["templating"]["list"]]
-        found += [(panel["title"], target["rawSql"]) for panel in dashboard["panels"] for target in panel["targets"]]
+        targets = [(panel["title"], target) for panel in dashboard["panels"] for target in panel["targets"]]
+        found += [(title, target["rawSql"]) for title, target in targets if "rawSql" in target]
         for name, sql in found:
             sql = re.sub(r"\$__timeFilter\((\w+)\)", r"\1 >= toDateTime(0) AND \1 <= toDateTime(2000000000)", sql)
             yield f"{dashboard['title']}: {name}", re.sub(r"\$\{\w+:singlequote\}", "'staging', ''", sql)
+    for rule in grafana_rules():
+        for step in rule["data"]:
+            if sql := step["model"].get("rawSql"):
+                yield rule["title"], re.sub(r"\$__timeFilter\((\w+)\)", r"\1 >= toDateTime(0)", sql)
+
+
+def grafana_rules() -> list[dict[str, Any]]:
+    """Every alert rule that Grafana is provisioned with."""
+    groups = yaml.safe_load((ROOT / "config/grafana/alerting/rules.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def promql() -> Iterator[tuple[str, str]]:
+    """(where it stands, expression) of every question to Prometheus, in dashboards and in alert rules."""
+    for file in (ROOT / "config/grafana/dashboards").glob("*.json"):
+        for panel in json.loads(file.read_text())["panels"]:
+            yield from ((panel["title"], target["expr"]) for target in panel["targets"] if "expr" in target)
+    for rule in grafana_rules():
+        yield from ((rule["title"], step["model"]["expr"]) for step in rule["data"] if "expr" in step["model"])
+    for group in yaml.safe_load((ROOT / "config/prometheus/rules.yml").read_text())["groups"]:
+        yield from ((rule["alert"], rule["expr"]) for rule in group["rules"])
+
+
+def test_prometheus_is_asked_for_metrics_that_are_told() -> None:
+    """Every metric and label in an expression is one of the catalogue; a counter is asked for its rate or its sum."""
+    told: dict[str, set[str]] = {measure.name: set(measure.labels) for measure in measures.READ}
+    for family in measures.PROCESS.collect():
+        kinds = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}.get(family.type, ("",))
+        labels = {"port", "method", "status", "stage", "endpoint", "outcome", "reason", "le"}
+        told |= {family.name + ending: labels for ending in kinds}
+    asked = dict(promql())
+    assert len(asked) > 15
+    for where, expression in asked.items():
+        names = set(re.findall(r"pipeline_\w+", expression))
+        assert names or expression == 'up{job="metrics-pipeline"} == 0', where
+        assert names <= set(told), where
+        grouped = {label.strip() for found in re.findall(r"by \(([^)]*)\)", expression) for label in found.split(",")}
+        assert all(grouped <= told[name] for name in names), where
+        assert expression.count("(") == expression.count(")"), where
+
+
+def test_rules_of_grafana_and_prometheus_are_whole() -> None:
+    """Each rule has a condition that is one of its steps, a wait, a severity and a sentence; identifiers are unique."""
+    rules = grafana_rules()
+    assert len({rule["uid"] for rule in rules}) == len(rules)
+    for rule in rules:
+        assert rule["condition"] in {step["refId"] for step in rule["data"]}
+        assert rule["labels"]["severity"]
+        assert rule["annotations"]["summary"]
+        sources = {step["datasourceUid"] for step in rule["data"]} - {"__expr__"}
+        assert sources <= {"pipeline", "prometheus"}
+    for group in yaml.safe_load((ROOT / "config/prometheus/rules.yml").read_text())["groups"]:
+        assert all(rule["labels"]["severity"] and rule["annotations"]["summary"] for rule in group["rules"])
+
+
+# Other ways to run it
+
+
+def test_the_unit_is_hardened() -> None:
+    """No root, no new privileges, nothing writable but its own directories, and a stop that waits longer than ours."""
+    unit = (ROOT / "config/systemd/metrics-pipeline.service").read_text()
+    said = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
+    for name in ("DynamicUser", "NoNewPrivileges", "PrivateTmp", "PrivateDevices", "ProtectHome", "RestrictNamespaces"):
+        assert said[name] == "yes", name
+    assert said["ProtectSystem"] == "strict"
+    assert said["CapabilityBoundingSet"] == ""
+    assert int(said["TimeoutStopSec"]) >= 10
+    assert said["ExecStart"].endswith("/pipeline run")
+    if shutil.which("systemd-analyze"):
+        file = ROOT / "config/systemd/metrics-pipeline.service"
+        checked = subprocess.run(["systemd-analyze", "verify", str(file)], capture_output=True, text=True, check=False)
+        wrong = [line for line in checked.stderr.splitlines() if "is not executable" not in line and file.name in line]
+        assert wrong == []
+
+
+def test_the_example_for_kubernetes() -> None:
+    """Probes ask what they should: a restart only for loops that stand still; nobody is root; settings are known."""
+    documents = list(yaml.safe_load_all((ROOT / "config/kubernetes/pipeline.yaml").read_text()))
+    kinds = {document["kind"]: document for document in documents}
+    (container,) = kinds["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+    assert container["livenessProbe"]["httpGet"]["path"] == container["startupProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    for kind in ("StatefulSet", "Job"):
+        pod = kinds[kind]["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        (one,) = pod["containers"]
+        assert one["securityContext"]["readOnlyRootFilesystem"]
+        assert not one["securityContext"]["allowPrivilegeEscalation"]
+        given = {entry["name"]: entry.get("value", "http://u:p@host:8123") for entry in one["env"]}
+        given = {name: value for name, value in given.items() if name not in ("PIPELINE_CONFIG", "PIPELINE_REDIS__URL")}
+        config.load(ROOT / "config/pipeline.yaml", given)
 
 
 def test_dashboards_ask_what_clickhouse_can_answer(store: "Store") -> None:
@@ -188,14 +281,16 @@ def test_dashboards_ask_what_clickhouse_can_answer(store: "Store") -> None:
 
 def test_dashboards_use_the_provisioned_source() -> None:
     """Data source, user, database and password variable are those of ClickHouse and of the compose file."""
-    (source,) = yaml.safe_load((ROOT / "config/grafana/datasources/clickhouse.yaml").read_text())["datasources"]
+    source, prometheus = yaml.safe_load((ROOT / "config/grafana/datasources/sources.yaml").read_text())[
+        "datasources"
+    ]
     assert source["jsonData"]["username"] == "pipeline_analyst"
     assert source["jsonData"]["defaultDatabase"] == config.load(None, {}).clickhouse.database
     assert source["jsonData"]["host"] in SERVICES
     assert source["secureJsonData"]["password"].removeprefix("$") in SERVICES["grafana"]["environment"]
     for file in (ROOT / "config/grafana/dashboards").glob("*.json"):
-        assert set(re.findall(r'"uid": "([^"]+)"', file.read_text())) - {json.loads(file.read_text())["uid"]} == {
-            source["uid"]
-        }
+        used = set(re.findall(r'"uid": "([^"]+)"', file.read_text())) - {json.loads(file.read_text())["uid"]}
+        assert used <= {source["uid"], prometheus["uid"]}
+    assert prometheus["url"] == "http://prometheus:9090"
     (provider,) = yaml.safe_load((ROOT / "config/grafana/dashboards/provider.yaml").read_text())["providers"]
     assert provider["options"]["path"] in {target for _, target, _ in mounts()}

@@ -179,6 +179,7 @@ class DrainerSettings(Section):
         0.5, gt=0, le=1, description="the drainer stops when ClickHouse refuses more than this share of a chunk"
     )
     max_retry_pause_s: Positive = Field(30, description="maximum backoff between retries")
+    traces: bool = Field(False, description="an OpenTelemetry span for each batch; needs the extra otel")
 
 
 LONGEST_KEPT_DAYS = 9000

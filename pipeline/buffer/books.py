@@ -47,7 +47,7 @@ class Books:
 
 
 BOOKS_KEYS = (
-    *("pushed", "waiting", "segment sealed", "in_flight", "stored", "dead_lettered"),
+    *("pushed", "waiting", "sealed", "in_flight", "stored", "dead_lettered"),
     *("spilled", "dropped", "lost", "set_aside", "unaccounted"),
 )
 """The keys of the books in JSON, in this order."""

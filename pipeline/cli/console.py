@@ -68,7 +68,7 @@ def live_status(gather: Callable[[], Status], interval_s: float) -> None:
             seconds = max(now - at, 1e-9)
             rates: dict[str, float] = {}
             if status.books is not None and before.books is not None:
-                for name in ("stored", "segment sealed", "dead_lettered"):
+                for name in ("stored", "sealed", "dead_lettered"):
                     rates[name] = (getattr(status.books, name) - getattr(before.books, name)) / seconds
             live.update(status_table(status, rates), refresh=True)
             before, at = status, now

@@ -139,3 +139,15 @@ def bench_alerts(settings: config.Settings, say: Callable[[str], None], series: 
     from pipeline.bench import alerts as measure
 
     return measure.run(settings, series, rule_count, say)
+
+
+@_bench(
+    "page",
+    "How soon the page's figures answer over many raw rows, and its own Web Vitals in Chromium.",
+    _rows(100_000_000),
+)
+def bench_page(settings: config.Settings, say: Callable[[str], None], rows: int) -> dict[str, Any]:
+    """The page."""
+    from pipeline.bench import page as measure
+
+    return measure.run(settings, rows, say)

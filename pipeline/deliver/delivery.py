@@ -23,7 +23,7 @@ from pipeline.base.config import DrainerSettings
 from pipeline.base.errors import LeaseLost, RedisOutage, SchemaMismatch, StoreOutage, StoreRefused
 from pipeline.buffer.chunk import Chunk
 from pipeline.decode.columns import COLUMNS, decode_chunk, is_all_empty
-from pipeline.deliver import ledger, protocol, steps
+from pipeline.deliver import ledger, protocol, steps, traces
 from pipeline.deliver.dead_letters import DEAD_LETTERS, DeadLetter, as_table
 from pipeline.deliver.progress import Progress
 from pipeline.deliver.protocol import Phase, Route, State
@@ -113,6 +113,8 @@ class Delivery:
     is_lease_lost: bool = False
     """Set when the lease could not be prolonged in the background."""
     step_since_s: float = field(default_factory=time.monotonic)
+    stages: list[traces.Stage] = field(default_factory=list)
+    """What it went through, where traces are on."""
 
     @classmethod
     def start(cls, route: Route, max_bad_share: float) -> Delivery:
@@ -218,6 +220,11 @@ class Deliverer:
             case _:
                 raise AssertionError(f"a deliverer does not do {step}")
 
+    def _took(self, delivery: Delivery, stage: str, seconds: float) -> None:
+        self.progress.stages.took(stage, seconds)
+        if self.settings.traces:
+            delivery.stages.append(traces.ended(stage, seconds))
+
     # Decode
 
     def _decode(self, delivery: Delivery) -> steps.Event:
@@ -233,7 +240,7 @@ class Deliverer:
         delivery.items = ()
         _expect(decoded.rows.num_rows + len(dead) == chunk.rows, "every item is a row or a dead letter", chunk)
         failpoints.hit("drainer.after_decode")
-        self.progress.stages.took("decode", time.perf_counter() - started)
+        self._took(delivery, "decode", time.perf_counter() - started)
         return steps.Decoded(decoded.rows.num_rows, len(dead))
 
     # Read back
@@ -364,7 +371,7 @@ class Deliverer:
         progress.stored += stored
         progress.dead_lettered += dead_lettered
         progress.stages.rows += chunk.rows
-        progress.stages.took("ack", time.perf_counter() - started)
+        self._took(delivery, "ack", time.perf_counter() - started)
         progress.heartbeat_s = time.monotonic()
         _log.debug("chunk delivered", segment=chunk.segment, chunk=chunk.number, rows=chunk.rows, refused=dead_lettered)
         return steps.Done()

@@ -24,7 +24,7 @@ from pipeline.base.config import DrainerSettings
 from pipeline.base.errors import LeaseLost, PipelineError, RedisOutage
 from pipeline.buffer.buffer import Buffer
 from pipeline.decode.columns import prepare
-from pipeline.deliver import protocol, steps
+from pipeline.deliver import protocol, steps, traces
 from pipeline.deliver.delivery import Deliverer, Delivery, chunk_token, mismatch
 from pipeline.deliver.progress import Progress
 from pipeline.deliver.protocol import Phase, Route
@@ -73,6 +73,7 @@ class Drainer:
         self.settings = settings
         self.limits = limits
         self.progress = Progress()
+        self.traces = traces.opened() if settings.traces else None
         buffer.third_clock = lambda: _clock_ms(store)
 
     def run(self, stop: threading.Event | None = None, *, until_empty: bool = False) -> Progress:
@@ -96,6 +97,7 @@ class Run(Deliverer):
     def __init__(self, drainer: Drainer, stop: threading.Event, *, until_empty: bool = False) -> None:
         super().__init__(drainer.buffer, drainer.store, drainer.settings, drainer.limits, drainer.progress, Stop(stop))
         self.buffer = drainer.buffer
+        self.traces = drainer.traces
         self.until_empty = until_empty
         self._failure: BaseException | None = None
         self._ended = threading.Event()
@@ -219,7 +221,9 @@ class Run(Deliverer):
             finally:
                 self._let_go(delivery)
             acked_s = self.progress.stages.ack_s - acked_s
-            self.progress.stages.took("write", time.perf_counter() - started - acked_s)
+            self._took(delivery, "write", time.perf_counter() - started - acked_s)
+            if self.traces is not None and delivery.stages and delivery.state.phase is Phase.DELIVERED:
+                self.traces.batch(delivery.held, self.buffer.key, delivery.stages)
             if delivery.state.phase is Phase.GIVEN_BACK:
                 if delivery.state.reason:
                     raise mismatch(delivery)
@@ -282,7 +286,7 @@ class Run(Deliverer):
             return steps.Damaged("nothing of it is left to deliver")
         delivery.chunk, delivery.items = found
         failpoints.hit("drainer.after_read")
-        self.progress.stages.took("read", time.perf_counter() - started)
+        self._took(delivery, "read", time.perf_counter() - started)
         return steps.Fetched(delivery.held.first, delivery.held.last)
 
     def _sync_seal(self, delivery: Delivery) -> steps.Event:
@@ -290,7 +294,7 @@ class Run(Deliverer):
         if self.settings.durable_seal:
             self.redis(lambda: self.buffer.make_durable(delivery.held))
         failpoints.hit("drainer.after_durable")
-        self.progress.stages.took("read", time.perf_counter() - started)
+        self._took(delivery, "read", time.perf_counter() - started)
         return steps.Done()
 
     def nothing_left(self) -> bool:

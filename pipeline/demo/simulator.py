@@ -12,10 +12,12 @@ metrics take 0.15 s of one core.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,10 @@ REGRESSED_BROWSER = "chromium"
 DURATION_FACTOR = 1.8
 LCP_FACTOR = 1.7
 REGRESSED_FAILURE_SHARE = 0.15
+
+CI_ENVIRONMENT = "testing"
+RUN_EVERY_MS = 120_000
+"""The CI of that environment begins a run every two minutes."""
 
 TIMEOUT_MS = 30_000.0
 _TIMEOUT_SHARE_OF_FAILURES = 0.1
@@ -139,11 +145,14 @@ class Platform:
         values, statuses = self._draw(which, self._in_regression(timestamps), chance)
         times = np.datetime_as_string(timestamps.astype("datetime64[ms]"), timezone="UTC").astype("S").tolist()
         texts = series.texts
+        runs = [_run_fields(number) for number in (timestamps // RUN_EVERY_MS).tolist()]
         return [
-            texts[text] % (time, value, worker)
-            for text, time, value, worker in zip(
+            texts[text] % (time, run if in_run else b"", value, worker)
+            for text, time, run, in_run, value, worker in zip(
                 (which * len(_STATUSES) + statuses).tolist(),
                 times,
+                runs,
+                series.in_run[which].tolist(),
                 values.tolist(),
                 chance.integers(_WORKERS, size=len(timestamps)).tolist(),
                 strict=True,
@@ -192,6 +201,7 @@ class _Series:
     regression_factor: Floats
     is_test: npt.NDArray[np.bool_]
     is_cls: npt.NDArray[np.bool_]
+    in_run: npt.NDArray[np.bool_]
     texts: list[bytes]
 
 
@@ -217,16 +227,29 @@ def _all_series(chance: np.random.Generator) -> _Series:
         regression_factor=np.array([row.regression_factor for row in rows]),
         is_test=np.array([row.fields["metric_type"] == "duration" for row in rows]),
         is_cls=np.array([row.fields["metric_type"] == "cls" for row in rows]),
+        in_run=np.array([_is_in_run(row.fields) for row in rows]),
         texts=[_text(row.fields, status) for row in rows for status in _STATUSES],
     )
 
 
+def _is_in_run(fields: dict[str, str]) -> bool:
+    """Whether it is a test that the CI runs; those in other environments watch the platform round the clock."""
+    return fields["metric_type"] == "duration" and fields["environment"] == CI_ENVIRONMENT
+
+
+@cache
+def _run_fields(number: int) -> bytes:
+    """The CI run that is the n-th since the epoch, as the head of an item has it."""
+    commit = hashlib.sha1(b"%d" % number, usedforsecurity=False).hexdigest()[:12]
+    return f'"run_id":"ci-{number}","commit":"{commit}","branch":"main",'.encode()
+
+
 def _text(fields: dict[str, str], status: str) -> bytes:
-    """The item as a template of its time, value and worker."""
+    """The item as a template of its time, run, value and worker."""
     if fields["metric_type"] == "duration":
         fields = {**fields, "status": status}
     written = ",".join(f'"{name}":"{text}"' for name, text in fields.items())
-    return f'{{"timestamp":"%b",{written},"value":%r,"tags":{{"worker":"w%d","branch":"main"}}}}'.encode()
+    return f'{{"timestamp":"%b",%b{written},"value":%r,"tags":{{"worker":"w%d","branch":"main"}}}}'.encode()
 
 
 def _places() -> list[tuple[str, str, float, float]]:

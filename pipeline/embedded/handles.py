@@ -64,6 +64,7 @@ class Answer:
     written_rows: int
     written_bytes: int
     elapsed_s: float
+    result_rows: int = 0
 
 
 class Handle:
@@ -112,11 +113,12 @@ class Handle:
             raise EngineError(text, int(code[1]) if code else 0) from None
         return Answer(
             result.bytes() or b"",
-            result.rows_read(),
-            result.bytes_read(),
+            result.storage_rows_read(),
+            result.storage_bytes_read(),
             result.rows_written(),
             result.bytes_written(),
             result.elapsed(),
+            result_rows=result.rows_read(),  # what chdb calls so are the rows of the result
         )
 
     def _drop_rest(self) -> None:

@@ -148,6 +148,7 @@ def _summary(answer: Answer) -> str:
         "written_rows": answer.written_rows,
         "written_bytes": answer.written_bytes,
         "total_rows_to_read": answer.read_rows,
+        "result_rows": answer.result_rows,
         "result_bytes": len(answer.body),
         "elapsed_ns": int(answer.elapsed_s * 1e9),
     }

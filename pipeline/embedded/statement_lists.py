@@ -142,7 +142,16 @@ SYSTEM: dict[str, tuple[str, ...] | None] = {
         *("database", "name", "table", "uuid", "engine", "is_temporary", "metadata_modification_time", "comment"),
         *("dependencies_database", "dependencies_table", "create_table_query", "engine_full", "as_select"),
         *("partition_key", "sorting_key", "primary_key", "sampling_key", "has_own_data"),
-        *("total_rows", "total_bytes", "parts", "active_parts", "total_marks", "lifetime_rows", "lifetime_bytes"),
+        *(
+            "total_rows",
+            "total_bytes",
+            "total_bytes_uncompressed",
+            "parts",
+            "active_parts",
+            "total_marks",
+            "lifetime_rows",
+            "lifetime_bytes",
+        ),
     ),
 }
 INFORMATION_SCHEMA = frozenset({"columns", "key_column_usage", "schemata", "statistics", "tables", "views"})

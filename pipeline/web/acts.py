@@ -23,6 +23,11 @@ def silences(parts: Parts) -> list[dict[str, Any]]:
     return [one.shown() for one in alerts.list_silences(parts.settings, parts.link)]
 
 
+def maintenance(parts: Parts) -> list[dict[str, Any]]:
+    """Maintenance windows of the platform that last now or are to come."""
+    return [one.shown() for one in alerts.list_maintenance(parts.link)]
+
+
 def silence(parts: Parts, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Hold alerts back for a while. Raises ``BadRequest`` or ``UsageError``."""
     matchers, seconds = asked.get("matchers"), asked.get("duration_s")

@@ -224,7 +224,12 @@ class Desk:
 
     async def _silences(self, request: Request) -> Response:
         if request.method == "GET":
-            return JSONResponse({"silences": await self._run(lambda: acts.silences(self._parts))})
+            return JSONResponse(
+                {
+                    "silences": await self._run(lambda: acts.silences(self._parts)),
+                    "maintenance": await self._run(lambda: acts.maintenance(self._parts)),
+                }
+            )
         self._demand_act(request)
         asked = await self._json(request)
         return JSONResponse(await self._run(lambda: acts.silence(self._parts, asked)), 201)

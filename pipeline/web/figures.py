@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import queue
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -117,8 +118,23 @@ def asked(handles: Handles, sql: str, values: Mapping[str, str]) -> dict[str, An
         began = time.perf_counter()
         table = store.query(sql, values)
         took_ms = (time.perf_counter() - began) * 1000
-    shown = table.slice(0, MAX_SHOWN_ROWS)
+        shown = _with_times(store, sql, values, table.slice(0, MAX_SHOWN_ROWS))
     return {**as_json(shown), "row_count": table.num_rows, "took_ms": round(took_ms, 1)}
+
+
+def _with_times(store: Store, sql: str, values: Mapping[str, str], table: pa.Table) -> pa.Table:
+    """Times as times: in Arrow, ClickHouse's DateTime is a number like any other."""
+    if pa.uint32() not in table.schema.types:
+        return table
+    try:
+        kinds = store.rows("DESCRIBE (" + sql.rstrip("; \n") + "\n)", values)
+    except PipelineError:
+        return table  # SHOW, DESCRIBE and their like
+    for place, (_, kind, *_) in enumerate(kinds):
+        if re.match(r"(Nullable\(|LowCardinality\()*DateTime\b", kind) and table.schema.types[place] == pa.uint32():
+            column = table.column(place).cast(pa.int64()).cast(pa.timestamp("s", "UTC"))
+            table = table.set_column(place, table.schema.names[place], column)
+    return table
 
 
 def download(handles: Handles, sql: str, output: str, values: Mapping[str, str]) -> bytes:

@@ -9,7 +9,7 @@ from pipeline.web.parts import Parts
 from pipeline.web.pulse import Look, Pulse
 
 _KEYS = (
-    *("segment sealed", "stored", "dead_lettered", "waiting", "in_flight", "spilled", "dropped", "lost", "set_aside"),
+    *("sealed", "stored", "dead_lettered", "waiting", "in_flight", "spilled", "dropped", "lost", "set_aside"),
     *("unaccounted", "oldest_s", "newest_row_age_s", "rows", "firing", "dead_letters_open", "redis_memory_bytes"),
     *("redis_memory_pct", "dirty_minutes", "services", "trouble"),
 )

@@ -22,16 +22,17 @@ _CACHE = (
 
 
 @functools.cache
-def side_packages(*requirements: str) -> Path:
-    """A directory for PYTHONPATH with exactly these packages, without what they depend on."""
-    name = "+".join(requirement.replace("/", "_") for requirement in requirements)
+def side_packages(*requirements: str, with_what_they_need: bool = False) -> Path:
+    """A directory for PYTHONPATH with exactly these packages, or also with what they depend on."""
+    name = "+".join(requirement.replace("/", "_") for requirement in requirements) + "+" * with_what_they_need
     target = _CACHE / name
     if not target.is_dir():
         _CACHE.mkdir(exist_ok=True, mode=0o700)
         fresh = Path(tempfile.mkdtemp(dir=_CACHE))
         installer = ["uv", "pip"] if shutil.which("uv") else [sys.executable, "-m", "pip"]
         python = ["--python", sys.executable] if installer[0] == "uv" else []
-        command = [*installer, "install", "--quiet", "--no-deps", *python, "--target", str(fresh), *requirements]
+        alone = [] if with_what_they_need else ["--no-deps"]
+        command = [*installer, "install", "--quiet", *alone, *python, "--target", str(fresh), *requirements]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             missing(f"{name} cannot be installed: {done.stderr[-300:]}")

@@ -13,6 +13,11 @@ from typing import Any
 import pytest
 from conftest import missing
 
+from pipeline.base.config import DrainerSettings, Settings
+from pipeline.deliver.drainer import Drainer
+from pipeline.jobs.vitals import VitalsJob
+from pipeline.metric import Limits
+from pipeline.web.site import Site
 from web.conftest import World
 from web.seeding import seed
 
@@ -38,7 +43,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
         return member.read().decode()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium; without it the test is skipped at a desk and fails in CI."""
     if CHROMIUM is None:
@@ -202,8 +207,26 @@ def test_states_of_their_own(browser: Any, open_site: OpenSite) -> None:
     stranger.context.close()
 
 
-def test_the_page_reports_its_own_vitals(browser: Any, open_site: OpenSite) -> None:
-    """The web-vitals library's reports of a real visit, with a real click, arrive in the buffer as metrics."""
+def test_it_comes_back_after_a_restart(browser: Any, open_site: OpenSite) -> None:
+    """While the service is away the page says so; once it is back the page is live again, without being loaded anew."""
+    world = open_site()
+    reader = Reader(browser, world)
+    reader.page.wait_for_selector("#live.good")
+    reader.page.evaluate("window.kept = true")
+    port = int(world.site.url.rsplit(":", 1)[1])
+    world.site.close()
+    reader.page.wait_for_selector("#live.bad")
+    again = Site(world.parts, "127.0.0.1", port)
+    try:
+        reader.page.wait_for_selector("#live.good")
+        assert reader.page.evaluate("window.kept")
+    finally:
+        again.close()
+        reader.close()
+
+
+def test_vitals_all_the_way(browser: Any, open_site: OpenSite, settings: Settings) -> None:
+    """The real web-vitals library, a real visit with a click: a report becomes a row of web_vitals and a bar here."""
     world = open_site(beacons=True)
     reader = Reader(browser, world)
     reader.open("view=tests")
@@ -213,9 +236,30 @@ def test_the_page_reports_its_own_vitals(browser: Any, open_site: OpenSite) -> N
     give_up = time.monotonic() + 60
     while world.buffer.client.llen(world.buffer.key) < 3 and time.monotonic() < give_up:
         time.sleep(0.1)
-    found = [json.loads(item) for item in world.buffer.client.lrange(world.buffer.key, 0, -1)]
-    assert {"lcp", "fcp", "ttfb"} <= {metric["metric_type"] for metric in found}
-    visits = {(metric["page"], metric["browser"], metric["environment"]) for metric in found}
+    sent = {
+        metric["metric_type"]: metric["value"]
+        for metric in map(json.loads, world.buffer.client.lrange(world.buffer.key, 0, -1))
+    }
+    assert {"lcp", "fcp", "ttfb"} <= set(sent)
+    visits = {
+        (metric["page"], metric["browser"], metric["environment"])
+        for metric in map(json.loads, world.buffer.client.lrange(world.buffer.key, 0, -1))
+    }
     assert visits == {("/", "chrome", "pipeline")}
+    quick = DrainerSettings(batch_rows=100, durable_seal=False)
+    Drainer(world.buffer, world.store, quick, Limits()).drain_until_empty()
+    now_ms = time.time_ns() // 1_000_000
+    starts = [
+        start
+        for (start,) in world.store.rows("SELECT DISTINCT intDiv(toUnixTimestamp(timestamp), 300) * 300 FROM metrics")
+    ]
+    VitalsJob(world.store, world.buffer.client, settings).write_windows(starts, now_ms)
+    rows = dict(world.store.rows("SELECT vital, p75_rated FROM web_vitals WHERE page = '/' AND browser = 'chrome'"))
+    assert rows["lcp"] == pytest.approx(sent["lcp"])
+    reader.page.goto(world.site.address)
+    reader.open("view=vitals&vital=lcp&environment=pipeline")
+    shown = reader.page.locator("main").inner_text()
+    assert "LCP" in shown
+    assert reader.page.locator("main svg[role=img]").count() >= 1
     assert reader.complaints == []
     reader.close()

@@ -1,6 +1,7 @@
 """The page's JSON, and what may be done from it."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -110,6 +111,14 @@ def test_questions_of_ones_own(world: World) -> None:
     for refused in ("SELECT file('/etc/passwd')", "DROP TABLE metrics", "INSERT INTO metrics VALUES (1)"):
         assert world.post("/api/ask", json.dumps({"sql": refused})).status == 422
     assert world.store.rows("SELECT count() FROM metrics")[0][0] == 5
+    asked = {"sql": "SELECT {n:UInt8} AS n, {since:DateTime('UTC')} AS s", "parameters": {"n": 3, "since": "7d"}}
+    told = json.loads(world.post("/api/ask", json.dumps(asked)).data)
+    assert told["rows"][0][0] == 3
+    assert abs(told["rows"][0][1] / 1000 - (time.time() - 7 * 86_400)) < 120
+    asked["parameters"] = {"n": 3, "since": "soon"}
+    assert world.post("/api/ask", json.dumps(asked)).status == 400
+    filled = world.get("/api/download?format=CSVWithNames&sql=SELECT%20%7Bn%3AUInt8%7D%20AS%20n&param_n=4")
+    assert filled.data == b'"n"\n4\n'
     csv = world.get("/api/download?format=CSVWithNames&sql=SELECT%201%20AS%20a")
     assert (csv.data, csv.headers["Content-Disposition"]) == (b'"a"\n1\n', 'attachment; filename="answer.csv"')
     assert world.get("/api/download?format=Parquet&sql=SELECT%201%20AS%20a").data[:4] == b"PAR1"
@@ -150,6 +159,10 @@ def test_changing_something_needs_signing_in(world: World) -> None:
     assert world.post("/api/silences", asked, Cookie=cookie, Origin=world.site.url).status == 201
     listed = json.loads(world.get("/api/silences").data)["silences"]
     assert listed[0]["comment"] == "planned"
+    window = {"scheduled": True, "start": "2026-01-01T00:00:00Z", "end": "2099-01-01T00:00:00Z", "reason": "disks"}
+    world.parts.link.database("environment").set("maintenance:staging", json.dumps(window))
+    told = json.loads(world.get("/api/silences").data)["maintenance"]
+    assert [(one["environment"], one["reason"]) for one in told] == [("staging", "disks")]
     url = f"{world.site.url}/api/silences/{listed[0]['id']}"
     assert world.http.request("DELETE", url).status == 403
     assert json.loads(world.http.request("DELETE", url, headers={"Cookie": cookie}).data) == {"ended": True}

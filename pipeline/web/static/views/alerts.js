@@ -36,6 +36,13 @@ export function render(about) {
         ['', (one) => h('button', { type: 'button', onclick: () => about.confirm_in('End this silence', h('p', {}, one.matchers.join(', ')), 'End it', async () => { await call(`/api/silences/${encodeURIComponent(one.id)}`, { method: 'DELETE' }); return 'Ended.'; }) }, 'End')],
       ], 'Silences') : empty('Nothing is silenced', 'Choose “Silence” beside an alert.') };
     }),
+    panel('Maintenance windows', 'alerts of the environment are judged and stored, and told when the window ends', async () => {
+      const { maintenance } = await call('/api/silences', { signal: about.signal });
+      return { content: maintenance.length ? table(maintenance, [
+        ['Environment', (one) => one.environment], ['From', (one) => when(Date.parse(one.starts_at))], ['Until', (one) => when(Date.parse(one.ends_at))],
+        ['Now', (one) => (Date.parse(one.starts_at) <= Date.now() ? tag('lasts', 'warn') : tag('to come'))], ['Why', (one) => one.reason || '–', { wide: true }],
+      ], 'Maintenance windows') : empty('No maintenance is planned', 'The platform sets maintenance:{environment} in Redis.') };
+    }),
   ];
 }
 
