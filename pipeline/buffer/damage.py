@@ -9,21 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.base.errors import KeyDamaged as KeyDamaged
 from pipeline.base.errors import PipelineError, RedisOutage
-
-
-class KeyDamaged(RedisOutage):
-    """A key of the buffer does not hold what it should; the sentence names key, what was found, and the fix.
-
-    A kind of outage: whatever needs the key waits and says so, everything else goes on.
-    """
-
-    def __init__(self, key: str, found: str, expected: str) -> None:
-        super().__init__(
-            f"the Redis key {key} holds {found} instead of {expected}: another program wrote to it. "
-            f"Rename or delete it (RENAME {key} {key}:old); until then whatever needs it waits"
-        )
-        self.key = key
 
 
 class ClocksDisagree(RedisOutage):

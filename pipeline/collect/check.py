@@ -98,9 +98,10 @@ def _look(
 ) -> None:
     pipe = client.pipeline(transaction=False)
     for key in keys:
-        pipe.type(key)
-        pipe.pttl(key)
-        pipe.execute_command("MEMORY", "USAGE", key, "SAMPLES", "1")
+        name = key.encode("utf-8", "surrogateescape")
+        pipe.type(name)
+        pipe.pttl(name)
+        pipe.execute_command("MEMORY", "USAGE", name, "SAMPLES", "1")
     replies = _execute(pipe)
     lengths = client.pipeline(transaction=False)
     asked = []
@@ -126,10 +127,10 @@ def _look(
             elif entry.ttl_s is not None and ttl_ms > entry.ttl_s * 1000 + 1000:
                 _note(counted.long_ttl, entry, key)
         if entry.most is not None:
-            lengths.execute_command(_LENGTH[entry.type], key)
+            lengths.execute_command(_LENGTH[entry.type], key.encode("utf-8", "surrogateescape"))
             asked.append((entry, key, "length"))
         if any(derived.kind == "overdue" for derived in entry.metrics):
-            lengths.zcount(key, "-inf", now_s)
+            lengths.zcount(key.encode("utf-8", "surrogateescape"), "-inf", now_s)
             asked.append((entry, key, "stale"))
     for (entry, key, what), reply in zip(asked, _execute(lengths), strict=True):
         if isinstance(reply, redis.RedisError):

@@ -246,7 +246,8 @@ class Collector:
         trouble = ""
         for derived in one.entry.metrics:
             if derived.kind == "executions":
-                going.states.add(derive.state_name(one, derived))
+                if self._known_executions is not None:
+                    going.states.add(derive.state_name(one, derived))
                 wrong = ""
             elif derived.kind in EVENT_KINDS:
                 name = derive.state_name(one, derived)
@@ -276,7 +277,7 @@ class Collector:
             derive.state_name(Look(match), derived)
             for match in matches
             for derived in match.entry.metrics
-            if derived.kind in EVENT_KINDS or derived.kind == "executions"
+            if derived.kind in EVENT_KINDS or (derived.kind == "executions" and self._known_executions is not None)
         ]
         if not names:
             return {}

@@ -29,7 +29,7 @@ from pipeline.base import keys
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
 from pipeline.jobs import vitals_rows
-from pipeline.jobs.redis_text import instant, number
+from pipeline.jobs.redis_text import instant, number, report_damaged
 from pipeline.jobs.vitals_rows import Span
 
 if TYPE_CHECKING:
@@ -203,12 +203,17 @@ class VitalsJob:
         # A key stays on the list until it is certainly gone.
         self._published = before | present
         hit("vitals.before_publish")
-        pipeline.execute()
+        names = [str(_decoded(command[0][1])) for command in pipeline.command_stack]
+        report_damaged(names, pipeline.execute(raise_on_error=False))
         self._published = present
         return VitalsReport(len(present), len(gone), len(scores))
 
     def _replace_scores(self, pipeline: Pipeline, scores: dict[Any, str]) -> None:
-        stale = {_decoded(browser) for browser in self.redis.hkeys(keys.COMPAT_SCORES)} - scores.keys()
+        try:
+            stale = {_decoded(browser) for browser in self.redis.hkeys(keys.COMPAT_SCORES)} - scores.keys()
+        except redis.ResponseError as error:
+            report_damaged([keys.COMPAT_SCORES], [error])
+            return
         if stale:
             pipeline.hdel(keys.COMPAT_SCORES, *stale)
         if scores:
