@@ -23,7 +23,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.analyse.dimensions import VITALS, WINDOW_DIMENSIONS
-from pipeline.analyse.vitals import PERCENTILE_DEFINITION, RATED_BY, assess, assess_reports, reported_browser
+from pipeline.analyse.vitals import (
+    PERCENTILE_DEFINITION,
+    RATED_BY,
+    FormFactors,
+    assess,
+    assess_reports,
+    reported_browser,
+)
 from pipeline.analyse.windows import is_final, revision
 from pipeline.base import keys
 from pipeline.base.failpoints import hit
@@ -50,7 +57,7 @@ _FIGURES = (
     *("avg", "p95", "p75", "samples", "rating"),
     *("p50", "p90", "p99", "good", "needs_improvement", "poor"),
     *("p75_rated", "p75_low", "p75_high", "p95_low", "p95_high", "low_confidence", "p95_low_confidence"),
-    *("lighthouse_score", "is_legacy"),
+    *("lighthouse_score", "is_legacy", "form_factor"),
 )
 
 
@@ -137,12 +144,15 @@ class VitalsJob:
         window = views.column("timestamp").cast(pa.int64()).to_numpy() // (WINDOW_S * 1000) * WINDOW_S
         for start in spans:
             of_window = views.filter(pa.array(window == start))
-            yield start, of_window.num_rows, assess(of_window, aliases, WINDOW_DIMENSIONS)
+            yield start, of_window.num_rows, assess(of_window, aliases, WINDOW_DIMENSIONS, self._form_factors())
+
+    def _form_factors(self) -> FormFactors:
+        return FormFactors(self.settings.vitals.form_factor, self.settings.vitals.form_factors)
 
     def _assess_pieces(self, span: Span, dimensions: tuple[str, ...]) -> list[pa.Table]:
         aliases = self.settings.vitals.browser_aliases
         found = vitals_rows.reports(self.store, span, aliases, dimensions, self.stop)
-        return [assess_reports(reports, dimensions) for reports in found]
+        return [assess_reports(reports, dimensions, self._form_factors()) for reports in found]
 
     def run(self, now_ms: int) -> VitalsReport:
         """Publish the vitals and the scores of the ``vitals.rolling_s`` seconds up to ``now_ms``, inclusive.
