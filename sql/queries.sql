@@ -29,25 +29,53 @@ ORDER BY change_pct DESC, test_suite, test_id, browser_name
 LIMIT 100;
 
 -- flakiest_tests
--- Which tests are flaky: they passed only after a retry, or both passed and failed; the flakiest first.
+-- Which tests are flaky: they passed only after a retry, or went back and forth on the same commit; the flakiest first.
 -- defaults: since=7d until=now environment= suite=
+WITH seen AS (
+    SELECT test_suite, test_id, environment, browser_name, test_name, commit, verdict, retried, started, run_id,
+        1 AS is_execution
+    FROM executions
+    WHERE verdict IN ('passed', 'flaky', 'failed')
+        AND ended >= {since:DateTime('UTC')} AND ended < {until:DateTime('UTC')}
+    UNION ALL
+    -- Without a run_id nothing joins an attempt that was retried to its execution: it stands for itself.
+    SELECT test_suite, test_id, environment, browserName(browser) AS browser_name, test_name, commit, 'flaky', 1,
+        timestamp, '', 0
+    FROM metrics
+    WHERE run_id = '' AND lower(metric_type) = 'duration' AND statusWord(status) = 'retried'
+        AND timestamp >= {since:DateTime('UTC')} AND timestamp < {until:DateTime('UTC')}
+), executed AS (
+    SELECT
+        test_suite, test_id, browser_name, test_name, commit, retried, is_execution,
+        verdict = 'failed' AS has_failed,
+        verdict != 'failed' AND (retried > 0 OR verdict = 'flaky') AS was_saved,
+        lagInFrame(toInt8(has_failed), 1, toInt8(-1)) OVER before AS failed_before,
+        lagInFrame(commit, 1, '') OVER before AS commit_before
+    FROM seen
+    WHERE ({environment:String} = '' OR environment = {environment:String})
+        AND ({suite:String} = '' OR test_suite = {suite:String})
+    WINDOW before AS (
+        PARTITION BY test_suite, test_id, environment, browser_name, is_execution ORDER BY started, run_id
+        ROWS BETWEEN 1 PRECEDING AND CURRENT ROW
+    )
+)
 SELECT
     test_suite,
     test_id,
-    any(w.test_name) AS name,
-    browserName(browser) AS browser_name,
-    sum(total) AS executions,
-    sum(w.failed) AS failures,
-    sum(w.flaky) AS passed_after_retry,
-    sum(w.retried) AS retried_attempts,
-    round((sum(w.flaky) + least(sum(w.failed), sum(w.passed))) / sum(total), 4) AS flakiness
-FROM metrics_5min AS w
-WHERE lower(metric_type) = 'duration'
-    AND window_start >= {since:DateTime('UTC')} AND window_start < {until:DateTime('UTC')}
-    AND ({environment:String} = '' OR environment = {environment:String})
-    AND ({suite:String} = '' OR test_suite = {suite:String})
+    any(e.test_name) AS name,
+    browser_name,
+    toUInt64(sum(is_execution)) AS executions,
+    countIf(has_failed) AS failures,
+    countIf(was_saved) AS passed_after_retry,
+    sum(e.retried) AS retried_attempts,
+    -- Without a commit two changes may be a defect and its fix.
+    countIf(failed_before >= 0 AND failed_before != has_failed AND commit != '' AND commit = commit_before)
+        + greatest(toInt64(countIf(failed_before >= 0 AND failed_before != has_failed AND commit = '')) - 2, 0)
+        AS changes_on_one_commit,
+    round(least(1, (passed_after_retry + changes_on_one_commit) / greatest(executions, 1)), 4) AS flakiness
+FROM executed AS e
 GROUP BY test_suite, test_id, browser_name
-HAVING passed_after_retry > 0 OR (failures > 0 AND sum(w.passed) > 0)
+HAVING passed_after_retry + changes_on_one_commit > 0
 ORDER BY flakiness DESC, executions DESC, test_suite, test_id
 LIMIT 100;
 

@@ -281,9 +281,7 @@ def test_dashboards_ask_what_clickhouse_can_answer(store: "Store") -> None:
 
 def test_dashboards_use_the_provisioned_source() -> None:
     """Data source, user, database and password variable are those of ClickHouse and of the compose file."""
-    source, prometheus = yaml.safe_load((ROOT / "config/grafana/datasources/sources.yaml").read_text())[
-        "datasources"
-    ]
+    source, prometheus = yaml.safe_load((ROOT / "config/grafana/datasources/sources.yaml").read_text())["datasources"]
     assert source["jsonData"]["username"] == "pipeline_analyst"
     assert source["jsonData"]["defaultDatabase"] == config.load(None, {}).clickhouse.database
     assert source["jsonData"]["host"] in SERVICES

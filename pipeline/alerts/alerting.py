@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from pipeline.alerts.rules import load as rules_
 from pipeline.base import log
 from pipeline.base.clock import Clock, WallClock
 from pipeline.base.config import Settings
-from pipeline.base.errors import StoreOutage
+from pipeline.base.errors import KeyDamaged, Outage, StoreOutage
 from pipeline.base.redis_link import RedisLink
 from pipeline.store.client import Store
 
@@ -93,18 +94,20 @@ class Alerting:
 
         ``complete_until`` says up to which end of a window (epoch milliseconds) windows, vitals, baselines and
         change points are complete; what it does not name counts as complete.
-        Raises ``RedisOutage``, or ``StoreOutage`` after everything that needs no ClickHouse was done.
+        Raises ``RedisOutage`` at once; ``StoreOutage`` after everything that needs no ClickHouse was done, and
+        ``KeyDamaged`` after everything that does not need that key.
         """
-        outage: StoreOutage | None = None
         report = AlertingReport(EvaluationReport())
-        try:
+        outages: list[Outage] = []
+        with _kept(outages):
             report.evaluation = self.evaluator.run(self._clock.now_ms(), facts, complete_until)
-        except StoreOutage as error:
-            outage = error
-        report.published = self._journal.publish()
-        if outage is not None:
-            raise outage
-        report.stored = table.flush(self._journal, self._store)
+        with _kept(outages):
+            report.published = self._journal.publish()
+        if not any(isinstance(outage, StoreOutage) for outage in outages):
+            with _kept(outages):
+                report.stored = table.flush(self._journal, self._store)
+        if outages:
+            raise outages[0]
         return report
 
     def reload(self, settings: Settings | None = None) -> list[str]:
@@ -145,3 +148,12 @@ class Alerting:
             }
             for worker in self.notifier.workers
         }
+
+
+@contextlib.contextmanager
+def _kept(outages: list[Outage]) -> Iterator[None]:
+    """Keep an outage that leaves something else to do."""
+    try:
+        yield
+    except (StoreOutage, KeyDamaged) as outage:
+        outages.append(outage)

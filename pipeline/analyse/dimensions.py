@@ -25,7 +25,8 @@ WINDOW_DIMENSIONS = ("environment", "browser", "page")
 class Vital:
     """One vital: up to and including ``good`` is good, above ``poor`` is poor; milliseconds, CLS without unit.
 
-    ``lighthouse`` holds the control points (p10, median) of Lighthouse's score, None where it publishes none.
+    ``lighthouse`` holds the control points (p10, median) of Lighthouse's score for mobile, None where it publishes
+    none; ``desktop`` those for desktop, None where they are the same.
     """
 
     name: str
@@ -33,6 +34,11 @@ class Vital:
     poor: float
     lighthouse: tuple[float, float] | None
     successor: str = ""
+    desktop: tuple[float, float] | None = None
+
+    def control_points(self, form_factor: str) -> tuple[float, float] | None:
+        """The control points for ``mobile`` or ``desktop``."""
+        return self.desktop or self.lighthouse if form_factor == "desktop" else self.lighthouse
 
     @property
     def is_legacy(self) -> bool:
@@ -41,16 +47,16 @@ class Vital:
 
 
 # Boundaries: web-vitals, src/on*.ts (``LCPThresholds`` and so on). Control points: Lighthouse 13,
-# core/audits/metrics, those for mobile. They coincide with the boundaries, so that a score of at least
-# 0.9 means good and below 0.5 poor (the desktop points, 1200/2400 for LCP, would contradict the rating),
-# and CLS and INP have one pair for both. Lighthouse scores neither TTFB nor FID.
+# core/audits/metrics (largest-contentful-paint.js and so on). Those for mobile coincide with the boundaries, so that a
+# score of at least 0.9 means good and below 0.5 poor; those for desktop are stricter than the rating. CLS and INP have
+# one pair for both. Lighthouse scores neither TTFB nor FID.
 VITALS = {
     vital.name: vital
     for vital in (
-        Vital("lcp", 2500, 4000, lighthouse=(2500, 4000)),
+        Vital("lcp", 2500, 4000, lighthouse=(2500, 4000), desktop=(1200, 2400)),
         Vital("inp", 200, 500, lighthouse=(200, 500)),
         Vital("cls", 0.1, 0.25, lighthouse=(0.1, 0.25)),
-        Vital("fcp", 1800, 3000, lighthouse=(1800, 3000)),
+        Vital("fcp", 1800, 3000, lighthouse=(1800, 3000), desktop=(934, 1600)),
         Vital("ttfb", 800, 1800, lighthouse=None),
         # FID left the Core Web Vitals in March 2024; INP took its place.
         Vital("fid", 100, 300, lighthouse=None, successor="inp"),

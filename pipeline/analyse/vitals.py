@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -38,8 +39,26 @@ PERCENTILE_DEFINITION = METHOD
 RATED_BY = "p75, inverted CDF"
 
 
+@dataclass(frozen=True)
+class FormFactors:
+    """Whose control points score: ``default``, or what ``by_environment`` says."""
+
+    default: str = "mobile"
+    by_environment: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, environment: str) -> str:
+        """``mobile`` or ``desktop``."""
+        return self.by_environment.get(environment, self.default)
+
+
+MOBILE = FormFactors()
+
+
 def assess(
-    views: pa.Table, browser_aliases: Mapping[str, str], dimensions: Sequence[str] = WINDOW_DIMENSIONS
+    views: pa.Table,
+    browser_aliases: Mapping[str, str],
+    dimensions: Sequence[str] = WINDOW_DIMENSIONS,
+    form_factors: FormFactors = MOBILE,
 ) -> pa.Table:
     """Assess every vital within every combination of ``dimensions``; one row each, sorted by (vital, *dimensions).
 
@@ -52,7 +71,7 @@ def assess(
     Bounds are NaN where there are too few samples for them (``low_confidence``, ``p95_low_confidence``),
     ``lighthouse_score`` where Lighthouse has none.
     """
-    return assess_reports(last_reports(views, browser_aliases, dimensions), dimensions)
+    return assess_reports(last_reports(views, browser_aliases, dimensions), dimensions, form_factors)
 
 
 def last_reports(
@@ -68,13 +87,17 @@ def last_reports(
     return named.select(["vital", *dimensions, "value"]).take(pa.array(last))
 
 
-def assess_reports(reports: pa.Table, dimensions: Sequence[str] = WINDOW_DIMENSIONS) -> pa.Table:
+def assess_reports(
+    reports: pa.Table, dimensions: Sequence[str] = WINDOW_DIMENSIONS, form_factors: FormFactors = MOBILE
+) -> pa.Table:
     """Assess what ``last_reports`` found."""
     groups = factorise(reports, ("vital", *dimensions))
     grouped = group_sorted(reports.column("value").to_numpy(), groups.ids, groups.groups)
     vitals = [VITALS[name] for name in groups.keys.column("vital").to_pylist()]
     columns = {name: groups.keys.column(name) for name in groups.keys.column_names}
-    return pa.table(columns | _statistics(grouped) | _verdict(grouped, vitals) | _bounds(grouped))
+    environments = columns["environment"].to_pylist() if "environment" in columns else [""] * len(vitals)
+    factors = [form_factors.of(environment) for environment in environments]
+    return pa.table(columns | _statistics(grouped) | _verdict(grouped, vitals, factors) | _bounds(grouped))
 
 
 def reported_browser(sent: str, browser_aliases: Mapping[str, str]) -> str:
@@ -168,10 +191,11 @@ def _statistics(grouped: Grouped) -> dict[str, pa.Array]:
     return columns | {"histogram": buckets}
 
 
-def _verdict(grouped: Grouped, vitals: list[Vital]) -> dict[str, pa.Array]:
+def _verdict(grouped: Grouped, vitals: list[Vital], form_factors: list[str]) -> dict[str, pa.Array]:
     good = np.array([vital.good for vital in vitals], dtype=np.float64)
     poor = np.array([vital.poor for vital in vitals], dtype=np.float64)
-    control_points = np.array([vital.lighthouse or (np.nan, np.nan) for vital in vitals], dtype=np.float64)
+    pairs = zip(vitals, form_factors, strict=True)
+    control_points = np.array([vital.control_points(one) or (np.nan, np.nan) for vital, one in pairs], np.float64)
     p10, median = control_points.reshape(-1, 2).T
     group = np.repeat(np.arange(len(vitals)), grouped.sizes)
     ratings = rate(grouped.values, good[group], poor[group])
@@ -183,6 +207,7 @@ def _verdict(grouped: Grouped, vitals: list[Vital]) -> dict[str, pa.Array]:
         "p75_rated": pa.array(rated),
         "lighthouse_score": pa.array(lighthouse_score(rated, p10, median)),
         "is_legacy": pa.array([vital.is_legacy for vital in vitals], pa.bool_()),
+        "form_factor": pa.array(form_factors, pa.string()),
     }
 
 

@@ -40,6 +40,20 @@ class RedisDenied(RedisOutage):
     """Redis refuses our user, our password or one of our commands: an outage until password or ACL are right again."""
 
 
+class KeyDamaged(RedisOutage):
+    """A key of the pipeline does not hold what it should; the sentence names key, what was found, and the fix.
+
+    A kind of outage: whatever needs the key waits and says so, everything else goes on.
+    """
+
+    def __init__(self, key: str, found: str, expected: str) -> None:
+        super().__init__(
+            f"the Redis key {key} holds {found} instead of {expected}: another program wrote to it. "
+            f"Rename or delete it (RENAME {key} {key}:old); until then whatever needs it waits"
+        )
+        self.key = key
+
+
 class StoreOutage(Outage):
     """ClickHouse cannot be reached, timed out, or answered with a code that is worth a retry."""
 

@@ -145,6 +145,11 @@ class Producer:
         waits: list[float] = json.loads(told)
         return waits
 
+    def stop(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+
 
 def backlog(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Memory of the drainer above the empty service while ``rows`` waiting rows are drained."""

@@ -123,7 +123,7 @@ def _windows(store: Store, from_s: int) -> None:
 
 def ask_all(store: Store, end_s: int, say: Say) -> dict[str, dict[str, float]]:
     """By figure and span the median of a few answers, in milliseconds."""
-    handles = figures.Handles(store.clone)
+    handles = figures.ReaderPool(store.clone)
     chosen = {"suite": "suite-1", "test": "test-1", "run": "r47-0", "vital": "lcp", "alert": "none"}
     asked: dict[str, dict[str, float]] = {}
     try:

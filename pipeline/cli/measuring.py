@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pipeline.base import config
-from pipeline.cli.common import JSON, cli, command, print_json
+from pipeline.cli.group import JSON, cli, command, print_json
 
 
 @cli.group()
@@ -82,6 +82,26 @@ def bench_producers(settings: config.Settings, say: Callable[[str], None], rows:
     from pipeline.bench import impact as measure
 
     return measure.producers(settings, rows, say)
+
+
+@_bench("client", "What a push costs its caller, and metrics a second through one client.", _rows(1_000_000))
+def bench_client(settings: config.Settings, say: Callable[[str], None], rows: int) -> dict[str, Any]:
+    """The producers' client."""
+    from pipeline.bench import client as measure
+
+    return measure.run(settings, rows, say)
+
+
+@_bench(
+    "collect",
+    "Collecting from many keys: longest command, keys a second, what a producer notices meanwhile.",
+    click.option("--keys", type=click.IntRange(min=1000), default=1_000_000, show_default=True),
+)
+def bench_collect(settings: config.Settings, say: Callable[[str], None], keys: int) -> dict[str, Any]:
+    """Collectors."""
+    from pipeline.bench import collect as measure
+
+    return measure.run(settings, keys, say)
 
 
 @_bench("backlog", "Memory of the drainer while a backlog drains.", _rows(5_000_000))

@@ -19,7 +19,7 @@ import click
 from pipeline.base import config
 from pipeline.base.errors import Outage, UsageError
 from pipeline.base.text import masked, printable
-from pipeline.cli.common import JSON, command, print_json, say
+from pipeline.cli.group import JSON, command, print_json, say
 
 _FORMATS = (
     *("ndjson", "junit", "trx", "ctrf", "lighthouse", "playwright", "jest", "cypress", "mochawesome", "mocha"),
@@ -133,10 +133,10 @@ class _Push:
                 self._push_one(one, asked, sender)
 
     def _push_one(self, one: Any, asked: Any, sender: Any) -> None:
-        from pipeline.client.importers.report import Refused
-        from pipeline.client.report_files import Read, read
+        from pipeline.client.importers.report import ReportRefused
+        from pipeline.client.report_files import ReadReport, read
 
-        result = Read(one)
+        result = ReadReport(one)
         refused = ""
         try:
             for batch in read(one, asked, result):
@@ -144,8 +144,8 @@ class _Push:
                     moved = sender.send(batch)
                     result.tally.pushed += moved
                     result.tally.already_pushed += len(batch.items) - moved
-        except (Refused, OSError) as error:
-            refused = str(error) if isinstance(error, Refused) else f"cannot be read: {error.strerror or error}"
+        except (ReportRefused, OSError) as error:
+            refused = str(error) if isinstance(error, ReportRefused) else f"cannot be read: {error.strerror or error}"
         except Outage as error:
             refused = f"Redis did not take it within {self._options['retry_for_s']:g} s: {error}"
         self._tell(result, refused)

@@ -121,6 +121,16 @@ class Entry(_Strict):
     example: str = ""
 
     @cached_property
+    def kinds(self) -> frozenset[str]:
+        """What kinds of metric the keys become."""
+        return frozenset(derived.kind for derived in self.metrics)
+
+    @cached_property
+    def read_fields(self) -> tuple[str, ...]:
+        """The fields of the value that are read."""
+        return tuple(dict.fromkeys(name for derived in self.metrics for name in derived.read_fields))
+
+    @cached_property
     def fixed(self) -> int:
         """How much of the pattern is fixed text; the greater number decides between two that fit."""
         return len(_PLACEHOLDER.sub("", self.pattern))
@@ -188,7 +198,10 @@ class Catalogue:
         candidates = self._by_head.get((database, key.split(":", 1)[0]), [])
         for entry in (*candidates, *self._anywhere.get(database, ())):
             if found := entry.regex.fullmatch(key):
-                return Match(entry, key, found.groupdict())
+                parts = found.groupdict()
+                return Match(
+                    entry, key, parts if key.isascii() else {name: _text(part) for name, part in parts.items()}
+                )
         return None
 
     def find(self, text: str) -> list[Entry]:
@@ -199,6 +212,11 @@ class Catalogue:
     def channels(self) -> list[Entry]:
         """The entries that are channels."""
         return [entry for entry in self.entries if entry.type == "channel"]
+
+
+def _text(part: str) -> str:
+    """A part of a key's name as it may stand in a metric: U+FFFD for what is not UTF-8."""
+    return part.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @cache

@@ -1,7 +1,7 @@
 """Reads keys of the platform: lengths before values, in pipelines, never more than is asked for.
 
 A key may vanish between two commands, hold another type than documented, or a value of half a gigabyte. None of this
-stops the others: what cannot be read says why in ``Look.trouble``. Raises ``RedisOutage`` when Redis is away.
+stops the others: what cannot be read says why in ``KeyLook.trouble``. Raises ``RedisOutage`` when Redis is away.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis
+from hiredis import pack_command
 
 from pipeline.base.errors import RedisDenied
 from pipeline.base.redis_link import classify
@@ -33,7 +34,7 @@ _LENGTH = {"list": "LLEN", "set": "SCARD", "zset": "ZCARD", "hash": "HLEN", "str
 
 
 @dataclass
-class Look:
+class KeyLook:
     """What was read of one key."""
 
     match: Match
@@ -57,9 +58,9 @@ class Look:
         return self.match.entry
 
 
-def look(client: redis.Redis, matches: Sequence[Match], now_s: float, cursors: Mapping[str, float]) -> list[Look]:
+def look(client: redis.Redis, matches: Sequence[Match], now_s: float, cursors: Mapping[str, float]) -> list[KeyLook]:
     """Read what the entries of these keys need; ``cursors`` are the scores from which sorted sets of times are read."""
-    looks = [Look(match) for match in matches]
+    looks = [KeyLook(match) for match in matches]
     _lengths(client, looks)
     _values(client, [one for one in looks if not one.gone and not one.trouble], now_s, cursors)
     return looks
@@ -68,21 +69,23 @@ def look(client: redis.Redis, matches: Sequence[Match], now_s: float, cursors: M
 # Lengths
 
 
-def _lengths(client: redis.Redis, looks: Sequence[Look]) -> None:
-    commands: list[tuple[Look, str, tuple[Any, ...]]] = []
+def _lengths(client: redis.Redis, looks: Sequence[KeyLook]) -> None:
+    commands: list[tuple[KeyLook, str, tuple[Any, ...]]] = []
     for one in looks:
-        key = one.match.key
-        commands.append((one, "length", (_LENGTH[one.entry.type], key)))
-        kinds = {derived.kind for derived in one.entry.metrics}
-        if kinds & _TTL:
+        key, entry = one.match.key, one.match.entry
+        commands.append((one, "length", (_LENGTH[entry.type], key)))
+        if entry.kinds & _TTL:
             commands.append((one, "ttl", ("PTTL", key)))
-        if one.entry.type not in ("string", "json") and kinds & _WHOLE:
+        if entry.type not in ("string", "json") and entry.kinds & _WHOLE:
             commands.append((one, "bytes", ("MEMORY", "USAGE", key, "SAMPLES", "5")))
-        if one.entry.type == "hash":
-            commands.extend((one, f"field {name}", ("HSTRLEN", key, name)) for name in _fields_of(one.entry))
-    for (one, what, _), reply in zip(commands, _run(client, [args for _, _, args in commands]), strict=True):
+        if entry.type == "hash":
+            commands.extend((one, name, ("HSTRLEN", key, name)) for name in entry.read_fields)
+    for (one, what, args), reply in zip(commands, _run(client, [args for _, _, args in commands]), strict=True):
         if isinstance(reply, redis.RedisError):
             _blame(one, reply)
+        elif args[0] == "HSTRLEN":
+            if reply > MAX_FIELD_BYTES:
+                one.fields[what] = ""  # known to be there, and too long to read
         elif what == "length":
             one.length = int(reply)
             one.gone = not one.length
@@ -91,22 +94,15 @@ def _lengths(client: redis.Redis, looks: Sequence[Look]) -> None:
         elif what == "ttl":
             one.ttl_ms = int(reply)
             one.gone |= one.ttl_ms == -2
-        elif what == "bytes":
-            if reply is not None and int(reply) > MAX_COLLECTION_BYTES:
-                one.trouble = f"it takes more than {MAX_COLLECTION_BYTES} bytes"
-        elif int(reply) > MAX_FIELD_BYTES:
-            one.fields[what.removeprefix("field ")] = ""  # known to be there, and too long to read
-
-
-def _fields_of(entry: Entry) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for derived in entry.metrics for name in derived.read_fields))
+        elif reply is not None and int(reply) > MAX_COLLECTION_BYTES:
+            one.trouble = f"it takes more than {MAX_COLLECTION_BYTES} bytes"
 
 
 # Values
 
 
-def _values(client: redis.Redis, looks: Sequence[Look], now_s: float, cursors: Mapping[str, float]) -> None:
-    commands: list[tuple[Look, str, tuple[Any, ...]]] = []
+def _values(client: redis.Redis, looks: Sequence[KeyLook], now_s: float, cursors: Mapping[str, float]) -> None:
+    commands: list[tuple[KeyLook, str, tuple[Any, ...]]] = []
     for one in looks:
         for what, args in _reads(one, now_s, cursors):
             commands.append((one, what, args))
@@ -127,11 +123,11 @@ def _values(client: redis.Redis, looks: Sequence[Look], now_s: float, cursors: M
             one.overdue = int(reply)
 
 
-def _reads(one: Look, now_s: float, cursors: Mapping[str, float]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _reads(one: KeyLook, now_s: float, cursors: Mapping[str, float]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     entry, key = one.entry, one.match.key
-    kinds = {derived.kind for derived in entry.metrics}
+    kinds = entry.kinds
     if entry.type == "hash":
-        names = [name for name in _fields_of(entry) if name not in one.fields]
+        names = [name for name in entry.read_fields if name not in one.fields]
         if names and not kinds & {"members"}:
             yield "fields", ("HMGET", key, *names)
         if kinds & {"members", "flags"}:
@@ -158,7 +154,7 @@ def _needs_text(metrics: Sequence[Derived]) -> bool:
     return any(one.read_fields or one.kind in ("sum", "number", "holders", "within") for one in metrics)
 
 
-def _take_text(one: Look, reply: bytes | None) -> None:
+def _take_text(one: KeyLook, reply: bytes | None) -> None:
     if reply is None:
         one.gone = True
         return
@@ -193,11 +189,8 @@ def _run(client: redis.Redis, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
     """The reply of each command; an error of one is its reply, an outage is raised."""
     if not commands:
         return []
-    pipe: Any = client.pipeline(transaction=False)
-    for command in commands:
-        pipe.execute_command(*command)
     try:
-        replies: list[Any] = pipe.execute(raise_on_error=False)
+        replies = _replies(client, commands)
     except redis.RedisError as error:
         meaning = classify(error)
         raise meaning if meaning is not None else error from error
@@ -206,16 +199,40 @@ def _run(client: redis.Redis, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
             meaning = classify(reply)
             if meaning is not None and not isinstance(meaning, RedisDenied):
                 raise meaning from reply
-    return [list(_pairs(reply)) if isinstance(reply, dict) else reply for reply in replies]
+    return replies
 
 
-def _pairs(reply: Mapping[bytes, bytes]) -> Iterator[bytes]:
-    for name, value in reply.items():
-        yield name
-        yield value
+def _replies(client: redis.Redis, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """One pipeline. The client's own costs three times as much a command, which is most of what collecting costs."""
+    pool: Any = client.connection_pool
+    connection = pool.get_connection()
+    try:
+        connection.send_packed_command([b"".join(pack_command(_as_bytes(command)) for command in commands)])
+        read = connection.read_response
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(read())
+            except redis.ResponseError as error:
+                replies.append(error)
+        return replies
+    except BaseException:
+        connection.disconnect()  # replies that were not read must not answer the next command
+        raise
+    finally:
+        pool.release(connection)
 
 
-def _blame(one: Look, error: redis.RedisError) -> None:
+def _as_bytes(command: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A key that is not UTF-8 goes out as it came."""
+    at = 2 if command[0] == "MEMORY" else 1
+    key = command[at]
+    if key.isascii():
+        return command
+    return (*command[:at], key.encode("utf-8", "surrogateescape"), *command[at + 1 :])
+
+
+def _blame(one: KeyLook, error: redis.RedisError) -> None:
     if isinstance(classify(error), RedisDenied):
         one.trouble = "no permission to read it"
     elif "WRONGTYPE" in str(error) or "wrong kind of value" in str(error):

@@ -26,7 +26,7 @@ from pipeline.analyse.cycles import MONDAY_S, SLOT_S, WEEK_S
 from pipeline.base import keys
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
-from pipeline.jobs.redis_text import instant, number
+from pipeline.jobs.redis_text import instant, number, report_damaged
 from pipeline.store.arrow import AS_DICTIONARIES
 
 if TYPE_CHECKING:
@@ -214,7 +214,8 @@ class BaselinesJob:
         with self.redis.pipeline(transaction=False) as pipeline:
             for row in of_suites:
                 pipeline.hset(keys.baseline(row["test_suite"]), mapping=_fields(row, now_ms))
-            pipeline.execute()
+            replies = pipeline.execute(raise_on_error=False)
+        report_damaged([keys.baseline(row["test_suite"]) for row in of_suites], replies)
         return len(of_suites)
 
 

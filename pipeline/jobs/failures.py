@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.base import keys
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
-from pipeline.jobs.redis_text import instant, number
+from pipeline.jobs.redis_text import instant, number, report_damaged
 
 if TYPE_CHECKING:
     from pipeline.store.client import Store
@@ -136,8 +136,9 @@ class FailuresJob:
             "flaky_tests": str(flaky),
             "last_updated": instant(now_ms),
         }
-        with outages():
-            self.redis.hset(keys.FAILURE_ANALYSIS, mapping=fields)
+        with outages(), self.redis.pipeline(transaction=False) as pipe:
+            pipe.hset(keys.FAILURE_ANALYSIS, mapping=fields)
+            report_damaged([keys.FAILURE_ANALYSIS], pipe.execute(raise_on_error=False))
 
 
 def _values(execution: Any) -> list[Any]:

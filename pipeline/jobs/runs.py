@@ -40,7 +40,7 @@ WITH attempts AS (
            min(timestamp) AS first, max(timestamp) AS last, max(ingested_at) AS ingested, count() AS raw_rows,
            max(commit) AS commit, max(branch) AS branch,
            max(tags['base_branch']) AS base_branch, max(tags['pull_request']) AS pull_request,
-           max(tags['ci_system']) AS ci_system, max(tags['run_url']) AS url
+           max(tags['ci']) AS ci_system, max(tags['run_link']) AS url
     FROM metrics
     WHERE run_id IN {run_ids:Array(String)} AND lower(metric_type) = 'duration'
     GROUP BY run_id, job, test_suite, test_id, environment, browser

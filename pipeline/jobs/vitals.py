@@ -23,13 +23,20 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.analyse.dimensions import VITALS, WINDOW_DIMENSIONS
-from pipeline.analyse.vitals import PERCENTILE_DEFINITION, RATED_BY, assess, assess_reports, reported_browser
+from pipeline.analyse.vitals import (
+    PERCENTILE_DEFINITION,
+    RATED_BY,
+    FormFactors,
+    assess,
+    assess_reports,
+    reported_browser,
+)
 from pipeline.analyse.windows import is_final, revision
 from pipeline.base import keys
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
 from pipeline.jobs import vitals_rows
-from pipeline.jobs.redis_text import instant, number
+from pipeline.jobs.redis_text import instant, number, report_damaged
 from pipeline.jobs.vitals_rows import Span
 
 if TYPE_CHECKING:
@@ -50,7 +57,7 @@ _FIGURES = (
     *("avg", "p95", "p75", "samples", "rating"),
     *("p50", "p90", "p99", "good", "needs_improvement", "poor"),
     *("p75_rated", "p75_low", "p75_high", "p95_low", "p95_high", "low_confidence", "p95_low_confidence"),
-    *("lighthouse_score", "is_legacy"),
+    *("lighthouse_score", "is_legacy", "form_factor"),
 )
 
 
@@ -137,12 +144,15 @@ class VitalsJob:
         window = views.column("timestamp").cast(pa.int64()).to_numpy() // (WINDOW_S * 1000) * WINDOW_S
         for start in spans:
             of_window = views.filter(pa.array(window == start))
-            yield start, of_window.num_rows, assess(of_window, aliases, WINDOW_DIMENSIONS)
+            yield start, of_window.num_rows, assess(of_window, aliases, WINDOW_DIMENSIONS, self._form_factors())
+
+    def _form_factors(self) -> FormFactors:
+        return FormFactors(self.settings.vitals.form_factor, self.settings.vitals.form_factors)
 
     def _assess_pieces(self, span: Span, dimensions: tuple[str, ...]) -> list[pa.Table]:
         aliases = self.settings.vitals.browser_aliases
         found = vitals_rows.reports(self.store, span, aliases, dimensions, self.stop)
-        return [assess_reports(reports, dimensions) for reports in found]
+        return [assess_reports(reports, dimensions, self._form_factors()) for reports in found]
 
     def run(self, now_ms: int) -> VitalsReport:
         """Publish the vitals and the scores of the ``vitals.rolling_s`` seconds up to ``now_ms``, inclusive.
@@ -203,12 +213,17 @@ class VitalsJob:
         # A key stays on the list until it is certainly gone.
         self._published = before | present
         hit("vitals.before_publish")
-        pipeline.execute()
+        names = [str(_decoded(command[0][1])) for command in pipeline.command_stack]
+        report_damaged(names, pipeline.execute(raise_on_error=False))
         self._published = present
         return VitalsReport(len(present), len(gone), len(scores))
 
     def _replace_scores(self, pipeline: Pipeline, scores: dict[Any, str]) -> None:
-        stale = {_decoded(browser) for browser in self.redis.hkeys(keys.COMPAT_SCORES)} - scores.keys()
+        try:
+            stale = {_decoded(browser) for browser in self.redis.hkeys(keys.COMPAT_SCORES)} - scores.keys()
+        except redis.ResponseError as error:
+            report_damaged([keys.COMPAT_SCORES], [error])
+            return
         if stale:
             pipeline.hdel(keys.COMPAT_SCORES, *stale)
         if scores:

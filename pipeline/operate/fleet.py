@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.base.redis_link import outages
-from pipeline.operate.own_keys import typed
+from pipeline.base.typed_keys import typed
 
 HEARTBEAT_S = 1.0
 STALE_HEARTBEAT_MS = 15_000
@@ -50,12 +50,12 @@ class Fleet:
     def say(self, name: str, facts: dict[str, Any]) -> None:
         """Write the heartbeat of process ``name``. Raises ``RedisOutage``."""
         text = json.dumps({"at": self.now_ms(), **facts})
-        with typed(self.client, self.key, "hash"):
+        with typed(self.client, {self.key: "hash"}):
             self.client.hset(self.key, name, text)
 
     def leave(self, name: str) -> None:
         """Remove the heartbeat of a process that ends. Raises ``RedisOutage``."""
-        with typed(self.client, self.key, "hash"):
+        with typed(self.client, {self.key: "hash"}):
             self.client.hdel(self.key, name)
 
     def services(self, now_ms: int, silent_for_ms: int = STALE_HEARTBEAT_MS) -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ class Fleet:
 
     def forget_silent(self, now_ms: int, silent_for_ms: int) -> int:
         """Remove the heartbeats of processes that said nothing for so long, and what is none; how many."""
-        with typed(self.client, self.key, "hash"):
+        with typed(self.client, {self.key: "hash"}):
             names = self.client.hkeys(self.key)
         known = self._all()
         gone = [name for name in names if name not in known or abs(now_ms - known[name]["at"]) > silent_for_ms]
@@ -74,7 +74,7 @@ class Fleet:
         return len(gone)
 
     def _all(self) -> dict[bytes, dict[str, Any]]:
-        with typed(self.client, self.key, "hash"):
+        with typed(self.client, {self.key: "hash"}):
             found: dict[bytes, bytes] = self.client.hgetall(self.key)
         read = {name: heartbeat(name, text) for name, text in found.items()}
         return {name: said for name, said in read.items() if said is not None}

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.base.errors import Outage
 from pipeline.base.redis_link import outages
-from pipeline.operate.own_keys import typed
+from pipeline.base.typed_keys import typed
 
 LEASE_S = 15
 """Another process takes the schedule over this long after its holder died."""
@@ -47,7 +47,7 @@ class Lease:
 
     def hold(self) -> bool:
         """Whether this process holds the lease; takes it when nobody does, and renews it. Raises ``RedisOutage``."""
-        with typed(self.client, self.key, "string"):
+        with typed(self.client, {self.key: "string"}):
             return bool(self.client.eval(_HOLD, 1, self.key, self.token, int(self.seconds * 1000)))
 
     def is_held(self) -> bool:
@@ -58,7 +58,7 @@ class Lease:
     def give_back(self) -> None:
         """Let another process have it at once. When Redis is away the lease runs out by itself."""
         try:
-            with typed(self.client, self.key, "string"):
+            with typed(self.client, {self.key: "string"}):
                 self.client.eval(_GIVE_BACK, 1, self.key, self.token)
         except Outage:
             return

@@ -19,8 +19,8 @@ from typing import Any
 from pipeline.base import log
 from pipeline.base.errors import Outage, PipelineError, Stopped
 from pipeline.base.redis_link import outages
+from pipeline.base.typed_keys import typed
 from pipeline.operate.fleet import RedisClock
-from pipeline.operate.own_keys import typed
 
 _log = log.get(__name__)
 
@@ -63,7 +63,7 @@ class RequestDesk:
 
     def answer_one(self) -> bool:
         """Take one request and do it; False when there is none. Raises ``RedisOutage``."""
-        with typed(self.client, self.requests_key, "list"):
+        with typed(self.client, {self.requests_key: "list"}):
             text = self.client.lpop(self.requests_key)
         if text is None:
             return False
@@ -148,7 +148,7 @@ def ask(
     patience_s = PATIENCE_S if patience_s is None else patience_s
     name = secrets.token_hex(8)
     text = json.dumps({**request, "id": name, "at": RedisClock(client).now_ms()})
-    with typed(client, requests_key, "list"):
+    with typed(client, {requests_key: "list"}):
         client.rpush(requests_key, text)
         client.expire(requests_key, KEEP_ANSWER_S)
     seen_s, signs = time.monotonic(), b""

@@ -25,7 +25,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from pipeline.base import log
-from pipeline.base.errors import Outage, Stopped
+from pipeline.base.errors import Outage, PipelineError, Stopped
 from pipeline.operate.lease import Lease
 
 _log = log.get(__name__)
@@ -139,6 +139,11 @@ class Schedule:
                 (_log.info if state.trouble else _log.warning)("job postponed", job=job.name, trouble=str(outage))
                 state.failures += 1
                 state.trouble = str(outage)
+                return False
+            except PipelineError as error:
+                _log.error("job failed", job=job.name, trouble=str(error))
+                state.failures += 1
+                state.trouble = str(error)
                 return False
             except Exception as error:
                 _log.exception("job failed", job=job.name)

@@ -324,3 +324,14 @@ def test_vitals_without_a_score_have_none() -> None:
     """Lighthouse scores neither TTFB nor FID; neither do we."""
     assert math.isnan(of_values([100], "ttfb")["lighthouse_score"])
     assert math.isnan(of_values([100], "fid")["lighthouse_score"])
+
+
+def test_desktop_scores_by_environment() -> None:
+    """The control points are those of the environment's form factor, and the row names it; the rating stays."""
+    rows = [{"metric_type": "lcp", "value": 1200.0, "environment": name} for name in ("desk", "phone")]
+    aliased = vitals.assess(table(rows), ALIASES, form_factors=vitals.FormFactors("mobile", {"desk": "desktop"}))
+    desk, phone = aliased.to_pylist()
+    assert (desk["form_factor"], phone["form_factor"]) == ("desktop", "mobile")
+    assert desk["lighthouse_score"] == pytest.approx(0.9)
+    assert phone["lighthouse_score"] > 0.98
+    assert desk["rating"] == phone["rating"] == "good"

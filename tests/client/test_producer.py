@@ -1,3 +1,5 @@
+import asyncio
+import contextlib
 import json
 import math
 import multiprocessing
@@ -9,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -415,3 +417,94 @@ def test_the_client_names_the_run_of_its_environment(redis_url: str, monkeypatch
         one, two = [json.loads(item) for item in reversed(reader.lrange("metrics:buffer", 0, -1))]
     assert (one["run_id"], one["job"], one["commit"], one["branch"]) == ("r1", "j1", "abc", "side")
     assert two["commit"] == "def"
+
+
+def test_a_block_and_a_function_are_timed_with_how_they_ended(redis_url: str) -> None:
+    """Passed, failed with the exception's name, interrupted; results and exceptions pass through; async as well."""
+    with MetricsClient(redis_url, defaults={"browser": "webkit"}) as client:
+
+        @client.timed("step", page="/cart")
+        def add(a: int, b: int) -> int:
+            """Add."""
+            return a + b
+
+        @client.timed("step", page="/pay")
+        async def pay(seconds: float) -> str:
+            await asyncio.sleep(seconds)
+            return "paid"
+
+        async def cancelled() -> None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(pay(60), 0.01)
+            async with client.timed("block", status="skipped"):
+                pass
+
+        assert (add(1, 2), add.__doc__, asyncio.run(pay(0.02))) == (3, "Add.", "paid")
+        asyncio.run(cancelled())
+        with pytest.raises(KeyError), client.timed(test_id="t") as timing:
+            timing.fields["attempt"] = 2
+            raise KeyError("x")
+        with pytest.raises(KeyboardInterrupt), client.timed(test_id="t", timestamp=datetime(2025, 1, 1)):
+            raise KeyboardInterrupt
+        with pytest.raises(TypeError, match="generator"):
+            client.timed()(waiting_for_nothing)
+    rows = [json.loads(item) for item in waiting(redis_url)]
+    shown = [(row["metric_type"], row.get("page"), row["status"], row.get("error_type")) for row in rows]
+    assert shown == [
+        ("step", "/cart", "passed", None),
+        ("step", "/pay", "passed", None),
+        ("step", "/pay", "interrupted", None),
+        ("block", None, "skipped", None),
+        ("duration", None, "failed", "KeyError"),
+    ]
+    assert rows[1]["value"] >= 20 > rows[0]["value"] >= 0
+    assert (rows[4]["attempt"], rows[4]["browser"]) == (2, "webkit")
+
+
+def waiting_for_nothing() -> Iterator[None]:
+    yield
+
+
+def test_an_asyncio_application_is_not_blocked(redis_server: Callable[..., Any]) -> None:
+    """Thousands of pushes while Redis stands still: the loop's other task goes on, and nothing is lost."""
+    server = redis_server()
+    turns = 0
+
+    async def application(client: MetricsClient) -> None:
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        for number in range(200):
+            client.push_many({"metric_type": "tick", "value": n} for n in range(20))
+            async with client.timed("step"):
+                assert client.push("tick", number)
+                await asyncio.sleep(0)
+        task.cancel()
+
+    with MetricsClient(server.url, flush_interval_s=0.001) as client:
+        server._process.send_signal(signal.SIGSTOP)
+        try:
+            asyncio.run(application(client))
+            assert (client.stats().pushed, client.stats().queued) == (0, 4400)
+        finally:
+            server._process.send_signal(signal.SIGCONT)
+        assert client.flush(60)
+        assert client.stats().pushed == 4400
+    assert turns >= 200
+
+
+def test_a_metric_s_own_field_wins_over_a_default(redis_url: str) -> None:
+    """On every way through the client; a default that is None is absent."""
+    defaults = {"environment": "staging", "status": None, "tags": {"team": "web"}, "shard": 1}
+    with MetricsClient(redis_url, defaults=defaults) as client:
+        client.push("a", 1, environment="testing")
+        client.push("b", 1, environment="testing", shard=2)
+        client.push("c", 2**60, environment=None)
+    found = [json.loads(item) for item in waiting(redis_url)]
+    told = [(row["environment"], row["shard"], row["tags"], "status" in row) for row in found]
+    team = {"team": "web"}
+    assert told == [("testing", 1, team, False), ("testing", 2, team, False), ("staging", 1, team, False)]

@@ -19,7 +19,7 @@ from conftest import redis_executables
 from pipeline.base.errors import Outage, UsageError
 from pipeline.cli.main import cli
 from pipeline.client import report_files, report_sender
-from pipeline.client.report_files import Asked, Batch, Input, Read, inputs_of
+from pipeline.client.report_files import Asked, Input, ReadReport, ReportBatch, inputs_of
 from pipeline.client.run_context import RunContext
 from pipeline.metric import Limits
 
@@ -142,9 +142,9 @@ def asked(**changes: Any) -> Asked:
     return Asked(int(NOW.timestamp() * 1000), Limits(), RunContext(), **changes)
 
 
-def batches(path: Path, **changes: Any) -> list[Batch]:
+def batches(path: Path, **changes: Any) -> list[ReportBatch]:
     source = Input(str(path), (path,))
-    return list(report_files.read(source, asked(**changes), Read(source)))
+    return list(report_files.read(source, asked(**changes), ReadReport(source)))
 
 
 class SomeRedis:
@@ -157,7 +157,7 @@ class SomeRedis:
         self.link = RedisLink.open(Settings(redis={"url": url}))
         self.sender = report_sender.Sender(self.link, "metrics:buffer", 5, print)
 
-    def send(self, found: list[Batch]) -> int:
+    def send(self, found: list[ReportBatch]) -> int:
         return sum(self.sender.send(batch) for batch in found)
 
     def length(self) -> int:
@@ -223,7 +223,9 @@ def test_the_same_report_in_another_run_is_another_report(tmp_path: Path) -> Non
         batch.digest
         for run in ("a", "b")
         for batch in report_files.read(
-            Input("r", (path,)), Asked(0, Limits(), RunContext(run_id=run, ci="github")), Read(Input("r", (path,)))
+            Input("r", (path,)),
+            Asked(0, Limits(), RunContext(run_id=run, ci="github")),
+            ReadReport(Input("r", (path,))),
         )
     }
     assert len(digests) == 1
@@ -239,7 +241,7 @@ def test_allure_s_files_of_one_directory_are_one_report(tmp_path: Path) -> None:
         (tmp_path / f"{number}-result.json").write_text(json.dumps(result | times))
     (tmp_path / "9-container.json").write_text("{}")
     (found,) = inputs_of([str(tmp_path)])
-    (batch,) = report_files.read(found, asked(), Read(found))
+    (batch,) = report_files.read(found, asked(), ReadReport(found))
     rows = [json.loads(item) for item in batch.items]
     assert [(row["status"], row["attempt"], row["value"]) for row in rows] == [("retried", 1, 5), ("flaky", 2, 5)]
     with pytest.raises(UsageError, match="there is no such file"):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 from conftest import redis_executables
+from pytest_server import run_in_fork
 from side_packages import side_packages
 
 ONE_REDIS = pytest.mark.parametrize("redis_url", sorted(redis_executables())[:1], indirect=True)
@@ -68,11 +69,17 @@ STATUSES = {
 }
 
 
-def run_pytest(directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *arguments]
-    ours = {name: text for name, text in os.environ.items() if not name.startswith("PIPELINE_")}
+def run_pytest(
+    directory: Path, *arguments: str, afresh: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """A session of pytest in ``directory``; ``afresh`` in a Python that has imported nothing yet."""
+    options = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", *arguments]
+    theirs = {name: text for name, text in os.environ.items() if not name.startswith(("PIPELINE_", "GITHUB_"))}
+    if not afresh:
+        return run_in_fork(directory, options, theirs | environment)
+    command = [sys.executable, "-m", "pytest", *options]
     return subprocess.run(
-        command, cwd=directory, env=ours | environment, capture_output=True, text=True, errors="replace", check=False
+        command, cwd=directory, env=theirs | environment, capture_output=True, text=True, errors="replace", check=False
     )
 
 
@@ -192,7 +199,7 @@ def test_without_the_option_nothing_is_imported_or_said(tmp_path: Path) -> None:
         "    assert 'pipeline.client.pytest_plugin' in sys.modules\n"
         "    assert not {'redis', 'pydantic', 'msgspec', 'pipeline.client.producer'} & set(sys.modules)\n"
     )
-    run = run_pytest(tmp_path, "-p", "no:xdist")
+    run = run_pytest(tmp_path, "-p", "no:xdist", afresh=True)
     assert run.returncode == 0, run.stdout
     assert "pipeline metrics" not in run.stdout
 
@@ -381,7 +388,9 @@ WRONG_URLS = {
 def test_no_trouble_of_ours_ends_a_session_otherwise(url: str, words: str, tmp_path: Path) -> None:
     """Exit code 0 also where every warning is an error; the trouble is told without the password."""
     (tmp_path / "test_ok.py").write_text("def test_ok(): pass\n")
-    run = run_pytest(tmp_path, "-p", "no:xdist", "-W", "error", "--pipeline-metrics", f"--pipeline-redis-url={url}")
+    # The modules of the plugin are imported before the session here, of which pytest warns.
+    strict = ("-W", "error", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+    run = run_pytest(tmp_path, "-p", "no:xdist", *strict, "--pipeline-metrics", f"--pipeline-redis-url={url}")
     assert run.returncode == 0, run.stdout
     assert "1 passed" in run.stdout
     (line,) = [line for line in run.stdout.splitlines() if line.startswith("pipeline metrics:")]

@@ -18,6 +18,7 @@ from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.collect.catalogue import Catalogue, catalogue, shipped
 from pipeline.collect.channels import ChannelCounter
+from pipeline.collect.check import walk
 from pipeline.collect.collector import Collector
 from pipeline.metric import Limits, Metric, decode
 
@@ -375,3 +376,17 @@ def test_without_rights_each_kind_of_key_says_so_and_the_rest_is_collected(serve
     assert collector.states["test_session"].trouble == "no permission to read it"
     assert {one.metric_type for one in collected(server)} >= {"cpu_usage", "response_time", "queue_depth"}
     link.close()
+
+
+def test_a_key_that_is_not_utf_8_is_read_like_any_other(server: RedisServer) -> None:
+    """Its bytes go back to Redis as they came; the label has U+FFFD."""
+    with server.client(RedisDatabases().coordination) as client:
+        client.execute_command("ZADD", b"test:queue:caf\xe9", 1, b'{"queuedAt":"2025-01-11T12:00:00Z"}')
+        client.hset(b"test:aggregate:\xff", mapping={"passed": 3, "total": 4})
+    report = collector_on(server).run(now_ms())
+    assert report.trouble == []
+    found = {one.metric_type: one for one in collected(server)}
+    assert (found["queue_depth"].value, found["suite_pass_rate"].value) == (1, 75)
+    with server.client(RedisDatabases().coordination) as client:
+        counted = walk(client, "coordination", catalogue(), lambda _: False, now_s=time.time())
+    assert (counted.by_entry["test_queue"], counted.by_entry["test_aggregate"]) == (1, 1)

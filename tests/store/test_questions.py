@@ -125,8 +125,35 @@ def test_which_got_slower(ask: Ask) -> None:
 
 
 def test_which_are_flaky(ask: Ask) -> None:
-    """Those that passed after a retry."""
+    """Those that passed after a retry; one that broke and was mended in between is none."""
     assert {row["test_id"] for row in ask("flakiest_tests")} == {"wobbly"}
+
+
+def test_a_broken_test_is_not_flaky(ask: Ask, shop: Store) -> None:
+    """Back and forth on one commit and saved by retries is flaky; failing from one commit on, or between, is not."""
+    rows = []
+    for n in range(20):
+        rows.append((n, "broken", "failed" if n >= 10 else "passed", f"c{n}"))
+        rows.append((n, "torn", "failed" if n % 2 else "passed", "same"))
+        rows.append((n, "moody", "failed" if n % 2 else "passed", f"c{n}"))
+        rows += [(n, "saved", "retried", "same")] * (n % 2) + [(n + 0.5, "saved", "passed", "same")]
+    for named in (True, False):
+        values = ", ".join(
+            f"(toDateTime64({NOW_S - DAY_S} + {60 * n}, 3, 'UTC'), 'duration', 'lab', 'edge', 'flaky', '{test}', "
+            f"'{status}', 1000, '{commit}', '{f'lab{int(n)}' if named else ''}', 'named {named}', {at})"
+            for at, (n, test, status, commit) in enumerate(rows)
+        )
+        shop.command(
+            "INSERT INTO metrics (timestamp, metric_type, environment, browser, test_suite, test_id, status, value, "
+            f"commit, run_id, segment, position) VALUES {values}"
+        )
+        try:
+            found = {row["test_id"]: row for row in ask("flakiest_tests", suite="flaky")}
+        finally:
+            shop.command("ALTER TABLE metrics DELETE WHERE test_suite = 'flaky' SETTINGS mutations_sync = 2")
+        assert set(found) == {"torn", "saved"}
+        assert (found["torn"]["executions"], found["torn"]["changes_on_one_commit"]) == (20, 19)
+        assert (found["saved"]["retried_attempts"], found["saved"]["passed_after_retry"]) == (10, 10)
 
 
 def test_is_this_run_worse_than_main(ask: Ask) -> None:

@@ -20,6 +20,7 @@ the caller loads again instead of guessing.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ from pipeline.base import keys, log
 from pipeline.base.errors import PipelineError
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
+from pipeline.base.typed_keys import typed
 
 _log = log.get(__name__)
 
@@ -105,6 +107,15 @@ class Journal:
             client.register_script(_script(name)) for name in ("stage", "commit", "hand_out", "publish")
         )
 
+    def _typed(self, *lists: str) -> contextlib.AbstractContextManager[None]:
+        """Name the key that another program overwrote. Raises ``KeyDamaged``, a kind of ``RedisOutage``."""
+        own = self._keys
+        kinds = {own.state: "hash"}
+        kinds |= dict.fromkeys((own.commits, own.table_outbox, own.redis_outbox, keys.ALERTS_PERFORMANCE), "list")
+        kinds |= dict.fromkeys(lists, "list")
+        kinds |= {own.pending(channel): "hash" for channel in self.channels}
+        return typed(self._client, kinds)
+
     # Reading
 
     def load(self) -> Committed:
@@ -113,7 +124,7 @@ class Journal:
         A rule whose state cannot be read is left out and said; it begins anew.
         """
         for _ in range(_LOAD_ATTEMPTS):
-            with outages():
+            with self._typed():
                 version = self._version()
                 found = Committed(version.decode(), dict(self._states()))
                 if self._version() == version:
@@ -133,7 +144,9 @@ class Journal:
                     continue
                 try:
                     state = rule_state.decode(text, self._pieces(text))
-                except ValueError as error:
+                except (ValueError, redis.ResponseError) as error:
+                    if isinstance(error, redis.ResponseError) and "WRONGTYPE" not in str(error):
+                        raise
                     _log.error(
                         "alert state cannot be read, its rule begins anew",
                         key=self._keys.state,
@@ -183,7 +196,7 @@ class Journal:
             if name in committed.states and committed.states[name].held_in
         ]
         hit("alerts.before_commit")
-        with outages():
+        with self._typed():
             done = self._commit(
                 keys=[
                     *(self._keys.state, self._keys.scratch, self._keys.commits),
@@ -219,7 +232,7 @@ class Journal:
         """
         while commits := self._head(self._keys.commits, 1):
             commit = commits[0].decode(errors="replace")
-            with outages():
+            with self._typed(self._keys.notices(commit)):
                 self._hand_out(
                     keys=[
                         *(self._keys.commits, self._keys.scratch, self._keys.notices(commit)),
@@ -281,11 +294,8 @@ class Journal:
         """
         published = 0
         while batch := self._head(self._keys.redis_outbox, _PUBLISH_AT_ONCE):
-            arguments: list[str] = []
-            for item in batch:
-                entry = msgspec.json.decode(item)
-                arguments += [entry["entry"], entry["message"]]
-            with outages():
+            arguments = [part for item in batch for part in _entry(item)]
+            with self._typed():
                 self._publish(
                     keys=[keys.ALERTS_PERFORMANCE, keys.ALERTS_PERFORMANCE_SCRATCH],
                     args=[PERFORMANCE_LENGTH, keys.CHANNEL_ALERTS_CRITICAL, *arguments],
@@ -306,15 +316,25 @@ class Journal:
         self._remove(self._keys.table_outbox, rows)
 
     def _head(self, key: str, limit: int) -> list[bytes]:
-        with outages():
+        with self._typed():
             return cast("list[bytes]", self._client.lrange(key, 0, limit - 1))
 
     def _remove(self, key: str, items: Iterable[bytes]) -> None:
         # By value: harmless when another process has removed them already.
-        with outages(), self._client.pipeline(transaction=False) as pipe:
+        with self._typed(), self._client.pipeline(transaction=False) as pipe:
             for item in items:
                 pipe.lrem(key, 1, cast(str, item))
             pipe.execute()
+
+
+def _entry(item: bytes) -> tuple[str, ...]:
+    """Entry and message of what waits to be published; nothing of what another program put there, which is said."""
+    try:
+        found = msgspec.json.decode(item, type=dict[str, str])
+        return found["entry"], found["message"]
+    except (ValueError, KeyError) as error:
+        _log.error("unreadable entry removed", outbox="redis", item=repr(item[:200]), error=str(error))
+        return ()
 
 
 def _script(name: str) -> str:

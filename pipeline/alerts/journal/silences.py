@@ -7,6 +7,7 @@ What still fires afterwards is told then; what came and went in the quiet is not
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -21,8 +22,8 @@ from pipeline.alerts.journal.maintenance import MaintenanceWindow, MaintenanceWi
 from pipeline.alerts.judge.evidence import iso
 from pipeline.alerts.rules.matchers import Matcher, all_match
 from pipeline.base import log
-from pipeline.base.errors import UsageError
-from pipeline.base.redis_link import outages
+from pipeline.base.errors import KeyDamaged, UsageError
+from pipeline.base.typed_keys import typed
 
 _log = log.get(__name__)
 
@@ -86,23 +87,26 @@ class Silences:
             "comment": comment,
             "created_by": created_by,
         }
-        with outages():
+        with self._typed():
             self._client.hset(self._key, silence.id, json.dumps(written, ensure_ascii=False))
         return silence
 
     def end(self, silence_id: str) -> bool:
         """End a silence now; whether there was one."""
-        with outages():
+        with self._typed():
             return bool(self._client.hdel(self._key, silence_id))
 
     def active(self, now_ms: int) -> list[Silence]:
         """Silences that have not ended, soonest end first; those that ended a day ago are forgotten."""
-        with outages():
+        with self._typed():
             stored = cast("dict[bytes, bytes]", self._client.hgetall(self._key))
             found = [one for key, text in stored.items() if (one := self._parsed(key, text)) is not None]
             if old := [silence.id for silence in found if silence.ends_ms < now_ms - 86_400_000]:
                 self._client.hdel(self._key, *old)
         return sorted((one for one in found if one.ends_ms > now_ms), key=lambda silence: silence.ends_ms)
+
+    def _typed(self) -> contextlib.AbstractContextManager[None]:
+        return typed(self._client, {self._key: "hash"})
 
     def _parsed(self, key: bytes, text: bytes) -> Silence | None:
         """A silence; one that cannot be read silences nothing, and says so."""
@@ -171,7 +175,12 @@ class QuietTimes:
 
     def active(self, now_ms: int) -> list[Silence | MaintenanceWindows]:
         """What holds back now or later. Raises ``RedisOutage``."""
-        return [*self.silences.active(now_ms), *([self.maintenance] if self.maintenance else [])]
+        try:
+            silences = self.silences.active(now_ms)
+        except KeyDamaged as damaged:
+            _log.error("nothing is silenced", reason=str(damaged))
+            silences = []
+        return [*silences, *([self.maintenance] if self.maintenance else [])]
 
 
 def _day(name: str, text: str) -> int:

@@ -15,9 +15,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.alerts.journal.journal import Journal
+from pipeline.base import log
 from pipeline.base.errors import StoreOutage
 from pipeline.base.failpoints import hit
 from pipeline.store.client import Store
+
+_log = log.get(__name__)
 
 _ROWS_AT_ONCE = 500
 
@@ -42,8 +45,8 @@ def flush(journal: Journal, store: Store) -> int:
     """
     flushed = 0
     while waiting := journal.rows(_ROWS_AT_ONCE):
-        rows = {row["transition_id"]: row for row in map(json.loads, waiting)}
-        missing = _missing(store, list(rows.values()))
+        rows = {row["transition_id"]: row for row in map(_row, waiting) if row is not None}
+        missing = _missing(store, list(rows.values())) if rows else []
         if missing:
             hit("alerts.before_insert")
             store.insert("alerts", _arrow([rows[identity] for identity in missing]))
@@ -54,6 +57,17 @@ def flush(journal: Journal, store: Store) -> int:
         hit("alerts.after_table")
         flushed += len(waiting)
     return flushed
+
+
+def _row(item: bytes) -> dict[str, Any] | None:
+    """A row of the outbox; nothing of what another program put there, which is said and leaves the outbox."""
+    try:
+        row: dict[str, Any] = json.loads(item)
+        _arrow([row])
+        return row
+    except (ValueError, TypeError, KeyError, AttributeError, pa.ArrowException) as error:
+        _log.error("unreadable row removed", outbox="table", item=repr(item[:200]), error=str(error))
+        return None
 
 
 def _missing(store: Store, rows: Sequence[dict[str, Any]]) -> list[str]:

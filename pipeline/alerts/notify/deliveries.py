@@ -7,6 +7,7 @@ between any two of these repeats a notification at most, byte for byte and under
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from pipeline.alerts.journal.alert_keys import CHANNEL_MEMORY_S, AlertKeys
 from pipeline.alerts.notify.dispatch import Group, Note, Update
 from pipeline.alerts.notify.payloads import dumps
 from pipeline.base import log
-from pipeline.base.redis_link import outages
+from pipeline.base.typed_keys import typed
 
 _log = log.get(__name__)
 
@@ -30,6 +31,7 @@ _SETTLE = """
 -- KEYS: pending, told, in-flight, scratch
 -- ARGV: group, the notification as frozen or '', how the group stands then or '', memory in s, transition ids ...
 redis.call('DEL', KEYS[4])
+for i = 1, 3 do redis.call('HLEN', KEYS[i]) end -- an error now, before anything is written, when one is no hash
 if ARGV[2] ~= '' then
   if redis.call('HGET', KEYS[3], ARGV[1]) ~= ARGV[2] then return 0 end
   redis.call('HDEL', KEYS[3], ARGV[1])
@@ -77,7 +79,7 @@ class Deliveries:
 
     def freeze(self, update: Update) -> bool:
         """Fix a notification before it is sent; False when another one of this group is on its way."""
-        with outages():
+        with self._typed():
             return bool(
                 self._freeze(
                     keys=[self._keys.in_flight(self._channel), self._keys.scratch],
@@ -87,7 +89,7 @@ class Deliveries:
 
     def settle(self, update: Update, after: Group | None) -> None:
         """Write down that a notification arrived, or that a flush had nothing to tell; once, however often called."""
-        with outages():
+        with self._typed():
             self._settle(
                 keys=[
                     *(self._keys.pending(self._channel), self._keys.told(self._channel)),
@@ -104,10 +106,16 @@ class Deliveries:
 
     def discard(self, notes: Sequence[Note]) -> None:
         """Forget what does not concern the channel."""
-        with outages():
+        with self._typed():
             for first in range(0, len(notes), _FIELDS_AT_ONCE):
                 some = notes[first : first + _FIELDS_AT_ONCE]
                 self._client.hdel(self._keys.pending(self._channel), *(note.transition_id for note in some))
+
+    def _typed(self) -> contextlib.AbstractContextManager[None]:
+        own, channel = self._keys, self._channel
+        return typed(
+            self._client, dict.fromkeys((own.pending(channel), own.told(channel), own.in_flight(channel)), "hash")
+        )
 
     def _read(self, key: str, count: int, parse: Callable[[Any], Parsed]) -> dict[str, Parsed]:
         """All fields of a hash, about ``count`` of them with each command: producers wait while one is answered.
@@ -115,7 +123,7 @@ class Deliveries:
         What cannot be read is said and removed; it would hold up its group for ever.
         """
         found: dict[str, Parsed] = {}
-        with outages():
+        with self._typed():
             for name, text in self._client.hscan_iter(key, count=count):
                 try:
                     found[name.decode()] = parse(json.loads(text))

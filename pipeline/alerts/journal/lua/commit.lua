@@ -5,6 +5,11 @@
 --       '1' when a staged list holds the notices, length of each staged list ..., (field, text or '') of each field ...,
 --       (id, row, entry, note) of each notice ...
 -- Answers 1 (committed), 0 (another process committed) or -1 (a staged list is gone).
+-- Nothing is written unless every key is what it should be: a script that fails half-way is not undone.
+local function is_a(key, kind)
+  local found = redis.call('TYPE', key).ok
+  return found == 'none' or found == kind
+end
 redis.call('DEL', KEYS[2])
 local at = 0
 local function next_argument() at = at + 1; return ARGV[at] end
@@ -13,6 +18,9 @@ local channels, staged = tonumber(next_argument()), tonumber(next_argument())
 local fields, notices = tonumber(next_argument()), tonumber(next_argument())
 local notices_are_staged = next_argument() == '1'
 if (redis.call('HGET', KEYS[1], 'version') or '') ~= expected then return 0 end
+local sound = is_a(KEYS[3], 'list') and is_a(KEYS[4], 'list') and is_a(KEYS[5], 'list')
+for channel = 6, 5 + channels do sound = sound and is_a(KEYS[channel], 'hash') end
+if not sound then return redis.error_reply('WRONGTYPE a key of the alerts') end
 local lengths = {}
 for i = 1, staged do
   lengths[i] = tonumber(next_argument())

@@ -2,10 +2,18 @@
 -- KEYS: commits, scratch, notices of the commit, table outbox, redis outbox, pending of each channel ...
 -- ARGV: the commit, how many notices, channel memory in s
 -- Answers 1 unless the commit is not the oldest one any more.
+-- Nothing is written unless every key is what it should be: a script that fails half-way is not undone.
+local function is_a(key, kind)
+  local found = redis.call('TYPE', key).ok
+  return found == 'none' or found == kind
+end
 redis.call('DEL', KEYS[2])
+local sound = is_a(KEYS[3], 'list') and is_a(KEYS[4], 'list') and is_a(KEYS[5], 'list')
+for channel = 6, #KEYS do sound = sound and is_a(KEYS[channel], 'hash') end
+if not sound then return redis.error_reply('WRONGTYPE a key of the alerts') end
 if redis.call('LINDEX', KEYS[1], 0) ~= ARGV[1] then return 0 end
 local piece = redis.call('LRANGE', KEYS[3], 0, ARGV[2] * 4 - 1)
-for i = 1, #piece, 4 do
+for i = 1, #piece - 3, 4 do
   redis.call('RPUSH', KEYS[4], piece[i + 1])
   redis.call('RPUSH', KEYS[5], piece[i + 2])
   for channel = 6, #KEYS do redis.call('HSETNX', KEYS[channel], piece[i], piece[i + 3]) end

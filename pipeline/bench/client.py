@@ -1,0 +1,68 @@
+"""``pipeline bench client``: what a push costs its caller, and how much goes through one client."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.base import config
+from pipeline.base.redis_link import RedisLink
+from pipeline.client.producer import MetricsClient
+
+_BLOCK = 500
+_BLOCKS = 400
+_FIELDS: dict[str, Any] = {"test_id": "auth-001", "test_suite": "auth", "status": "passed", "browser": "chromium"}
+
+
+def run(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Push ``rows`` metrics of five fields through one client into a private Redis."""
+    directory = Path(tempfile.mkdtemp(prefix="pipeline-bench-"))
+    link = RedisLink.open(config.private(settings, directory))
+    try:
+        url = link.url("metrics")
+        say("what a push costs its caller")
+        caller_us = _caller_us(url)
+        say(f"pushing {rows:,} metrics through one client")
+        return {"rows": rows, **caller_us, **_throughput(url, rows), "buffered": _buffered(link)}
+    finally:
+        link.close(stop_embedded=True)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _caller_us(url: str) -> dict[str, float]:
+    """Blocks of pushes between flushes: the sender sleeps meanwhile, as it does beside a program's own work."""
+    blocks = []
+    with MetricsClient(url, flush_interval_s=3600) as client:
+        push = client.push
+        for _ in range(_BLOCKS):
+            client.flush()
+            client.push("warm", 1)
+            time.sleep(0.001)
+            began = time.perf_counter_ns()
+            for _ in range(_BLOCK):
+                push("duration", 2500.5, environment="staging", **_FIELDS)
+            blocks.append((time.perf_counter_ns() - began) / _BLOCK / 1000)
+    return {"caller_us_median": round(statistics.median(blocks), 2), "caller_us_min": round(min(blocks), 2)}
+
+
+def _throughput(url: str, rows: int) -> dict[str, float]:
+    """From the first push to the last one in Redis; a full queue makes the caller wait."""
+    with MetricsClient(url, room_timeout_s=60) as client:
+        push = client.push
+        cpu_s = time.process_time()
+        began = time.perf_counter()
+        for number in range(rows):
+            push("duration", number, environment="staging", **_FIELDS)
+        client.flush()
+        took_s = time.perf_counter() - began
+        cpu_s = time.process_time() - cpu_s
+    return {"rows_per_s": round(rows / took_s), "cpu_us_per_row": round(cpu_s / rows * 1e6, 2)}
+
+
+def _buffered(link: RedisLink) -> int:
+    return int(link.database("metrics").llen(config.Settings().buffer.keys[0]))

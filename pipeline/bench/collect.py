@@ -1,0 +1,114 @@
+"""``pipeline bench collect``: collecting from many keys of the platform's shape.
+
+On a private Redis, seeded by Redis itself: the longest single command that collecting caused (by Redis's own slow
+log), keys a second, and how long a producer's LPUSH takes meanwhile, beside the same producer before.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.base import config
+from pipeline.base.keys import BufferKeys
+from pipeline.base.redis_link import RedisLink
+from pipeline.bench.impact import Producer
+from pipeline.collect.catalogue import catalogue
+from pipeline.collect.collector import DATABASES, SHARE, Collector
+
+_AT_ONCE = 10_000
+_SLOW_US = 1_000
+"""What is shorter does not enter the slow log, so that the log costs nothing itself."""
+_SHAPE: tuple[tuple[str, float, str], ...] = (
+    ("sessions", 0.15, """'SET', 'session:test:' .. i,
+        '{"userId":"u' .. i .. '","role":"admin","environment":"staging","browser":"chromium"}', 'EX', 3600"""),
+    ("sessions", 0.05, "'SET', 'rate:login:' .. i, i % 7, 'EX', 3600"),
+    ("coordination", 0.05, """'HSET', 'test:running:t' .. i, 'executor', 'worker-' .. i % 20, 'startTime',
+        '2026-01-11T12:00:00Z', 'timeout', 300"""),
+    ("results", 0.39, """'HSET', 'test:result:e' .. i, 'testId', 'auth-' .. i % 500, 'status', 'passed',
+        'duration', 2500, 'browser', 'chromium', 'environment', 'staging'"""),
+    ("results", 0.01, """'HSET', 'perf:auth-' .. i .. ':login', 'load_time', 1200, 'first_paint', 800,
+        'largest_paint', 1500, 'cumulative_shift', 0.05, 'time_to_interactive', 2000"""),
+    ("ai", 0.10, """'SET', 'foreign:response:' .. i, 'x', 'EX', 3600"""),
+    ("temporary", 0.25, "'SET', 'foreign:artifact:' .. i, i, 'EX', 3600"),
+)  # fmt: skip
+
+
+def run(settings: config.Settings, keys: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Collect from ``keys`` keys once, without pauses between the shares of an interval."""
+    producers = Producer(), Producer()
+    directory = Path(tempfile.mkdtemp(prefix="pipeline-bench-"))
+    link = RedisLink.open(config.private(settings, directory))
+    try:
+        seeded = _seed(link, keys, say)
+        say("a producer alone")
+        quiet = _waits_while(link, producers[0], lambda: time.sleep(min(3.0, keys / 100_000)))
+        say(f"collecting from {seeded:,} keys beside a producer")
+        link.database("metrics").config_set("slowlog-log-slower-than", _SLOW_US)
+        link.database("metrics").slowlog_reset()
+        told: dict[str, Any] = {}
+        busy = _waits_while(link, producers[1], lambda: told.update(_collect(link, settings)))
+        slow = link.database("metrics").slowlog_get(1000)
+    finally:
+        for producer in producers:
+            producer.stop()
+        link.close(stop_embedded=True)
+        shutil.rmtree(directory, ignore_errors=True)
+    longest_us = max((int(entry["duration"]) for entry in slow), default=0)
+    share = SHARE * settings.collect.interval_s
+    return {
+        **told,
+        "longest_command_ms": round(longest_us / 1000, 2) if longest_us else f"below {_SLOW_US / 1000:g}",
+        "slow_commands": len(slow),
+        "push_p99_ms": busy,
+        "push_p99_alone_ms": quiet,
+        # Databases share the time of a run equally; one that holds all the keys has an eighth of it.
+        "rounds_for_10_million_keys": round(10_000_000 / told["keys_per_s"] / (share / len(DATABASES))),
+        "most_cpu_share": SHARE,
+    }
+
+
+def _seed(link: RedisLink, keys: int, say: Callable[[str], None]) -> int:
+    say(f"making {keys:,} keys")
+    seeded = 0
+    for name, part, command in _SHAPE:
+        script = link.database(name).register_script(
+            f"for i = ARGV[1], ARGV[2] do redis.call({command}) end return redis.call('DBSIZE')"
+        )
+        count = int(keys * part)
+        for first in range(0, count, _AT_ONCE):
+            script(args=[first, min(first + _AT_ONCE, count) - 1])
+        seeded += count
+    return seeded
+
+
+def _waits_while(link: RedisLink, producer: Producer, work: Callable[[], Any]) -> float:
+    producer.push_to(link.url(), "other:list")
+    work()
+    return round(float(np.quantile(producer.waits(), 0.99)) * 1000, 2)
+
+
+def _collect(link: RedisLink, settings: config.Settings) -> dict[str, Any]:
+    collector = Collector(
+        link.database,
+        settings.redis.databases.model_dump(),
+        BufferKeys(settings.buffer.keys[0]),
+        catalogue(),
+        settings.collect.interval_s,
+    )
+    cpu_s, began = time.process_time(), time.perf_counter()
+    report = collector.run(time.time_ns() // 1_000_000, budget_s=float("inf"))
+    took_s = time.perf_counter() - began
+    return {
+        "keys": report.keys,
+        "keys_per_s": round(report.keys / took_s),
+        "cpu_us_per_key": round((time.process_time() - cpu_s) / report.keys * 1e6, 2),
+        "items": report.items,
+        "trouble": report.trouble,
+    }
