@@ -225,6 +225,25 @@ def test_texts_name_who_does_it() -> None:
     assert found == set()
 
 
+RETIRED = {"strangers", "hash_text", "merged", "surroundings", "common", "helpers", "utils", "misc"}
+"""Names of modules that say nothing of what is inside."""
+
+
+def test_a_class_name_means_one_thing() -> None:
+    """No two public classes of the package share a name."""
+    places: dict[str, list[str]] = {}
+    for file in MODULES:
+        for node in tree_of(file).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(here(file))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+def test_module_names_say_what_is_inside() -> None:
+    """No module has a name that was retired for saying nothing."""
+    assert {here(file) for file in MODULES if file.stem in RETIRED} == set()
+
+
 # Walls
 
 

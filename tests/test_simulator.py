@@ -4,14 +4,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipeline.demo.simulator import MALFORMED, Batch, Malformed, Platform
+from pipeline.demo.simulator import MALFORMED, Malformed, SimulatedBatch, SimulatedPlatform
 from pipeline.metric import Limits, Metric, Refusal, decode
 
 NOON_MS = 1_736_596_800_000
 MINUTE_MS = 60_000
 
 
-def decoded(batch: Batch, at_ms: int) -> tuple[list[Metric], Counter[str]]:
+def decoded(batch: SimulatedBatch, at_ms: int) -> tuple[list[Metric], Counter[str]]:
     """What the pipeline makes of a batch: metrics, and refusals by reason."""
     read = [decode(item, at_ms, Limits()) for item in batch.items]
     metrics = [metric for metric in read if isinstance(metric, Metric)]
@@ -30,7 +30,7 @@ def medians(metrics: list[Metric], metric_type: str, dimension: str) -> dict[str
 def hour() -> tuple[list[Metric], list[Metric]]:
     """Metrics before and during a regression, 30 simulated minutes each."""
     middle, end = NOON_MS + 30 * MINUTE_MS, NOON_MS + 60 * MINUTE_MS
-    platform = Platform(seed=7, regressions=[(middle, end)])
+    platform = SimulatedPlatform(seed=7, regressions=[(middle, end)])
     before, _ = decoded(platform.batch(NOON_MS, middle, rate=30), middle)
     during, _ = decoded(platform.batch(middle, end, rate=30), end)
     return before, [metric for metric in during if metric.timestamp_ms >= middle]
@@ -40,7 +40,7 @@ def test_what_it_says_it_pushed_is_what_the_pipeline_finds() -> None:
     """Valid, late and refused items, by reason, are exactly those that decode finds."""
     end = NOON_MS + 10_000
     # With this seed three of the malformed would have been late.
-    batch = Platform(seed=1).batch(NOON_MS, end, rate=5_000)
+    batch = SimulatedPlatform(seed=1).batch(NOON_MS, end, rate=5_000)
     metrics, refused = decoded(batch, end)
     assert len(batch.items) == 50_000
     assert batch.valid == len(metrics)
@@ -53,7 +53,7 @@ def test_what_it_says_it_pushed_is_what_the_pipeline_finds() -> None:
 @pytest.mark.parametrize("kind", MALFORMED, ids=lambda kind: kind.name)
 def test_each_malformed_kind_is_refused_for_its_reason(kind: Malformed) -> None:
     """Spoilt items of every metric type get the reason the demo counts them under."""
-    good = Platform().metrics(NOON_MS, NOON_MS + 1000, 200)
+    good = SimulatedPlatform().metrics(NOON_MS, NOON_MS + 1000, 200)
     types = {}
     for item in good:
         metric = decode(item, NOON_MS + 1000, Limits())
@@ -68,17 +68,17 @@ def test_each_malformed_kind_is_refused_for_its_reason(kind: Malformed) -> None:
 
 def test_a_span_depends_on_its_arguments_alone() -> None:
     """Same seed, span and rate: same bytes, whatever was asked before; another seed: other bytes."""
-    first, second = Platform(seed=5), Platform(seed=5)
+    first, second = SimulatedPlatform(seed=5), SimulatedPlatform(seed=5)
     second.metrics(0, 1000, 50)
     span = (NOON_MS, NOON_MS + 2_000, 100.0)
     assert first.metrics(*span) == second.metrics(*span)
-    assert first.metrics(*span) != Platform(seed=6).metrics(*span)
+    assert first.metrics(*span) != SimulatedPlatform(seed=6).metrics(*span)
 
 
 @pytest.mark.parametrize("rate", [0.3, 7, 1234.5])
 def test_adjacent_spans_bring_the_items_of_the_whole(rate: float) -> None:
     """However finely time is cut, the rate is kept."""
-    platform = Platform()
+    platform = SimulatedPlatform()
     whole = len(platform.metrics(NOON_MS, NOON_MS + 9_000, rate))
     cuts = range(NOON_MS, NOON_MS + 9_001, 90)
     assert sum(len(platform.metrics(a, b, rate)) for a, b in pairwise(cuts)) == whole

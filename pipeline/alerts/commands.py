@@ -12,7 +12,7 @@ from pipeline.alerts.journal.silences import Silence, Silences
 from pipeline.alerts.judge.evaluation import Alerts, Transition, alert_id, judge, ticks
 from pipeline.alerts.judge.evaluator import CHUNK_MS
 from pipeline.alerts.judge.evidence import iso
-from pipeline.alerts.judge.sources import Batch, Source, StoreSource
+from pipeline.alerts.judge.sources import Source, SourceBatch, StoreSource
 from pipeline.alerts.notify import channels as channels_
 from pipeline.alerts.notify.channels import parse_channels
 from pipeline.alerts.rules.rule import Rule
@@ -47,7 +47,7 @@ def replay(
         end_ms = min(begin_ms + CHUNK_MS, to_ms)
         due = [rule for rule in judged if ticks(rule, begin_ms, end_ms)]
         if due:
-            batch = Batch(reader, due, begin_ms, end_ms, {})
+            batch = SourceBatch(reader, due, begin_ms, end_ms, {})
             for rule in due:
                 ticks_ms = ticks(rule, begin_ms, end_ms)
                 found += judge(rule, ticks_ms, batch.view_at(rule), alerts[rule.name], page_url)

@@ -29,7 +29,7 @@ from pipeline.alerts.journal.alert_keys import AlertKeys
 from pipeline.alerts.journal.journal import Journal
 from pipeline.alerts.journal.rule_state import RuleState
 from pipeline.alerts.judge.evaluation import Alerts, Transition, judge
-from pipeline.alerts.judge.sources import Batch, StoreSource
+from pipeline.alerts.judge.sources import SourceBatch, StoreSource
 from pipeline.alerts.rules.rule import MINUTE_MS, Rule
 from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.windows import roll_up, stamp
@@ -87,7 +87,7 @@ def run(settings: config.Settings, series: int, rule_count: int, say: Callable[[
 
 def _commit(bench: Bench, loud: Sequence[Rule], tick_ms: int, producer: Producer) -> dict[str, Any]:
     """Commit what begins to fire in one tick, for the table, Redis and one channel, and publish it."""
-    batch = Batch(StoreSource(bench.store), loud, tick_ms, tick_ms, {})
+    batch = SourceBatch(StoreSource(bench.store), loud, tick_ms, tick_ms, {})
     changed: dict[str, RuleState | None] = {}
     found: list[Transition] = []
     for rule in loud:
@@ -150,7 +150,7 @@ def _measure(
     for _ in range(REPEATS):
         after = {rule: dict(held) for rule, held in before.items()}
         began = time.process_time()
-        batch = Batch(StoreSource(store), judged, tick_ms, tick_ms, {})
+        batch = SourceBatch(StoreSource(store), judged, tick_ms, tick_ms, {})
         read = time.process_time()
         transitions = sum(len(judge(rule, [tick_ms], batch.view_at(rule), after[rule.name])) for rule in judged)
         whole.append(time.process_time() - began)

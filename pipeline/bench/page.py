@@ -123,7 +123,7 @@ def _windows(store: Store, from_s: int) -> None:
 
 def ask_all(store: Store, end_s: int, say: Say) -> dict[str, dict[str, float]]:
     """By figure and span the median of a few answers, in milliseconds."""
-    handles = figures.Handles(store.clone)
+    handles = figures.ReaderPool(store.clone)
     chosen = {"suite": "suite-1", "test": "test-1", "run": "r47-0", "vital": "lcp", "alert": "none"}
     asked: dict[str, dict[str, float]] = {}
     try:
@@ -180,7 +180,7 @@ def visit(bench: Bench, say: Say) -> dict[str, Any]:
 
 def _reported(bench: Bench) -> dict[str, Any]:
     found: dict[str, list[float]] = {}
-    for item in bench.buffer.client.lrange(bench.buffer.key, 0, -1):
+    for item in bench.buffer.peek(bench.buffer.waiting()):
         metric = json.loads(item)
         found.setdefault(metric["metric_type"], []).append(float(metric["value"]))
     told: dict[str, Any] = {"visits": VISITS * len(_VIEWS)}

@@ -38,7 +38,7 @@ def damage_in(text: str) -> KeyDamaged | None:
 
 
 @dataclass(frozen=True)
-class Look:
+class ListLook:
     """A segment's list as Redis sees it at one instant (``look.lua``)."""
 
     kind: str
@@ -67,7 +67,7 @@ class Extent:
     is_proved: bool = True
 
 
-def extent(look: Look, rows: int) -> Extent:
+def extent(look: ListLook, rows: int) -> Extent:
     """Which positions of a segment of ``rows`` items are there."""
     if look.kind != "list":
         what = "its list was removed" if look.kind == "none" else f"its key holds a {look.kind} instead of a list"
@@ -83,7 +83,7 @@ def extent(look: Look, rows: int) -> Extent:
     return Extent(rows, rows, 0, why=f"{why}, and nothing proves which", is_proved=False)
 
 
-def _grown(look: Look, rows: int, excess: int) -> Extent:
+def _grown(look: ListLook, rows: int, excess: int) -> Extent:
     if look.head_is_right and look.tail_before_extra:
         return Extent(look.freed, rows, 0, extra_older=excess)
     if look.tail_is_right and look.head_behind_extra:

@@ -9,7 +9,7 @@ from pipeline.base.errors import LeaseLost
 from pipeline.base.redis_link import outages
 from pipeline.buffer.chunk import Chunk
 from pipeline.buffer.commands import BufferCommands
-from pipeline.buffer.damage import Extent, Look, SegmentDamaged, extent
+from pipeline.buffer.damage import Extent, ListLook, SegmentDamaged, extent
 
 if TYPE_CHECKING:
     from pipeline.decode.items import Items
@@ -63,7 +63,7 @@ class Reading(BufferCommands):
             if not looked:
                 raise LeaseLost(f"segment {chunk.segment} is finished")
             kind, length, freed, *right = looked
-            found = extent(Look(kind.decode(), int(length), int(freed), *map(bool, right)), chunk.segment_rows)
+            found = extent(ListLook(kind.decode(), int(length), int(freed), *map(bool, right)), chunk.segment_rows)
             if not (found.extra_newer or found.extra_older) or not self._return_extra(chunk):
                 return found
 

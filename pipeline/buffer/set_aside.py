@@ -20,7 +20,7 @@ STEP_ITEMS = 200
 
 
 @dataclass(frozen=True)
-class SetAside:
+class SetAsideRecord:
     """One record."""
 
     name: str
@@ -46,13 +46,13 @@ class SetAside:
         return {**vars(self), "at_ms": None, "at": iso(self.at_ms)} | {"segment": self.segment}
 
 
-def records(buffer: Buffer) -> list[SetAside]:
+def records(buffer: Buffer) -> list[SetAsideRecord]:
     """What is set aside of a buffer, the oldest first. Raises ``RedisOutage``."""
     found = [_parsed(buffer.key, name, text) for name, text in buffer.set_aside_records().items()]
     return sorted(found, key=lambda record: (record.at_ms, record.name))
 
 
-def find(buffers: Sequence[Buffer], name: str) -> tuple[Buffer, SetAside]:
+def find(buffers: Sequence[Buffer], name: str) -> tuple[Buffer, SetAsideRecord]:
     """One record by its name, and its buffer. Raises ``UsageError`` when there is none."""
     for buffer in buffers:
         for record in records(buffer):
@@ -61,14 +61,14 @@ def find(buffers: Sequence[Buffer], name: str) -> tuple[Buffer, SetAside]:
     raise UsageError(f"nothing is set aside under the name {name!r}: 'pipeline segments ls' prints the names")
 
 
-def _parsed(key: str, name: bytes, text: bytes) -> SetAside:
+def _parsed(key: str, name: bytes, text: bytes) -> SetAsideRecord:
     """A record that another program overwrote is shown as it stands."""
     at, kept, lost, rest = (text.split(b" ", 3) + [b""] * 4)[:4]
     shown = name.decode("utf-8", "backslashreplace")
     try:
         known = json.loads(rest)
         positions = {field: int(known[field]) for field in ("first", "last", "attempts") if field in known}
-        return SetAside(shown, key, int(at), int(kept), int(lost), str(known["reason"]), **positions)
+        return SetAsideRecord(shown, key, int(at), int(kept), int(lost), str(known["reason"]), **positions)
     except (ValueError, KeyError, TypeError):
         reason = "its record was overwritten: " + text.decode("utf-8", "backslashreplace")
-        return SetAside(shown, key, 0, 0, 0, reason)
+        return SetAsideRecord(shown, key, 0, 0, 0, reason)

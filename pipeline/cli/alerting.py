@@ -12,7 +12,7 @@ import msgspec
 
 from pipeline.base import config
 from pipeline.base.errors import UsageError
-from pipeline.cli.common import JSON, Moment, Span, cli, command, print_json, say, show, surroundings
+from pipeline.cli.group import JSON, Moment, SpanType, cli, command, opened_parts, print_json, say, show
 
 
 @cli.group()
@@ -89,7 +89,7 @@ def rules_replay(settings: config.Settings, file: Path | None, from_ms: int, to_
 
     wanted = load(file or settings.alerts.rules_file)
     end_ms = to_ms or time.time_ns() // 1_000_000
-    with surroundings(settings, need_store=True) as (_, _, store), progress_bar("replaying", quiet=as_json) as advance:
+    with opened_parts(settings, need_store=True) as (_, _, store), progress_bar("replaying", quiet=as_json) as advance:
         found = replay(
             store, wanted, from_ms, end_ms, progress=lambda at_ms: advance(at_ms - from_ms, end_ms - from_ms)
         )
@@ -145,7 +145,7 @@ def _in_words(record: dict[str, Any]) -> dict[str, Any]:
 
 @command(group=alerts, name="silence")
 @click.argument("matchers", nargs=-1)
-@click.option("--for", "for_ms", type=Span(), default="1h", show_default=True, help="Duration: 30m, 2h, 1d.")
+@click.option("--for", "for_ms", type=SpanType(), default="1h", show_default=True, help="Duration: 30m, 2h, 1d.")
 @click.option("--comment", default="", help="Reason, shown with the silence.")
 @click.option("--end", "ended", metavar="ID", help="ID of a silence to end.")
 @JSON

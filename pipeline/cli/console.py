@@ -18,12 +18,12 @@ from rich.text import Text
 
 from pipeline.base.text import printable
 from pipeline.buffer.books import UNKNOWN
-from pipeline.cli.results import Result
+from pipeline.cli.results import QueryResult
 
 if TYPE_CHECKING:
     from pipeline.base.resources import Query
     from pipeline.deliver.dead_letters import Letter
-    from pipeline.operate.audit import Report
+    from pipeline.operate.audit import AuditReport
     from pipeline.operate.doctor import Finding
     from pipeline.operate.status import Status
 
@@ -132,7 +132,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
         console.print(Text(f"nothing bad{warned}", style="yellow" if warned else "green"))
 
 
-def print_audit(report: Report) -> None:
+def print_audit(report: AuditReport) -> None:
     """The books, what was checked, and what is wrong."""
     console = stdout()
     table = _plain_table()
@@ -176,7 +176,7 @@ def print_rows(rows: Sequence[dict[str, Any]], nothing: str) -> None:
     stdout().print(table)
 
 
-def print_result(result: Result) -> None:
+def print_result(result: QueryResult) -> None:
     """A query's result."""
     table = _Table(box=None, pad_edge=False)
     for number, name in enumerate(result.names):

@@ -9,7 +9,7 @@ import click
 
 from pipeline.base import config
 from pipeline.base.errors import UsageError
-from pipeline.cli.common import JSON, cli, command, print_json, say, surroundings, write_bytes
+from pipeline.cli.group import JSON, cli, command, opened_parts, print_json, say, write_bytes
 
 
 @cli.group()
@@ -33,7 +33,7 @@ def dlq_ls(settings: config.Settings, reason: str, include_marked: bool, most: i
     from pipeline.cli.console import print_letters
     from pipeline.deliver import dead_letters as deadletters
 
-    with surroundings(settings, need_store=True) as (_, buffers, store):
+    with opened_parts(settings, need_store=True) as (_, buffers, store):
         found = deadletters.letters(store, buffers, reason=reason, include_marked=include_marked, most=most)
     if as_json:
         print_json({"dead_letters": [letter.as_dict() for letter in found]})
@@ -50,7 +50,7 @@ def dlq_show(settings: config.Settings, name: str, raw: bool, as_json: bool) -> 
     from pipeline.cli.console import print_facts
     from pipeline.deliver import dead_letters as deadletters
 
-    with surroundings(settings, need_store=True) as (_, buffers, store):
+    with opened_parts(settings, need_store=True) as (_, buffers, store):
         letter = deadletters.letter(store, buffers, name)
     if raw:
         write_bytes(letter.payload)
@@ -97,7 +97,7 @@ def _act_on_letters(
 
     if not names and not reason:
         raise UsageError("name the dead letters, or choose them with --reason")
-    with surroundings(settings, need_store=True, start=True) as (_, buffers, store):
+    with opened_parts(settings, need_store=True, start=True) as (_, buffers, store):
         if names:
             chosen = [deadletters.letter(store, buffers, name) for name in names]
         else:

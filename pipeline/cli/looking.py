@@ -14,7 +14,7 @@ import click
 
 from pipeline.base import config
 from pipeline.base.errors import PipelineError, UsageError
-from pipeline.cli.common import JSON, command, pair, print_json, say, surroundings, write_bytes
+from pipeline.cli.group import JSON, command, opened_parts, pair, print_json, say, write_bytes
 
 if TYPE_CHECKING:
     from pipeline.operate.status import Status
@@ -159,7 +159,7 @@ def audit(settings: config.Settings, full: bool, as_json: bool) -> None:
     from pipeline.cli.console import print_audit
     from pipeline.operate.audit import audit as check
 
-    with surroundings(settings, need_store=True) as (_, buffers, store):
+    with opened_parts(settings, need_store=True) as (_, buffers, store):
         report = check(store, buffers, full=full, now_ms=time.time_ns() // 1_000_000)
     if as_json:
         print_json(report.as_dict())
@@ -211,7 +211,7 @@ def query(
     given |= {name: value for name, value in (("since", since), ("until", until)) if value is not None}
     text = results.one_statement(asked.sql)
     values = asked.values(given, time.time_ns() // 1_000_000)
-    with surroundings(settings, need_store=True) as (_, _, store):
+    with opened_parts(settings, need_store=True) as (_, _, store):
         if output:
             write_bytes(store.raw(text, values, output))
             return

@@ -16,7 +16,7 @@ import click
 from pipeline.base.errors import PipelineError, RedisDenied, UsageError
 from pipeline.base.text import masked
 from pipeline.cli import alerting, letters, looking, measuring, push, reporter, running, schema, segments, setup
-from pipeline.cli.common import cli, fail, say
+from pipeline.cli.group import cli, fail, say
 from pipeline.operate.process import leave
 
 __all__ = [

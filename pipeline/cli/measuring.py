@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pipeline.base import config
-from pipeline.cli.common import JSON, cli, command, print_json
+from pipeline.cli.group import JSON, cli, command, print_json
 
 
 @cli.group()

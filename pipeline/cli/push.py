@@ -19,7 +19,7 @@ import click
 from pipeline.base import config
 from pipeline.base.errors import Outage, UsageError
 from pipeline.base.text import masked, printable
-from pipeline.cli.common import JSON, command, print_json, say
+from pipeline.cli.group import JSON, command, print_json, say
 
 _FORMATS = (
     *("ndjson", "junit", "trx", "ctrf", "lighthouse", "playwright", "jest", "cypress", "mochawesome", "mocha"),
@@ -109,6 +109,7 @@ class _Push:
         link = RedisLink.open(self._settings)
         key = self._settings.buffer.keys[0]
         try:
+            self._retention_in_force(link)
             self._push_all(inputs, Sender(link, key, self._options["retry_for_s"], self._trouble))
             if self._options["wait"]:
                 waited = wait_until_stored(
@@ -122,6 +123,17 @@ class _Push:
             link.close()
         return self
 
+    def _retention_in_force(self, link: Any) -> None:
+        """What the drainer refuses as too old depends on the platform's own retention, where Redis has one."""
+        from pipeline.jobs.retention import retention_hours
+
+        try:
+            hours = retention_hours(link, self._settings.retention.raw_hours)
+        except Outage:
+            return  # sending tells it, and waits
+        retention = self._settings.retention.model_copy(update={"raw_hours": hours})
+        self._settings = self._settings.model_copy(update={"retention": retention})
+
     def _push_all(self, inputs: Sequence[Any], sender: Any) -> None:
         from pipeline.cli.progress import progress_bar
 
@@ -133,10 +145,10 @@ class _Push:
                 self._push_one(one, asked, sender)
 
     def _push_one(self, one: Any, asked: Any, sender: Any) -> None:
-        from pipeline.client.importers.report import Refused
-        from pipeline.client.report_files import Read, read
+        from pipeline.client.importers.report import ReportRefused
+        from pipeline.client.report_files import ReadReport, read
 
-        result = Read(one)
+        result = ReadReport(one)
         refused = ""
         try:
             for batch in read(one, asked, result):
@@ -144,8 +156,8 @@ class _Push:
                     moved = sender.send(batch)
                     result.tally.pushed += moved
                     result.tally.already_pushed += len(batch.items) - moved
-        except (Refused, OSError) as error:
-            refused = str(error) if isinstance(error, Refused) else f"cannot be read: {error.strerror or error}"
+        except (ReportRefused, OSError) as error:
+            refused = str(error) if isinstance(error, ReportRefused) else f"cannot be read: {error.strerror or error}"
         except Outage as error:
             refused = f"Redis did not take it within {self._options['retry_for_s']:g} s: {error}"
         self._tell(result, refused)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.base import config
-from pipeline.cli.common import JSON, cli, command, print_json
+from pipeline.cli.group import JSON, cli, command, print_json
 
 
 @cli.group()

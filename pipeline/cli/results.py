@@ -20,7 +20,7 @@ _QUOTED = re.compile(r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.)*\"|`(?:[^`\\]|\\.)
 
 
 @dataclass(frozen=True)
-class Result:
+class QueryResult:
     """Columns and rows of a result."""
 
     names: list[str]
@@ -50,13 +50,13 @@ def one_statement(sql: str) -> str:
     return sql[: len(bare.rstrip("; \n\t"))]
 
 
-def parse(body: bytes) -> Result:
+def parse(body: bytes) -> QueryResult:
     """Read what ClickHouse answers in ``FORMAT``; a statement without a result answers nothing."""
     lines = [json.loads(line) for line in body.decode("utf-8", "surrogateescape").split("\n") if line]
     if len(lines) < 2:
-        return Result([], [], [])
+        return QueryResult([], [], [])
     names, types, *rows = (_readable(line) for line in lines)
-    return Result(names, types, rows)
+    return QueryResult(names, types, rows)
 
 
 def _readable(value: Any) -> Any:

@@ -8,7 +8,7 @@ import click
 
 from pipeline.base import config, log
 from pipeline.base.errors import UsageError
-from pipeline.cli.common import JSON, Moment, command, print_json, say, show
+from pipeline.cli.group import JSON, Moment, command, print_json, say, show
 
 
 @command()

@@ -9,7 +9,7 @@ import click
 
 from pipeline.base import config
 from pipeline.base.errors import RedisDenied, UsageError
-from pipeline.cli.common import JSON, cli, command, print_json, say
+from pipeline.cli.group import JSON, cli, command, print_json, say
 
 
 @cli.group(invoke_without_command=True)

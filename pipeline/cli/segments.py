@@ -6,7 +6,7 @@ import click
 
 from pipeline.base import config
 from pipeline.base.errors import UsageError
-from pipeline.cli.common import JSON, cli, command, print_json, say, surroundings
+from pipeline.cli.group import JSON, cli, command, opened_parts, print_json, say
 
 
 @cli.group()
@@ -21,7 +21,7 @@ def segments_ls(settings: config.Settings, as_json: bool) -> None:
     from pipeline.buffer.set_aside import records
     from pipeline.cli.console import print_rows
 
-    with surroundings(settings) as (_, buffers, _):
+    with opened_parts(settings) as (_, buffers, _):
         found = [record for buffer in buffers for record in records(buffer)]
     if as_json:
         print_json({"segments": [record.as_dict() for record in found], "count": len(found)})
@@ -43,7 +43,7 @@ def segments_show(settings: config.Settings, name: str, most: int, as_json: bool
     from pipeline.buffer.set_aside import find
     from pipeline.cli.console import print_facts
 
-    with surroundings(settings) as (_, buffers, _):
+    with opened_parts(settings) as (_, buffers, _):
         buffer, record = find(buffers, name)
         there = buffer.aside_length(name)
         items = [item.decode("utf-8", "backslashreplace") for item in buffer.aside_items(name, 0, most)]
@@ -77,7 +77,7 @@ def segments_close(
 
     if bool(names) == everything:
         raise UsageError("name what to close, as 'pipeline segments ls' prints it, or say --all")
-    with surroundings(settings, need_store=push) as (_, buffers, store):
+    with opened_parts(settings, need_store=push) as (_, buffers, store):
         chosen = [find(buffers, name) for name in dict.fromkeys(names)]
         if everything:
             chosen = [(buffer, record) for buffer in buffers for record in records(buffer)]

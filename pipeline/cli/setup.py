@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pipeline.base import config
-from pipeline.cli.common import JSON, cli, command, print_json, say, show
+from pipeline.cli.group import JSON, cli, command, print_json, say, show
 
 
 @command()

@@ -26,7 +26,7 @@ from pipeline.client.importers import formats
 from pipeline.client.importers.allure import allure
 from pipeline.client.importers.json_node import Node, parsed
 from pipeline.client.importers.ndjson import lines
-from pipeline.client.importers.report import Context, Refused, Report, Warnings
+from pipeline.client.importers.report import Context, Report, ReportRefused, Warnings
 from pipeline.client.run_context import RunContext
 from pipeline.metric import Limits, Metric, Refusal, decode
 from pipeline.status_words import FAILED, FLAKY, INTERRUPTED, PASSED, RETRIED, SKIPPED, status_word
@@ -53,7 +53,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ReportBatch:
     """Items that move together."""
 
     digest: str
@@ -117,7 +117,7 @@ class Tally:
 
 
 @dataclass
-class Read:
+class ReadReport:
     """One input while it is read: ``batches`` fill ``tally`` and ``warnings`` as they go."""
 
     input: Input
@@ -155,8 +155,8 @@ def inputs_of(arguments: Sequence[str]) -> list[Input]:
     return found
 
 
-def read(source: Input, asked: Asked, result: Read) -> Iterator[Batch]:
-    """The batches of one input. Raises ``Refused``, but for NDJSON before the first one."""
+def read(source: Input, asked: Asked, result: ReadReport) -> Iterator[ReportBatch]:
+    """The batches of one input. Raises ``ReportRefused``, but for NDJSON before the first one."""
     if len(source.paths) > 1:
         yield from _of_allure(source, asked, result)
         return
@@ -175,7 +175,7 @@ def read(source: Input, asked: Asked, result: Read) -> Iterator[Batch]:
 # Reports
 
 
-def _of_report(report: Report, content: str, asked: Asked, result: Read) -> Iterator[Batch]:
+def _of_report(report: Report, content: str, asked: Asked, result: ReadReport) -> Iterator[ReportBatch]:
     result.format, result.producer = report.format, report.producer
     result.troubles += report.troubles
     identity = _digest(content, *_said(asked), asked.nonce)
@@ -188,7 +188,7 @@ def _of_report(report: Report, content: str, asked: Asked, result: Read) -> Iter
             item = _encode({**shared, **row, "tags": {**tags, **row["tags"]}})
             if _is_accepted(item, _name_of(row), asked, result):
                 items.append(item)
-        yield Batch(_digest(identity, str(number)), tuple(items))
+        yield ReportBatch(_digest(identity, str(number)), tuple(items))
 
 
 def _name_of(row: Mapping[str, Any]) -> str:
@@ -202,7 +202,7 @@ def _said(asked: Asked) -> list[str]:
     return [*known, *(f"{name}={value}" for name, value in sorted(asked.defaults.items()))]
 
 
-def _of_allure(source: Input, asked: Asked, result: Read) -> Iterator[Batch]:
+def _of_allure(source: Input, asked: Asked, result: ReadReport) -> Iterator[ReportBatch]:
     content = hashlib.sha256()
     context = replace(asked.context, now_ms=asked.now_ms, warnings=result.warnings)
     nodes = []
@@ -211,7 +211,7 @@ def _of_allure(source: Input, asked: Asked, result: Read) -> Iterator[Batch]:
         content.update(hashlib.sha256(read).digest())
         try:
             value = parsed(read)
-        except Refused as error:
+        except ReportRefused as error:
             result.troubles.append(f"{path.name}: {error}")
             continue
         nodes.append(Node(value, context, path.name))
@@ -221,11 +221,11 @@ def _of_allure(source: Input, asked: Asked, result: Read) -> Iterator[Batch]:
 # NDJSON
 
 
-def _of_lines(stream: IO[bytes], asked: Asked, result: Read) -> Iterator[Batch]:
+def _of_lines(stream: IO[bytes], asked: Asked, result: ReadReport) -> Iterator[ReportBatch]:
     result.format = formats.NDJSON
     if asked.defaults:
         names = ", ".join(sorted(asked.defaults))
-        raise Refused(f"NDJSON is passed on to the byte, so {names} cannot be added to it")
+        raise ReportRefused(f"NDJSON is passed on to the byte, so {names} cannot be added to it")
     content = hashlib.sha256(_digest("ndjson", asked.nonce).encode())
     items: list[bytes] = []
     prefixes: list[str] = []
@@ -237,13 +237,13 @@ def _of_lines(stream: IO[bytes], asked: Asked, result: Read) -> Iterator[Batch]:
         size += len(item)
         _is_accepted(item, f"line {number}", asked, result)
         if len(items) == BATCH_ROWS or size >= BATCH_BYTES:
-            yield Batch(prefixes[-1], tuple(items), tuple(prefixes))
+            yield ReportBatch(prefixes[-1], tuple(items), tuple(prefixes))
             items, prefixes, size = [], [], 0
     if items:
-        yield Batch(prefixes[-1], tuple(items), tuple(prefixes))
+        yield ReportBatch(prefixes[-1], tuple(items), tuple(prefixes))
 
 
-def _is_accepted(item: bytes, place: str, asked: Asked, result: Read) -> bool:
+def _is_accepted(item: bytes, place: str, asked: Asked, result: ReadReport) -> bool:
     """Whether the drainer will store this item, by its own rules; if not, the reason is told."""
     found = decode(item, asked.now_ms, asked.limits)
     if isinstance(found, Refusal):

@@ -20,7 +20,7 @@ from pipeline.base.errors import Outage
 from pipeline.base.redis_link import RedisLink, outages
 from pipeline.buffer.books import Books
 from pipeline.buffer.buffer import Buffer
-from pipeline.client.report_files import Batch
+from pipeline.client.report_files import ReportBatch
 
 DIGEST_TTL_S = 45 * 86_400
 """Longer than the retention by default: what was pushed longer ago is refused as too old."""
@@ -49,13 +49,13 @@ class Sender:
     patience_s: float
     on_trouble: Callable[[str], None]
 
-    def send(self, batch: Batch) -> int:
+    def send(self, batch: ReportBatch) -> int:
         """Move what is missing of a batch; how many items that was."""
         if not batch.items:
             return 0
         return self._patiently(lambda: self._send(batch))
 
-    def _send(self, batch: Batch) -> int:
+    def _send(self, batch: ReportBatch) -> int:
         client = self.link.database("metrics")
         items = batch.items[self._moved_before(client, batch) :]
         if not items:
@@ -64,7 +64,7 @@ class Sender:
         moved = client.eval(_PUSH_BATCH, 2, self.buffer, key, DIGEST_TTL_S, *items)
         return len(items) if moved else 0
 
-    def _moved_before(self, client: redis.Redis, batch: Batch) -> int:
+    def _moved_before(self, client: redis.Redis, batch: ReportBatch) -> int:
         """How many items of an NDJSON batch moved when its file was shorter."""
         if len(batch.prefixes) < 2:
             return 0

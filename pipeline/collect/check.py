@@ -29,7 +29,7 @@ Level = Literal["ok", "warning", "bad"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class KeyFinding:
     """One thing that is not as the document says; ``keys`` are examples, none of a secret entry."""
 
     level: Level
@@ -158,17 +158,17 @@ def _note(found: dict[str, list[str]], entry: Entry, key: str) -> None:
     found.setdefault(entry.name, []).append(entry.pattern if entry.secret else key)
 
 
-def findings(catalogue: Catalogue, counted: Counted) -> list[Finding]:
+def findings(catalogue: Catalogue, counted: Counted) -> list[KeyFinding]:
     """What a walk found, in words, the worst first."""
     by_name = {entry.name: entry for entry in catalogue.entries}
-    found: list[Finding] = []
+    found: list[KeyFinding] = []
 
     def add(level: Level, notes: Mapping[str, Sequence[str]], what: str, fix: str) -> None:
         for name, keys in notes.items():
             entry = by_name[name]
             words = {"type": entry.type, "ttl": f"{entry.ttl_s} s", "most": str(entry.most)}
             shown = tuple(dict.fromkeys(keys))[:MAX_EXAMPLES]
-            found.append(Finding(level, entry.pattern, what.format(**words), len(keys), fix.format(**words), shown))
+            found.append(KeyFinding(level, entry.pattern, what.format(**words), len(keys), fix.format(**words), shown))
 
     add("bad", counted.wrong_type, "is not a {type}", "delete the key, and let its writer write a {type}")
     add("bad", counted.no_ttl, "never expires", "set its TTL ({ttl}) where it is written: EXPIRE key, or SET … EX")
@@ -177,37 +177,37 @@ def findings(catalogue: Catalogue, counted: Counted) -> list[Finding]:
     for name, count in counted.stale.items():
         if count:
             found.append(
-                Finding("warning", by_name[name].pattern, "has members whose time has passed", count,
+                KeyFinding("warning", by_name[name].pattern, "has members whose time has passed", count,
                         "run the platform's clean-up, or ZREMRANGEBYSCORE key 0 NOW")
             )  # fmt: skip
     total = max(counted.bytes_seen, 1)
     for pattern, count in counted.unknown.most_common(50):
         share = 100 * counted.unknown_bytes[pattern] / total
         found.append(
-            Finding("warning", pattern, f"is not in the schema ({share:.1f} % of the memory looked at)", count,
+            KeyFinding("warning", pattern, f"is not in the schema ({share:.1f} % of the memory looked at)", count,
                     "document it (collect.keys), or delete it")
         )  # fmt: skip
     order = {"bad": 0, "warning": 1, "ok": 2}
     return sorted(found, key=lambda one: (order[one.level], one.pattern))
 
 
-def server_findings(info: Mapping[str, Any], config: Mapping[str, str]) -> list[Finding]:
+def server_findings(info: Mapping[str, Any], config: Mapping[str, str]) -> list[KeyFinding]:
     """Eviction and persistence of the server, against what the buffer needs."""
     found = []
     policy = str(config.get("maxmemory-policy") or info.get("maxmemory_policy") or "")
     if policy.startswith("allkeys"):
         found.append(
-            Finding("bad", "maxmemory-policy", f"is {policy}: it evicts the buffer itself", 1,
+            KeyFinding("bad", "maxmemory-policy", f"is {policy}: it evicts the buffer itself", 1,
                     "CONFIG SET maxmemory-policy noeviction, or volatile-lru on a shared instance")
         )  # fmt: skip
     if config.get("appendonly") == "no" or info.get("aof_enabled") == 0:
         found.append(
-            Finding("bad", "appendonly", "is no: a restart loses what waits in the buffer", 1,
+            KeyFinding("bad", "appendonly", "is no: a restart loses what waits in the buffer", 1,
                     "CONFIG SET appendonly yes")
         )  # fmt: skip
     if config.get("appendfsync") == "no":
         found.append(
-            Finding("warning", "appendfsync", "is no: a power cut loses up to half a minute", 1,
+            KeyFinding("warning", "appendfsync", "is no: a power cut loses up to half a minute", 1,
                     "CONFIG SET appendfsync everysec")
         )  # fmt: skip
     return found

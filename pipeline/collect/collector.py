@@ -26,7 +26,7 @@ from pipeline.collect import derive
 from pipeline.collect.catalogue import Catalogue, Entry, Match
 from pipeline.collect.channels import ChannelCounter
 from pipeline.collect.derive import EVENT_KINDS, Events, Gauges
-from pipeline.collect.looks import Look, look
+from pipeline.collect.looks import KeyLook, look
 
 _log = log.get(__name__)
 
@@ -193,7 +193,7 @@ class Collector:
             return
         states = self._states_of(matches)
         cursors = {
-            match.key: derive.series_cursor(states.get(derive.state_name(Look(match), one), b""))
+            match.key: derive.series_cursor(states.get(derive.state_name(KeyLook(match), one), b""))
             for match in matches
             for one in match.entry.metrics
             if one.kind == "series"
@@ -219,7 +219,7 @@ class Collector:
         for match in matches:
             for derived in match.entry.metrics:
                 if derived.kind == "executions":
-                    name = derive.state_name(Look(match), derived)
+                    name = derive.state_name(KeyLook(match), derived)
                     if name not in states:
                         wanted[match.key] = (match, name)
         if not wanted:
@@ -242,7 +242,7 @@ class Collector:
         known = self._known_executions(sorted(old), oldest_ms)
         return [one.as_events(one.execution_id not in known, now_ms) for one in old.values()]
 
-    def _derive(self, one: Look, states: Mapping[str, bytes], now_ms: int, going: _Pass, fresh: list[Events]) -> str:
+    def _derive(self, one: KeyLook, states: Mapping[str, bytes], now_ms: int, going: _Pass, fresh: list[Events]) -> str:
         trouble = ""
         for derived in one.entry.metrics:
             if derived.kind == "executions":
@@ -274,7 +274,7 @@ class Collector:
 
     def _states_of(self, matches: Sequence[Match]) -> dict[str, bytes]:
         names = [
-            derive.state_name(Look(match), derived)
+            derive.state_name(KeyLook(match), derived)
             for match in matches
             for derived in match.entry.metrics
             if derived.kind in EVENT_KINDS or (derived.kind == "executions" and self._known_executions is not None)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.collect.catalogue import METRIC_FIELDS, Derived
-from pipeline.collect.looks import Look, plain_text
+from pipeline.collect.looks import KeyLook, plain_text
 from pipeline.collect.sliding import fingerprints, new_elements, pack, unpack
 from pipeline.metric import parse_time_ms
 
@@ -90,19 +90,19 @@ class Gauges:
         ]
 
 
-def gauge(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def gauge(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     """Add what one key says to the gauges of its pass; what is wrong with it in words, or nothing."""
     handler = _GAUGES.get(derived.kind)
     return handler(look, derived, gauges, now_ms) if handler else ""
 
 
-def events(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
+def events(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
     """What is new about one key since ``state`` (empty: never seen), and what is wrong with it in words."""
     handler = _EVENTS.get(derived.kind)
     return handler(look, derived, state, now_ms) if handler else (None, "")
 
 
-def state_name(look: Look, derived: Derived) -> str:
+def state_name(look: KeyLook, derived: Derived) -> str:
     """Under what name the state of a key is kept."""
     digest = hashlib.blake2b(look.match.key.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
     return f"{look.entry.name}:{derived.kind}:{digest}"
@@ -111,7 +111,7 @@ def state_name(look: Look, derived: Derived) -> str:
 # Labels and numbers
 
 
-def labels_of(look: Look, derived: Derived, fields: Mapping[str, str] | None = None, member: str = "") -> Labels:
+def labels_of(look: KeyLook, derived: Derived, fields: Mapping[str, str] | None = None, member: str = "") -> Labels:
     """Where a metric belongs; secret entries give only what the catalogue names."""
     fields = look.fields if fields is None else fields
     found = []
@@ -146,7 +146,7 @@ def _age_s(text: str | None, now_ms: int) -> float | None:
 # Gauges
 
 
-def _count(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _count(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     gauges.add(derived.metric_type, labels_of(look, derived), 1)
     if look.entry.name == "test_running":
         gauges.executors.add(look.fields.get("executor", ""))
@@ -155,7 +155,7 @@ def _count(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     return ""
 
 
-def _text_number(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _text_number(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     value = number(look.text)
     if value is None:
         return "the value is not a number"
@@ -166,7 +166,7 @@ def _text_number(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> s
     return ""
 
 
-def _total(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _total(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     if derived.field not in look.fields:
         return ""
     value = number(look.fields[derived.field])
@@ -176,7 +176,7 @@ def _total(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     return ""
 
 
-def _size(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _size(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     if derived.kind == "members_total":
         gauges.add(derived.metric_type, labels_of(look, derived), look.length)
     else:
@@ -210,14 +210,14 @@ def samples(derived: Derived, fields: Mapping[str, str], now_ms: int) -> tuple[d
     return found, bad
 
 
-def _fields(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _fields(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     found, bad = samples(derived, look.fields, now_ms)
     for metric_type, value in found.items():
         gauges.put(metric_type, labels_of(look, derived), value)
     return f"{', '.join(bad)} is not a number" if bad else ""
 
 
-def _members(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _members(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     trouble = ""
     for name, value in zip(look.elements[::2], look.elements[1::2], strict=True):
         fields = _json_object(value)
@@ -233,7 +233,7 @@ def _members(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     return trouble
 
 
-def _oldest(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _oldest(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     held = [element for element, _ in look.scored] or look.elements
     ages = []
     for element in held:
@@ -247,7 +247,7 @@ def _oldest(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     return ""
 
 
-def _stuck(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _stuck(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     age_s = _age_s(look.fields.get(derived.field), now_ms)
     allowed_s = look.entry.ttl_s or 0
     is_stuck = look.ttl_ms == -1 or (age_s is not None and age_s > allowed_s)
@@ -255,7 +255,7 @@ def _stuck(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     return ""
 
 
-def _held(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _held(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     ttl_s = look.entry.ttl_s or 0
     if look.ttl_ms < 0:
         return "the lock never expires"
@@ -263,22 +263,22 @@ def _held(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     return ""
 
 
-def _holders(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _holders(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     gauges.holders.setdefault(derived.metric_type, []).append(look.text or "")
     return ""
 
 
-def _orphans(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _orphans(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     gauges.subscriptions.setdefault(derived.metric_type, set()).add(look.match.parts.get("connection_id", ""))
     return ""
 
 
-def _overdue(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _overdue(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     gauges.put(derived.metric_type, labels_of(look, derived), look.overdue)
     return ""
 
 
-def _within(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _within(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     start_ms, end_ms = (parse_time_ms(look.fields.get(name, "")) for name in ("start", "end"))
     if start_ms is None or end_ms is None:
         return "start or end is not a time"
@@ -286,7 +286,7 @@ def _within(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     return ""
 
 
-def _suffixes(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
+def _suffixes(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     for element in look.elements:
         name = element.decode("utf-8", "replace")
         kind = name.rsplit(".", 1)[1].lower() if "." in name else "none"
@@ -294,7 +294,7 @@ def _suffixes(look: Look, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     return ""
 
 
-_GAUGES: dict[str, Callable[[Look, Derived, Gauges, int], str]] = {
+_GAUGES: dict[str, Callable[[KeyLook, Derived, Gauges, int], str]] = {
     "count": _count,
     "sum": _text_number,
     "number": _text_number,
@@ -316,7 +316,7 @@ _GAUGES: dict[str, Callable[[Look, Derived, Gauges, int], str]] = {
 # Events
 
 
-def _values(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
+def _values(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
     """New elements of a list that slides: the newest stands first."""
     now = fingerprints(look.elements)
     fresh, gap = new_elements(unpack(state), now)
@@ -337,12 +337,12 @@ def _values(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Ev
     return Events(state_name(look, derived), state, after, tuple(made)), trouble
 
 
-def _value(look: Look, derived: Derived, element: bytes, now_ms: int) -> bytes | None:
+def _value(look: KeyLook, derived: Derived, element: bytes, now_ms: int) -> bytes | None:
     value = number(element.decode("utf-8", "replace"))
     return None if value is None else item(derived.metric_type, value, labels_of(look, derived), now_ms)
 
 
-def _event(look: Look, derived: Derived, element: bytes, now_ms: int) -> bytes | None:
+def _event(look: KeyLook, derived: Derived, element: bytes, now_ms: int) -> bytes | None:
     fields = _json_object(element)
     if fields is None:
         return None
@@ -350,7 +350,7 @@ def _event(look: Look, derived: Derived, element: bytes, now_ms: int) -> bytes |
     return item(derived.metric_type, 1.0, labels_of(look, derived, fields), _recent(at_ms, now_ms))
 
 
-def _series(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
+def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
     """New members of a sorted set of times. Members at the newest score are remembered: more may come at it."""
     cursor, known = _series_state(state)
     made, bad = [], 0
@@ -387,7 +387,7 @@ def series_cursor(state: bytes) -> float:
     return _series_state(state)[0]
 
 
-def _changed_fields(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
+def _changed_fields(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
     found, bad = samples(derived, look.fields, now_ms)
     trouble = f"{', '.join(bad)} is not a number" if bad else ""
     labels = labels_of(look, derived)
@@ -398,14 +398,14 @@ def _changed_fields(look: Look, derived: Derived, state: bytes, now_ms: int) -> 
     return Events(state_name(look, derived), state, after, made), trouble
 
 
-def _once(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
+def _once(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
     if state:
         return None, ""
     made = item(derived.metric_type, 1.0, labels_of(look, derived), now_ms)
     return Events(state_name(look, derived), state, b"1", (made,)), ""
 
 
-def _flags(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
+def _flags(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
     """An event for each field that changed; the first look only remembers."""
     texts = [element.decode("utf-8", "replace")[:MAX_LABEL_CHARS] for element in look.elements]
     now = dict(zip(texts[::2], texts[1::2], strict=True))
@@ -420,7 +420,7 @@ def _flags(look: Look, derived: Derived, state: bytes, now_ms: int) -> tuple[Eve
     return Events(state_name(look, derived), state, json.dumps(now).encode(), tuple(made)), ""
 
 
-_EVENTS: dict[str, Callable[[Look, Derived, bytes, int], tuple[Events | None, str]]] = {
+_EVENTS: dict[str, Callable[[KeyLook, Derived, bytes, int], tuple[Events | None, str]]] = {
     "values": _values,
     "events": _values,
     "series": _series,

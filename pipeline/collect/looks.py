@@ -1,7 +1,7 @@
 """Reads keys of the platform: lengths before values, in pipelines, never more than is asked for.
 
 A key may vanish between two commands, hold another type than documented, or a value of half a gigabyte. None of this
-stops the others: what cannot be read says why in ``Look.trouble``. Raises ``RedisOutage`` when Redis is away.
+stops the others: what cannot be read says why in ``KeyLook.trouble``. Raises ``RedisOutage`` when Redis is away.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LENGTH = {"list": "LLEN", "set": "SCARD", "zset": "ZCARD", "hash": "HLEN", "str
 
 
 @dataclass
-class Look:
+class KeyLook:
     """What was read of one key."""
 
     match: Match
@@ -58,9 +58,9 @@ class Look:
         return self.match.entry
 
 
-def look(client: redis.Redis, matches: Sequence[Match], now_s: float, cursors: Mapping[str, float]) -> list[Look]:
+def look(client: redis.Redis, matches: Sequence[Match], now_s: float, cursors: Mapping[str, float]) -> list[KeyLook]:
     """Read what the entries of these keys need; ``cursors`` are the scores from which sorted sets of times are read."""
-    looks = [Look(match) for match in matches]
+    looks = [KeyLook(match) for match in matches]
     _lengths(client, looks)
     _values(client, [one for one in looks if not one.gone and not one.trouble], now_s, cursors)
     return looks
@@ -69,8 +69,8 @@ def look(client: redis.Redis, matches: Sequence[Match], now_s: float, cursors: M
 # Lengths
 
 
-def _lengths(client: redis.Redis, looks: Sequence[Look]) -> None:
-    commands: list[tuple[Look, str, tuple[Any, ...]]] = []
+def _lengths(client: redis.Redis, looks: Sequence[KeyLook]) -> None:
+    commands: list[tuple[KeyLook, str, tuple[Any, ...]]] = []
     for one in looks:
         key, entry = one.match.key, one.match.entry
         commands.append((one, "length", (_LENGTH[entry.type], key)))
@@ -101,8 +101,8 @@ def _lengths(client: redis.Redis, looks: Sequence[Look]) -> None:
 # Values
 
 
-def _values(client: redis.Redis, looks: Sequence[Look], now_s: float, cursors: Mapping[str, float]) -> None:
-    commands: list[tuple[Look, str, tuple[Any, ...]]] = []
+def _values(client: redis.Redis, looks: Sequence[KeyLook], now_s: float, cursors: Mapping[str, float]) -> None:
+    commands: list[tuple[KeyLook, str, tuple[Any, ...]]] = []
     for one in looks:
         for what, args in _reads(one, now_s, cursors):
             commands.append((one, what, args))
@@ -123,7 +123,7 @@ def _values(client: redis.Redis, looks: Sequence[Look], now_s: float, cursors: M
             one.overdue = int(reply)
 
 
-def _reads(one: Look, now_s: float, cursors: Mapping[str, float]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _reads(one: KeyLook, now_s: float, cursors: Mapping[str, float]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     entry, key = one.entry, one.match.key
     kinds = entry.kinds
     if entry.type == "hash":
@@ -154,7 +154,7 @@ def _needs_text(metrics: Sequence[Derived]) -> bool:
     return any(one.read_fields or one.kind in ("sum", "number", "holders", "within") for one in metrics)
 
 
-def _take_text(one: Look, reply: bytes | None) -> None:
+def _take_text(one: KeyLook, reply: bytes | None) -> None:
     if reply is None:
         one.gone = True
         return
@@ -232,7 +232,7 @@ def _as_bytes(command: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*command[:at], key.encode("utf-8", "surrogateescape"), *command[at + 1 :])
 
 
-def _blame(one: Look, error: redis.RedisError) -> None:
+def _blame(one: KeyLook, error: redis.RedisError) -> None:
     if isinstance(classify(error), RedisDenied):
         one.trouble = "no permission to read it"
     elif "WRONGTYPE" in str(error) or "wrong kind of value" in str(error):

@@ -25,7 +25,7 @@ _MIN_LOOKUPS = 100
 
 
 @dataclass(frozen=True)
-class Look:
+class HealthLook:
     """One look at a server: when (monotonic seconds), INFO, and (epoch seconds, microseconds) of slow commands."""
 
     at_s: float
@@ -36,7 +36,7 @@ class Look:
     """Commands since the server started, and the microseconds they took together."""
 
 
-def facts(now: Look, before: Look | None = None) -> dict[str, float | Readings]:
+def facts(now: HealthLook, before: HealthLook | None = None) -> dict[str, float | Readings]:
     """The numbers of a look; rates are those since ``before``. What the server does not say is left out."""
     info = now.info
     found: dict[str, float | Readings] = {"redis_slow_query_avg_ms": _slow_ms(now)}
@@ -54,7 +54,7 @@ def facts(now: Look, before: Look | None = None) -> dict[str, float | Readings]:
     return found
 
 
-def _slow_ms(now: Look) -> float:
+def _slow_ms(now: HealthLook) -> float:
     recent = [micros for at_s, micros in now.slow if at_s > now.server_time_s - SLOW_WINDOW_S]
     return sum(recent) / len(recent) / 1000 if recent else 0.0
 
@@ -72,7 +72,7 @@ def _replicas(info: Mapping[str, Any]) -> list[tuple[dict[str, str], float]]:
     return found
 
 
-def _rates(now: Look, before: Look) -> dict[str, float]:
+def _rates(now: HealthLook, before: HealthLook) -> dict[str, float]:
     seconds = now.at_s - before.at_s
 
     def grown(name: str) -> float:
@@ -91,7 +91,7 @@ def _rates(now: Look, before: Look) -> dict[str, float]:
     return found
 
 
-def _same_run(now: Look, before: Look) -> bool:
+def _same_run(now: HealthLook, before: HealthLook) -> bool:
     """A restarted server counts from zero again."""
     return now.info.get("run_id") == before.info.get("run_id")
 
@@ -112,7 +112,7 @@ class RedisHealth:
     """Looks at a server now and then and remembers the look before."""
 
     client: redis.Redis
-    _before: Look | None = field(default=None)
+    _before: HealthLook | None = field(default=None)
 
     def look(self) -> Facts:
         """The numbers now. Raises ``RedisOutage``; a server that forbids SLOWLOG has no slow commands."""
@@ -121,7 +121,7 @@ class RedisHealth:
             commands = _commands(self.client.info("commandstats"))
             seconds, _ = self.client.time()
             slow = self._slow_commands()
-        now = Look(time.monotonic(), info, slow, int(seconds), commands)
+        now = HealthLook(time.monotonic(), info, slow, int(seconds), commands)
         found, self._before = facts(now, self._before), now
         return found
 

@@ -40,7 +40,7 @@ COLUMNS = pa.schema(
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedChunk:
     """A chunk, read: the accepted rows (schema ``COLUMNS``) and the refused positions with their reasons."""
 
     rows: pa.Table
@@ -54,26 +54,26 @@ def prepare() -> None:
     decode_chunk([item], np.zeros(1, np.int64), 0, Limits())
 
 
-def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, limits: Limits) -> Decoded:
+def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, limits: Limits) -> DecodedChunk:
     """Read ``items`` (all of one segment); ``positions[i]`` is the place of ``items[i]`` in it.
 
     Same rows, same refusals and same reasons as ``metric.decode`` item by item.
     """
     if not len(items):
-        return Decoded(COLUMNS.empty_table(), [])
+        return DecodedChunk(COLUMNS.empty_table(), [])
     items = Items.of(items)
     if items.ends[-1] - items.starts[0] > MAX_JOINED_BYTES and len(items) > 1:
         half = len(items) // 2
         newer = decode_chunk(items[:half], positions[:half], sealed_at_ms, limits)
         older = decode_chunk(items[half:], positions[half:], sealed_at_ms, limits)
-        return Decoded(_one_table([newer.rows, older.rows]), newer.refusals + older.refusals)
+        return DecodedChunk(_one_table([newer.rows, older.rows]), newer.refusals + older.refusals)
     rows, table = _scan(items, positions, sealed_at_ms, limits)
     if len(rows) == len(items):
-        return Decoded(table, [])
+        return DecodedChunk(table, [])
     rest = np.ones(len(items), np.bool_)
     rest[rows] = False
     careful, refusals = _read_carefully(items, np.flatnonzero(rest), positions, sealed_at_ms, limits)
-    return Decoded(_one_table([part for part in (table, careful) if part.num_rows]), refusals)
+    return DecodedChunk(_one_table([part for part in (table, careful) if part.num_rows]), refusals)
 
 
 def _scan(items: Items, positions: Ints, sealed_at_ms: int, limits: Limits) -> tuple[Ints, pa.Table]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.base.errors import UsageError
 from pipeline.buffer.buffer import Buffer
-from pipeline.buffer.set_aside import STEP_ITEMS, SetAside
+from pipeline.buffer.set_aside import STEP_ITEMS, SetAsideRecord
 from pipeline.store.client import Store
 
 PAGE_ITEMS = 5_000
@@ -31,7 +31,7 @@ class Closed:
     file: str = ""
 
 
-def push_again(buffer: Buffer, record: SetAside, store: Store, *, allow_duplicates: bool = False) -> Closed:
+def push_again(buffer: Buffer, record: SetAsideRecord, store: Store, *, allow_duplicates: bool = False) -> Closed:
     """Push what is kept to the buffer, but for rows that ClickHouse has. Raises ``UsageError`` when that is unknown."""
     length = buffer.aside_length(record.name)
     stored, dead = _places(store, record, "metrics"), _places(store, record, "dead_letters")
@@ -53,7 +53,7 @@ def push_again(buffer: Buffer, record: SetAside, store: Store, *, allow_duplicat
     return Closed(record.name, pushed=pushed, stored=there, dead_lettered=dead_lettered, lost=record.lost)
 
 
-def save_and_give_up(buffer: Buffer, record: SetAside, directory: Path) -> Closed:
+def save_and_give_up(buffer: Buffer, record: SetAsideRecord, directory: Path) -> Closed:
     """Write what is kept to a file, one item a line, the oldest first; then it counts as dropped."""
     length = buffer.aside_length(record.name)
     file = ""
@@ -65,13 +65,13 @@ def save_and_give_up(buffer: Buffer, record: SetAside, directory: Path) -> Close
     return Closed(record.name, saved=length, lost=record.lost, file=file)
 
 
-def _decide(buffer: Buffer, record: SetAside, decisions: str) -> None:
+def _decide(buffer: Buffer, record: SetAsideRecord, decisions: str) -> None:
     for begin in range(0, len(decisions), STEP_ITEMS):
         buffer.decide_aside(record.name, decisions[begin : begin + STEP_ITEMS])
     buffer.decide_aside(record.name, "", end=True)
 
 
-def _places(store: Store, record: SetAside, table: str) -> set[int]:
+def _places(store: Store, record: SetAsideRecord, table: str) -> set[int]:
     found = store.rows(
         f"SELECT position FROM {store.every_replica(table)} WHERE segment = {{segment:String}} "
         "AND position >= {first:UInt32} AND position < {last:UInt32}",
@@ -80,7 +80,7 @@ def _places(store: Store, record: SetAside, table: str) -> set[int]:
     return {int(position) for (position,) in found}
 
 
-def _save(buffer: Buffer, record: SetAside, path: Path) -> None:
+def _save(buffer: Buffer, record: SetAsideRecord, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for items in _pages(buffer, record.name):

@@ -26,7 +26,7 @@ from pipeline.decode.columns import COLUMNS, decode_chunk, is_all_empty
 from pipeline.deliver import ledger, protocol, steps, traces
 from pipeline.deliver.dead_letters import DEAD_LETTERS, DeadLetter, as_table
 from pipeline.deliver.progress import Progress
-from pipeline.deliver.protocol import Phase, Route, State
+from pipeline.deliver.protocol import ChunkState, Phase, Route
 from pipeline.deliver.stopping import Interrupted, Stop
 from pipeline.metric import RUN_FIELDS, Limits, Refusal
 from pipeline.store.client import Store, rows_at_fault
@@ -79,7 +79,7 @@ class Content:
     """A decoded chunk: what belongs into ``metrics`` and what into the dead letters."""
 
     rows: pa.Table
-    tally: ledger.Tally
+    tally: ledger.ChunkTally
     dead: list[DeadLetter]
     buried: int = 0
     """Rows that are readable but that ClickHouse refused: they stand in the dead letters."""
@@ -87,7 +87,7 @@ class Content:
     @classmethod
     def of(cls, rows: pa.Table, dead: list[DeadLetter], buried: int = 0) -> Content:
         """With the tally of its rows."""
-        return cls(rows, ledger.Tally.of(rows), dead, buried)
+        return cls(rows, ledger.ChunkTally.of(rows), dead, buried)
 
     @property
     def dead_lettered(self) -> int:
@@ -99,7 +99,7 @@ class Content:
 class Delivery:
     """One chunk on its way: the protocol's state, and the data that it is about."""
 
-    state: State
+    state: ChunkState
     step: steps.Step
     chunk: Chunk | None = None
     items: Sequence[bytes] = ()
@@ -173,17 +173,17 @@ class Deliverer:
         is_ending = delivery.state.phase is Phase.GIVE_BACK
         if delivery.is_lease_lost and not is_ending:
             self.progress.fenced += 1
-            return steps.LeaseLost()
+            return steps.Fenced()
         if self.stop.is_overdue() and not is_ending:
-            return steps.Stopped()
+            return steps.ToldToStop()
         try:
             return self._do(delivery, delivery.step)
         except LeaseLost as lost:
             _log.warning("lease lost", chunk=delivery.state.name, reason=str(lost))
             self.progress.fenced += 1
-            return steps.LeaseLost()
+            return steps.Fenced()
         except Interrupted:
-            return steps.Stopped()
+            return steps.ToldToStop()
         except (StoreOutage, StoreRefused) as trouble:
             # In doubt, or at odds with the statement, the table or our rights: no row is to blame.
             delivery.trouble = trouble

@@ -327,7 +327,7 @@ class Run(Deliverer):
         """Give back what nobody began to write."""
         for delivery in deliveries:
             if not delivery.state.is_over:
-                delivery.take(steps.Stopped())
+                delivery.take(steps.ToldToStop())
             self.advance(delivery, WRITING)
             self._let_go(delivery)
 

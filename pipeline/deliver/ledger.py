@@ -118,7 +118,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Tally:
+class ChunkTally:
     """What the ledger keeps of a chunk's rows. Times in epoch milliseconds, minutes in epoch seconds, ascending."""
 
     digest: int
@@ -127,7 +127,7 @@ class Tally:
     minutes: list[int]
 
     @classmethod
-    def of(cls, rows: pa.Table) -> Tally:
+    def of(cls, rows: pa.Table) -> ChunkTally:
         """Tally decoded rows (schema ``columns.COLUMNS``)."""
         if not rows.num_rows:
             return cls(0, 0, 0, [])
@@ -146,7 +146,7 @@ def is_decoded_alike(segment: str) -> bool:
     return version == str(DECODER_VERSION)
 
 
-def record(chunk: Chunk, tally: Tally, *, stored: int, dead_lettered: int) -> str:
+def record(chunk: Chunk, tally: ChunkTally, *, stored: int, dead_lettered: int) -> str:
     """A chunk's record as JSON; the ack appends its own time to it."""
     fields = asdict(
         Record(

@@ -49,13 +49,13 @@ from pipeline.deliver.steps import (
     End,
     Event,
     Fault,
+    Fenced,
     Fetched,
     Found,
     FoundInRange,
     GiveBack,
     Insert,
     InsertLetters,
-    LeaseLost,
     LetGo,
     Nothing,
     Pause,
@@ -66,8 +66,8 @@ from pipeline.deliver.steps import (
     SetAside,
     Settle,
     Step,
-    Stopped,
     SyncSeal,
+    ToldToStop,
     Unknown,
     WriteFile,
 )  # fmt: skip
@@ -224,7 +224,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class State:
+class ChunkState:
     """Everything that the next step depends on."""
 
     phase: Phase
@@ -280,18 +280,18 @@ class State:
         return faults > tried * self.max_bad_share
 
 
-def start(route: Route, max_bad_share: float = 0.5) -> tuple[State, Step]:
+def start(route: Route, max_bad_share: float = 0.5) -> tuple[ChunkState, Step]:
     """Before anything is claimed."""
-    return State(Phase.CLAIM, route, max_bad_share), Claim()
+    return ChunkState(Phase.CLAIM, route, max_bad_share), Claim()
 
 
-def start_from_file(name: str, first: int, last: int, max_bad_share: float = 0.5) -> tuple[State, Step]:
+def start_from_file(name: str, first: int, last: int, max_bad_share: float = 0.5) -> tuple[ChunkState, Step]:
     """With the items of a spilled chunk at hand; whatever was tried with it before, its rows are read back first."""
-    state = State(Phase.DECODE, Route.UNSPILL, max_bad_share, name, first, last, is_doubtful=True)
+    state = ChunkState(Phase.DECODE, Route.UNSPILL, max_bad_share, name, first, last, is_doubtful=True)
     return state, Decode()
 
 
-def next_step(state: State, event: Event) -> tuple[State, Step]:
+def next_step(state: ChunkState, event: Event) -> tuple[ChunkState, Step]:
     """What the event makes of the state, and what is to be done now. Raises ``KeyError`` for what cannot happen."""
     outcome, changed = _meaning(state, event)
     after = replace(changed, phase=TABLE[state.phase, outcome])
@@ -301,7 +301,7 @@ def next_step(state: State, event: Event) -> tuple[State, Step]:
     return after, _step(after)
 
 
-def _check(before: State, after: State) -> None:
+def _check(before: ChunkState, after: ChunkState) -> None:
     """What must hold whatever happened; a violation is a bug in the pipeline and stops the drainer before any harm."""
     if after.phase in (Phase.INSERT_ROWS, Phase.INSERT_LETTERS):
         if after.is_doubtful and not after.is_read_back:
@@ -318,7 +318,7 @@ def _check(before: State, after: State) -> None:
         raise AssertionError(f"nothing to bury: {after}")
 
 
-def _step(state: State) -> Step:
+def _step(state: ChunkState) -> Step:
     match state.phase:
         case Phase.CLAIM:
             return Claim()
@@ -363,11 +363,11 @@ def _step(state: State) -> Step:
 # What an event means
 
 
-def _meaning(state: State, event: Event) -> tuple[Outcome, State]:
+def _meaning(state: ChunkState, event: Event) -> tuple[Outcome, ChunkState]:
     match event:
-        case LeaseLost():
+        case Fenced():
             return Outcome.LEASE_LOST, state
-        case Stopped():
+        case ToldToStop():
             return Outcome.GIVE_UP, state
         case Unknown():
             return Outcome.UNKNOWN, _unknown(state)
@@ -392,7 +392,7 @@ def _meaning(state: State, event: Event) -> tuple[Outcome, State]:
             return _done(state)
 
 
-def _unknown(state: State) -> State:
+def _unknown(state: ChunkState) -> ChunkState:
     doubtful = replace(state, is_doubtful=True, is_read_back=False, failures=state.failures + 1)
     # A search for rows at fault that was cut short says nothing about the token.
     return replace(doubtful, missing_when_refused=-1) if state.phase in _SEARCHING else doubtful
@@ -409,7 +409,7 @@ _DONE = {
 }
 
 
-def _done(state: State) -> tuple[Outcome, State]:
+def _done(state: ChunkState) -> tuple[Outcome, ChunkState]:
     if state.phase is Phase.SYNC_SEAL:
         return (Outcome.DURABLE_TO_SPILL if state.route is Route.SPILL else Outcome.DURABLE), state
     if state.phase is Phase.SETTLE:
@@ -418,7 +418,7 @@ def _done(state: State) -> tuple[Outcome, State]:
     return _DONE[state.phase], state
 
 
-def _claimed(state: State, event: Claimed) -> tuple[Outcome, State]:
+def _claimed(state: ChunkState, event: Claimed) -> tuple[Outcome, ChunkState]:
     state = replace(state, name=event.name, first=event.first, last=event.last, is_doubtful=event.doubtful)
     if event.lapses >= MAX_LAPSES:
         reason = f"{event.lapses} drainers died or hung while they read it"
@@ -426,7 +426,7 @@ def _claimed(state: State, event: Claimed) -> tuple[Outcome, State]:
     return Outcome.CLAIMED, state
 
 
-def _found(state: State, event: Found) -> tuple[Outcome, State]:
+def _found(state: ChunkState, event: Found) -> tuple[Outcome, ChunkState]:
     missing = event.rows + event.letters
     found = replace(state, rows=event.rows, letters=event.letters, is_read_back=True)
     if not missing:
@@ -438,7 +438,7 @@ def _found(state: State, event: Found) -> tuple[Outcome, State]:
     return Outcome.MISSING, found
 
 
-def _inserted(state: State, event: Accepted | Refused) -> tuple[Outcome, State]:
+def _inserted(state: ChunkState, event: Accepted | Refused) -> tuple[Outcome, ChunkState]:
     match state.phase, event:
         case Phase.INSERT_RANGE, _:
             return _tried_half(state, event)
@@ -463,7 +463,7 @@ def _inserted(state: State, event: Accepted | Refused) -> tuple[Outcome, State]:
 # Rows at fault: a refused insert is halved until single rows are refused; the others are stored on the way
 
 
-def _found_in_range(state: State, event: FoundInRange) -> tuple[Outcome, State]:
+def _found_in_range(state: ChunkState, event: FoundInRange) -> tuple[Outcome, ChunkState]:
     *others, tried = state.ranges
     state = replace(state, ranges=tuple(others))
     if tried.is_probe:
@@ -476,7 +476,7 @@ def _found_in_range(state: State, event: FoundInRange) -> tuple[Outcome, State]:
     return _narrowed(replace(state, halves=tuple(half for half in halves if half.rows)))
 
 
-def _tried_half(state: State, event: Accepted | Refused) -> tuple[Outcome, State]:
+def _tried_half(state: ChunkState, event: Accepted | Refused) -> tuple[Outcome, ChunkState]:
     half, *others = state.halves
     state = replace(state, halves=tuple(others))
     if half.is_probe:
@@ -488,7 +488,7 @@ def _tried_half(state: State, event: Accepted | Refused) -> tuple[Outcome, State
     return _narrowed(state)
 
 
-def _narrowed(state: State) -> tuple[Outcome, State]:
+def _narrowed(state: ChunkState) -> tuple[Outcome, ChunkState]:
     """What is to be tried next."""
     if state.halves:
         return Outcome.HALVED, state
@@ -502,7 +502,7 @@ def _narrowed(state: State) -> tuple[Outcome, State]:
     return (Outcome.FAULTS_FOUND if state.faults else Outcome.NO_FAULTS), state
 
 
-def _probes(state: State) -> tuple[Range, ...]:
+def _probes(state: ChunkState) -> tuple[Range, ...]:
     """Single rows all over the chunk, the same for every drainer; what is found so far may be a bad neighbourhood."""
     rows = state.last - state.first
     places = [state.first + zlib.crc32(f"{state.name}/{number}".encode()) % rows for number in range(PROBES)]

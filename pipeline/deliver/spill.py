@@ -223,10 +223,10 @@ class _Spiller(Deliverer):
             return super()._do(delivery, step)
         except (RedisOutage, OSError) as error:
             self.error = error
-            return steps.Stopped()
+            return steps.ToldToStop()
         except LeaseLost as lost:
             self.error = lost
-            return steps.LeaseLost()
+            return steps.Fenced()
 
     def _fetch(self, delivery: Delivery) -> steps.Event:
         found = self.buffer.read_or_recover(delivery.held)

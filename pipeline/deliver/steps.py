@@ -214,16 +214,16 @@ class Unknown:
 
 
 @dataclass(frozen=True)
-class LeaseLost:
+class Fenced:
     """Another holds the chunk, or finished it."""
 
 
 @dataclass(frozen=True)
-class Stopped:
+class ToldToStop:
     """The drainer is to end, or cannot go on."""
 
 
 Event = (
     Nothing | Claimed | Done | Fetched | Damaged | Decoded | Found | FoundInRange | Accepted | Refused | Unknown
-    | LeaseLost | Stopped
+    | Fenced | ToldToStop
 )  # fmt: skip

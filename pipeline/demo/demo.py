@@ -31,7 +31,7 @@ from pipeline.base import config
 from pipeline.base.clock import ManualClock, iso
 from pipeline.base.errors import Outage, PipelineError
 from pipeline.client.producer import MetricsClient
-from pipeline.demo.simulator import REGRESSED_PAGE, REGRESSED_SUITE, Platform
+from pipeline.demo.simulator import REGRESSED_PAGE, REGRESSED_SUITE, SimulatedPlatform
 from pipeline.operate import wiring
 from pipeline.operate.process import stopping
 
@@ -81,7 +81,7 @@ class _Demo:
         self.start_ms = (now_ms // 60_000 - HISTORY_MINUTES) * 60_000
         span_ms = HISTORY_MINUTES * 60_000
         slow_from, slow_to = (self.start_ms + int(share * span_ms) for share in REGRESSION_AT)
-        self.platform = Platform(seed=seed, regressions=[(slow_from, slow_to)])
+        self.platform = SimulatedPlatform(seed=seed, regressions=[(slow_from, slow_to)])
         self.clock = ManualClock(self.start_ms)
         self.service = wiring.build(settings, stop, clock=self.clock, role="demo", any_port=True)
         self.client = MetricsClient(self.service.link.url("metrics"), key=settings.buffer.keys[0], room_timeout_s=60)

@@ -93,7 +93,7 @@ _STATUSES = ("passed", "failed", "skipped")
 
 
 @dataclass(frozen=True)
-class Batch:
+class SimulatedBatch:
     """What a span of time brought, in the order it is pushed, and what the pipeline should make of it."""
 
     items: list[bytes]
@@ -105,7 +105,7 @@ class Batch:
 
 
 @dataclass
-class Platform:
+class SimulatedPlatform:
     """The simulated platform. ``regressions``: spans [from, to) in epoch milliseconds; more may be appended."""
 
     seed: int = 1
@@ -118,7 +118,7 @@ class Platform:
         """The items of ``batch``."""
         return self.batch(from_ms, to_ms, rate).items
 
-    def batch(self, from_ms: int, to_ms: int, rate: float) -> Batch:
+    def batch(self, from_ms: int, to_ms: int, rate: float) -> SimulatedBatch:
         """What the platform pushes from ``from_ms`` until before ``to_ms``, at ``rate`` metrics a second.
 
         Adjacent spans together bring as many items as the span they form.
@@ -137,7 +137,7 @@ class Platform:
             items[index] = kind.spoil(items[index])
             refused[kind.reason] += 1
             late[index] = False
-        return Batch(items, count - refused.total(), int(late.sum()), refused)
+        return SimulatedBatch(items, count - refused.total(), int(late.sum()), refused)
 
     def _format(self, timestamps: Ints, chance: np.random.Generator) -> list[bytes]:
         series = self._series

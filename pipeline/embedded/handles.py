@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.base.sql_text import explained, identifier, literal
 from pipeline.embedded import engine_config
 
-Settings = tuple[tuple[str, str], ...]
+QuerySettings = tuple[tuple[str, str], ...]
 
 _MAX_IDLE = 16
 _CODE = re.compile(r"Code: (\d+)")
@@ -74,7 +74,7 @@ class Handle:
     that database, and it works in it. Raises ``EngineRights`` when the engine does not hold that role back.
     """
 
-    def __init__(self, path: Path, settings: Settings, home: str = "") -> None:
+    def __init__(self, path: Path, settings: QuerySettings, home: str = "") -> None:
         self.settings = settings
         self.home = home
         self.database = ""
@@ -138,7 +138,7 @@ class Handle:
         self._connection.close()
 
 
-class Handles:
+class AnalystHandles:
     """At most ``limit`` handles work at once; a few idle ones wait for the next request.
 
     With ``home``, a database, they are handles for analysts (see ``Handle``).
@@ -153,7 +153,7 @@ class Handles:
         self._closed = False
 
     @contextmanager
-    def take(self, settings: Settings, patience_s: float) -> Iterator[Handle]:
+    def take(self, settings: QuerySettings, patience_s: float) -> Iterator[Handle]:
         """A handle with exactly these settings, for one request. Raises ``EngineError`` when all stay busy."""
         if not self._free.acquire(timeout=patience_s):
             raise EngineError(
@@ -177,7 +177,7 @@ class Handles:
         for handle in idle:
             handle.close()
 
-    def _find(self, settings: Settings) -> Handle | None:
+    def _find(self, settings: QuerySettings) -> Handle | None:
         with self._lock:
             for handle in reversed(self._idle):
                 if handle.settings == settings:
@@ -196,6 +196,6 @@ class Handles:
                 unwanted.close()
 
 
-def settings_tuple(settings: Mapping[str, Any]) -> Settings:
+def settings_tuple(settings: Mapping[str, Any]) -> QuerySettings:
     """Settings in the order in which they are to be SET."""
     return tuple((name, str(value)) for name, value in settings.items())

@@ -31,11 +31,11 @@ from pipeline.base.config import WebSettings
 from pipeline.base.errors import EngineBusy
 from pipeline.embedded import engine, local_secret
 from pipeline.embedded import http_replies as replies
-from pipeline.embedded.handles import Handles
+from pipeline.embedded.handles import AnalystHandles
 from pipeline.embedded.http_query import Interface, ok
-from pipeline.serve.access import Access, Credentials, Names, Refusal, require_credentials
+from pipeline.serve.access import Access, AccessRefusal, Credentials, Names, require_credentials
 from pipeline.serve.bounds import Bounds
-from pipeline.serve.counted import Counted
+from pipeline.serve.counted import RequestCounter
 from pipeline.serve.server import HttpServer
 from pipeline.store.client import Store
 
@@ -67,7 +67,7 @@ class ClickHouseHttp:
         at_once = _AT_ONCE if writable else limits.query_max_at_once
         # What drivers call "default" is our database to analysts, who so find the tables unnamed.
         home = "" if writable else where.database if isinstance(where, Store) else "pipeline"
-        self._handles = Handles(self._hold.path, at_once, home)
+        self._handles = AnalystHandles(self._hold.path, at_once, home)
         self._interface = Interface(
             self._handles,
             self._hold.path,
@@ -129,11 +129,11 @@ def _app(interface: Interface, credentials: Credentials, names: Callable[[], Nam
     access = Middleware(
         Access, port="clickhouse", credentials=credentials, explain=_explained, names=names, parameters=True
     )
-    counted = Middleware(Counted, port="clickhouse")
+    counted = Middleware(RequestCounter, port="clickhouse")
     return Starlette(routes=routes, middleware=[counted, access], exception_handlers={404: nowhere})
 
 
-def _explained(refusal: Refusal) -> Response:
+def _explained(refusal: AccessRefusal) -> Response:
     """A refusal as ClickHouse's clients expect it."""
     code = {"unknown": replies.REQUIRED_PASSWORD, "malformed": replies.INCORRECT_DATA}.get(
         refusal.kind, replies.AUTHENTICATION_FAILED

@@ -24,7 +24,7 @@ from pipeline.base.errors import EngineRights
 from pipeline.base.sql_text import literal
 from pipeline.embedded import http_replies as replies
 from pipeline.embedded import http_statement, query_guard, writable
-from pipeline.embedded.handles import Answer, EngineError, Handle, Handles, Settings, settings_tuple
+from pipeline.embedded.handles import AnalystHandles, Answer, EngineError, Handle, QuerySettings, settings_tuple
 from pipeline.serve.bodies import BodyRefused, Budget, read_body
 from pipeline.serve.workers import Workers
 from pipeline.store.client import analyst_settings
@@ -58,7 +58,7 @@ class Interface:
     """The ASGI application behind ``/``."""
 
     def __init__(
-        self, handles: Handles, path: Path, *, limits: WebSettings, at_once: int, database: str, writable: bool
+        self, handles: AnalystHandles, path: Path, *, limits: WebSettings, at_once: int, database: str, writable: bool
     ) -> None:
         self._handles = handles
         self._path = path
@@ -155,7 +155,7 @@ class Interface:
             answer = handle.run(marked, default_format, values)
             return answer, (checked.format or default_format) if checked.returns_rows else None
 
-    def _settings(self, parameters: Mapping[str, str]) -> Settings:
+    def _settings(self, parameters: Mapping[str, str]) -> QuerySettings:
         """What a handle is to carry: the limits, and what the client asks for and may have."""
         asked = http_statement.settings(parameters)
         if self._writable:

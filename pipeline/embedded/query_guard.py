@@ -20,7 +20,7 @@ from typing import Protocol
 
 from pipeline.base.config import WebSettings
 from pipeline.base.sql_text import literal
-from pipeline.embedded.handles import OUTPUT_FORMATS, Answer, EngineError, Settings
+from pipeline.embedded.handles import OUTPUT_FORMATS, Answer, EngineError, QuerySettings
 from pipeline.embedded.statement_lists import allowed_functions
 from pipeline.embedded.statement_settings import allowed_setting
 from pipeline.embedded.statement_tree import (
@@ -55,7 +55,7 @@ _LOOKING_AT_DATABASE = re.compile(
 _DESCRIBE_QUERY = re.compile(r"DESCRIBE TABLE\s+(?P<query>\(.*)", re.DOTALL)
 
 
-class Handle(Protocol):
+class GuardHandle(Protocol):
     """A handle on the engine with the role ``analyst``."""
 
     home: str
@@ -76,10 +76,10 @@ class Checked:
     text: bytes
     format: str | None
     returns_rows: bool
-    settings: Settings
+    settings: QuerySettings
 
 
-def checked(handle: Handle, statement: bytes, parameters: Mapping[str, str], limits: WebSettings) -> Checked:
+def checked(handle: GuardHandle, statement: bytes, parameters: Mapping[str, str], limits: WebSettings) -> Checked:
     """The statement as it may run on ``handle``, with these parameters. Raises ``EngineError`` if it may not.
 
     The error carries ClickHouse's code: 62 where the statement is none, 164 where it does more than ask, 497 where
@@ -101,7 +101,7 @@ def checked(handle: Handle, statement: bytes, parameters: Mapping[str, str], lim
     return Checked(text, judged.format, judged.returns_rows, judged.settings)
 
 
-def _looking(handle: Handle, statement: bytes, place: Place) -> Checked:
+def _looking(handle: GuardHandle, statement: bytes, place: Place) -> Checked:
     """DESCRIBE, EXISTS and SHOW CREATE of one plain name, and DESCRIBE of a query."""
     text = _ask(handle, b"SELECT formatQuery(" + _quoted(statement) + b")")
     plain = text.decode(errors="surrogateescape")
@@ -133,12 +133,12 @@ def _plain_format(name: str | None) -> None:
         raise EngineError(f"Code: 73. DB::Exception: Unknown format {shown(name)}. (UNKNOWN_FORMAT)", 73)
 
 
-def _tree(handle: Handle, statement: bytes) -> Node:
+def _tree(handle: GuardHandle, statement: bytes) -> Node:
     """What the engine's parser makes of a statement."""
     return _loaded(_ask(handle, b"SELECT parseQueryToJSON(" + _quoted(statement) + b")"))
 
 
-def _written(handle: Handle, tree: Node) -> tuple[bytes, Node]:
+def _written(handle: GuardHandle, tree: Node) -> tuple[bytes, Node]:
     """A tree as text, and what the parser makes of that text."""
     text = _quoted(json.dumps(tree).encode())
     answer = _ask(handle, b"WITH formatQueryFromJSON(" + text + b") AS text SELECT parseQueryToJSON(text), text")
@@ -162,7 +162,7 @@ def _quoted(text: bytes) -> bytes:
     return literal(text.decode(errors="surrogateescape")).encode(errors="surrogateescape")
 
 
-def _ask(handle: Handle, sql: bytes) -> bytes:
+def _ask(handle: GuardHandle, sql: bytes) -> bytes:
     """One of the engine's functions over statements; its errors without our words around what a person wrote."""
     try:
         return handle.run(sql, "TabSeparatedRaw").body.removesuffix(b"\n")
@@ -173,7 +173,7 @@ def _ask(handle: Handle, sql: bytes) -> bytes:
 _unlisted: frozenset[str] | None = None
 
 
-def _unlisted_functions(handle: Handle) -> frozenset[str]:
+def _unlisted_functions(handle: GuardHandle) -> frozenset[str]:
     """The functions that the engine of this process knows and analysts may not call, in lower case."""
     global _unlisted
     if _unlisted is None:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from pipeline.base.config import WebSettings
 from pipeline.embedded import statement_lists as lists
-from pipeline.embedded.handles import OUTPUT_FORMATS, EngineError, Settings
+from pipeline.embedded.handles import OUTPUT_FORMATS, EngineError, QuerySettings
 from pipeline.embedded.statement_settings import allowed_setting
 
 Node = dict[str, Any]
@@ -40,23 +40,23 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedStatement:
     """A tree that may run."""
 
     tree: Node
     format: str | None
     returns_rows: bool
-    settings: Settings
+    settings: QuerySettings
 
 
-def judge(tree: Node, place: Place) -> Judged:
+def judge(tree: Node, place: Place) -> JudgedStatement:
     """The tree as it may run in ``place``. Raises ``EngineError`` with ClickHouse's code when it may not."""
     if tree.get("type") not in lists.STATEMENTS:
         refuse(READONLY, "only questions are answered here")
     judgement = _Judgement(place, _aliases(tree))
     judged = judgement.node(tree)
     format_name = judged["format_ast"]["name"] if judged.get("format_ast") else None
-    return Judged(judged, format_name, tree["type"] != "UseQuery", tuple(judgement.settings))
+    return JudgedStatement(judged, format_name, tree["type"] != "UseQuery", tuple(judgement.settings))
 
 
 def refuse(code: int, why: str) -> NoReturn:

@@ -34,7 +34,7 @@ PENDING_PER_QUERY = 500
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditFinding:
     """One thing that is wrong, in words, with where to look."""
 
     kind: str
@@ -43,7 +43,7 @@ class Finding:
 
 
 @dataclass
-class Report:
+class AuditReport:
     """What an audit found; ``ok`` is what the exit code says."""
 
     books: Books
@@ -53,7 +53,7 @@ class Report:
     duplicated: int = 0
     altered: int = 0
     unknown: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[AuditFinding] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -75,7 +75,7 @@ class Report:
         }
 
 
-def audit(store: Store, buffers: Sequence[Buffer], *, full: bool, now_ms: int) -> Report:
+def audit(store: Store, buffers: Sequence[Buffer], *, full: bool, now_ms: int) -> AuditReport:
     """Check the books of ``buffers`` against ``store``.
 
     What is about to outlive the tables' retention, or has, is left out: rows, dead letters and ledger expire
@@ -90,7 +90,7 @@ def audit(store: Store, buffers: Sequence[Buffer], *, full: bool, now_ms: int) -
         since_ms, reason = 0, "the number of rows of a segment is not what was acknowledged"
     books = sum((buffer.books() for buffer in buffers), Books())
     scope = f"everything ({reason})" if since_ms == 0 else "acknowledged since the last audit"
-    report = Report(books=books, scope=scope)
+    report = AuditReport(books=books, scope=scope)
     if books.unaccounted:
         _note(report, "unaccounted", "ledger", f"the counters differ by {books.unaccounted}")
     pending = [record for buffer in buffers for record in pending_records(buffer)]
@@ -196,7 +196,7 @@ WHERE e.stored != actual.found OR actual.found != actual.distinct_found
 """
 
 
-def _check_ledger(store: Store, report: Report, since_ms: int, oldest_ms: int) -> None:
+def _check_ledger(store: Store, report: AuditReport, since_ms: int, oldest_ms: int) -> None:
     where = (
         "acked_at >= fromUnixTimestamp64Milli({since_ms:Int64}) "
         "AND sealed_at > fromUnixTimestamp64Milli({oldest_ms:Int64}) "
@@ -227,7 +227,7 @@ def _in_ledger(store: Store, pending: Sequence[Record]) -> set[tuple[str, int]]:
     return found
 
 
-def _check_pending(store: Store, report: Report, records: Sequence[Record], oldest_ms: int) -> None:
+def _check_pending(store: Store, report: AuditReport, records: Sequence[Record], oldest_ms: int) -> None:
     """Chunks whose ledger rows are still on their way from Redis."""
     checked = [
         record
@@ -262,7 +262,7 @@ def _batches(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
         yield records[start : start + PENDING_PER_QUERY]
 
 
-def _compare(store: Store, report: Report, expected: str, parameters: Mapping[str, Any]) -> None:
+def _compare(store: Store, report: AuditReport, expected: str, parameters: Mapping[str, Any]) -> None:
     for row in store.rows(_COMPARE.replace("{expected}", expected), parameters):
         segment, chunk, stored, dead, digest, found, distinct, found_digest, dead_found, dead_distinct = row
         where = f"segment {segment}, chunk {chunk}"
@@ -286,7 +286,7 @@ def _compare(store: Store, report: Report, expected: str, parameters: Mapping[st
 
 def _check_unknown(
     store: Store,
-    report: Report,
+    report: AuditReport,
     buffers: Sequence[Buffer],
     in_clickhouse: Mapping[str, Mapping[str, int]],
     pending: Sequence[Record],
@@ -314,6 +314,6 @@ def _check_unknown(
                     _note(report, "unknown", f"segment {segment}", detail)
 
 
-def _note(report: Report, kind: str, where: str, detail: str) -> None:
+def _note(report: AuditReport, kind: str, where: str, detail: str) -> None:
     if len(report.findings) < MAX_FINDINGS:
-        report.findings.append(Finding(kind, where, detail))
+        report.findings.append(AuditFinding(kind, where, detail))

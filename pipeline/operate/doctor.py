@@ -1,4 +1,4 @@
-"""The doctor: looks at the surroundings the promises rest on, and names the fix for what is wrong.
+"""The doctor: checks what the promises rest on (Redis, ClickHouse, this machine), and names the fix for what is wrong.
 
 ``bad`` breaks a promise, ``warn`` weakens one. The service refuses to start on what would lose data
 for certain (an eviction policy that deletes the buffer), and logs the rest.
@@ -65,7 +65,7 @@ class Finding:
 
 
 def open_for_doctor(settings: Settings) -> tuple[RedisLink | None, Store | None, list[Finding]]:
-    """What can be opened of the surroundings; what cannot is a finding. Nothing is started or created."""
+    """Open Redis and ClickHouse; what cannot be opened is a finding. Nothing is started or created."""
     findings = []
     link: RedisLink | None = None
     store: Store | None = None

@@ -37,7 +37,7 @@ _DEFAULT_PORT = 80
 
 
 @dataclass(frozen=True)
-class Refusal:
+class AccessRefusal:
     """Why a request is not answered, for whoever sent it."""
 
     kind: Literal["malformed", "host", "origin", "unknown", "wrong"]
@@ -97,7 +97,7 @@ class Credentials:
         secret = "\0".join((self.token, self.user, self.password)) if self.are_required else self.local_secret
         return hmac.new(secret.encode(), b"pipeline page login", hashlib.sha256).hexdigest() if secret else ""
 
-    def accept(self, shown: Shown) -> bool:
+    def accept(self, shown: ShownCredentials) -> bool:
         """Whether one of the ways holds. Takes the same time whatever was shown."""
         ways = [
             same_text(shown.bearer, self.token),
@@ -109,7 +109,7 @@ class Credentials:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownCredentials:
     """What a request shows of itself."""
 
     bearer: str = ""
@@ -118,7 +118,7 @@ class Shown:
     cookie: str = ""
 
     @classmethod
-    def by(cls, request: Request, *, parameters: bool) -> Shown:
+    def by(cls, request: Request, *, parameters: bool) -> ShownCredentials:
         """Read from the headers, and from the address where ``parameters`` are a way to show a password."""
         headers = request.headers
         kind, _, value = headers.get("authorization", "").partition(" ")
@@ -138,24 +138,26 @@ class Shown:
 
 def judge(
     request: Request, names: Names, credentials: Credentials, *, is_open: bool, parameters: bool
-) -> Refusal | None:
+) -> AccessRefusal | None:
     """Why this request is refused; None if it is not."""
     headers = request.headers
     if "content-length" in headers and "transfer-encoding" in headers:
-        return Refusal("malformed", "A request has either a Content-Length or a Transfer-Encoding, not both.")
+        return AccessRefusal("malformed", "A request has either a Content-Length or a Transfer-Encoding, not both.")
     host = headers.get("host", "")
     if not names.knows(host):
-        return Refusal("host", "The Host header is not a name of this server; see the setting web.names.")
+        return AccessRefusal("host", "The Host header is not a name of this server; see the setting web.names.")
     if not is_same_origin(headers):
-        return Refusal("origin", "Pages of other origins may not ask here.")
+        return AccessRefusal("origin", "Pages of other origins may not ask here.")
     if is_open or not credentials.are_required:
         return None
-    shown = Shown.by(request, parameters=parameters)
+    shown = ShownCredentials.by(request, parameters=parameters)
     if credentials.accept(shown):
         return None
     if shown.is_nothing:
-        return Refusal("unknown", "Credentials are required: the token, or user and password, of the settings web.*.")
-    return Refusal("wrong", "The credentials are wrong.")
+        return AccessRefusal(
+            "unknown", "Credentials are required: the token, or user and password, of the settings web.*."
+        )
+    return AccessRefusal("wrong", "The credentials are wrong.")
 
 
 def is_same_origin(headers: Mapping[str, str]) -> bool:
@@ -189,7 +191,7 @@ class Access:
         *,
         port: str,
         credentials: Credentials,
-        explain: Callable[[Refusal], Response],
+        explain: Callable[[AccessRefusal], Response],
         names: Callable[[], Names],
         open_paths: frozenset[str] = frozenset(),
         open_prefixes: tuple[str, ...] = (),

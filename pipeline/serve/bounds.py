@@ -41,7 +41,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenConnection:
     """One connection as the watch finds it: its phase, since when, and the bytes moved in that phase."""
 
     phase: Phase
@@ -50,7 +50,7 @@ class Seen:
     moved_bytes: int = 0
 
 
-def overdue(seen: Seen, now_s: float, bounds: Bounds) -> bool:
+def overdue(seen: SeenConnection, now_s: float, bounds: Bounds) -> bool:
     """Whether this connection has had its time; work itself has limits of its own."""
     earned_s = seen.moved_bytes / bounds.least_bytes_per_s
     granted_s: dict[Phase, float] = {
@@ -68,7 +68,7 @@ _OWED_LEAST_FIRST: tuple[Phase, ...] = ("closing", "headers", "body", "idle", "s
 """Half a request goes before an idle connection: its client finds out at once, and a flood is made of such halves."""
 
 
-def to_displace(connections: Iterable[Seen], address: str, bounds: Bounds) -> int | Literal["refuse"] | None:
+def to_displace(connections: Iterable[SeenConnection], address: str, bounds: Bounds) -> int | Literal["refuse"] | None:
     """Which connection (by position) has to go so that one more from ``address`` may come; None if there is room.
 
     Within an address that has its share only its own go; otherwise those of the address that has most.
@@ -179,13 +179,13 @@ class BoundedProtocol(H11Protocol):
         except h11.LocalProtocolError:
             self.transport.abort()
 
-    def seen(self, now_s: float) -> Seen:
+    def seen(self, now_s: float) -> SeenConnection:
         """Where this connection stands."""
         phase, unsent = self._now_in(), self.transport.get_write_buffer_size()
         if (phase, self.cycle) != self._phase:
             self._phase, self._since_s, self._received, self._unsent = (phase, self.cycle), now_s, 0, unsent
         moved = self._unsent - unsent if phase == "sending" else self._received
-        return Seen(phase, self.address, self._since_s, max(0, moved))
+        return SeenConnection(phase, self.address, self._since_s, max(0, moved))
 
     def end(self) -> None:
         """Time is up. Where a request was begun and nothing answered yet, say so first."""

@@ -11,7 +11,7 @@ from pipeline.base.measures import HTTP_REQUESTS, HTTP_SECONDS
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
 
 
-class Counted:
+class RequestCounter:
     """What ``port`` (its name) answers."""
 
     def __init__(self, app: ASGIApp, *, port: str) -> None:

@@ -43,7 +43,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Difference:
+class SchemaDifference:
     """What the database lacks or has otherwise, and what to do about it. ``column`` is empty for a whole table."""
 
     table: str
@@ -71,7 +71,7 @@ def view_names(store: Store) -> list[str]:
     return list(view_statements(_dialect(store)))
 
 
-def differences(store: Store) -> list[Difference]:
+def differences(store: Store) -> list[SchemaDifference]:
     """What is not as it should be. Needs no more than the right to read; raises ``StoreOutage``."""
     dialect = _dialect(store)
     found: dict[str, dict[str, str]] = {}
@@ -82,24 +82,24 @@ def differences(store: Store) -> list[Difference]:
     # A view with parameters has no columns to show.
     there = {name for (name,) in store.rows("SELECT name FROM system.tables WHERE database = currentDatabase()")}
     missing_views = [
-        Difference(view, "", f"view {view} is missing", "run 'pipeline migrate'")
+        SchemaDifference(view, "", f"view {view} is missing", "run 'pipeline migrate'")
         for view in view_statements(dialect)
         if view not in there
     ]
     return [*_compare(expected(dialect, migrations()), found, store.database), *missing_views]
 
 
-def _compare(wanted: dict[str, Table], found: dict[str, dict[str, str]], database: str) -> Iterator[Difference]:
+def _compare(wanted: dict[str, Table], found: dict[str, dict[str, str]], database: str) -> Iterator[SchemaDifference]:
     for name, table in wanted.items():
         if name not in found:
-            yield Difference(name, "", f"table {name} is missing", _BY_MIGRATE)
+            yield SchemaDifference(name, "", f"table {name} is missing", _BY_MIGRATE)
             continue
         for column, kind in table.types.items():
             seen = found[name].get(column)
             if seen is None:
-                yield Difference(name, column, f"column {name}.{column} is missing", _BY_MIGRATE)
+                yield SchemaDifference(name, column, f"column {name}.{column} is missing", _BY_MIGRATE)
             elif _squeezed(seen) != _squeezed(kind):
-                yield Difference(
+                yield SchemaDifference(
                     name, column, f"column {name}.{column} is {seen}, not {kind}",
                     f"ALTER TABLE {database}.{name} MODIFY COLUMN {column} {kind}",
                 )  # fmt: skip
@@ -117,7 +117,7 @@ def check_schema(store: Store) -> None:
         raise ConfigError(f"ClickHouse's schema is damaged: {wrong[0].text}{more}; {wrong[0].fix}")
 
 
-def repairs(store: Store, wrong: Iterable[Difference]) -> Iterator[tuple[str, str]]:
+def repairs(store: Store, wrong: Iterable[SchemaDifference]) -> Iterator[tuple[str, str]]:
     """Statements that bring back what is missing, each with its name; a wrong type is left to a person."""
     dialect = _dialect(store)
     files = migrations()

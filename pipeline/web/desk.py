@@ -14,11 +14,11 @@ from starlette.routing import BaseRoute, Route
 
 from pipeline.base import resources
 from pipeline.base.errors import Outage, PipelineError, UsageError
-from pipeline.serve.access import COOKIE, Credentials, Shown
+from pipeline.serve.access import COOKIE, Credentials, ShownCredentials
 from pipeline.serve.bodies import BodyRefused, Budget, read_body
 from pipeline.serve.workers import Workers
 from pipeline.web import acts, figures
-from pipeline.web.figures import BadRequest, Handles
+from pipeline.web.figures import BadRequest, ReaderPool
 from pipeline.web.now import history, now
 from pipeline.web.parts import Parts
 from pipeline.web.pulse import Pulse
@@ -44,8 +44,8 @@ class Desk:
         self._pulse = pulse
         self._credentials = credentials
         self._workers = workers
-        self._own = Handles(parts.store)
-        self._analysts = Handles(parts.reader)
+        self._own = ReaderPool(parts.store)
+        self._analysts = ReaderPool(parts.reader)
         self._budget = Budget(16 << 20)
         self._streams: set[asyncio.Event] = set()
         self._ended = False
@@ -133,7 +133,7 @@ class Desk:
     async def _login(self, request: Request) -> Response:
         asked = await self._json(request)
         given = {name: str(asked.get(name, "")) for name in ("token", "user", "password")}
-        if not self._credentials.accept(Shown(given["token"], given["user"], given["password"])):
+        if not self._credentials.accept(ShownCredentials(given["token"], given["user"], given["password"])):
             return JSONResponse({"error": "These credentials are not known here."}, 403)
         response = JSONResponse({"may_act": True})
         response.set_cookie(
@@ -152,7 +152,7 @@ class Desk:
         return response
 
     def _may_act(self, request: Request) -> bool:
-        return self._credentials.accept(Shown.by(request, parameters=False))
+        return self._credentials.accept(ShownCredentials.by(request, parameters=False))
 
     def _demand_act(self, request: Request) -> None:
         if not self._may_act(request):

@@ -40,7 +40,7 @@ class BadRequest(Exception):
     """A parameter is wrong; the text says which."""
 
 
-class Handles:
+class ReaderPool:
     """A few handles on the store, each for one question at a time."""
 
     def __init__(self, open_one: Callable[[], Store]) -> None:
@@ -86,7 +86,7 @@ def parameters(given: Mapping[str, str], now_s: int) -> dict[str, Any]:
     return {"from": from_s, "to": until_s, "bucket": bucket_s, **texts}
 
 
-def figure(handles: Handles, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def figure(handles: ReaderPool, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to one named query, with what it was asked and how long that took."""
     known = resources.queries(FILE)
     if name not in known:
@@ -112,7 +112,7 @@ def filled(sql: str, given: Mapping[str, Any]) -> dict[str, str]:
     )
 
 
-def asked(handles: Handles, sql: str, values: Mapping[str, str]) -> dict[str, Any]:
+def asked(handles: ReaderPool, sql: str, values: Mapping[str, str]) -> dict[str, Any]:
     """The answer to a question of a person's own, its first rows."""
     with handles.take() as store:
         began = time.perf_counter()
@@ -137,7 +137,7 @@ def _with_times(store: Store, sql: str, values: Mapping[str, str], table: pa.Tab
     return table
 
 
-def download(handles: Handles, sql: str, output: str, values: Mapping[str, str]) -> bytes:
+def download(handles: ReaderPool, sql: str, output: str, values: Mapping[str, str]) -> bytes:
     """The whole answer in one of ClickHouse's formats."""
     if output not in DOWNLOADS:
         raise BadRequest(f"'format' is one of {', '.join(DOWNLOADS)}")
@@ -145,7 +145,7 @@ def download(handles: Handles, sql: str, output: str, values: Mapping[str, str])
         return store.raw(sql, values, output)
 
 
-def schema(handles: Handles, database: str) -> list[dict[str, Any]]:
+def schema(handles: ReaderPool, database: str) -> list[dict[str, Any]]:
     """Tables and views with their columns."""
     with handles.take() as store:
         rows = store.rows(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeline.web.pulse import STALE_S, Look
+from pipeline.web.pulse import STALE_S, PipelineLook
 
 STUCK_S = 120.0
 """A loop that did not turn for this long hangs; requests to ClickHouse and Redis give up before."""
@@ -18,7 +18,7 @@ def stuck(loops: Mapping[str, float]) -> list[str]:
     return [f"the loop {name!r} did not turn for {age_s:.0f} s" for name, age_s in loops.items() if age_s > STUCK_S]
 
 
-def missing(look: Look, age_s: float, lease_held: bool | None) -> list[str]:
+def missing(look: PipelineLook, age_s: float, lease_held: bool | None) -> list[str]:
     """What keeps the service from its work, in words; empty when it is ready."""
     if age_s > STALE_S:
         return ["nothing is known yet" if not look.at_ms else f"nothing was seen for {age_s:.0f} s"]

@@ -37,7 +37,7 @@ class InboxRefused(Exception):
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedItems:
     """The items of one request: those that are metrics, and why the others are none."""
 
     accepted: list[bytes]
@@ -63,7 +63,7 @@ def split(body: bytes) -> list[bytes]:
     return items
 
 
-def judge(items: Sequence[bytes], now_ms: int, limits: Limits) -> Judged:
+def judge(items: Sequence[bytes], now_ms: int, limits: Limits) -> JudgedItems:
     """What the drainer would make of each item."""
     accepted, refused = [], []
     for index, item in enumerate(items):
@@ -72,7 +72,7 @@ def judge(items: Sequence[bytes], now_ms: int, limits: Limits) -> Judged:
             accepted.append(item)
         else:
             refused.append({"index": index, "reason": found.reason, "detail": found.detail})
-    return Judged(accepted, refused)
+    return JudgedItems(accepted, refused)
 
 
 class Inbox:
@@ -81,7 +81,7 @@ class Inbox:
     def __init__(self, buffers: Sequence[Buffer]) -> None:
         self._buffers = buffers
 
-    def push(self, judged: Judged, key: str = "") -> dict[str, Any]:
+    def push(self, judged: JudgedItems, key: str = "") -> dict[str, Any]:
         """Push what was accepted; the answer. Raises ``Outage`` when Redis does not have it, or did not say so.
 
         With a ``key`` of the sender's the same items count once, and other items are refused.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.web.parts import Parts
-from pipeline.web.pulse import Look, Pulse
+from pipeline.web.pulse import PipelineLook, Pulse
 
 _KEYS = (
     *("sealed", "stored", "dead_lettered", "waiting", "in_flight", "spilled", "dropped", "lost", "set_aside"),
@@ -34,7 +34,7 @@ def now(parts: Parts, pulse: Pulse) -> dict[str, Any]:
     }
 
 
-def history(looks: Iterable[Look]) -> dict[str, list[Any]]:
+def history(looks: Iterable[PipelineLook]) -> dict[str, list[Any]]:
     """The last hour as columns, thinned out to what a small chart shows."""
     found = list(looks)
     step = max(1, len(found) // _MOST_POINTS)

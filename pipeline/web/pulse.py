@@ -32,7 +32,7 @@ CLOSE_S = 2.0
 
 
 @dataclass(frozen=True)
-class Look:
+class PipelineLook:
     """What was seen at once; ``at_s`` is of the monotonic clock, ``at_ms`` of the wall's."""
 
     at_s: float
@@ -46,7 +46,7 @@ class Look:
     job_lag_s: float = 0.0
 
 
-NOTHING_YET = Look(float("-inf"), 0, {}, redis_trouble="not asked yet", clickhouse_trouble="not asked yet")
+NOTHING_YET = PipelineLook(float("-inf"), 0, {}, redis_trouble="not asked yet", clickhouse_trouble="not asked yet")
 
 
 class Pulse:
@@ -55,14 +55,14 @@ class Pulse:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.newest = NOTHING_YET
-        self.history: deque[Look] = deque(maxlen=int(HISTORY_S / LOOK_S))
+        self.history: deque[PipelineLook] = deque(maxlen=int(HISTORY_S / LOOK_S))
         self.findings: list[dict[str, Any]] = []
         """What ``doctor`` finds wrong, with its fix; looked for now and then."""
         self._examined_s = float("-inf")
         self._stop = threading.Event()
         self._store: Store | None = None
         self._thread = threading.Thread(target=self._run, name="web-pulse", daemon=True)
-        self._listeners: list[Callable[[Look], object]] = []
+        self._listeners: list[Callable[[PipelineLook], object]] = []
 
     def start(self) -> None:
         """Begin to look."""
@@ -76,7 +76,7 @@ class Pulse:
         if not self._thread.is_alive() and self._store is not None:
             self._store.close()
 
-    def listen(self, told: Callable[[Look], object]) -> Callable[[], None]:
+    def listen(self, told: Callable[[PipelineLook], object]) -> Callable[[], None]:
         """Call ``told`` with every new look; returns how to end that."""
         self._listeners.append(told)
         return lambda: self._listeners.remove(told)
@@ -85,7 +85,7 @@ class Pulse:
         """How old the newest look is."""
         return time.monotonic() - self.newest.at_s
 
-    def look(self) -> Look:
+    def look(self) -> PipelineLook:
         """Look now."""
         store, store_trouble = self._reader()
         status = gather(self._parts.settings, self._parts.link, self._parts.buffers, store).as_dict()
@@ -99,7 +99,7 @@ class Pulse:
             except PipelineError as error:
                 clickhouse_trouble = str(error)
         redis_trouble = next((text for text in status["trouble"] if text.startswith("Redis")), "")
-        look = Look(
+        look = PipelineLook(
             time.monotonic(),
             time.time_ns() // 1_000_000,
             status,

@@ -14,11 +14,11 @@ from starlette.routing import BaseRoute, Route
 from pipeline.base.errors import Outage
 from pipeline.base.measures import INGESTED
 from pipeline.metric import Limits
-from pipeline.serve.access import Credentials, Names, Shown, is_same_origin, same_text
+from pipeline.serve.access import Credentials, Names, ShownCredentials, is_same_origin, same_text
 from pipeline.serve.bodies import BodyRefused, Budget, read_body, unpacked
 from pipeline.serve.workers import Workers
 from pipeline.web import beacons
-from pipeline.web.inbox import Inbox, InboxRefused, Judged, judge, split
+from pipeline.web.inbox import Inbox, InboxRefused, JudgedItems, judge, split
 from pipeline.web.parts import Parts
 from pipeline.web.rates import Rates
 
@@ -64,12 +64,12 @@ class Receiving:
         if not is_same_origin(request.headers):
             return _no(403, "Pages of other origins may not push; for vitals there is /v1/vitals.")
         required = self._credentials.are_required or bool(self._web.write_key)
-        shown = Shown.by(request, parameters=False)
+        shown = ShownCredentials.by(request, parameters=False)
         if not required or self._has_write_key(request, shown) or self._credentials.accept(shown):
             return None
         return _no(401, "Pushing needs the write key (setting web.write_key) or the site's credentials.")
 
-    def _judge_push(self, body: bytes) -> Judged:
+    def _judge_push(self, body: bytes) -> JudgedItems:
         return judge(split(body), time.time_ns() // 1_000_000, self._limits)
 
     # /v1/vitals
@@ -94,7 +94,7 @@ class Receiving:
             return Response(
                 status_code=204, headers={**allowed, "Access-Control-Allow-Headers": "content-type, x-write-key"}
             )
-        if self._web.write_key and not self._has_write_key(request, Shown.by(request, parameters=False)):
+        if self._web.write_key and not self._has_write_key(request, ShownCredentials.by(request, parameters=False)):
             return _no(401, "A write key is required: ?key= or the header X-Write-Key.")
         address = request.client.host if request.client else ""
         if not self._rates.allow(address, time.monotonic()):
@@ -104,7 +104,7 @@ class Receiving:
             request, "vitals", beacons.MAX_BODY_BYTES, lambda body: self._judge_vitals(body, agent)
         )
 
-    def _judge_vitals(self, body: bytes, user_agent: str) -> Judged:
+    def _judge_vitals(self, body: bytes, user_agent: str) -> JudgedItems:
         now_ms = time.time_ns() // 1_000_000
         items, refused = [], []
         try:
@@ -117,16 +117,16 @@ class Receiving:
             except beacons.NotAReport as why:
                 refused.append({"index": index, "reason": "not a report", "detail": str(why)})
         judged = judge(items, now_ms, self._limits)
-        return Judged(judged.accepted, [*refused, *judged.refused])
+        return JudgedItems(judged.accepted, [*refused, *judged.refused])
 
     # Both
 
-    def _has_write_key(self, request: Request, shown: Shown) -> bool:
+    def _has_write_key(self, request: Request, shown: ShownCredentials) -> bool:
         given = request.headers.get("x-write-key") or request.query_params.get("key") or shown.bearer
         return same_text(given, self._web.write_key)
 
     async def _received(
-        self, request: Request, endpoint: str, limit: int, judge_body: Callable[[bytes], Judged], key: str = ""
+        self, request: Request, endpoint: str, limit: int, judge_body: Callable[[bytes], JudgedItems], key: str = ""
     ) -> Response:
         try:
             async with read_body(request, limit, self._budget) as sent:
@@ -148,7 +148,7 @@ class Receiving:
         return JSONResponse(answer, 202 if answer["accepted"] else 422)
 
     def _take(
-        self, sent: bytearray, encoding: str, limit: int, judge_body: Callable[[bytes], Judged], key: str
+        self, sent: bytearray, encoding: str, limit: int, judge_body: Callable[[bytes], JudgedItems], key: str
     ) -> dict[str, Any]:
         return self._inbox.push(judge_body(bytes(unpacked(sent, encoding, limit))), key)
 

@@ -16,9 +16,9 @@ from pipeline.base.errors import Outage
 from pipeline.base.keys import FleetKeys
 from pipeline.embedded import local_secret
 from pipeline.operate.lease import Lease
-from pipeline.serve.access import Access, Credentials, Names, Refusal, Shown, require_credentials
+from pipeline.serve.access import Access, AccessRefusal, Credentials, Names, ShownCredentials, require_credentials
 from pipeline.serve.bounds import Bounds
-from pipeline.serve.counted import Counted
+from pipeline.serve.counted import RequestCounter
 from pipeline.serve.server import HttpServer
 from pipeline.serve.workers import Workers
 from pipeline.web import health, statics
@@ -90,7 +90,7 @@ class Site:
                 *Receiving(self._parts, self._credentials, self._names, self._workers).routes(),
             ],
             middleware=[
-                Middleware(Counted, port="web"),
+                Middleware(RequestCounter, port="web"),
                 Middleware(SecurityHeaders),
                 Middleware(
                     Access,
@@ -122,7 +122,9 @@ class Site:
         """Yes or no without credentials; the reasons only with credentials."""
         if not trouble:
             return PlainTextResponse("ok\n")
-        may_know = not self._credentials.are_required or self._credentials.accept(Shown.by(request, parameters=False))
+        may_know = not self._credentials.are_required or self._credentials.accept(
+            ShownCredentials.by(request, parameters=False)
+        )
         return PlainTextResponse("\n".join(trouble if may_know else ["no"]) + "\n", 503)
 
     def _lease_held(self) -> bool | None:
@@ -138,7 +140,7 @@ async def _to_alert(request: Request) -> Response:
     return RedirectResponse("/?" + urlencode({"view": "alerts", "alert": request.path_params["id"]}), 302)
 
 
-def _explained(refusal: Refusal) -> Response:
+def _explained(refusal: AccessRefusal) -> Response:
     headers = {"WWW-Authenticate": 'Bearer realm="pipeline"'} if refusal.status == 401 else {}
     return JSONResponse({"error": refusal.why, "kind": refusal.kind}, refusal.status, headers)
 

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 from pipeline.alerts.commands import replay
 from pipeline.alerts.judge.memory_source import MemorySource
-from pipeline.alerts.judge.sources import Batch, StoreSource
+from pipeline.alerts.judge.sources import SourceBatch, StoreSource
 from pipeline.alerts.rules.rule import BASELINE_LEVELS, MINUTE_MS, Rule
 from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.windows import roll_up, stamp
@@ -179,7 +179,7 @@ def test_one_query_per_table_whatever_the_number_of_rules(stored: Store) -> None
 
     counting = Counting(stored)
     many = [replace(RULES[0], name=f"r{i}", threshold=float(i)) for i in range(30)]
-    batch = Batch(counting, many, T0 + MINUTE_MS, T0 + 5 * MINUTE_MS, {})
+    batch = SourceBatch(counting, many, T0 + MINUTE_MS, T0 + 5 * MINUTE_MS, {})
     for rule in many:
         batch.view_at(rule)(T0 + 5 * MINUTE_MS)
     assert counting.asked == 1

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from pipeline.alerts.judge.list_views import Baseline, ChangePoint
+from pipeline.alerts.judge.entry_views import Baseline, ChangePoint
 from pipeline.alerts.judge.memory_source import MemorySource
-from pipeline.alerts.judge.merged import student
-from pipeline.alerts.judge.sources import Batch
-from pipeline.alerts.judge.views import Seen, View
+from pipeline.alerts.judge.merged_windows import student
+from pipeline.alerts.judge.sources import SourceBatch
+from pipeline.alerts.judge.views import SeenSeries, View
 from pipeline.alerts.rules.rule import MINUTE_MS, Rule
 from pipeline.analyse.cycles import slot
 from pipeline.analyse.dimensions import SERIES
@@ -39,10 +39,10 @@ def raw(rows: list[dict[str, Any]]) -> pa.Table:
 def view(source: MemorySource, rule: Rule, minute: int) -> View:
     """What the rule sees at a minute."""
     tick_ms = T0 + minute * MINUTE_MS
-    return Batch(source, [rule], tick_ms, tick_ms, {}).view_at(rule)(tick_ms)
+    return SourceBatch(source, [rule], tick_ms, tick_ms, {}).view_at(rule)(tick_ms)
 
 
-def observed(source: MemorySource, rule: Rule, minute: int, labels: tuple[str, ...] = ()) -> Seen:
+def observed(source: MemorySource, rule: Rule, minute: int, labels: tuple[str, ...] = ()) -> SeenSeries:
     """The observation of one group."""
     seen = view(source, rule, minute)
     return seen.observe(rule, np.array([seen.number(labels)]))

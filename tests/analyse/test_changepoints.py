@@ -24,7 +24,7 @@ from pipeline.analyse.changes.points import (
     p_value,
 )
 from pipeline.analyse.changes.series import Block, Floats, fit_level, fit_step, pack, prepare
-from pipeline.bench.changes import NOISES, Noise, ar1, figures, null_tail, ours
+from pipeline.bench.changes import NOISES, Noise, ar1, detect, figures, null_tail
 
 THREE = ("independent", "autocorrelated", "outliers")
 
@@ -62,7 +62,7 @@ class TestWhatItReaches:
     @pytest.mark.parametrize("name", THREE)
     def test_false_alarms_and_steps_found(self, name: str) -> None:
         """Half a false alarm per 1,000 points at most; nine in ten steps of 15 %, six in ten of 10 %, in place."""
-        told = figures(ours, NOISES[name], 150, within=False)
+        told = figures(detect, NOISES[name], 150, within=False)
         for points in (60, 120, 400):
             assert told[f"false alarms per 1000, {points} points"] <= 0.7
         for sign in "+-":

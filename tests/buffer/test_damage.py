@@ -11,7 +11,7 @@ from pipeline.base.errors import LeaseLost, RedisOutage
 from pipeline.base.keys import BufferKeys
 from pipeline.buffer import sealing
 from pipeline.buffer.buffer import Buffer
-from pipeline.buffer.damage import ClocksDisagree, KeyDamaged, Look, SegmentDamaged, extent
+from pipeline.buffer.damage import ClocksDisagree, KeyDamaged, ListLook, SegmentDamaged, extent
 
 ROWS = 40
 
@@ -264,23 +264,27 @@ def test_a_lease_taken_while_the_clock_was_ahead_does_not_hold_for_a_day(redis_u
 
 CASES = [
     # rows 10; kind, length, freed, head, tail, head behind extra, tail before extra; first, last, index of the newest
-    (Look("list", 10, 0, True, True, True, True), (0, 10, 0), ""),
-    (Look("list", 6, 4, True, True, True, True), (4, 10, 0), ""),
-    (Look("list", 7, 0, True, False, False, False), (3, 10, 0), "3 items of its list were removed"),
-    (Look("list", 7, 0, False, True, False, False), (0, 7, 0), "3 items of its list were removed"),
-    (Look("list", 4, 4, False, True, False, False), (4, 8, 0), "2 items of its list were removed"),
-    (Look("list", 9, 0, True, True, False, False), (10, 10, 0), "1 items of its list were removed, and nothing proves"),
-    (Look("list", 9, 0, False, False, False, False), (10, 10, 0), "1 items of its list were removed, and nothing"),
-    (Look("list", 12, 0, True, False, False, True), (0, 10, 0), ""),
-    (Look("list", 12, 0, False, True, True, False), (0, 10, 2), ""),
-    (Look("list", 10, 0, True, False, True, False), (10, 10, 0), "items of its list were replaced"),
-    (Look("none", 0, 0, False, False, False, False), (10, 10, 0), "its list was removed"),
-    (Look("hash", 0, 0, False, False, False, False), (10, 10, 0), "its key holds a hash instead of a list"),
+    (ListLook("list", 10, 0, True, True, True, True), (0, 10, 0), ""),
+    (ListLook("list", 6, 4, True, True, True, True), (4, 10, 0), ""),
+    (ListLook("list", 7, 0, True, False, False, False), (3, 10, 0), "3 items of its list were removed"),
+    (ListLook("list", 7, 0, False, True, False, False), (0, 7, 0), "3 items of its list were removed"),
+    (ListLook("list", 4, 4, False, True, False, False), (4, 8, 0), "2 items of its list were removed"),
+    (
+        ListLook("list", 9, 0, True, True, False, False),
+        (10, 10, 0),
+        "1 items of its list were removed, and nothing proves",
+    ),
+    (ListLook("list", 9, 0, False, False, False, False), (10, 10, 0), "1 items of its list were removed, and nothing"),
+    (ListLook("list", 12, 0, True, False, False, True), (0, 10, 0), ""),
+    (ListLook("list", 12, 0, False, True, True, False), (0, 10, 2), ""),
+    (ListLook("list", 10, 0, True, False, True, False), (10, 10, 0), "items of its list were replaced"),
+    (ListLook("none", 0, 0, False, False, False, False), (10, 10, 0), "its list was removed"),
+    (ListLook("hash", 0, 0, False, False, False, False), (10, 10, 0), "its key holds a hash instead of a list"),
 ]
 
 
 @pytest.mark.parametrize(("look", "where", "why"), CASES)
-def test_what_is_left_of_a_list(look: Look, where: tuple[int, int, int], why: str) -> None:
+def test_what_is_left_of_a_list(look: ListLook, where: tuple[int, int, int], why: str) -> None:
     """One end that is as it was proves the positions of the rest; two of them and a missing item prove nothing."""
     found = extent(look, 10)
     assert (found.first, found.last, found.head_index) == where

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.base.config import Settings
 from pipeline.base.errors import UsageError
-from pipeline.cli import common, console, results
+from pipeline.cli import console, group, results
 from pipeline.store.client import Store
 
 
@@ -35,17 +35,17 @@ def test_several_statements_are_refused(sql: str) -> None:
 
 
 @pytest.fixture
-def ask(make_settings: Callable[..., Settings]) -> Callable[[str], results.Result]:
+def ask(make_settings: Callable[..., Settings]) -> Callable[[str], results.QueryResult]:
     """The result of a query on a real engine."""
 
-    def run(sql: str) -> results.Result:
+    def run(sql: str) -> results.QueryResult:
         with Store.open(make_settings(clickhouse={"database": "default"})) as store:
             return results.parse(store.raw(sql, {}, results.FORMAT))
 
     return run
 
 
-def test_every_value_is_shown(ask: Callable[[str], results.Result], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_value_is_shown(ask: Callable[[str], results.QueryResult], capsys: pytest.CaptureFixture[str]) -> None:
     """128-bit numbers, NaN, times, NULL, nested values, bytes that are not UTF-8 and markup all come out."""
     result = ask(
         "SELECT toInt128('170141183460469231731687303715884105727') AS big, nan AS no, toDateTime(0) AS at,"
@@ -59,7 +59,7 @@ def test_every_value_is_shown(ask: Callable[[str], results.Result], capsys: pyte
     assert "[/x]" in table
     assert "[red]" in table
     assert "\x1b" not in table
-    common.print_json(result.as_dict())
+    group.print_json(result.as_dict())
     (row,) = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["rows"]
     assert row["big"] == 2**127 - 1
     assert row["no"] is None
@@ -75,7 +75,7 @@ def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
         "raw": b"\xff",
         "at": {1: None},
     }
-    common.print_json(value)
+    group.print_json(value)
     found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert found == {"nan": None, "inf": [None], "half": r"\ud83d", "raw": r"\xff", "at": {"1": None}}
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports import NOW_MS, read, read_and_warn, refusal, rows, shown
 
-from pipeline.client.importers.report import Refused
+from pipeline.client.importers.report import ReportRefused
 from pipeline.client.importers.xml_events import MAX_DEPTH
 
 TODAY = 1_795_820_170_000
@@ -477,6 +477,6 @@ def test_a_damaged_report_is_read_or_refused_but_never_a_crash(seed: int) -> Non
         content[at : at + chance.randint(0, 12)] = chance.choice(replacements)
     try:
         found: list[Any] = rows(bytes(content))
-    except Refused:
+    except ReportRefused:
         return
     assert all(row["metric_type"] == "duration" for row in found)

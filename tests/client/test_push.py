@@ -19,7 +19,7 @@ from conftest import redis_executables
 from pipeline.base.errors import Outage, UsageError
 from pipeline.cli.main import cli
 from pipeline.client import report_files, report_sender
-from pipeline.client.report_files import Asked, Batch, Input, Read, inputs_of
+from pipeline.client.report_files import Asked, Input, ReadReport, ReportBatch, inputs_of
 from pipeline.client.run_context import RunContext
 from pipeline.metric import Limits
 
@@ -109,6 +109,20 @@ def test_what_the_drainer_would_refuse_is_said_at_once(tmp_path: Path, redis_url
 
 
 @ONE_REDIS
+def test_the_retention_that_the_platform_keeps_in_redis_counts(tmp_path: Path, redis_url: str) -> None:
+    """A report of two days ago is refused where rows are kept for a day, whatever the settings say."""
+    (tmp_path / "r.xml").write_text(junit(2, iso(NOW - timedelta(days=2))))
+    with redis.Redis.from_url(f"{redis_url}/6") as client:
+        client.hset("retention:performance_metrics", "ttl_hours", 24)
+    refused = push("r.xml", url=redis_url, cwd=tmp_path)
+    assert (refused.exit_code, "timestamp too old" in refused.stderr) == (1, True)
+    with redis.Redis.from_url(f"{redis_url}/6") as client:
+        client.delete("retention:performance_metrics")
+    assert push("r.xml", url=redis_url, cwd=tmp_path).exit_code == 0
+    assert len(buffered(redis_url)) == 2
+
+
+@ONE_REDIS
 def test_a_failed_lighthouse_run_is_counted_and_is_trouble(tmp_path: Path, redis_url: str) -> None:
     """Exit 1 and the reason, `lighthouse_error` is pushed; an empty list is refused; --strict makes warnings errors."""
     (tmp_path / "lh.json").write_text(lighthouse_error())
@@ -142,9 +156,9 @@ def asked(**changes: Any) -> Asked:
     return Asked(int(NOW.timestamp() * 1000), Limits(), RunContext(), **changes)
 
 
-def batches(path: Path, **changes: Any) -> list[Batch]:
+def batches(path: Path, **changes: Any) -> list[ReportBatch]:
     source = Input(str(path), (path,))
-    return list(report_files.read(source, asked(**changes), Read(source)))
+    return list(report_files.read(source, asked(**changes), ReadReport(source)))
 
 
 class SomeRedis:
@@ -157,7 +171,7 @@ class SomeRedis:
         self.link = RedisLink.open(Settings(redis={"url": url}))
         self.sender = report_sender.Sender(self.link, "metrics:buffer", 5, print)
 
-    def send(self, found: list[Batch]) -> int:
+    def send(self, found: list[ReportBatch]) -> int:
         return sum(self.sender.send(batch) for batch in found)
 
     def length(self) -> int:
@@ -223,7 +237,9 @@ def test_the_same_report_in_another_run_is_another_report(tmp_path: Path) -> Non
         batch.digest
         for run in ("a", "b")
         for batch in report_files.read(
-            Input("r", (path,)), Asked(0, Limits(), RunContext(run_id=run, ci="github")), Read(Input("r", (path,)))
+            Input("r", (path,)),
+            Asked(0, Limits(), RunContext(run_id=run, ci="github")),
+            ReadReport(Input("r", (path,))),
         )
     }
     assert len(digests) == 1
@@ -239,7 +255,7 @@ def test_allure_s_files_of_one_directory_are_one_report(tmp_path: Path) -> None:
         (tmp_path / f"{number}-result.json").write_text(json.dumps(result | times))
     (tmp_path / "9-container.json").write_text("{}")
     (found,) = inputs_of([str(tmp_path)])
-    (batch,) = report_files.read(found, asked(), Read(found))
+    (batch,) = report_files.read(found, asked(), ReadReport(found))
     rows = [json.loads(item) for item in batch.items]
     assert [(row["status"], row["attempt"], row["value"]) for row in rows] == [("retried", 1, 5), ("flaky", 2, 5)]
     with pytest.raises(UsageError, match="there is no such file"):

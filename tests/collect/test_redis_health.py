@@ -3,59 +3,59 @@
 import redis
 
 from pipeline.alerts.judge.facts import FACTS
-from pipeline.collect.redis_health import Look, RedisHealth, facts
+from pipeline.collect.redis_health import HealthLook, RedisHealth, facts
 
 INFO = {"run_id": "r", "used_memory": 950, "maxmemory": 1000, "connected_clients": 81, "mem_fragmentation_ratio": 1.5}
 
 
 def test_memory_is_a_share_of_the_limit_or_of_the_machine() -> None:
     """Percent of maxmemory; without a limit, of the machine's memory."""
-    assert facts(Look(0, INFO))["redis_memory_pct"] == 95.0
-    assert facts(Look(0, {**INFO, "maxmemory": 0, "total_system_memory": 3800}))["redis_memory_pct"] == 25.0
-    assert "redis_memory_pct" not in facts(Look(0, {"used_memory": 5}))
+    assert facts(HealthLook(0, INFO))["redis_memory_pct"] == 95.0
+    assert facts(HealthLook(0, {**INFO, "maxmemory": 0, "total_system_memory": 3800}))["redis_memory_pct"] == 25.0
+    assert "redis_memory_pct" not in facts(HealthLook(0, {"used_memory": 5}))
 
 
 def test_slow_commands_of_the_last_minute_are_averaged() -> None:
     """Mean milliseconds of what entered the slow log in the last minute; none is 0."""
     slow = [(1000, 12_000), (990, 30_000), (900, 9_000_000)]
-    assert facts(Look(0, INFO, slow, 1010))["redis_slow_query_avg_ms"] == 21.0
-    assert facts(Look(0, INFO, slow, 9999))["redis_slow_query_avg_ms"] == 0.0
+    assert facts(HealthLook(0, INFO, slow, 1010))["redis_slow_query_avg_ms"] == 21.0
+    assert facts(HealthLook(0, INFO, slow, 9999))["redis_slow_query_avg_ms"] == 0.0
 
 
 def test_all_commands_are_averaged_between_two_looks() -> None:
     """Mean milliseconds of every command since the look before; few slow ones among many fast ones change little."""
-    before, now = Look(10, INFO, commands=(1000, 5_000_000)), Look(20, INFO, commands=(3000, 7_000_000))
+    before, now = HealthLook(10, INFO, commands=(1000, 5_000_000)), HealthLook(20, INFO, commands=(3000, 7_000_000))
     assert facts(now, before)["redis_command_avg_ms"] == 1.0
     assert "redis_command_avg_ms" not in facts(now)
-    assert "redis_command_avg_ms" not in facts(Look(20, INFO, commands=(5, 100)), before), "CONFIG RESETSTAT"
+    assert "redis_command_avg_ms" not in facts(HealthLook(20, INFO, commands=(5, 100)), before), "CONFIG RESETSTAT"
 
 
 def test_misses_and_rates_need_two_looks() -> None:
     """Shares and rates are those since the look before, of the same run, and of enough look-ups."""
-    before = Look(10, {**INFO, "keyspace_hits": 1000, "keyspace_misses": 9000, "expired_keys": 5})
+    before = HealthLook(10, {**INFO, "keyspace_hits": 1000, "keyspace_misses": 9000, "expired_keys": 5})
     grown = {**INFO, "keyspace_hits": 1040, "keyspace_misses": 9060, "expired_keys": 25, "total_net_input_bytes": 100}
-    found = facts(Look(20, grown), before)
+    found = facts(HealthLook(20, grown), before)
     assert found["redis_keyspace_miss_pct"] == 60.0
     assert found["redis_expired_keys_per_s"] == 2.0
     assert found["redis_network_bytes_per_s"] == 10.0
-    assert "redis_keyspace_miss_pct" not in facts(Look(20, grown))
-    assert "redis_keyspace_miss_pct" not in facts(Look(20, {**grown, "run_id": "other"}), before)
+    assert "redis_keyspace_miss_pct" not in facts(HealthLook(20, grown))
+    assert "redis_keyspace_miss_pct" not in facts(HealthLook(20, {**grown, "run_id": "other"}), before)
     few = {**grown, "keyspace_hits": 1000, "keyspace_misses": 9099}
-    assert "redis_keyspace_miss_pct" not in facts(Look(20, few), before)
+    assert "redis_keyspace_miss_pct" not in facts(HealthLook(20, few), before)
 
 
 def test_replication_lag_names_the_replica() -> None:
     """A primary tells each replica's lag, a replica how long ago it heard of its primary."""
     primary = {**INFO, "role": "master", "connected_slaves": 2, "slave_expires_tracked_keys": 0}
     primary |= {f"slave{i}": {"ip": f"10.0.0.{i}", "port": 6379, "state": "online", "lag": i} for i in (0, 7)}
-    assert facts(Look(0, primary))["redis_replication_lag_s"] == [
+    assert facts(HealthLook(0, primary))["redis_replication_lag_s"] == [
         ({"replica": "10.0.0.0:6379"}, 0.0),
         ({"replica": "10.0.0.7:6379"}, 7.0),
     ]
     replica = {**INFO, "role": "slave", "master_last_io_seconds_ago": 3, "master_link_down_since_seconds": -1}
-    assert facts(Look(0, replica))["redis_replication_lag_s"] == [({"replica": "this server"}, 3.0)]
+    assert facts(HealthLook(0, replica))["redis_replication_lag_s"] == [({"replica": "this server"}, 3.0)]
     replica["master_link_down_since_seconds"] = 42
-    assert facts(Look(0, replica))["redis_replication_lag_s"] == [({"replica": "this server"}, 42.0)]
+    assert facts(HealthLook(0, replica))["redis_replication_lag_s"] == [({"replica": "this server"}, 42.0)]
 
 
 def test_a_real_server_tells_all_that_rules_watch(redis_url: str) -> None:

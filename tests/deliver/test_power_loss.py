@@ -28,7 +28,7 @@ from drain_parts import Whereabouts, assert_books_agree, bad, buffer_on, drainer
 from pipeline.base.errors import RedisOutage
 from pipeline.buffer.buffer import Buffer
 from pipeline.deliver import ledger
-from pipeline.operate.audit import Report, audit
+from pipeline.operate.audit import AuditReport, audit
 from pipeline.store.client import Store
 
 CUTS = {"local": 8, "everysec": 4}
@@ -219,7 +219,7 @@ def _kill(server: RedisServer, buffer: Buffer) -> None:
     server.kill()
 
 
-def _audit(buffer: Buffer, store: Store) -> Report:
+def _audit(buffer: Buffer, store: Store) -> AuditReport:
     return audit(store, [buffer], full=True, now_ms=time.time_ns() // 1_000_000)
 
 

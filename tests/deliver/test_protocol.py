@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.deliver import protocol, steps
-from pipeline.deliver.protocol import ENDS, HOLDING, TABLE, WORKING, Outcome, Phase, Route, State, next_step
+from pipeline.deliver.protocol import ENDS, HOLDING, TABLE, WORKING, ChunkState, Outcome, Phase, Route, next_step
 
 README = Path(protocol.__file__).with_name("README.md")
 
@@ -16,7 +16,7 @@ def claimed(*, rows: int = 8, doubtful: bool = False, lapses: int = 0) -> steps.
     return steps.Claimed("s:0", 0, rows, doubtful, lapses)
 
 
-def walk(*events: steps.Event, route: Route = Route.DRAIN) -> tuple[State, steps.Step]:
+def walk(*events: steps.Event, route: Route = Route.DRAIN) -> tuple[ChunkState, steps.Step]:
     """From the beginning through these events."""
     state, step = protocol.start(route)
     for event in events:
@@ -88,7 +88,7 @@ def test_the_next_token_is_used_only_when_rows_are_missing_although_the_one_befo
     assert step == steps.Insert("s:0.1", 0, 8)
 
 
-def search(faults: set[int], rows: int, *, share: float = 0.5) -> tuple[State, list[steps.Step]]:
+def search(faults: set[int], rows: int, *, share: float = 0.5) -> tuple[ChunkState, list[steps.Step]]:
     """Deliver a chunk of which ClickHouse refuses these rows; the steps that it took."""
     stored: set[int] = set()
     buried: set[int] = set()
@@ -169,7 +169,7 @@ def test_a_spilled_chunk_leaves_redis_only_after_its_file_is_on_disk() -> None:
 def events_for(step: steps.Step) -> st.SearchStrategy[steps.Event]:
     """Whatever may come of a step."""
     counts = st.integers(0, 4)
-    anytime: list[steps.Event] = [steps.Stopped(), steps.LeaseLost()]
+    anytime: list[steps.Event] = [steps.ToldToStop(), steps.Fenced()]
     match step:
         case steps.Claim():
             return st.builds(
@@ -231,4 +231,4 @@ def test_the_drawing_in_the_documentation_is_the_table() -> None:
 def test_what_cannot_happen_is_a_bug(phase: Phase, event: steps.Event) -> None:
     """An outcome that a step does not have stops the drainer."""
     with pytest.raises(KeyError):
-        next_step(State(phase, Route.DRAIN), event)
+        next_step(ChunkState(phase, Route.DRAIN), event)

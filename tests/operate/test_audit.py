@@ -12,7 +12,7 @@ from pipeline.buffer.buffer import Buffer
 from pipeline.deliver import ledger
 from pipeline.deliver.drainer import Drainer
 from pipeline.metric import Limits
-from pipeline.operate.audit import Report, audit
+from pipeline.operate.audit import AuditReport, audit
 from pipeline.store.client import Store
 from pipeline.store.migrate import kept_hours, migrate
 
@@ -43,7 +43,7 @@ def _drain(buffer: Buffer, store: Store) -> None:
     Drainer(buffer, store, SETTINGS, Limits()).drain_until_empty()
 
 
-def _audit(buffer: Buffer, store: Store, *, full: bool = False) -> Report:
+def _audit(buffer: Buffer, store: Store, *, full: bool = False) -> AuditReport:
     return audit(store, [buffer], full=full, now_ms=time.time_ns() // 1_000_000)
 
 

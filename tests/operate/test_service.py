@@ -19,7 +19,7 @@ from conftest import free_port
 from pipeline.base import config
 from pipeline.base.redis_link import RedisLink
 from pipeline.buffer.buffer import Buffer
-from pipeline.demo.simulator import Platform
+from pipeline.demo.simulator import SimulatedPlatform
 
 RUN = (sys.executable, "-m", "pipeline")
 START_TIMEOUT_S = 300.0
@@ -130,7 +130,7 @@ def test_kills_under_load_lose_and_double_nothing(
     deployment = deploy(PIPELINE_DRAINER__FLUSH_INTERVAL_S="0.1", PIPELINE_DRAINER__BATCH_ROWS="2000")
     link = RedisLink.open(deployment.settings())
     buffer = Buffer(link.database("metrics"))
-    platform = Platform(seed=5)
+    platform = SimulatedPlatform(seed=5)
     chance = random.Random(5)
     pushed = refused = killed_in_flight = 0
     for _ in range(KILLS * (LONG_FACTOR if request.config.getoption("--long") else 1)):
@@ -170,7 +170,7 @@ def test_sigterm_ends_within_seconds_and_gives_back_what_is_claimed(deploy: Call
     deployment.start()
     deployment.wait_until_running()
     now_ms = time.time_ns() // 1_000_000
-    items = Platform(seed=3).metrics(now_ms - 60_000, now_ms, 2000)
+    items = SimulatedPlatform(seed=3).metrics(now_ms - 60_000, now_ms, 2000)
     for start in range(0, len(items), 1000):
         link.database("metrics").lpush(buffer.key, *items[start : start + 1000])
     assert deployment.terminate() == 0

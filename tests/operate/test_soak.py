@@ -20,7 +20,7 @@ from conftest import free_port
 
 from pipeline.base import config
 from pipeline.base.redis_link import RedisLink
-from pipeline.demo.simulator import Platform
+from pipeline.demo.simulator import SimulatedPlatform
 
 RATE = 300
 """Metrics a second."""
@@ -93,7 +93,7 @@ class Soak:
             stderr=self.log,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES)),
         )
-        self.platform = Platform(seed=11)
+        self.platform = SimulatedPlatform(seed=11)
         self.pushed = 0
 
     def push(self, from_ms: int, to_ms: int) -> None:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from pipeline.base.config import WebSettings
 from pipeline.base.errors import ConfigError
-from pipeline.serve.access import Access, Credentials, Names, Shown, require_credentials
+from pipeline.serve.access import Access, Credentials, Names, ShownCredentials, require_credentials
 from pipeline.serve.server import HttpServer
 
 ANY = urllib3.PoolManager(retries=False)
@@ -163,7 +163,7 @@ def test_without_configured_credentials_any_are_taken(serve: Callable[[Credentia
 def test_a_half_configured_pair_is_no_password() -> None:
     """Neither an empty user nor an empty password ever matches."""
     for credentials in (Credentials(token="t"), Credentials(user="ann", token="t"), Credentials()):
-        assert not credentials.accept(Shown())
+        assert not credentials.accept(ShownCredentials())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.7", "metrics.example.org"])

@@ -21,9 +21,9 @@ from pipeline.base.clock import iso
 from pipeline.base.errors import PipelineError, StoreOutage
 from pipeline.buffer.books import Books
 from pipeline.deliver import dead_letters
-from pipeline.demo.simulator import Platform
+from pipeline.demo.simulator import SimulatedPlatform
 from pipeline.operate import doctor
-from pipeline.operate.audit import Report, audit
+from pipeline.operate.audit import AuditReport, audit
 from pipeline.operate.commands import roll_up
 from pipeline.operate.service import Service
 from pipeline.operate.status import gather
@@ -43,7 +43,7 @@ class Played:
 
     failed: dict[str, str] = field(default_factory=dict)
     steps: list[str] = field(default_factory=list)
-    audits: list[Report] = field(default_factory=list)
+    audits: list[AuditReport] = field(default_factory=list)
     books: Books = field(default_factory=Books)
     letters: int = 0
     trouble: list[str] = field(default_factory=list)
@@ -98,7 +98,7 @@ def ask_everything(played: Played, store: Store) -> None:
         given = query.values({one.name: "x" for one in query.parameters if one.default is None}, now_ms)
         played.step(f"query {name}", lambda query=query, given=given: store.query(query.sql, given))
     values = figures.parameters({}, int(time.time()))
-    with contextlib.closing(figures.Handles(store.clone)) as handles:
+    with contextlib.closing(figures.ReaderPool(store.clone)) as handles:
         for name in resources.queries(figures.FILE):
             played.step(f"figure {name}", lambda name=name: figures.figure(handles, name, values))
         played.step("figure schema", lambda: figures.schema(handles, store.database))
@@ -151,7 +151,7 @@ def _judge(played: Played, service: Service) -> None:
 
 def _items(now_ms: int) -> list[bytes]:
     """Some minutes of the simulated platform, runs with attempts that were retried, and things that are no metrics."""
-    found = Platform().metrics(now_ms - MINUTES * 60_000, now_ms - 60_000, RATE)
+    found = SimulatedPlatform().metrics(now_ms - MINUTES * 60_000, now_ms - 60_000, RATE)
     for number in range(30):
         test = {
             "metric_type": "duration",

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from pipeline.client.importers import formats
-from pipeline.client.importers.report import Context, Refused, Report
+from pipeline.client.importers.report import Context, Report, ReportRefused
 
 NOW_MS = 1_795_820_400_000
 """2026-11-27T23:00:00Z, the time of import in these tests."""
@@ -37,7 +37,7 @@ def refusal(content: str | bytes | dict[str, Any] | list[Any], format: str = "")
     """The sentence by which a report is refused."""
     try:
         read(content, format)
-    except Refused as error:
+    except ReportRefused as error:
         return str(error)
     raise AssertionError("it was read")
 

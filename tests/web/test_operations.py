@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.base.keys import FleetKeys
 from pipeline.base.measures import READ
 from pipeline.web.health import missing, stuck
-from pipeline.web.pulse import Look
+from pipeline.web.pulse import PipelineLook
 from web.conftest import World
 
 OpenSite = Callable[..., World]
@@ -32,16 +32,16 @@ def test_alive_is_whether_loops_turn() -> None:
 @pytest.mark.parametrize(
     ("look", "age_s", "lease", "expected"),
     [
-        (Look(0, 1, {}), 1, True, []),
-        (Look(0, 1, {}), 1, None, []),
-        (Look(0, 0, {}), float("inf"), True, ["nothing is known yet"]),
-        (Look(0, 1, {}), 31, True, ["nothing was seen for 31 s"]),
-        (Look(0, 1, {}, redis_trouble="Redis: away"), 1, False, ["Redis: away"]),
-        (Look(0, 1, {}, clickhouse_trouble="gone"), 1, True, ["ClickHouse: gone"]),
-        (Look(0, 1, {}), 1, False, ["lease: no process holds the schedule"]),
+        (PipelineLook(0, 1, {}), 1, True, []),
+        (PipelineLook(0, 1, {}), 1, None, []),
+        (PipelineLook(0, 0, {}), float("inf"), True, ["nothing is known yet"]),
+        (PipelineLook(0, 1, {}), 31, True, ["nothing was seen for 31 s"]),
+        (PipelineLook(0, 1, {}, redis_trouble="Redis: away"), 1, False, ["Redis: away"]),
+        (PipelineLook(0, 1, {}, clickhouse_trouble="gone"), 1, True, ["ClickHouse: gone"]),
+        (PipelineLook(0, 1, {}), 1, False, ["lease: no process holds the schedule"]),
     ],
 )
-def test_ready_names_what_is_missing(look: Look, age_s: float, lease: bool | None, expected: list[str]) -> None:
+def test_ready_names_what_is_missing(look: PipelineLook, age_s: float, lease: bool | None, expected: list[str]) -> None:
     """Redis, ClickHouse, the lease, or that nothing was seen for a while."""
     assert missing(look, age_s, lease) == expected
 

@@ -26,8 +26,8 @@ from pipeline.alerts.judge.evaluation import Alerts, Transition, judge, judge_ti
 from pipeline.alerts.judge.evidence import Account, iso
 from pipeline.alerts.judge.facts import Facts
 from pipeline.alerts.judge.frames import LabelValues
-from pipeline.alerts.judge.sources import Batch
 from pipeline.alerts.judge.sources import Source as NumberSource
+from pipeline.alerts.judge.sources import SourceBatch
 from pipeline.alerts.judge.state import Alert, Change, Observation, State, Verdict, restore, rewound
 from pipeline.alerts.rules.rule import MINUTE_MS, Rule, Source
 from pipeline.base import log
@@ -180,7 +180,7 @@ class Evaluator:
             alerts = dict(state.alerts)
             if state.tick_ms is not None and tick_ms - state.tick_ms > 2 * rule.every_ms + MINUTE_MS:
                 alerts = _restored(rule, alerts, state.tick_ms, tick_ms)
-            view = Batch(self._source, [], tick_ms, tick_ms, facts).view_at(rule)(tick_ms)
+            view = SourceBatch(self._source, [], tick_ms, tick_ms, facts).view_at(rule)(tick_ms)
             found += judge_tick(rule, tick_ms, view, alerts, self._page_url)
             changed[rule.name] = RuleState(tick_ms, rule.by, alerts, rule=_remembered(rule))
             report.ticks += 1
@@ -200,7 +200,7 @@ class Evaluator:
         now_due = [one.until(chunk_end_ms) for one in due if one.ticks[0] <= chunk_end_ms]
         first_ms = min(one.from_ms for one in now_due)
         last_ms = max(one.ticks[-1] for one in now_due)
-        batch = Batch(self._source, [one.rule for one in now_due], first_ms, last_ms, {})
+        batch = SourceBatch(self._source, [one.rule for one in now_due], first_ms, last_ms, {})
         changed: dict[str, RuleState | None] = {}
         found: list[Transition] = []
         for one in now_due:
@@ -235,7 +235,7 @@ class Evaluator:
             return _Due(rule, RuleState(oldest_ms, rule.by, alerts), oldest_ms, until_ms)
         return _Due(rule, state, state.tick_ms, until_ms)
 
-    def _judge_rule(self, one: _Due, batch: Batch) -> tuple[RuleState, list[Transition]]:
+    def _judge_rule(self, one: _Due, batch: SourceBatch) -> tuple[RuleState, list[Transition]]:
         rule, view_at = one.rule, batch.view_at(one.rule)
         last_ms = one.ticks[-1]
         if rule.late == "ignore":

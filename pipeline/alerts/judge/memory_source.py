@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.alerts.judge.entry_views import Baseline, ChangePoint
 from pipeline.alerts.judge.frames import Frame, empty_frame
-from pipeline.alerts.judge.list_views import Baseline, ChangePoint
 from pipeline.alerts.judge.sources import COLUMNS, DIMENSIONS, WIDTH_S, Table
 from pipeline.analyse.dimensions import SERIES, WINDOW_DIMENSIONS
 from pipeline.analyse.vitals import assess

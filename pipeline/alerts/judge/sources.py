@@ -1,6 +1,6 @@
 """Where numbers come from: one query per table and range of ticks, never one per series.
 
-``Batch`` reads what a set of rules needs for a range of ticks and gives each rule its view of each
+``SourceBatch`` reads what a set of rules needs for a range of ticks and gives each rule its view of each
 tick. ``StoreSource`` reads ClickHouse; unit tests of rules and the bench bring their own source.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
+from pipeline.alerts.judge.entry_views import Baseline, BaselineView, ChangePoint, change_point_view, fact_view
 from pipeline.alerts.judge.facts import Facts, readings
 from pipeline.alerts.judge.frames import Frame, Selection, needs_memory, select, selection_key
-from pipeline.alerts.judge.list_views import Baseline, BaselineView, ChangePoint, change_point_view, fact_view
 from pipeline.alerts.judge.views import View, WindowView
 from pipeline.alerts.rules.rule import BASELINE_DIMENSIONS, SERIES_DIMENSIONS, VITAL_DIMENSIONS, Rule
 from pipeline.store.client import Store
@@ -59,7 +59,7 @@ class Source(Protocol):
         ...
 
 
-class Batch:
+class SourceBatch:
     """Everything some rules need for the ticks from ``first_ms`` to ``last_ms``."""
 
     def __init__(self, source: Source, rules: Sequence[Rule], first_ms: int, last_ms: int, facts: Facts) -> None:

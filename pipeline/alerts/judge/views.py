@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.alerts.judge.frames import LabelValues, Selection
-from pipeline.alerts.judge.merged import Merged
+from pipeline.alerts.judge.merged_windows import Merged
 from pipeline.alerts.rules.rule import Rule
 from pipeline.analyse.intervals import wilson
 from pipeline.analyse.quantiles import Float64Array, IndexArray
@@ -26,7 +26,7 @@ _EXACT_LEVELS = {0.5: "p50", 0.75: "p75", 0.9: "p90", 0.95: "p95", 0.99: "p99"}
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenSeries:
     """Observations of some groups, all arrays (groups,). ``present`` says where there were any data."""
 
     present: NDArray[np.bool_]
@@ -47,7 +47,7 @@ class View(Protocol):
         """Groups that are remembered but have no data, for rules that alert on that."""
         ...
 
-    def observe(self, rule: Rule, groups: IndexArray) -> Seen:
+    def observe(self, rule: Rule, groups: IndexArray) -> SeenSeries:
         """The observations of these groups."""
         ...
 
@@ -98,16 +98,16 @@ class WindowView:
         absent = self._weight(rule) == 0
         return np.flatnonzero(absent & self._remembered(rule))
 
-    def observe(self, rule: Rule, groups: IndexArray) -> Seen:
+    def observe(self, rule: Rule, groups: IndexArray) -> SeenSeries:
         """Values, samples and bounds of ``groups``."""
         if rule.statistic == "age":
             ages = self._ages(rule, groups)
-            return Seen(~np.isnan(ages), ages, np.full(len(groups), rule.min_samples), ages, ages)
+            return SeenSeries(~np.isnan(ages), ages, np.full(len(groups), rule.min_samples), ages, ages)
         samples = self._weight(rule)[groups].astype(np.int64)
         if rule.quantile is not None:
             value, low, high = self._merge(groups).quantile(rule.quantile)
             value = self._exact_where_single(rule.quantile, groups, value)
-            return Seen(samples > 0, value, samples, *self._within_extremes(groups, value, low, high))
+            return SeenSeries(samples > 0, value, samples, *self._within_extremes(groups, value, low, high))
         value = self._simple(rule)[groups]
         low, high = value, value
         if rule.statistic == "failure_rate":
@@ -118,7 +118,7 @@ class WindowView:
             half = self._merge(groups).mean_half_width()
             half = np.where((samples > 1) & (self._min == self._max)[groups], 0.0, half)  # no bucket's width here
             low, high = value - half, value + half
-        return Seen(samples > 0, value, samples, low, high)
+        return SeenSeries(samples > 0, value, samples, low, high)
 
     def number(self, values: LabelValues) -> int:
         """The group with these label values."""

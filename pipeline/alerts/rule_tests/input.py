@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.alerts.judge.entry_views import Baseline, ChangePoint
 from pipeline.alerts.judge.facts import FACTS
-from pipeline.alerts.judge.list_views import Baseline, ChangePoint
 from pipeline.alerts.judge.memory_source import Ended, MemorySource
 from pipeline.alerts.rule_tests import series_notation
 from pipeline.alerts.rule_tests.series_notation import STALE, Gap

@@ -32,7 +32,7 @@ from xml.etree import ElementTree
 
 from pipeline.alerts.judge.evaluation import Alerts, judge_tick
 from pipeline.alerts.judge.memory_source import MemorySource
-from pipeline.alerts.judge.sources import Batch
+from pipeline.alerts.judge.sources import SourceBatch
 from pipeline.alerts.judge.state import State
 from pipeline.alerts.rule_tests.input import START_MS, Reader, readings_at, source_of
 from pipeline.alerts.rules import lined_yaml
@@ -140,12 +140,12 @@ class _Timeline:
         alerts: Alerts = {}
         messages: dict[tuple[str, ...], str] = {}
         ticks = range(START_MS, START_MS + until_ms + 1, rule.every_ms)
-        whole = Batch(source, [rule], ticks[0], ticks[-1], {}).view_at(rule)
+        whole = SourceBatch(source, [rule], ticks[0], ticks[-1], {}).view_at(rule)
         for tick_ms in ticks:
             view = whole(tick_ms)
             if rule.fact or source.has_ended:  # what is seen depends on when one looks
                 now = {name: readings for name, at in facts.items() if (readings := readings_at(at, tick_ms))}
-                view = Batch(source, [rule], tick_ms, tick_ms, now).view_at(rule)(tick_ms)
+                view = SourceBatch(source, [rule], tick_ms, tick_ms, now).view_at(rule)(tick_ms)
             for found in judge_tick(rule, tick_ms, view, alerts):
                 messages[tuple(found.by.get(name, "") for name in rule.by)] = found.message
             firing = [labels for labels, alert in alerts.items() if alert.state is State.FIRING]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analyse.changes.search import Found
+from pipeline.analyse.changes.search import FoundSplits
 from pipeline.analyse.changes.series import NOISE_FLOOR, Floats, Ints
 
 MIN_RANK_Z = 3.3
@@ -50,7 +50,9 @@ class Measured:
         return Measured(*(getattr(self, column.name)[which] for column in fields(self)))
 
 
-def confirm(packed: Floats, size: Ints, found: Found, min_change_pct: Floats) -> Iterator[tuple[Found, Measured]]:
+def confirm(
+    packed: Floats, size: Ints, found: FoundSplits, min_change_pct: Floats
+) -> Iterator[tuple[FoundSplits, Measured]]:
     """The changes that the raw values bear out, with their measures, each series in one piece.
 
     ``packed`` (rows, width) holds ``size`` points a row, ``min_change_pct`` (rows,) is what a change must reach. Of a

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.analyse.changes.models import fitted_steps
-from pipeline.analyse.changes.search import Found, noise_likelihood
+from pipeline.analyse.changes.search import FoundSplits, noise_likelihood
 from pipeline.analyse.changes.series import Block, Floats, Ints
 
 LEAST_POINTS = 30
@@ -83,7 +83,7 @@ def _inflation(block: Block, rows: Ints, lines: Lines) -> Floats:
     return np.asarray(np.sqrt((1.0 + rho) / (1.0 - rho)))
 
 
-def weigh(block: Block, found: Found, lines: Lines) -> tuple[Ints, NDArray[np.bool_]]:
+def weigh(block: Block, found: FoundSplits, lines: Lines) -> tuple[Ints, NDArray[np.bool_]]:
     """By which degree of trend the steps found in each row are beaten, 0 where they stand; and which rows are drifts.
 
     Both (rows,). Steps compete with straight lines and cubic curves, a drift is a line against wandering noise.

@@ -54,7 +54,7 @@ _WALK = np.array([(0.99, 0.0)])
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundSplits:
     """Changes of a block, one row each, ordered by row and position.
 
     ``row`` and ``position`` (changes,): the first point of the new level. ``evidence`` (changes,): by how much twice
@@ -67,13 +67,13 @@ class Found:
     evidence: Floats
     autocorrelation: Floats
 
-    def take(self, which: Ints | NDArray[np.bool_]) -> Found:
+    def take(self, which: Ints | NDArray[np.bool_]) -> FoundSplits:
         """Some of the changes."""
-        return Found(self.row[which], self.position[which], self.evidence[which], self.autocorrelation[which])
+        return FoundSplits(self.row[which], self.position[which], self.evidence[which], self.autocorrelation[which])
 
-    def joined(self, more: Found) -> Found:
+    def joined(self, more: FoundSplits) -> FoundSplits:
         """These and more, in order."""
-        both = Found(
+        both = FoundSplits(
             np.concatenate([self.row, more.row]),
             np.concatenate([self.position, more.position]),
             np.concatenate([self.evidence, more.evidence]),
@@ -82,7 +82,7 @@ class Found:
         return both.take(np.lexsort((both.position, both.row)))
 
 
-def search(block: Block, penalty: Floats, *, walks: bool = False) -> Found:
+def search(block: Block, penalty: Floats, *, walks: bool = False) -> FoundSplits:
     """Find the changes in a block of series; ``penalty`` (rows,) is what a change must gain.
 
     ``walks``: the noise may also be as good as a random walk.
@@ -94,7 +94,7 @@ def search(block: Block, penalty: Floats, *, walks: bool = False) -> Found:
         kept = path.cuts_of_best()
         rows, kept = rows[path.best > 0], kept[path.best > 0]
         if not len(rows):
-            return Found(rows, rows, np.zeros(0), np.zeros(0))
+            return FoundSplits(rows, rows, np.zeros(0), np.zeros(0))
         kept = move(block, rows, kept)
         cuts = np.full((block.rows, kept.shape[1]), block.width)
         cuts[rows] = kept
@@ -164,7 +164,7 @@ def _scan(block: Block, filled: Floats, at: Ints, window: int) -> Floats:
     return np.asarray(np.abs(along) / np.sqrt(common + rho - share * common))
 
 
-def _choose(block: Block, rows: Ints, cuts: Ints, penalty: Floats, *, walks: bool) -> Found:
+def _choose(block: Block, rows: Ints, cuts: Ints, penalty: Floats, *, walks: bool) -> FoundSplits:
     path = thin(block, rows, cuts, penalty - _LENIENCE)
     rows, penalty = rows[path.best > 0], penalty[path.best > 0]
     path = path.take(path.best > 0)
@@ -197,7 +197,7 @@ def _choose(block: Block, rows: Ints, cuts: Ints, penalty: Floats, *, walks: boo
         moved[some] = move(block, rows[some], chosen[some])
         rho[some] = autocorrelation(block, rows[some], moved[some])
     each, column = np.nonzero(chosen < block.width)
-    return Found(rows[each], moved[each, column], strength[each, column], rho[each])
+    return FoundSplits(rows[each], moved[each, column], strength[each, column], rho[each])
 
 
 def noise_likelihood(flat: Block, freedom: Floats, *, walks: bool = False) -> Floats:

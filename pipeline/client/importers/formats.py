@@ -24,7 +24,7 @@ from pipeline.client.importers.mocha_json import cypress, mocha, mochawesome
 from pipeline.client.importers.playwright import playwright
 from pipeline.client.importers.playwright_blob import blob
 from pipeline.client.importers.pytest_json import pytest_json
-from pipeline.client.importers.report import Context, Refused, Report
+from pipeline.client.importers.report import Context, Report, ReportRefused
 from pipeline.client.importers.trx import ROOTS as TRX_ROOTS
 from pipeline.client.importers.trx import trx
 from pipeline.client.importers.xml_events import encoding_of
@@ -98,7 +98,7 @@ FORMATS = (NDJSON, *(one.name for one in XML_FORMATS), *(one.name for one in JSO
 
 
 def read(stream: IO[bytes], context: Context, format: str = "") -> Report:
-    """Read a report of ``format``, or of the one its content shows. Raises ``Refused``; not for NDJSON."""
+    """Read a report of ``format``, or of the one its content shows. Raises ``ReportRefused``; not for NDJSON."""
     head, stream = peeked(stream)
     xml = next((one for one in XML_FORMATS if one.name == format), None)
     if xml is None and not format:
@@ -109,11 +109,11 @@ def read(stream: IO[bytes], context: Context, format: str = "") -> Report:
         return blob(stream.read(), context)
     content = stream.read()
     if not content.strip():
-        raise Refused("the file is empty")
+        raise ReportRefused("the file is empty")
     report = Node(parsed(content), context)
     known = next((one for one in JSON_FORMATS if format in ("", one.name) and one.recognises(report.value)), None)
     if known is None:
-        raise Refused(f"this is not a report of the format {format}" if format else _unknown(report.value))
+        raise ReportRefused(f"this is not a report of the format {format}" if format else _unknown(report.value))
     return known.read(report)
 
 
@@ -156,7 +156,7 @@ class _Raw(io.RawIOBase):
 
 
 def _recognised_xml(head: bytes) -> XmlFormat | None:
-    """The format of a file that begins like XML. Raises ``Refused`` for other XML."""
+    """The format of a file that begins like XML. Raises ``ReportRefused`` for other XML."""
     mark, encoding = encoding_of(head)
     try:
         text = head[len(mark) :].decode(encoding, "replace").lstrip()
@@ -172,7 +172,7 @@ def _recognised_xml(head: bytes) -> XmlFormat | None:
     if not name:
         return XML_FORMATS[0]  # whatever is wrong with it, its reader says
     roots = ", ".join(f"<{root}>" for one in XML_FORMATS for root in sorted(one.roots))
-    raise Refused(f"<{name}> is not the root of a report that is known ({roots})")
+    raise ReportRefused(f"<{name}> is not the root of a report that is known ({roots})")
 
 
 def _unknown(value: Any) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.client.failures import Failure, failure, typed_by, whole_characters
-from pipeline.client.importers.report import Context, Refused
+from pipeline.client.importers.report import Context, ReportRefused
 from pipeline.client.importers.times import when
 from pipeline.status_words import SYNONYMS, status_word
 
@@ -117,14 +117,14 @@ class Node:
 
 
 def parsed(content: bytes) -> Any:
-    """The JSON value of a file. Raises ``Refused`` with line and column."""
+    """The JSON value of a file. Raises ``ReportRefused`` with line and column."""
     try:
         return json.loads(content)
     except json.JSONDecodeError as error:
-        raise Refused(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
+        raise ReportRefused(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except UnicodeDecodeError as error:
-        raise Refused(f"byte {error.start}: not {error.encoding}") from None
+        raise ReportRefused(f"byte {error.start}: not {error.encoding}") from None
     except RecursionError:
-        raise Refused("nested too deeply for a report") from None
+        raise ReportRefused("nested too deeply for a report") from None
     except ValueError as error:  # a number of more than 4,300 digits
-        raise Refused(str(error)) from None
+        raise ReportRefused(str(error)) from None

@@ -16,7 +16,7 @@ from pipeline.client.failures import Failure, failure
 from pipeline.client.identity import SUITE
 from pipeline.client.importers.identities import identity
 from pipeline.client.importers.numbers import seconds
-from pipeline.client.importers.report import Context, Refused, Report
+from pipeline.client.importers.report import Context, Report, ReportRefused
 from pipeline.client.importers.times import when
 from pipeline.client.importers.xml_events import parse
 from pipeline.status_words import FAILED, PASSED, SKIPPED, status_word
@@ -77,7 +77,7 @@ class _Case:
 
 
 def junit(stream: IO[bytes], context: Context) -> Report:
-    """Executions of a JUnit report. Raises ``Refused``."""
+    """Executions of a JUnit report. Raises ``ReportRefused``."""
     reader = _Reader(context)
     parse(stream, context, start=reader.start, end=reader.end, text=reader.text)
     return reader.report()
@@ -155,7 +155,7 @@ class _Reader:
 
     def _start_root(self, element: str, attributes: dict[str, str], place: str) -> None:
         if element not in ROOTS:
-            raise Refused(f"{place}: <{element}> is not the root of a JUnit report")
+            raise ReportRefused(f"{place}: <{element}> is not the root of a JUnit report")
         self._root = element
         self._is_playwright = "id" in attributes and "name" in attributes and element == "testsuites"
         self._notice(attributes.get("name", ""))

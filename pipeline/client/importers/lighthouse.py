@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pipeline.client.failures import failure
 from pipeline.client.importers.json_node import Node
-from pipeline.client.importers.report import Refused, Report
+from pipeline.client.importers.report import Report, ReportRefused
 
 # Audit to metric type; what a run did not measure (INP without interactions) is simply not there. Until version 5 the
 # server's time was called otherwise.
@@ -32,12 +32,12 @@ _NO_ERROR = ("", "NO_ERROR")
 
 
 def lighthouse(report: Node) -> Report:
-    """Metrics of all results. Raises ``Refused`` where there is none."""
+    """Metrics of all results. Raises ``ReportRefused`` where there is none."""
     found = Report("lighthouse", "lighthouse")
     for result in _results(report):
         _take(result, found)
     if not found.metrics and not found.troubles:
-        raise Refused("this holds no Lighthouse result with an audit of the performance category")
+        raise ReportRefused("this holds no Lighthouse result with an audit of the performance category")
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO
 
-from pipeline.client.importers.report import Refused
+from pipeline.client.importers.report import ReportRefused
 
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is no NDJSON; Redis and the drainer refuse far smaller items."""
@@ -17,12 +17,12 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Line number and item of each line that is not blank. Raises ``Refused`` for an endless one."""
+    """Line number and item of each line that is not blank. Raises ``ReportRefused`` for an endless one."""
     number = 0
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
         if len(line) > MAX_LINE_BYTES:
-            raise Refused(f"line {number} is longer than {MAX_LINE_BYTES} bytes; is this NDJSON?")
+            raise ReportRefused(f"line {number} is longer than {MAX_LINE_BYTES} bytes; is this NDJSON?")
         item = line.removesuffix(b"\n").removesuffix(b"\r")
         if number == 1:
             item = item.removeprefix(_BYTE_ORDER_MARK)

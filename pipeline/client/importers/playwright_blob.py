@@ -17,7 +17,7 @@ from pipeline.client.identity import RUN
 from pipeline.client.importers.identities import identity
 from pipeline.client.importers.json_node import Node
 from pipeline.client.importers.playwright import judged
-from pipeline.client.importers.report import Context, Refused, Report
+from pipeline.client.importers.report import Context, Report, ReportRefused
 from pipeline.status_words import FAILED, INTERRUPTED, PASSED, SKIPPED
 
 MAX_EVENT_BYTES = 1 << 30
@@ -33,7 +33,7 @@ class _Test:
 
 
 def blob(content: bytes, context: Context) -> Report:
-    """Executions of a blob report, zipped or its ``report.jsonl``. Raises ``Refused``."""
+    """Executions of a blob report, zipped or its ``report.jsonl``. Raises ``ReportRefused``."""
     tests: dict[str, _Test] = {}
     executions: list[Execution] = []
     errors: list[Node] = []
@@ -85,12 +85,12 @@ def _unpacked(content: bytes) -> bytes:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = [name for name in archive.namelist() if name.endswith(".jsonl")]
             if not names:
-                raise Refused("this zip file holds no report.jsonl, as a blob report of Playwright does")
+                raise ReportRefused("this zip file holds no report.jsonl, as a blob report of Playwright does")
             if sum(archive.getinfo(name).file_size for name in names) > MAX_EVENT_BYTES:
-                raise Refused(f"this blob report unpacks to more than {MAX_EVENT_BYTES >> 20} MiB")
+                raise ReportRefused(f"this blob report unpacks to more than {MAX_EVENT_BYTES >> 20} MiB")
             return b"\n".join(archive.read(name) for name in names)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError) as error:
-        raise Refused(f"not a zip file that can be read: {error}") from None
+        raise ReportRefused(f"not a zip file that can be read: {error}") from None
 
 
 def _file_of(suite: Node, root: str) -> str:

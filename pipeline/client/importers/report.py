@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.client.attempts import Execution, rows
 
 
-class Refused(Exception):
+class ReportRefused(Exception):
     """What is wrong with a report, and where: nothing is read from it."""
 
 

@@ -10,7 +10,7 @@ from pipeline.client.failures import NO_FAILURE, failure
 from pipeline.client.identity import RUN
 from pipeline.client.importers.identities import identity
 from pipeline.client.importers.numbers import seconds
-from pipeline.client.importers.report import Context, Refused, Report
+from pipeline.client.importers.report import Context, Report, ReportRefused
 from pipeline.client.importers.times import when
 from pipeline.client.importers.xml_events import parse
 from pipeline.status_words import FAILED, INTERRUPTED, PASSED, SKIPPED, status_word
@@ -36,7 +36,7 @@ class _Result:
 
 
 def trx(stream: IO[bytes], context: Context) -> Report:
-    """Executions of a TRX file. Raises ``Refused``."""
+    """Executions of a TRX file. Raises ``ReportRefused``."""
     reader = _Reader(context)
     parse(stream, context, start=reader.start, end=reader.end, text=reader.text)
     return reader.report()
@@ -66,7 +66,7 @@ class _Reader:
 
     def start(self, element: str, attributes: dict[str, str], place: str) -> None:
         if not self._path and element not in ROOTS:
-            raise Refused(f"{place}: <{element}> is not the root of a TRX file")
+            raise ReportRefused(f"{place}: <{element}> is not the root of a TRX file")
         if element == "UnitTestResult" and not self._open:
             self._open.append(self._result(attributes, place))
         elif element == "UnitTestResult":

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import IO
 from xml.parsers import expat
 
-from pipeline.client.importers.report import Context, Refused
+from pipeline.client.importers.report import Context, ReportRefused
 
 MAX_DEPTH = 200
 _CHUNK_BYTES = 1 << 18
@@ -40,7 +40,7 @@ Start = Callable[[str, dict[str, str], str], None]
 def parse(
     stream: IO[bytes], context: Context, *, start: Start, end: Callable[[str], None], text: Callable[[str], None]
 ) -> None:
-    """Call ``start``, ``end`` and ``text`` for each element and its text. Raises ``Refused`` with the line."""
+    """Call ``start``, ``end`` and ``text`` for each element and its text. Raises ``ReportRefused`` with the line."""
     _Events(context, start, end, text).read(stream)
 
 
@@ -62,7 +62,7 @@ class _Events:
             self._parser.Parse(b"", True)
         except expat.ExpatError as error:
             reason = expat.ErrorString(error.code)
-            raise Refused(f"line {error.lineno}, column {error.offset}: {reason}") from None
+            raise ReportRefused(f"line {error.lineno}, column {error.offset}: {reason}") from None
 
     def _feed(self, stream: IO[bytes]) -> None:
         head = stream.read(_CHUNK_BYTES)
@@ -70,7 +70,7 @@ class _Events:
         try:
             decoder = codecs.getincrementaldecoder(encoding)("replace")
         except LookupError:
-            raise Refused(f"line 1: unknown encoding {encoding!r}") from None
+            raise ReportRefused(f"line 1: unknown encoding {encoding!r}") from None
         held = decoder.decode(head[len(mark) :])
         declaration = _DECLARATION.match(held)
         if declaration:
@@ -100,7 +100,7 @@ class _Events:
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise Refused(f"{self._place()}: nested deeper than {MAX_DEPTH} elements")
+            raise ReportRefused(f"{self._place()}: nested deeper than {MAX_DEPTH} elements")
         self._on_start(name.rpartition(":")[2], attributes, self._place())
 
     def _end(self, name: str) -> None:
@@ -108,7 +108,7 @@ class _Events:
         self._on_end(name.rpartition(":")[2])
 
     def _refuse_dtd(self, *_: object) -> None:
-        raise Refused(f"{self._place()}: a DTD is refused, a report needs none")
+        raise ReportRefused(f"{self._place()}: a DTD is refused, a report needs none")
 
     def _place(self) -> str:
         return f"line {self._parser.CurrentLineNumber}"

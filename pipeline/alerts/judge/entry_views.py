@@ -11,7 +11,7 @@ from msgspec.structs import astuple
 
 from pipeline.alerts.judge.frames import LabelValues
 from pipeline.alerts.judge.state import Observation
-from pipeline.alerts.judge.views import Seen, WindowView
+from pipeline.alerts.judge.views import SeenSeries, WindowView
 from pipeline.alerts.rules.rule import Rule
 from pipeline.analyse.cycles import slot
 from pipeline.analyse.quantiles import Float64Array, IndexArray
@@ -20,7 +20,7 @@ Context = dict[str, float | str]
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListEntry:
     """One label set and its number."""
 
     labels: LabelValues
@@ -66,8 +66,8 @@ class Baseline:
 class ListView:
     """A view over entries; of several with the same labels the one furthest beyond counts."""
 
-    def __init__(self, entries: Sequence[Entry], rule: Rule) -> None:
-        worst: dict[LabelValues, Entry] = {}
+    def __init__(self, entries: Sequence[ListEntry], rule: Rule) -> None:
+        worst: dict[LabelValues, ListEntry] = {}
         for entry in entries:
             other = worst.get(entry.labels)
             if other is None or (entry.seen.value > other.seen.value) == (rule.direction == "above"):
@@ -88,12 +88,12 @@ class ListView:
             return np.empty(0, np.int64)
         return np.arange(len(self._missing)) + len(self._entries)
 
-    def observe(self, rule: Rule, groups: IndexArray) -> Seen:  # noqa: ARG002  as View has it
+    def observe(self, rule: Rule, groups: IndexArray) -> SeenSeries:  # noqa: ARG002  as View has it
         """The entries' own numbers."""
         nothing = Observation(math.nan, 0)
         seen = [astuple(self._entries[g].seen if g < len(self._entries) else nothing) for g in groups.tolist()]
         columns = np.array(seen, dtype=np.float64).reshape(-1, 4).T
-        return Seen(~np.isnan(columns[0]), columns[0], columns[1].astype(np.int64), columns[2], columns[3])
+        return SeenSeries(~np.isnan(columns[0]), columns[0], columns[1].astype(np.int64), columns[2], columns[3])
 
     def number(self, values: LabelValues) -> int:
         """The entry with these labels."""
@@ -112,7 +112,7 @@ def fact_view(readings: Sequence[tuple[Mapping[str, str], float]], rule: Rule) -
     """The readings of a fact, grouped by the rule's labels."""
     return ListView(
         [
-            Entry(_labels_of(labels, rule.by), Observation(value, rule.min_samples, value, value))
+            ListEntry(_labels_of(labels, rule.by), Observation(value, rule.min_samples, value, value))
             for labels, value in readings
             if not math.isnan(value)
         ],
@@ -129,7 +129,7 @@ def change_point_view(changes: Sequence[ChangePoint], rule: Rule, tick_ms: int) 
         at_ms = change.detected_at_ms if is_drift else change.changed_at_ms
         is_recent = tick_ms - rule.window_ms < at_ms <= tick_ms and change.detected_at_ms <= tick_ms
         if is_drift == is_about_drifts and is_recent and _concerns(change.dimensions, rule):
-            entries.append(Entry(_labels_of(change.dimensions, rule.by), _seen(change), _found(change)))
+            entries.append(ListEntry(_labels_of(change.dimensions, rule.by), _seen(change), _found(change)))
     return ListView(entries, rule)
 
 
@@ -181,7 +181,7 @@ class BaselineView:
         """Groups without samples."""
         return self._windows.groups_missing(rule)
 
-    def observe(self, rule: Rule, groups: IndexArray) -> Seen:
+    def observe(self, rule: Rule, groups: IndexArray) -> SeenSeries:
         """The change of the mean; a group without a baseline has no data."""
         seen = self._windows.observe(_MEAN, groups)
         centre, spread = self._centre[groups], self._spread[groups]
@@ -189,7 +189,7 @@ class BaselineView:
             unit = centre / 100 if rule.statistic == "change_pct" else spread
             unit = np.where(unit > 0, unit, np.nan)
             value, low, high = ((number - centre) / unit for number in (seen.value, seen.low, seen.high))
-        return Seen(seen.present & ~np.isnan(value), value, seen.samples, low, high)
+        return SeenSeries(seen.present & ~np.isnan(value), value, seen.samples, low, high)
 
     def number(self, values: LabelValues) -> int:
         """The group with these label values."""

@@ -1,4 +1,4 @@
-"""What the commands share: the group, settings, ways to open the surroundings, ways to print."""
+"""What the commands share: the group, settings, ways to open Redis, buffers and ClickHouse, ways to print."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Moment(click.ParamType[int]):
             self.fail(str(wrong), param, ctx)
 
 
-class Span(click.ParamType[int]):
+class SpanType(click.ParamType[int]):
     """A length of time such as 30m, 2h, 1d, in milliseconds."""
 
     name = "span"
@@ -108,7 +108,7 @@ def _missing_extra(error: ModuleNotFoundError) -> Exception:
 
 
 @contextmanager
-def surroundings(
+def opened_parts(
     settings: config.Settings, *, need_store: bool = False, start: bool = False
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Redis, the buffers, and ClickHouse for reading; the store is None when it is away and not needed.
