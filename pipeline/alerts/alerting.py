@@ -60,7 +60,9 @@ class Alerting:
         self._is_started = False
         self._clock = clock or WallClock()
         channels = parse_channels(settings.alerts.channels)
-        self._journal = Journal(link.database("metrics"), AlertKeys.of(settings), channels_.names(channels))
+        self._journal = Journal(
+            link.database("metrics"), AlertKeys.of(settings), channels_.names(channels), skip=settings.publish.skip
+        )
         self.notifier = self._notifier(channels)
         self.evaluator = Evaluator(
             self._journal,

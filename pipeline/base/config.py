@@ -42,6 +42,7 @@ __all__ = ["CONFIG_PATH_VARIABLE", "ENV_PREFIX", "Settings", "changed_settings",
 WRITTEN_ENTRIES = (
     *("window_1min", "window_5min", "web_vitals", "compat_scores", "baseline", "test_stats", "test_history"),
     *("failure_pattern", "failure_analysis", "channel_dashboard_update", "cleanup_status"),
+    *("alerts_performance", "channel_alerts_critical"),
 )
 """Entries of the platform's schema that this product writes, and that ``publish.skip`` may name."""
 

@@ -109,6 +109,7 @@ class _Push:
         link = RedisLink.open(self._settings)
         key = self._settings.buffer.keys[0]
         try:
+            self._retention_in_force(link)
             self._push_all(inputs, Sender(link, key, self._options["retry_for_s"], self._trouble))
             if self._options["wait"]:
                 waited = wait_until_stored(
@@ -121,6 +122,17 @@ class _Push:
         finally:
             link.close()
         return self
+
+    def _retention_in_force(self, link: Any) -> None:
+        """What the drainer refuses as too old depends on the platform's own retention, where Redis has one."""
+        from pipeline.jobs.retention import retention_hours
+
+        try:
+            hours = retention_hours(link, self._settings.retention.raw_hours)
+        except Outage:
+            return  # sending tells it, and waits
+        retention = self._settings.retention.model_copy(update={"raw_hours": hours})
+        self._settings = self._settings.model_copy(update={"retention": retention})
 
     def _push_all(self, inputs: Sequence[Any], sender: Any) -> None:
         from pipeline.cli.progress import progress_bar

@@ -90,6 +90,24 @@ def test_critical_alerts_are_published_once(journal: Journal, client: redis.Redi
     assert len(listed(client)) == 2
 
 
+def test_what_the_platform_writes_itself_is_left_to_it(client: redis.Redis) -> None:
+    """publish.skip: no list, or no messages; nothing piles up, and each message says whose it is."""
+    for skip, lists, messages in ((["alerts_performance"], 0, 2), (["channel_alerts_critical"], 2, 0)):
+        client.flushall()
+        quiet = Journal(client, KEYS, skip=skip)
+        with client.pubsub() as listener:
+            listener.subscribe("alerts:critical")
+            listener.get_message(timeout=5)
+            fired(quiet, replace(SLOW, severity="critical"))
+            assert quiet.publish() == 2
+            heard = []
+            while message := listener.get_message(timeout=0.2):
+                heard.append(json.loads(message["data"]))
+        assert (len(listed(client)), len(heard)) == (lists, messages)
+        assert {one["source"] for one in [*heard, *listed(client)]} == {"metrics-pipeline"}
+        assert quiet.publish() == 0
+
+
 def test_warnings_are_not_published_on_the_critical_channel(journal: Journal, client: redis.Redis) -> None:
     """Only the severity critical goes to alerts:critical."""
     with client.pubsub() as listener:

@@ -109,6 +109,20 @@ def test_what_the_drainer_would_refuse_is_said_at_once(tmp_path: Path, redis_url
 
 
 @ONE_REDIS
+def test_the_retention_that_the_platform_keeps_in_redis_counts(tmp_path: Path, redis_url: str) -> None:
+    """A report of two days ago is refused where rows are kept for a day, whatever the settings say."""
+    (tmp_path / "r.xml").write_text(junit(2, iso(NOW - timedelta(days=2))))
+    with redis.Redis.from_url(f"{redis_url}/6") as client:
+        client.hset("retention:performance_metrics", "ttl_hours", 24)
+    refused = push("r.xml", url=redis_url, cwd=tmp_path)
+    assert (refused.exit_code, "timestamp too old" in refused.stderr) == (1, True)
+    with redis.Redis.from_url(f"{redis_url}/6") as client:
+        client.delete("retention:performance_metrics")
+    assert push("r.xml", url=redis_url, cwd=tmp_path).exit_code == 0
+    assert len(buffered(redis_url)) == 2
+
+
+@ONE_REDIS
 def test_a_failed_lighthouse_run_is_counted_and_is_trouble(tmp_path: Path, redis_url: str) -> None:
     """Exit 1 and the reason, `lighthouse_error` is pushed; an empty list is refused; --strict makes warnings errors."""
     (tmp_path / "lh.json").write_text(lighthouse_error())

@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import cast
@@ -97,9 +97,17 @@ class Journal:
     """Reads and writes the truth in Redis."""
 
     def __init__(
-        self, client: redis.Redis, keys_: AlertKeys, channels: Sequence[str] = (), sizes: Sizes | None = None
+        self,
+        client: redis.Redis,
+        keys_: AlertKeys,
+        channels: Sequence[str] = (),
+        sizes: Sizes | None = None,
+        *,
+        skip: Collection[str] = (),
     ) -> None:
+        """``skip``: names of the platform's schema that are not written (``publish.skip``)."""
         self._sizes = sizes or Sizes()
+        self._skip = frozenset(skip)
         self._client = client
         self._keys = keys_
         self.channels = tuple(channels)
@@ -290,16 +298,24 @@ class Journal:
         """Bring the outbox to ``alerts:performance`` and ``alerts:critical``, each entry *exactly once*; how many.
 
         The list itself remembers: an entry that stands among the newest hundred is neither pushed nor
-        published again, and pushing and publishing are one script.
+        published again, and pushing and publishing are one script. Where the platform writes the list itself, nothing
+        of ours remembers, and a message may be published twice after a crash.
         """
         published = 0
         while batch := self._head(self._keys.redis_outbox, _PUBLISH_AT_ONCE):
             arguments = [part for item in batch for part in _entry(item)]
-            with self._typed():
-                self._publish(
-                    keys=[keys.ALERTS_PERFORMANCE, keys.ALERTS_PERFORMANCE_SCRATCH],
-                    args=[PERFORMANCE_LENGTH, keys.CHANNEL_ALERTS_CRITICAL, *arguments],
-                )
+            if "channel_alerts_critical" in self._skip:
+                arguments[1::2] = [""] * len(arguments[1::2])
+            if "alerts_performance" in self._skip:
+                with outages():
+                    for message in filter(None, arguments[1::2]):
+                        self._client.publish(keys.CHANNEL_ALERTS_CRITICAL, message)
+            else:
+                with self._typed():
+                    self._publish(
+                        keys=[keys.ALERTS_PERFORMANCE, keys.ALERTS_PERFORMANCE_SCRATCH],
+                        args=[PERFORMANCE_LENGTH, keys.CHANNEL_ALERTS_CRITICAL, *arguments],
+                    )
             hit("alerts.after_publish")
             self._remove(self._keys.redis_outbox, batch)
             published += len(batch)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from pipeline.alerts.judge.evidence import finite, iso
+from pipeline.base import keys
 
 if TYPE_CHECKING:
     from pipeline.alerts.judge.evaluation import Transition
@@ -126,5 +127,5 @@ def _details(transition: Transition, document: dict[str, Any]) -> dict[str, Any]
     if transition.resolved_at_ms is not None:
         details["resolved_at"] = iso(transition.resolved_at_ms)
     details |= transition.evidence
-    details |= {"alert_id": transition.alert_id, "transition_id": transition.transition_id}
+    details |= {"alert_id": transition.alert_id, "transition_id": transition.transition_id, "source": keys.SOURCE}
     return {name: value for name, value in details.items() if name not in document}
