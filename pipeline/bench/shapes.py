@@ -57,7 +57,7 @@ def shapes(generator: np.random.Generator, count: int) -> dict[str, Floats]:
     }
 
 
-def ours(values: Floats) -> Flags:
+def by_pipeline(values: Floats) -> Flags:
     """Our detector, which is told the times."""
     found = examine(values, TIMES_S).changes
     flags = np.zeros(values.shape, dtype=bool)
@@ -85,7 +85,7 @@ def pelt() -> Rule | None:
 
 def measure(seeds: int, peers: Mapping[str, Rule], say: Callable[[str], None]) -> dict[str, Any]:
     """False reports and hits of every shape and rule; ``seeds`` series a figure."""
-    rules: dict[str, Rule] = {"ours": ours, **peers}
+    rules: dict[str, Rule] = {"pipeline": by_pipeline, **peers}
     if (extra := pelt()) is not None:
         rules["ruptures PELT"] = extra
     told: dict[str, Any] = {}
@@ -99,7 +99,7 @@ def measure(seeds: int, peers: Mapping[str, Rule], say: Callable[[str], None]) -
                 "false per 1000": round(1000.0 * float(quiet.mean()), 2),
                 "+10% found": round(float(near.mean()), 3),
             }
-            if rule is ours:
+            if rule is by_pipeline:
                 figures["drifts told"] = round(len(examine(values, TIMES_S).drifts) / count, 3)
             told[f"{name}: {title}"] = figures
             say(f"{name}: {title}: {figures}")
