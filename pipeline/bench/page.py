@@ -180,7 +180,7 @@ def visit(bench: Bench, say: Say) -> dict[str, Any]:
 
 def _reported(bench: Bench) -> dict[str, Any]:
     found: dict[str, list[float]] = {}
-    for item in bench.buffer.client.lrange(bench.buffer.key, 0, -1):
+    for item in bench.buffer.peek(bench.buffer.waiting()):
         metric = json.loads(item)
         found.setdefault(metric["metric_type"], []).append(float(metric["value"]))
     told: dict[str, Any] = {"visits": VISITS * len(_VIEWS)}

@@ -36,6 +36,7 @@ import redis
 
 from pipeline.base import config, log
 from pipeline.base.addresses import passwords_in, redis_address
+from pipeline.base.backoff import Backoff
 from pipeline.base.config import BufferSettings, RedisDatabases, RedisPool, Settings
 from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.base.redis_link import RedisLink, classify
@@ -55,8 +56,7 @@ BATCH_BYTES = 4 * 2**20
 MARKER_TTL_S = 7 * 86_400
 """The marker of a client that vanished goes after this long; a longer outage could double one batch."""
 
-_FIRST_PAUSE_S = 0.05
-_MAX_PAUSE_S = 5.0
+_BACKOFF = Backoff(first_s=0.05, max_s=5.0)
 _PER_ITEM_BYTES = 64
 _YIELD_ITEMS = 100
 _EXACT_INTEGER = 2**53
@@ -402,7 +402,7 @@ class MetricsClient:
     def _send(self, batch: list[bytes]) -> None:
         """Offer one batch to Redis until it takes it, or until the client's closing runs out of time."""
         self._batch_number += 1
-        pause_s = _FIRST_PAUSE_S
+        failures = 0
         while True:
             try:
                 self._attempt(batch)
@@ -419,13 +419,13 @@ class MetricsClient:
                     self._changed.notify_all()
                 self._trouble = ""
                 return
+            failures += 1
             with self._changed:
                 self._retried += 1
-                self._changed.wait_for(self._is_overdue, self._pause_s(pause_s))
+                self._changed.wait_for(self._is_overdue, self._pause_s(failures))
                 if self._is_overdue():
                     self._give_up()
                     return
-            pause_s = min(pause_s * 2, _MAX_PAUSE_S)
 
     def _attempt(self, batch: list[bytes]) -> None:
         if self._pool is None:
@@ -449,9 +449,8 @@ class MetricsClient:
         if not self._quiet:
             _log.warning(event, buffer=self._key, **facts)
 
-    def _pause_s(self, pause_s: float) -> float:
-        # Jittered, so that a fleet of producers does not return in step.
-        pause_s *= random.uniform(0.5, 1.5)
+    def _pause_s(self, failures: int) -> float:
+        pause_s = _BACKOFF.pause_s(failures)
         return pause_s if self._deadline is None else max(0.0, min(pause_s, self._deadline - time.monotonic()))
 
     def _is_overdue(self) -> bool:

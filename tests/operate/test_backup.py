@@ -13,7 +13,7 @@ from pipeline.bench.drain import plain_items
 from pipeline.buffer.buffer import Buffer
 from pipeline.deliver.drainer import Drainer
 from pipeline.metric import Limits
-from pipeline.operate.audit import Report, audit
+from pipeline.operate.audit import AuditReport, audit
 from pipeline.store.client import Store
 from pipeline.store.migrate import migrate
 
@@ -21,7 +21,7 @@ SETTINGS = DrainerSettings(batch_rows=100, durable_seal=False)
 STORED, WAITING, LATER = 400, 100, 50
 
 
-def _audited(buffer: Buffer, store: Store) -> Report:
+def _audited(buffer: Buffer, store: Store) -> AuditReport:
     return audit(store, [buffer], full=True, now_ms=time.time_ns() // 1_000_000)
 
 
