@@ -151,6 +151,28 @@ GROUP BY job, test_suite, test_id, environment, browser
 ORDER BY statusWord(verdict) = 'failed' DESC, attempts DESC, duration_ms DESC
 LIMIT 500;
 
+-- run_twins
+-- Pairs of jobs of one run that hold the same executions, by tests that took 20 ms or more: the run was fed in two ways.
+WITH twin_candidates AS (
+    SELECT run_id, job, test_suite, test_id,
+        argMax(value, (statusWord(status) != 'retried', timestamp, attempt)) AS ms
+    FROM metrics
+    WHERE run_id GLOBAL IN (
+        SELECT run_id FROM runs
+        WHERE length(jobs) > 1 AND ({run:String} = '' OR run_id = {run:String})
+        ORDER BY started DESC LIMIT 50
+    ) AND lower(metric_type) = 'duration'
+    GROUP BY run_id, job, test_suite, test_id
+)
+SELECT a.run_id AS run_id, a.job AS job, b.job AS other, count() AS tests
+FROM twin_candidates AS a INNER JOIN twin_candidates AS b
+    ON a.run_id = b.run_id AND a.test_suite = b.test_suite AND a.test_id = b.test_id
+WHERE a.job < b.job AND greatest(a.ms, b.ms) >= 20
+GROUP BY run_id, job, other
+HAVING countIf(abs(a.ms - b.ms) <= 1) >= 0.8 * tests
+ORDER BY tests DESC
+LIMIT 20;
+
 -- vitals
 -- Each vital: how many page views were good, and its p75.
 SELECT vital, sum(samples) AS views, sum(good) AS good_views, sum(needs_improvement) AS improvable_views,

@@ -27,6 +27,7 @@ from pipeline.analyse.changes.models import SHORTEST_SEGMENT
 from pipeline.analyse.changes.points import LITTLE_AUTOCORRELATION, PENALTY, find_changes, p_value
 from pipeline.analyse.changes.search import search
 from pipeline.analyse.changes.series import pack, prepare
+from pipeline.bench import shapes
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -133,6 +134,8 @@ def run(seeds: int, say: Callable[[str], None], *, full: bool = False) -> dict[s
             title = name if detector is detect else f"{name}: {detector_name}"
             result[title] = figures(detector, noise, seeds, within=detector is detect)
             say(f"{title}: {result[title]}")
+    peers = {"fixed +-20 %": fixed_threshold, "Perfherder's t-test": welch_t}
+    result["shapes"] = shapes.measure(max(seeds // 4, 1), peers, say)
     if full:
         for name, noise in NOISES.items():
             result[f"watched: {name}"] = watched(noise, max(seeds // 10, 1))
@@ -188,13 +191,14 @@ def fleet(noise: Noise, rate: float = 0.01) -> dict[str, float]:
 
 
 def speed() -> float:
-    """Processor seconds for 10,000 series of 400 points, independent noise, a step in every twentieth."""
+    """Processor seconds for 10,000 series of 400 hours, cycles looked for, a step in every twentieth."""
     generator = np.random.default_rng(7)
+    times = 1_700_438_400 + 3600.0 * np.arange(SPEED_SHAPE[1])
     values = NOISES["independent"].series(generator, SPEED_SHAPE[0], np.full(SPEED_SHAPE[1], 100.0))
     values[::20, 250:] *= 1.15
-    find_changes(values[:100])
+    find_changes(values[:100], times)
     started = time.process_time()
-    find_changes(values)
+    find_changes(values, times)
     return round(time.process_time() - started, 3)
 
 

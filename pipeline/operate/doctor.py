@@ -17,6 +17,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import redis
 
+from pipeline.base import resources
 from pipeline.base.config import Settings
 from pipeline.base.errors import ConfigError, MigrationError, Outage, PipelineError, StoreRefused
 from pipeline.base.redis_link import RedisLink, outages
@@ -287,6 +288,7 @@ def clickhouse_findings(settings: Settings, store: Store) -> Iterator[Finding]:
         return
     yield Finding("schema", "ok", f"migration {store.rows('SELECT max(version) FROM schema_migrations')[0][0]}")
     yield _deduplication(settings, store)
+    yield _runs(store)
     yield _parts(store)
     if store.role == "writer":
         yield _insert_settings(store)
@@ -366,6 +368,21 @@ def _parts(store: Store) -> Finding:
             "raise drainer.batch_rows or drainer.flush_interval_s, or give ClickHouse a faster disk",
         )  # fmt: skip
     return Finding("parts", "ok", f"{parts:,} in the fullest partition")
+
+
+def _runs(store: Store) -> Finding:
+    """A run whose jobs hold the same executions was fed in two ways, and counts them twice."""
+    found = store.rows(resources.queries("sql/page.sql")["run_twins"].sql, {"run": ""})
+    if not found:
+        return Finding("runs", "ok", "none of the newest with several jobs was fed twice")
+    run_id, job, other, tests = found[0]
+    return Finding(
+        "runs",
+        "warn",
+        f"{len(found)} pairs of jobs hold the same executions, so their runs count them twice: {job} and {other} of "
+        f"{run_id} have {tests:,} in common",
+        "feed a run in one way: by the plugin or the reporter, or by 'pipeline push' of its reports",
+    )
 
 
 def _insert_settings(store: Store) -> Finding:

@@ -10,7 +10,7 @@ import pytest
 from rollup_fakes import MemoryBuffer
 from test_rollup import SETTINGS, T0
 
-from pipeline.base import config, failpoints
+from pipeline.base import config, failpoints, resources
 from pipeline.buffer.chunk import Chunk
 from pipeline.decode.columns import decode_chunk
 from pipeline.deliver.delivery import identified
@@ -18,6 +18,7 @@ from pipeline.deliver.ledger import DIGEST_SQL, digest
 from pipeline.jobs.rollup import RollupJob
 from pipeline.jobs.runs import RunsJob
 from pipeline.metric import Limits
+from pipeline.operate import doctor
 from pipeline.store.client import Store
 from pipeline.store.migrate import migrate, migrations
 
@@ -219,3 +220,21 @@ def test_a_store_of_the_version_before_is_upgraded(
         assert store.rows("SELECT test_id, run_id FROM metrics ORDER BY test_id") == [("t", "r-old"), ("u", "")]
         assert store.rows("SELECT verdict FROM executions WHERE run_id = 'r-old'") == [("passed",)]
         store.command(f"DROP DATABASE {store.database} SYNC")
+
+
+def test_a_run_that_was_fed_in_two_ways_is_found(store: Store, settings: config.Settings) -> None:
+    """The same executions in two jobs, to JUnit's millisecond, are told by doctor; shards and legs of a matrix not."""
+
+    def attempts(run: str, job: str, first: int, more_ms: float) -> list[bytes]:
+        return [
+            item(run_id=run, job=job, test_id=f"t{n}", value=100 + 7 * n + more_ms, attempt=1)
+            for n in range(first, first + 10)
+        ]
+
+    store_items(store, attempts("twice", "unit#a", 0, 0.3) + attempts("twice", "unit#report", 0, 0), "one")
+    store_items(store, attempts("shards", "1", 0, 0) + attempts("shards", "2", 10, 0), "two")
+    store_items(store, attempts("matrix", "linux", 0, 0) + attempts("matrix", "macos", 0, 4), "three")
+    RunsJob(store, GRACE_S).write({"twice", "shards", "matrix"}, (T0 + 60) * 1000)
+    (finding,) = [one for one in doctor.clickhouse_findings(settings, store) if one.check == "runs"]
+    assert (finding.level, "unit#a and unit#report of twice have 10" in finding.seen) == ("warn", True)
+    assert store.rows(resources.queries("sql/page.sql")["run_twins"].sql, {"run": "matrix"}) == []

@@ -50,9 +50,10 @@ def seed(store: Store, buffer: Buffer) -> None:
     )
     store.command(
         "INSERT INTO metrics (timestamp, metric_type, environment, browser, test_suite, test_id, status, value, "
-        f"run_id, attempt, segment, position) SELECT fromUnixTimestamp64Milli(toInt64({now_s}) * 1000 - number), "
+        "run_id, attempt, segment, position, ingested_at) "
+        f"SELECT fromUnixTimestamp64Milli(toInt64({now_s}) * 1000 - number), "
         "'duration', 'staging', 'chromium', 'checkout', 'checkout-001', if(number = 0, 'failed', 'passed'), "
-        "500 + number, 'run-7', 1, 's', number FROM numbers(5)"
+        "500 + number, 'run-7', 1, 's', number, now64(3) FROM numbers(5)"
     )
     store.command(
         "INSERT INTO runs (run_id, branch, commit, started, ended, executions, passed, failed, duration_ms, revision, "

@@ -27,6 +27,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 VIEWS = ("now", "tests", "runs", "vitals", "alerts", "platform", "letters", "ask")
 PATIENCE_MS = 60_000
 AXE = "axe-core@4.10.3"
+SCREENSHOTS = os.environ.get("PIPELINE_SCREENSHOTS")
+"""Where pictures are kept; read here, because every test runs without variables of ours."""
 
 
 @pytest.fixture(scope="session")
@@ -103,13 +105,12 @@ def violations(reader: Reader, axe: str) -> list[str]:
 
 def test_every_view_renders_and_can_be_used_by_everybody(browser: Any, world: World, axe: str, tmp_path: Path) -> None:
     """Each view with real data: no console error, no violation of accessibility rules, in light and dark."""
-    kept = os.environ.get("PIPELINE_SCREENSHOTS")
     for scheme in ("light", "dark"):
         reader = Reader(browser, world, color_scheme=scheme, viewport={"width": 1360, "height": 900})
         for view in VIEWS:
             reader.open(f"view={view}")
             assert violations(reader, axe) == [], (view, scheme)
-            reader.page.screenshot(path=Path(kept or tmp_path) / f"{view}-{scheme}.png", full_page=True)
+            reader.page.screenshot(path=Path(SCREENSHOTS or tmp_path) / f"{view}-{scheme}.png", full_page=True)
         assert reader.complaints == []
         reader.close()
 

@@ -299,7 +299,7 @@ class Journal:
 
         The list itself remembers: an entry that stands among the newest hundred is neither pushed nor
         published again, and pushing and publishing are one script. Where the platform writes the list itself, nothing
-        of ours remembers, and a message may be published twice after a crash.
+        of the pipeline remembers, and a message may be published twice after a crash.
         """
         published = 0
         while batch := self._head(self._keys.redis_outbox, _PUBLISH_AT_ONCE):

@@ -26,10 +26,11 @@ export function render(about) {
 
 function one(about, run) {
   return [h('p', {}, about.linked({ run: '' }, '← All runs'), ` · ${run}`), panel('What ran', 'failed and retried first', async () => {
-    const told = await about.figure('run_tests', { run });
-    return { source: told, content: told.list.length ? table(told.list, [
+    const [told, twins] = await Promise.all([about.figure('run_tests', { run }), about.figure('run_twins', { run })]);
+    const twice = twins.list.map((row) => h('p', {}, tag('fed twice', 'warn'), ` ${row.job} and ${row.other} hold the same ${number(row.tests)} executions`));
+    return { source: told, content: told.list.length ? [...twice, table(told.list, [
       ['Test', (row) => about.linked({ view: 'tests', suite: row.test_suite, test: row.test_id }, row.name || row.test_id), { wide: true }], ['Suite', (row) => row.test_suite], ['Browser', (row) => row.browser], ['Verdict', (row) => verdict(row.verdict)], ['Attempts', (row) => number(row.attempts), { numeric: true }], ['Duration', (row) => milliseconds(row.duration_ms), { numeric: true }], ['Error', (row) => row.error || '–', { wide: true }],
-    ], 'What ran', { tall: true }) : empty('Nothing of this run in this span', 'Choose a longer span.') };
+    ], 'What ran', { tall: true })] : empty('Nothing of this run in this span', 'Choose a longer span.') };
   })];
 }
 
