@@ -286,7 +286,10 @@ class BaselineSettings(Section):
     @model_validator(mode="after")
     def _reachable(self) -> BaselineSettings:
         if self.min_runs > self.max_runs:
-            raise ValueError(f"min_runs is {self.min_runs}, more than max_runs {self.max_runs}: no baseline is ever ok")
+            raise ValueError(
+                f"baselines.min_runs is {self.min_runs}, more than baselines.max_runs {self.max_runs}: "
+                "no baseline is ever ok"
+            )
         return self
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,16 @@ class BufferCommands:
         except redis.ResponseError as error:
             if "WRONGTYPE" not in str(error):
                 raise
-            for key in keys:
-                with outages():
-                    found = self.client.type(key).decode()
-                if found not in ("none", self.keys.kind(key)):
-                    raise KeyDamaged(key, f"a {found}", f"a {self.keys.kind(key)}") from error
-            raise
+            raise self._wrong_type(keys, error) from error
+
+    def _wrong_type(self, keys: Sequence[str], error: redis.ResponseError) -> RedisOutage:
+        """What to say of a command that found a key of another type than it needs."""
+        for key in keys:
+            with outages():
+                found = self.client.type(key).decode()
+            if found not in ("none", self.keys.kind(key)):
+                return KeyDamaged(key, f"a {found}", f"a {self.keys.kind(key)}")
+        return RedisOutage(f"a Redis key of {self.key} had another type for a moment: {error}")
 
     def _run(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
         try:
@@ -92,6 +96,10 @@ class BufferCommands:
                 return self._scripts[name](keys=keys, args=arguments)
         except RedisOutage as outage:
             raise damage_in(str(outage)) or outage from outage
+        except redis.ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            raise self._wrong_type(keys, error) from error
 
     def _touch(self, minutes: list[int]) -> None:
         keys = [self.keys.dirty, self.keys.ledger, self.keys.scratch]

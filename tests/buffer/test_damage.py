@@ -1,6 +1,7 @@
 """Another program writes to the buffer's keys: nothing else is lost, nothing is stored twice, the books say what is."""
 
 import contextlib
+import time
 from collections.abc import Callable
 
 import pytest
@@ -23,6 +24,7 @@ def damaged(url: str, damage: Callable[[Buffer, str], None]) -> tuple[Buffer, di
     segment = buffer.seal(10)
     assert segment is not None
     push(buffer.client, numbered(ROWS, start=ROWS))
+    time.sleep(0.002)  # segments of the same millisecond may be drained in any order
     assert buffer.seal(10) is not None
     chunks = [claimed(buffer) for _ in range(3)]
     buffer.release(chunks[0])
@@ -180,6 +182,19 @@ def test_a_key_of_the_wrong_type_is_moved_away_and_said(redis_url: str, key: str
     assert buffer.client.get(place) == b"precious"
     if key not in ("set_aside", "checkpoints"):
         assert buffer.set_aside_names() == [key]
+
+
+def test_two_keys_of_the_wrong_type_are_mended_at_once(redis_url: str) -> None:
+    """Also when the second is the one that takes the note about the first."""
+
+    def damage(buffer: Buffer, _name: str) -> None:
+        for key in (buffer.keys.dirty, buffer.keys.set_aside):
+            buffer.client.set(key, "precious")
+
+    buffer, taken, _ = damaged(redis_url, damage)
+    assert delivered(taken) == list(range(2 * ROWS))
+    balanced(buffer)
+    assert buffer.set_aside_names() == ["dirty"]
 
 
 @pytest.mark.parametrize("field", ["sealed", "stored", "dead_lettered", "spilled", "dropped", "lost", "set_aside"])

@@ -96,3 +96,10 @@ def check(url: str, store: Store, seed: int) -> None:
 def test_junk_under_the_keys_while_draining(url: str, store: Store, seed: int) -> None:
     """Nothing is doubled; what is not stored waits for a person, item by item, and is lost to nobody."""
     check(url, store, seed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(2, 100))
+def test_junk_under_the_keys_while_draining_again_and_again(url: str, store: Store, seed: int) -> None:
+    """The same with many other acts."""
+    check(url, store, seed)

@@ -30,12 +30,12 @@ local LOST_WITH = {
   [5] = 'records of acknowledged chunks are no longer known to the audit',
   [7] = 'marks of dead letters that were not in ClickHouse yet are gone',
 }
-for i, kind in ipairs({'zset', 'hash', 'hash', 'hash', 'list', 'hash', 'hash', 'hash'}) do
+-- First the key that takes the notes about the others.
+done[#done + 1] = move_junk(KEYS[8], 'hash')
+redis.call('PERSIST', KEYS[8])
+for i, kind in ipairs({'zset', 'hash', 'hash', 'hash', 'list', 'hash', 'hash'}) do
   local moved = move_junk(KEYS[i], kind)
-  if moved then
-    if i == 8 then done[#done + 1] = moved
-    else note(string.match(KEYS[i], '[^:]+$'), moved .. (LOST_WITH[i] and '; ' .. LOST_WITH[i] or '')) end
-  end
+  if moved then note(string.match(KEYS[i], '[^:]+$'), moved .. (LOST_WITH[i] and '; ' .. LOST_WITH[i] or '')) end
   redis.call('PERSIST', KEYS[i])
 end
 
