@@ -76,10 +76,10 @@ ORDER BY abs(effect_spreads) DESC
 LIMIT 25;
 
 -- flakiest
--- Tests that passed after a retry, or that both passed and failed.
+-- Tests that passed only after a retry. A test that failed throughout, or from some day on, is broken and not flaky.
 SELECT test_suite, test_id, any(test_name) AS name, browser, sum(total) AS executions, sum(failed) AS failures,
     sum(flaky) AS flaky_executions, sum(retried) AS retried_attempts,
-    (sum(flaky) + least(sum(failed), sum(passed))) / sum(total) AS flakiness
+    sum(flaky) / sum(total) AS flakiness
 FROM metrics_5min
 WHERE lower(metric_type) = 'duration' AND window_start >= toDateTime({from:UInt32}, 'UTC')
     AND window_start <= toDateTime({to:UInt32}, 'UTC')
@@ -87,7 +87,7 @@ WHERE lower(metric_type) = 'duration' AND window_start >= toDateTime({from:UInt3
     AND ({browser:String} = '' OR browser = {browser:String})
     AND ({suite:String} = '' OR test_suite = {suite:String})
 GROUP BY test_suite, test_id, browser
-HAVING flaky_executions > 0 OR (failures > 0 AND sum(passed) > 0)
+HAVING flaky_executions > 0
 ORDER BY flakiness DESC, executions DESC
 LIMIT 25;
 

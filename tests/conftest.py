@@ -5,6 +5,7 @@ Real parts, no doubles: ClickHouse's engine out of the ``chdb`` wheel, redis-ser
 """
 
 import itertools
+import logging
 import os
 import shutil
 import socket
@@ -69,6 +70,18 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     failpoints.reset()
     yield
     failpoints.reset()
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command that runs inside a test configures logging; the next test finds it as a fresh process does."""
+    loggers = [logging.getLogger(), logging.getLogger("pipeline"), logging.getLogger("apscheduler.scheduler")]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    logging.captureWarnings(False)
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -15,15 +15,9 @@ from pipeline.base.config import LogSettings
 
 
 @pytest.fixture
-def written(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
-    """What was written to stderr since the last look; logging is put back as it was."""
-    loggers = [logging.getLogger(), logging.getLogger("pipeline")]
-    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
-    yield lambda: capsys.readouterr().err
-    logging.captureWarnings(False)
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
+def written(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """What was written to stderr since the last look."""
+    return lambda: capsys.readouterr().err
 
 
 Lines = Callable[[], list[dict[str, Any]]]
@@ -74,14 +68,14 @@ def test_level_is_the_lowest_written(level: Any, expected: list[str], lines: Lin
 def test_libraries_go_the_same_way(lines: Lines) -> None:
     """apscheduler, redis and Python's warnings come as the same lines, from warning up."""
     log.configure(LogSettings(format="json"))
-    logging.getLogger("apscheduler.executors").info("Running job %s", "rollup")
-    logging.getLogger("apscheduler.executors").warning("job %s missed", "rollup")
+    logging.getLogger("apscheduler.scheduler").info("Running job %s", "rollup")
+    logging.getLogger("apscheduler.scheduler").warning("job %s missed", "rollup")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("careful", stacklevel=1)
     missed, careful = lines()
     assert (missed["logger"], missed["level"], missed["event"]) == (
-        "apscheduler.executors",
+        "apscheduler.scheduler",
         "warning",
         "job rollup missed",
     )

@@ -173,7 +173,7 @@ def test_a_process_opens_one_engine(make_settings: Callable[..., Settings], stor
 PEEK = "import sys, chdb; held = chdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
 
 
-def test_a_program_that_is_not_ours_may_hold_the_engine(tmp_path: Path) -> None:
+def test_another_program_may_hold_the_engine(tmp_path: Path) -> None:
     """Somebody's notebook does not know our lock; the engine's own refusal is told as such."""
     foreign = [sys.executable, "-c", PEEK, str(tmp_path / "clickhouse")]
     with subprocess.Popen(foreign, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -182,7 +182,7 @@ def test_a_program_that_is_not_ours_may_hold_the_engine(tmp_path: Path) -> None:
         opening = [sys.executable, "-c", WRITE, json.dumps({"data_dir": str(tmp_path)})]
         done = subprocess.run(opening, capture_output=True, text=True, check=False)
         other.kill()
-    assert "EngineBusy: the embedded ClickHouse is held by a program that is not ours" in done.stderr
+    assert "EngineBusy: the embedded ClickHouse is held by another program" in done.stderr
 
 
 def test_a_reader_in_the_owners_process_cannot_write(make_settings: Callable[..., Settings], store: Store) -> None:

@@ -37,9 +37,9 @@ export function render(about) {
         const told = await about.figure('regressed');
         return { source: told, content: told.list.length ? table(told.list, [['What', (row) => (row.test_id ? open(row) : row.page || row.test_suite || row.metric_type), { wide: true }], ['Metric', (row) => row.metric_type], ['Change', (row) => tag(`+${Math.abs(row.change_pct).toFixed(0)} %`, 'bad'), { numeric: true }], ['From → to', (row) => `${number(row.level_before)} → ${number(row.level_after)}`, { numeric: true }], ['Since', (row) => when(row.changed_at)]], 'Most regressed') : empty('No regression in this span', 'A change is reported once it stands out from the noise of its series.') };
       })),
-    panel('Flakiest tests', 'passed after a retry, or passed and failed', async () => {
+    panel('Flakiest tests', 'passed only after a retry', async () => {
       const told = await about.figure('flakiest');
-      return { source: told, content: told.list.length ? table(told.list, [['Test', open, { wide: true }], ['Suite', (row) => row.test_suite], ['Browser', (row) => row.browser], ['Flakiness', (row) => percent(row.flakiness), { numeric: true }], ['Failed', (row) => number(row.failures), { numeric: true }], ['Flaky', (row) => number(row.flaky_executions), { numeric: true }], ['Retried attempts', (row) => number(row.retried_attempts), { numeric: true }], ['Executions', (row) => number(row.executions), { numeric: true }]], 'Flakiest tests') : empty('No flaky test in this span', 'Every test either passed or failed throughout.') };
+      return { source: told, content: told.list.length ? table(told.list, [['Test', open, { wide: true }], ['Suite', (row) => row.test_suite], ['Browser', (row) => row.browser], ['Flakiness', (row) => percent(row.flakiness), { numeric: true }], ['Failed', (row) => number(row.failures), { numeric: true }], ['Flaky', (row) => number(row.flaky_executions), { numeric: true }], ['Retried attempts', (row) => number(row.retried_attempts), { numeric: true }], ['Executions', (row) => number(row.executions), { numeric: true }]], 'Flakiest tests') : empty('No flaky test in this span', 'No test passed only after a retry. Ask flakiest_tests also finds tests that go back and forth on one commit.') };
     }),
   ];
 }
