@@ -9,7 +9,7 @@ from pipeline.serve.bodies import BodyRefused, Budget, unpacked
 
 
 @pytest.mark.parametrize(
-    ("encoding", "packed"), [("gzip", gzip.compress(b"a" * 900)), ("deflate", zlib.compress(b"a" * 900))]
+    ("encoding", "packed"), [("gzip", gzip.compress(b"a" * 900, mtime=0)), ("deflate", zlib.compress(b"a" * 900))]
 )
 def test_a_body_is_unpacked_up_to_its_bound(encoding: str, packed: bytes) -> None:
     """A body of 900 bytes passes a bound of 900; one byte less, and it is refused with status 413."""
