@@ -68,14 +68,14 @@ def test_level_is_the_lowest_written(level: Any, expected: list[str], lines: Lin
 def test_libraries_go_the_same_way(lines: Lines) -> None:
     """apscheduler, redis and Python's warnings come as the same lines, from warning up."""
     log.configure(LogSettings(format="json"))
-    logging.getLogger("apscheduler.scheduler").info("Running job %s", "rollup")
-    logging.getLogger("apscheduler.scheduler").warning("job %s missed", "rollup")
+    logging.getLogger("apscheduler.executors").info("Running job %s", "rollup")
+    logging.getLogger("apscheduler.executors").warning("job %s missed", "rollup")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("careful", stacklevel=1)
     missed, careful = lines()
     assert (missed["logger"], missed["level"], missed["event"]) == (
-        "apscheduler.scheduler",
+        "apscheduler.executors",
         "warning",
         "job rollup missed",
     )
