@@ -60,9 +60,10 @@ _SHIFT_SPREADS = 1.5
 _SHIFT_SHARE = 0.01
 """A level that moved by a hundredth of itself or less has not moved for anybody's purposes."""
 
-# How far the newest runs must lie from the reference, in standard errors of autocorrelated runs. Tuned on simulated
-# histories without a change (20,000 a figure; independent noise and AR(1) with 0.6 and 0.8) to at most 0.005 false
-# shifts a look; the shorter the reference, the less is known of its autocorrelation.
+# How far the newest runs must lie from the reference, in standard errors of autocorrelated runs; the shorter the
+# reference, the less is known of its autocorrelation. Of 20,000 simulated histories of 50 runs without a change, 0.0000
+# (independent noise), 0.0014 and 0.0046 (AR(1) with 0.6 and 0.8) were called shifted, of 25 runs 0.0000, 0.0017 and
+# 0.0068; of 50 runs, the newest 20 three spreads higher, 0.89, 0.24 and 0.15.
 _SHIFT_T, _ENOUGH, _T_PER_RUN_LESS = 4.7, 25, 0.1
 _CAREFUL = 1.5
 """Standard errors that are added to the measured autocorrelation."""

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SERIES = (
-    "metric_type",
-    "environment",
-    "browser",
-    "test_suite",
-    "test_id",
-    "test_name",
-    "page",
-    "endpoint",
-    "node",
-)
+from pipeline.metric import DIMENSIONS
+
+SERIES = tuple(name for name in DIMENSIONS if name != "status")
 """What a series is keyed by; an absent dimension is the empty string."""
 
 WINDOW_DIMENSIONS = ("environment", "browser", "page")

@@ -49,15 +49,15 @@ def moment_ms(text: str, now_ms: int) -> int:
         return now_ms
     if text.isascii() and text.isdigit() and len(text) <= 11:
         return int(text) * 1000
-    with suppress(ValueError):
-        moment = now_ms - durations.parse_ms(text)
-        if moment < 0:
-            raise OverflowError(f"{text!r} goes back beyond the year 1970")
-        return moment
     try:
-        return from_iso(text)
-    except (ValueError, OverflowError):
+        moment = now_ms - durations.parse_ms(text)
+    except ValueError:
+        with suppress(ValueError, OverflowError):
+            return from_iso(text)
         raise ValueError(f"{text!r} is neither an ISO-8601 time nor a span back from now such as 6h") from None
+    if moment < 0:
+        raise ValueError(f"{text!r} goes back beyond the year 1970")
+    return moment
 
 
 class WallClock:

@@ -102,7 +102,7 @@ def _epoch_s(text: str, now_ms: int) -> str:
     try:
         moment_ms = clock.moment_ms(text, now_ms)
         return f"{moment_ms / 1000:.3f}" if "." in text else str(moment_ms // 1000)
-    except (ValueError, OverflowError) as wrong:
+    except ValueError as wrong:
         raise UsageError(str(wrong)) from None
 
 

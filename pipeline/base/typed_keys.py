@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from pipeline.base.errors import KeyDamaged
+from pipeline.base.errors import KeyDamaged, RedisOutage
 from pipeline.base.redis_link import outages
 
 
@@ -16,7 +16,8 @@ from pipeline.base.redis_link import outages
 def typed(client: Any, kinds: Mapping[str, str]) -> Iterator[None]:
     """Raise ``KeyDamaged`` (an outage) when one of the keys is of another type than said; other outages as they are.
 
-    ``kinds``: by key, its type in Redis's words.
+    ``kinds``: by key, its type in Redis's words. When all have their type again, it is an outage too: the same command
+    may succeed when it is tried again.
     """
     try:
         with outages():
@@ -29,4 +30,4 @@ def typed(client: Any, kinds: Mapping[str, str]) -> Iterator[None]:
                 found = client.type(key).decode()
             if found not in ("none", kind):
                 raise KeyDamaged(key, f"a {found}", f"a {kind}") from error
-        raise
+        raise RedisOutage(f"a Redis key had another type for a moment: {error}") from error

@@ -32,7 +32,7 @@ class Chunk:
     """Rows at its ends that were removed from the segment's list; they are counted as lost when it is done."""
     why_gone: str = ""
     lapses: int = 0
-    """How often whoever held it died, before anybody began to insert it."""
+    """How often a process that held it died before any insert of it began."""
 
     @property
     def rows(self) -> int:

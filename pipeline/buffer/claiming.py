@@ -53,12 +53,12 @@ class Claiming(Sealing):
     def renew(self, chunk: Chunk, *, before_insert: bool = False) -> None:
         """Prolong the lease; raises ``LeaseLost`` when another drainer has the chunk by now.
 
-        ``before_insert``: the chunk could be read, and is not blamed any more if whoever holds it dies.
+        ``before_insert``: the chunk could be read, and is no longer blamed when its holder dies.
         """
         self._set_lease(chunk, int(self.lease_s * 1000), begun=before_insert)
 
     def release(self, chunk: Chunk) -> None:
-        """Give a chunk back at once; what was stored of it is verified by whoever claims it next."""
+        """Give a chunk back at once; the next claim reads back what was stored of it."""
         self._set_lease(chunk, 0)
 
     def release_orphans(self) -> int:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import redis
-
-from pipeline.base.errors import RedisOutage
+from pipeline.base.errors import KeyDamaged, RedisOutage
 from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import outages
+from pipeline.base.typed_keys import typed
 from pipeline.buffer import scripts
 from pipeline.buffer.chunk import Chunk
-from pipeline.buffer.damage import KeyDamaged, damage_in
+from pipeline.buffer.damage import damage_in
 from pipeline.buffer.process_names import process_name
 from pipeline.buffer.redis_disk import RedisDisk
 
@@ -70,36 +69,18 @@ class BufferCommands:
         """Who holds it, and since which attempt: a chunk that went round and came back to us is another lease."""
         return f"{self.token}#{chunk.attempts}"
 
-    @contextlib.contextmanager
-    def _typed(self, *keys: str) -> Iterator[None]:
-        """Name the key when a command inside finds another type than it needs."""
-        try:
-            with outages():
-                yield
-        except redis.ResponseError as error:
-            if "WRONGTYPE" not in str(error):
-                raise
-            raise self._wrong_type(keys, error) from error
-
-    def _wrong_type(self, keys: Sequence[str], error: redis.ResponseError) -> RedisOutage:
-        """What to say of a command that found a key of another type than it needs."""
-        for key in keys:
-            with outages():
-                found = self.client.type(key).decode()
-            if found not in ("none", self.keys.kind(key)):
-                return KeyDamaged(key, f"a {found}", f"a {self.keys.kind(key)}")
-        return RedisOutage(f"a Redis key of {self.key} had another type for a moment: {error}")
+    def _typed(self, *keys: str) -> contextlib.AbstractContextManager[None]:
+        """Name the key when a command inside finds another type than it needs. Raises ``RedisOutage``."""
+        return typed(self.client, {key: self.keys.kind(key) for key in keys})
 
     def _run(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
         try:
-            with outages():
+            with self._typed(*keys):
                 return self._scripts[name](keys=keys, args=arguments)
+        except KeyDamaged:
+            raise
         except RedisOutage as outage:
             raise damage_in(str(outage)) or outage from outage
-        except redis.ResponseError as error:
-            if "WRONGTYPE" not in str(error):
-                raise
-            raise self._wrong_type(keys, error) from error
 
     def _touch(self, minutes: list[int]) -> None:
         keys = [self.keys.dirty, self.keys.ledger, self.keys.scratch]

@@ -36,7 +36,7 @@ class Reading(BufferCommands):
             from pipeline.decode.items import fetch  # a compiler; those who only push never come here
 
             items = fetch(self.client, self.keys.segment(chunk.segment), head, chunk.rows, self.page_rows)
-        # Whoever changed the list meanwhile may have changed what these indexes meant.
+        # If another program changed the list meanwhile, these indexes may mean other items.
         again = self._extent(chunk)
         self._demand(chunk, again)
         if len(items) != chunk.rows or again.head_index + again.last != found.head_index + found.last:

@@ -32,7 +32,7 @@ class Moment(click.ParamType[int]):
             return value
         try:
             return clock.moment_ms(value, time.time_ns() // 1_000_000)
-        except (ValueError, OverflowError) as wrong:
+        except ValueError as wrong:
             self.fail(str(wrong), param, ctx)
 
 

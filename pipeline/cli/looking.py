@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 import time
@@ -14,6 +13,7 @@ import click
 
 from pipeline.base import config
 from pipeline.base.errors import PipelineError, UsageError
+from pipeline.base.nearest import closest
 from pipeline.cli.group import JSON, command, opened_parts, pair, print_json, say, write_bytes
 
 if TYPE_CHECKING:
@@ -202,10 +202,8 @@ def query(
     if not sql:
         raise UsageError("a query is SQL or a name; 'pipeline query --list' shows the names")
     if re.fullmatch(r"\w+", sql) and sql not in named:
-        nearest = difflib.get_close_matches(sql, named, 1)
-        raise UsageError(
-            f"there is no named query {sql!r}{f'; did you mean {nearest[0]!r}?' if nearest else ''} (see --list)"
-        )
+        near = closest(sql, named)
+        raise UsageError(f"there is no named query {sql!r}{f'; did you mean {near!r}?' if near else ''} (see --list)")
     asked = named.get(sql) or resources.Query("", sql)
     given = dict(pair(parameter) for parameter in parameters)
     given |= {name: value for name, value in (("since", since), ("until", until)) if value is not None}

@@ -41,7 +41,7 @@ from pipeline.analyse.cycles import KINDS, Cycles, Mask, explain
 from pipeline.analyse.dimensions import SERIES
 from pipeline.base.errors import Stopped
 from pipeline.base.failpoints import hit
-from pipeline.jobs.cycles import Cycle, CycleBook, cycles_of
+from pipeline.jobs.cycles import SPEED_WINDOWS, Cycle, CycleBook, cycles_of
 
 if TYPE_CHECKING:
     from pipeline.base.config import Settings
@@ -77,16 +77,11 @@ _RECENT_WINDOWS = 1.5
 
 _DIMENSIONS = ", ".join(SERIES)
 
-_WINDOWS = """
-    is_final AND speed_samples > 0 AND (lower(metric_type) != 'duration' OR total > 0)
-    AND window_start >= toDateTime({from_s:UInt32}, 'UTC') AND window_start <= toDateTime({to_s:UInt32}, 'UTC')
-"""
-
 _SERIES = f"cityHash64({_DIMENSIONS})"
 
 _DUE = f"""
 SELECT DISTINCT {_SERIES} FROM metrics_5min
-WHERE {_WINDOWS} AND computed_at >= fromUnixTimestamp64Milli({{since_ms:Int64}}, 'UTC')
+WHERE {SPEED_WINDOWS} AND computed_at >= fromUnixTimestamp64Milli({{since_ms:Int64}}, 'UTC')
 """
 
 _COUNT = f"SELECT count() FROM ({_DUE})"
@@ -96,12 +91,12 @@ _COUNT = f"SELECT count() FROM ({_DUE})"
 _READ = f"""
 SELECT {_DIMENSIONS}, groupArray(toUnixTimestamp(window_start)) AS starts_s, groupArray(speed_p50) AS medians
 FROM metrics_5min
-WHERE {_WINDOWS}
+WHERE {SPEED_WINDOWS}
   AND {_SERIES} % {{shards:UInt32}} = {{shard:UInt32}}
   AND {_SERIES} GLOBAL IN ({_DUE})
   AND (window_start >= toDateTime({{recent_s:UInt32}}, 'UTC') OR {_SERIES} GLOBAL NOT IN (
       SELECT {_SERIES} FROM metrics_5min
-      WHERE {_WINDOWS} AND window_start >= toDateTime({{recent_s:UInt32}}, 'UTC')
+      WHERE {SPEED_WINDOWS} AND window_start >= toDateTime({{recent_s:UInt32}}, 'UTC')
       GROUP BY {_DIMENSIONS} HAVING count() >= {{max_points:UInt32}}
   ))
 GROUP BY {_DIMENSIONS}
@@ -271,6 +266,7 @@ class ChangesJob:
 
 _TIME = pa.timestamp("ms", "UTC")
 _FIGURES = ("level_before", "level_after", "change_pct", "effect_spreads", "p_value")
+_CHANCES = ("p_value", "confidence")
 _SLOPES = ("slope_pct_per_day", "slope_low", "slope_high")
 _SCHEMA = pa.schema(
     [("changed_at", _TIME), ("detected_at", _TIME)]
@@ -303,8 +299,8 @@ def _drift_row(names: Series, drifts: Drifts, index: int, days: float) -> dict[s
     slopes = (float(getattr(drifts, name)[index]) * a_day for name in ("slope_pct", "slope_low", "slope_high"))
     row |= dict(zip(_SLOPES, slopes, strict=True))
     row["direction"] = direction(row["metric_type"], row["level_before"], row["level_after"])
-    # What a line must reach is far beyond chance; no p-value is claimed for the tail.
-    return row | {"kind": "drift", "p_value": 0.0, "confidence": 1.0, "points_before": 0, "points_after": points}
+    # Thresholds decide about a drift, no test with a p-value.
+    return row | {"kind": "drift", **dict.fromkeys(_CHANCES, math.nan), "points_before": 0, "points_after": points}
 
 
 def _cycle_columns(cycles: Cycles, series: int, finding: str) -> dict[str, Any]:

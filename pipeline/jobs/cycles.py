@@ -34,12 +34,13 @@ _SERIES_AT_ONCE = 5_000
 
 _DIMENSIONS = ", ".join(SERIES)
 _SERIES = f"cityHash64({_DIMENSIONS})"
-_WINDOWS = """
+SPEED_WINDOWS = """
     is_final AND speed_samples > 0 AND (lower(metric_type) != 'duration' OR total > 0)
     AND window_start >= toDateTime({from_s:UInt32}, 'UTC') AND window_start <= toDateTime({to_s:UInt32}, 'UTC')
 """
+"""The windows that say something about a series' speed, as a condition on ``metrics_5min``."""
 
-_COUNT = f"SELECT uniqExact({_SERIES}) FROM metrics_5min WHERE {_WINDOWS}"
+_COUNT = f"SELECT uniqExact({_SERIES}) FROM metrics_5min WHERE {SPEED_WINDOWS}"
 
 _READ = f"""
 SELECT {_DIMENSIONS}, groupArray(begin_s) AS starts_s, groupArray(middle) AS medians
@@ -47,7 +48,7 @@ FROM (
     SELECT {_DIMENSIONS}, intDiv(toUnixTimestamp(window_start), {SLOT_S}) * {SLOT_S} AS begin_s,
            quantileExactInclusive(0.5)(speed_p50) AS middle
     FROM metrics_5min
-    WHERE {_WINDOWS} AND {_SERIES} % {{shards:UInt32}} = {{shard:UInt32}}
+    WHERE {SPEED_WINDOWS} AND {_SERIES} % {{shards:UInt32}} = {{shard:UInt32}}
     GROUP BY {_DIMENSIONS}, begin_s
 )
 GROUP BY {_DIMENSIONS}

@@ -209,7 +209,7 @@ def test_the_analyst_reads_within_limits(place: Place, played: Round) -> None:
                 "INSERT INTO pipeline.metrics (value) SELECT 1", "DROP TABLE pipeline.metrics",
             ):  # fmt: skip
                 assert refused(store, sql) in (ACCESS_DENIED, READONLY), sql
-            # What the doctor would say to somebody who started the service as the analyst.
+            # What the doctor says when the service was started as the analyst.
             found = {finding.check: finding for finding in doctor.clickhouse_rights_findings(store)}
     assert found["clickhouse rights"].level == "bad"
     assert re.search(r"lacks INSERT ON pipeline\.\w+", found["clickhouse rights"].seen)

@@ -28,7 +28,7 @@ VIEWS = ("now", "tests", "runs", "vitals", "alerts", "platform", "letters", "ask
 PATIENCE_MS = 60_000
 AXE = "axe-core@4.10.3"
 SCREENSHOTS = os.environ.get("PIPELINE_SCREENSHOTS")
-"""Where pictures are kept; read here, because every test runs without variables of ours."""
+"""Where pictures are kept; read here, because every test runs without the pipeline's variables."""
 
 
 @pytest.fixture(scope="session")
