@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.alerts.judge.facts import Facts, readings
 from pipeline.base import failpoints, log, resources
 from pipeline.base.errors import RedisDenied
 from pipeline.base.keys import BufferKeys
@@ -25,7 +26,7 @@ from pipeline.base.redis_link import outages
 from pipeline.collect import derive
 from pipeline.collect.catalogue import REMEMBERED, Catalogue, Derived, Entry, Match
 from pipeline.collect.channels import ChannelCounter
-from pipeline.collect.derive import Events, Gauges
+from pipeline.collect.derive import Events, Gauges, item
 from pipeline.collect.looks import KeyLook, look
 
 _log = log.get(__name__)
@@ -102,8 +103,10 @@ class Collector:
         known_executions: KnownExecutions | None = None,
         channels: ChannelCounter | None = None,
         stopping: threading.Event | None = None,
+        server: Callable[[], Facts] | None = None,
     ) -> None:
         self._database = database
+        self._server = server
         self._buffer = database("metrics")
         self._keys = keys
         self._catalogue = catalogue
@@ -147,6 +150,7 @@ class Collector:
             ]
             if time.monotonic() >= ends_s or self._stopping.is_set():
                 break
+        report.items += self._push_server(now_ms)
         if self.channels is not None:
             # Counted since the last run: a kill here loses counts of messages, which a channel forgets anyway.
             report.items += self._push_once(self.channels.take(now_ms))
@@ -167,6 +171,24 @@ class Collector:
         if self.channels is not None:
             self.channels.close()
 
+    def _push_server(self, now_ms: int) -> int:
+        """How the Redis server is, once a tick."""
+        tick = str(self._tick(now_ms)).encode()
+        with outages():
+            before = self._buffer.hget(self._keys.collected, "tick:server") or b""
+        if self._server is None or before == tick:
+            return 0
+        facts = self._server()
+        items = [
+            item(name, value, tuple((f"tags.{label}", text) for label, text in sorted(labels.items())), now_ms)
+            for name in sorted(facts)
+            for labels, value in readings(facts, name)
+        ]
+        return self._push_groups([("tick:server", before, tick, items)])
+
+    def _tick(self, now_ms: int) -> int:
+        return int(now_ms // (self._interval_s * 1000))
+
     def _push_once(self, items: Sequence[bytes]) -> int:
         pushed = 0
         for first in range(0, len(items), ITEMS_A_SCRIPT):
@@ -180,7 +202,7 @@ class Collector:
         self, number: int, names: Sequence[str], now_ms: int, deadline_s: float, report: CollectReport
     ) -> bool:
         client = self._database(names[0])
-        going = self._passes.setdefault(number, _Pass(tick=int(now_ms // (self._interval_s * 1000))))
+        going = self._passes.setdefault(number, _Pass(tick=self._tick(now_ms)))
         while True:
             with outages():
                 going.cursor, found = client.scan(going.cursor, count=SCAN_COUNT)

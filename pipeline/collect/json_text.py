@@ -14,7 +14,7 @@ _decode = msgspec.json.Decoder().decode
 def json_object(raw: bytes, wanted: Collection[str] | None = None) -> dict[str, str] | None:
     """The fields (those in ``wanted``) of a JSON object as text, nested ones as JSON text; None for anything else.
 
-    Bytes that are not UTF-8 become U+FFFD, halves of a surrogate pair a question mark. None for what is nested too deeply.
+    Bytes that are not UTF-8 become U+FFFD, halves of a surrogate pair a question mark; what is too deep is not read.
     """
     try:
         try:
