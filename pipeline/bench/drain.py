@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from pipeline.base import config
 from pipeline.base.redis_link import RedisLink
+from pipeline.bench import run_columns
 from pipeline.buffer.buffer import Buffer, open_buffers
 from pipeline.buffer.chunk import Chunk
 from pipeline.decode.columns import decode_chunk
@@ -83,7 +84,25 @@ def full_items(rows: int, seed: int) -> list[bytes]:
     return items
 
 
-MIXES: dict[str, Maker] = {"plain": plain_items, "full": full_items}
+def attempt_items(rows: int, seed: int) -> list[bytes]:
+    """Attempts as the pytest plugin and ``push`` send them: 500 tests in 40 runs of 4 jobs; 5 % were tried again."""
+    draws = _Draws(rows, seed)
+    attempts = ((b'"retried","error_type":"AssertionError"', 1), *[(b'"passed"', 1)] * 18, (b'"flaky"', 2))
+    return [
+        b'{"timestamp":%d,"metric_type":"duration","value":%d,"status":%s,"attempt":%d,"test_id":"tests/shop/test_%03d.py'
+        b'::test_pays","test_name":"test_pays","test_suite":"tests.shop.test_%03d","environment":"staging",'
+        b'"browser":"%s","run_id":"github-171042%04d-1","job":"e2e-%d","commit":"%040x","branch":"%s"}'
+        % (stamp, value, *attempts[drawn], test, test, browser, run, job, run * 0x9E3779B97F4A7C15, branch)
+        for stamp, value, drawn, test, browser, run, job, branch in zip(
+            draws.stamps_ms(), draws.values(), draws.numbers(len(attempts)), draws.numbers(500),
+            draws.words("chromium", "firefox", "webkit", "msedge"), draws.numbers(40), draws.numbers(4),
+            draws.words("main", "main", "feature/cart"),
+            strict=True,
+        )
+    ]  # fmt: skip
+
+
+MIXES: dict[str, Maker] = {"plain": plain_items, "full": full_items, "attempts": attempt_items}
 
 
 class _Draws:
@@ -94,10 +113,13 @@ class _Draws:
         self._random = np.random.default_rng(seed)
 
     def times(self) -> list[bytes]:
-        now_ms = time.time_ns() // 1_000_000
-        offsets = self._random.integers(0, SPREAD_MS, self._rows)
-        stamps = np.datetime_as_string((now_ms - offsets).astype("datetime64[ms]"), unit="ms")
+        stamps = np.datetime_as_string(np.array(self.stamps_ms()).astype("datetime64[ms]"), unit="ms")
         return [stamp.encode() + b"Z" for stamp in stamps.tolist()]
+
+    def stamps_ms(self) -> list[int]:
+        now_ms = time.time_ns() // 1_000_000
+        stamps: list[int] = (now_ms - self._random.integers(0, SPREAD_MS, self._rows)).tolist()
+        return stamps
 
     def values(self) -> list[int]:
         drawn: list[int] = self._random.lognormal(7.5, 0.5, self._rows).astype(np.int64).tolist()
@@ -162,10 +184,19 @@ def warm_up(bench: Bench) -> None:
 
 
 def run(settings: config.Settings, rows: int, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Drain ``rows`` metrics of each mix, ``rounds`` times in turn with the floor."""
+    """Drain ``rows`` metrics of each mix, ``rounds`` times in turn with the floor.
+
+    And what the columns of runs and attempts cost the two mixes that do not fill them.
+    """
     with private(settings) as bench:
         warm_up(bench)
-        return {mix: _run_mix(bench, mix, rows, rounds, say) for mix in MIXES}
+        told = {mix: _run_mix(bench, mix, rows, rounds, say) for mix in MIXES}
+        bench.clear()
+        for mix in ("plain", "full"):
+            told[f"run columns, {mix}"] = run_columns.measure(
+                bench.store, _prepared(bench, MIXES[mix](rows, 1)), rounds, say
+            )
+        return told
 
 
 def _run_mix(bench: Bench, mix: str, rows: int, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
