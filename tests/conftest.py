@@ -63,6 +63,10 @@ def effort(usual: _Count, thorough: _Count, long: _Count | None = None) -> _Coun
     return (usual, thorough, thorough if long is None else long)[_depth]
 
 
+REDIS_FIXTURES = ("redis_url", "redis_server")
+"""Where the buffer's own tests use these they always run on every Redis there is; others on the newest, and with
+``--thorough`` on every one."""
+
 SLOWEST_FILES = (
     *("test_model.py", "test_kill_places.py", "test_service.py", "test_neighbours.py", "test_kill.py"),
     *("test_browser.py", "test_drainer.py", "test_end_to_end.py", "test_playwright_reporter.py"),
@@ -70,10 +74,21 @@ SLOWEST_FILES = (
 )
 
 
+def _redis_of(item: pytest.Item) -> str:
+    """The version of Redis that the test runs on; empty when it does not come from a fixture."""
+    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    found = [str(parameters[name]).removeprefix("redis-") for name in REDIS_FIXTURES if name in parameters]
+    return found[0] if found else ""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The slowest files begin first: at the end no process works on one of them while the others have nothing left."""
     rank = {name: number for number, name in enumerate(SLOWEST_FILES)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+    newest = max(redis_executables(), default="")
+    for item in items:
+        if _redis_of(item) not in ("", newest) and "buffer" not in item.path.parts:
+            item.add_marker(pytest.mark.thorough)
     for depth, name in enumerate(("thorough", "long"), 1):
         for item in items:
             if _depth < depth and item.get_closest_marker(name):

@@ -296,6 +296,7 @@ def test_drain_until_empty_empties_every_buffer(deploy: Callable[..., Deployment
     assert [deployment.counted("stored", buffer) for buffer in BUFFERS] == [700, 700]
 
 
+@pytest.mark.thorough
 def test_rollup_beside_a_service_is_done_by_it(
     deploy: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
