@@ -143,7 +143,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the platform's retention is not read", "pipeline/jobs/retention.py",
-        "    return hours\n\n\ndef read_hours", "    return default_hours\n\n\ndef read_hours",
+        "return default_hours if hours is None else hours", "return default_hours",
         "tests/jobs/test_housekeeping.py",
     ),
     Mutation(
