@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from pipeline.alerts.judge.evidence import Account
-from pipeline.alerts.judge.state import Alert, Change, Observation, SeenSeries, State, judge, judge_all, restore, step
+from pipeline.alerts.judge.state import Alert, Change, Observation, State, judge, restore, step
+from pipeline.alerts.judge.verdicts import SeenSeries, judge_all
 from pipeline.alerts.rule_tests.series_notation import STALE, Gap, values
 from pipeline.alerts.rules.fields import parse_rule
 from pipeline.alerts.rules.lined_yaml import Mapping, read

@@ -10,7 +10,8 @@ import numpy as np
 from msgspec.structs import astuple
 
 from pipeline.alerts.judge.frames import LabelValues
-from pipeline.alerts.judge.state import Observation, SeenSeries
+from pipeline.alerts.judge.state import Observation
+from pipeline.alerts.judge.verdicts import SeenSeries
 from pipeline.alerts.judge.views import WindowView
 from pipeline.alerts.rules.rule import Rule
 from pipeline.analyse.cycles import slot

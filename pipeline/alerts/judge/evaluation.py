@@ -29,8 +29,8 @@ from pipeline.alerts.judge.state import (
     State,
     Verdict,
     follow,
-    judge_all,
 )
+from pipeline.alerts.judge.verdicts import judge_all
 from pipeline.alerts.judge.views import View
 from pipeline.alerts.rules.rule import Rule
 from pipeline.analyse.quantiles import IndexArray

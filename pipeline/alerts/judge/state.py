@@ -18,16 +18,12 @@ nothing is concluded, and evidence that does not exclude the threshold, which ke
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
-import numpy as np
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
 from pipeline.alerts.rules.rule import Rule
-from pipeline.analyse.quantiles import Float64Array, IndexArray
 
 RESOLVED_RETENTION_MS = 15 * 60_000
 """Prometheus's ``resolvedRetention``."""
@@ -69,17 +65,6 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     samples: int = 1
     low: float = math.nan
     high: float = math.nan
-
-
-@dataclass(frozen=True)
-class SeenSeries:
-    """Observations of some groups, all arrays (groups,). ``present`` says where there were any data."""
-
-    present: NDArray[np.bool_]
-    value: Float64Array
-    samples: IndexArray
-    low: Float64Array
-    high: Float64Array
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -145,21 +130,6 @@ def judge(alert: Alert | None, seen: Observation | None, rule: Rule) -> Verdict:
     if rule.when_unsure == "wait" and not (seen.low > rule.threshold or seen.high < rule.threshold):
         return UNSURE
     return BREACH if rule.beyond(seen.value, active=False) else HELD
-
-
-def judge_all(active: NDArray[np.bool_], seen: SeenSeries, rule: Rule) -> list[Verdict]:
-    """``judge`` for many alerts at once; ``active`` says which of them are pending or firing."""
-    bound = np.where(active, rule.clears_at, rule.threshold)
-    is_above = rule.direction == "above"
-    with np.errstate(invalid="ignore"):
-        met = seen.value > bound if is_above else seen.value < bound
-        beyond = seen.value > rule.threshold if is_above else seen.value < rule.threshold
-        sure = (seen.low > rule.threshold) | (seen.high < rule.threshold) | (rule.when_unsure != "wait")
-    found = np.select([~seen.present, seen.samples < rule.min_samples, ~met, ~sure, beyond], [0, 1, 2, 3, 4], default=5)
-    return [_VERDICTS[code] for code in found.tolist()]
-
-
-_VERDICTS = (NO_DATA, INSUFFICIENT, CLEAR, UNSURE, BREACH, HELD)
 
 
 def restore(alert: Alert, last_seen_ms: int, now_ms: int, rule: Rule) -> Alert | None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.alerts.judge.frames import LabelValues, Selection
 from pipeline.alerts.judge.merged_windows import Merged
-from pipeline.alerts.judge.state import SeenSeries
+from pipeline.alerts.judge.verdicts import SeenSeries
 from pipeline.alerts.rules.rule import Rule
 from pipeline.analyse.intervals import wilson
 from pipeline.analyse.quantiles import Float64Array, IndexArray
