@@ -180,12 +180,13 @@ LIMIT 20;
 -- vitals
 -- Each vital: how many page views were good, and its p75.
 SELECT vital, sum(w.samples) AS views, sum(w.good) AS good_views, sum(w.needs_improvement) AS improvable_views,
-    sum(w.poor) AS poor_views, histogramQuantile(sumMap(w.histogram), 0.75) AS p75, any(w.is_legacy) AS legacy
+    sum(w.poor) AS poor_views, histogramQuantile(sumMap(w.histogram), 0.75) AS p75, any(w.is_legacy) AS legacy,
+    max(vitalGoodOn(vital, w.form_factor)) AS good_up_to
 FROM vitals_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
 WHERE ({environment:String} = '' OR environment = {environment:String})
     AND ({browser:String} = '' OR browser = {browser:String})
 GROUP BY vital
-ORDER BY indexOf(['lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid'], vital);
+ORDER BY indexOf(['lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid', 'tbt', 'speed_index'], vital);
 
 -- vitals_by_page
 -- One vital by page and browser, the worst first.
@@ -199,15 +200,26 @@ GROUP BY page, browser
 ORDER BY p75 DESC
 LIMIT 50;
 
+-- lighthouse_performance
+-- Lighthouse's performance score of each page over the last day, the worst first.
+SELECT page, browser, form_factor, samples, performance_score, missing, fcp, speed_index, lcp, tbt, cls, weights_of
+FROM lighthouse_performance
+WHERE ({environment:String} = '' OR environment = {environment:String})
+    AND ({browser:String} = '' OR browser = {browser:String})
+    AND length(missing) < 5 AND has(missing, 'tbt') + has(missing, 'speed_index') < 2
+ORDER BY performance_score NULLS LAST, page, browser
+LIMIT 50;
+
 -- vitals_over_time
 -- The p75 of one vital over time, with distribution-free 95 % bounds (order statistics) from 13 page views on.
-SELECT at, views, histogramQuantile(merged, 0.75) AS p75,
+SELECT at, views, histogramQuantile(merged, 0.75) AS p75, good_up_to, poor_above,
     if(views < 13, NULL, histogramAtRank(mapSort(merged), greatest(0, floor(0.75 * views - 1.96 * sqrt(0.1875 * views)) - 1))) AS low,
     if(views < 13, NULL, histogramAtRank(mapSort(merged), least(views - 1, ceil(0.75 * views + 1.96 * sqrt(0.1875 * views))))) AS high
 FROM
 (
     SELECT toUInt32(intDiv(toUnixTimestamp(w.window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
-        toFloat64(sum(w.samples)) AS views, sumMap(w.histogram) AS merged
+        toFloat64(sum(w.samples)) AS views, sumMap(w.histogram) AS merged,
+        max(vitalGoodOn(vital, w.form_factor)) AS good_up_to, max(vitalPoorOn(vital, w.form_factor)) AS poor_above
     FROM vitals_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = {bucket:UInt32}) AS w
     WHERE vital = {vital:String}
         AND ({environment:String} = '' OR environment = {environment:String})
@@ -245,7 +257,7 @@ SELECT metric_type, node, endpoint, environment, sum(w.samples) AS metrics, argM
     histogramQuantile(sumMap(w.histogram), 0.5) AS p50, histogramQuantile(sumMap(w.histogram), 0.95) AS p95,
     max(w.newest_start) AS newest_window
 FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
-WHERE lower(metric_type) NOT IN ('duration', 'lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid')
+WHERE lower(metric_type) NOT IN ('duration', 'lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid', 'tbt', 'speed_index')
     AND ({environment:String} = '' OR environment = {environment:String})
 GROUP BY metric_type, node, endpoint, environment
 ORDER BY metric_type, p95 DESC

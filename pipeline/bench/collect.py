@@ -1,7 +1,8 @@
 """``pipeline bench collect``: collecting from many keys of the platform's shape.
 
 On a private Redis, seeded by Redis itself: the longest single command that collecting caused (by Redis's own slow
-log), keys a second, and how long a producer's LPUSH takes meanwhile, beside the same producer before.
+log), keys a second beside the floor (the same databases gone through by redis-py's SCAN alone, nothing read or
+counted), and how long a producer's LPUSH takes meanwhile, beside the same producer before.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.bench.impact import Producer
 from pipeline.collect.catalogue import catalogue
-from pipeline.collect.collector import DATABASES, SHARE, Collector
+from pipeline.collect.collector import DATABASES, SCAN_COUNT, SHARE, Collector
 
 _AT_ONCE = 10_000
 _SLOW_US = 1_000
 """What is shorter does not enter the slow log, so that the log costs nothing itself."""
+_OFTEN = 100
 _SHAPE: tuple[tuple[str, float, str], ...] = (
     ("sessions", 0.15, """'SET', 'session:test:' .. i,
         '{"userId":"u' .. i .. '","role":"admin","environment":"staging","browser":"chromium"}', 'EX', 3600"""),
@@ -42,7 +44,7 @@ _SHAPE: tuple[tuple[str, float, str], ...] = (
 
 def run(settings: config.Settings, keys: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Collect from ``keys`` keys once, without pauses between the shares of an interval."""
-    producers = Producer(), Producer()
+    producers = Producer(), Producer(), Producer()
     directory = Path(tempfile.mkdtemp(prefix="pipeline-bench-"))
     link = RedisLink.open(config.private(settings, directory))
     try:
@@ -52,9 +54,14 @@ def run(settings: config.Settings, keys: int, say: Callable[[str], None]) -> dic
         say(f"collecting from {seeded:,} keys beside a producer")
         link.database("metrics").config_set("slowlog-log-slower-than", _SLOW_US)
         link.database("metrics").slowlog_reset()
+        link.database("metrics").config_resetstat()
         told: dict[str, Any] = {}
         busy = _waits_while(link, producers[1], lambda: told.update(_collect(link, settings)))
-        slow = link.database("metrics").slowlog_get(1000)
+        slow = [one for one in link.database("metrics").slowlog_get(1000) if not one["command"].startswith(b"LPUSH")]
+        usual = link.database("metrics").info("commandstats")
+        say("the floor: SCAN alone, beside a producer")
+        floor: dict[str, Any] = {}
+        _waits_while(link, producers[2], lambda: floor.update(_scan_alone(link)))
     finally:
         for producer in producers:
             producer.stop()
@@ -64,12 +71,14 @@ def run(settings: config.Settings, keys: int, say: Callable[[str], None]) -> dic
     share = SHARE * settings.collect.interval_s
     return {
         **told,
+        **floor,
+        "ratio": round(floor["floor_keys_per_s"] / told["keys_per_s"], 1),
+        "mean_command_us": _means(usual),
         "longest_command_ms": round(longest_us / 1000, 2) if longest_us else f"below {_SLOW_US / 1000:g}",
         "slow_commands": len(slow),
         "push_p99_ms": busy,
         "push_p99_alone_ms": quiet,
-        # Databases share the time of a run equally; one that holds all the keys has an eighth of it.
-        "rounds_for_10_million_keys": round(10_000_000 / told["keys_per_s"] / (share / len(DATABASES))),
+        "rounds_for_10_million_keys": round(10_000_000 / told["keys_per_s"] / share),
         "most_cpu_share": SHARE,
     }
 
@@ -111,4 +120,21 @@ def _collect(link: RedisLink, settings: config.Settings) -> dict[str, Any]:
         "cpu_us_per_key": round((time.process_time() - cpu_s) / report.keys * 1e6, 2),
         "items": report.items,
         "trouble": report.trouble,
+    }
+
+
+def _scan_alone(link: RedisLink) -> dict[str, Any]:
+    began, keys = time.perf_counter(), 0
+    for name in DATABASES:
+        keys += sum(1 for _ in link.database(name).scan_iter(count=SCAN_COUNT))
+    return {"floor_keys_per_s": round(keys / (time.perf_counter() - began))}
+
+
+def _means(stats: Mapping[str, Any]) -> dict[str, float]:
+    """Mean microseconds of each command that collecting sent often, by Redis's own clock."""
+    counted = {name.removeprefix("cmdstat_").partition("|")[0]: one for name, one in stats.items()}
+    return {
+        name: one["usec_per_call"]
+        for name, one in sorted(counted.items())
+        if one["calls"] >= _OFTEN and name not in ("lpush", "ping", "select")
     }

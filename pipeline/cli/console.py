@@ -93,6 +93,8 @@ def status_table(status: Status, rates: dict[str, float] | None = None) -> Table
     table.add_row("redis memory", "unknown" if memory is None else f"{memory / 1048576:,.1f} MiB", "")
     age = "" if status.newest_row_age_s is None else f"newest {status.newest_row_age_s} s ago"
     table.add_row("rows in ClickHouse", _known(status.rows), age)
+    kept = "" if status.kept_h is None else f"kept for {status.kept_h:,} h"
+    table.add_row("items accepted", "unknown" if status.retention_h is None else f"{status.retention_h:,} h back", kept)
     table.add_row("open dead letters", _known(status.dead_letters_open), "")
     table.add_row("alerts firing", Text(_known(status.firing), style="red" if status.firing else ""), "")
     if status.collect:

@@ -14,6 +14,7 @@ from pipeline.base.redis_link import RedisLink
 from pipeline.collect.catalogue import catalogue
 from pipeline.collect.channels import ChannelCounter
 from pipeline.collect.collector import Collector, KnownExecutions
+from pipeline.collect.redis_health import RedisHealth
 
 if TYPE_CHECKING:
     from pipeline.store.client import Store
@@ -47,6 +48,7 @@ def build_collector(settings: Settings, link: RedisLink, store: Store, stopping:
         known_executions(store) if settings.collect.executions == "missing" else None,
         ChannelCounter(lambda: link.database("notifications"), channels, stopping),
         stopping,
+        RedisHealth(link.database("metrics")).look,
     )
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,6 +23,8 @@ Kind = Literal[
     "events", "once", "series", "flags", "oldest", "stuck", "held", "holders", "orphans", "overdue", "within",
     "suffixes", "executions", "messages",
 ]  # fmt: skip
+
+REMEMBERED: frozenset[Kind] = frozenset({"values", "events", "once", "series", "changed_fields", "flags", "executions"})
 
 METRIC_FIELDS = frozenset(
     {"environment", "browser", "test_suite", "test_id", "test_name", "page", "endpoint", "node", "error_type"}
@@ -93,6 +94,21 @@ class Derived(_Strict):
         return self
 
     @cached_property
+    def sources(self) -> tuple[tuple[str, Literal["member", "part", "constant", "field"], str], ...]:
+        """``by`` sorted by target, each with where its text comes from and its name there (or the constant)."""
+        found: list[tuple[str, Literal["member", "part", "constant", "field"], str]] = []
+        for target, source in sorted(self.by.items()):
+            if source == "{member}":
+                found.append((target, "member", ""))
+            elif source.startswith("{"):
+                found.append((target, "part", source[1:-1]))
+            elif source.startswith("="):
+                found.append((target, "constant", source[1:]))
+            else:
+                found.append((target, "field", source))
+        return tuple(found)
+
+    @cached_property
     def read_fields(self) -> tuple[str, ...]:
         """The fields of the value that this reads."""
         named = [source for source in self.by.values() if not source.startswith(("{", "="))]
@@ -101,6 +117,8 @@ class Derived(_Strict):
             if part is not None:
                 named += [part.of, part.minus if isinstance(part, Difference) else part.in_]
         named += [part.field for part in (self.good, self.age) if part is not None]
+        if self.kind == "within":
+            named += ["start", "end"]
         return tuple(dict.fromkeys(name for name in named if name))
 
 
@@ -126,9 +144,25 @@ class Entry(_Strict):
         return frozenset(derived.kind for derived in self.metrics)
 
     @cached_property
+    def remembered(self) -> tuple[Derived, ...]:
+        """What is told once, and therefore has a state that says what was told."""
+        return tuple(derived for derived in self.metrics if derived.kind in REMEMBERED)
+
+    @cached_property
     def read_fields(self) -> tuple[str, ...]:
         """The fields of the value that are read."""
         return tuple(dict.fromkeys(name for derived in self.metrics for name in derived.read_fields))
+
+    @cached_property
+    def start(self) -> str:
+        """The fixed text before the first placeholder."""
+        return self.pattern.partition("{")[0]
+
+    @cached_property
+    def sole_placeholder(self) -> str:
+        """The name of the only placeholder, where nothing follows it; else empty."""
+        found = re.fullmatch(r"[^{]*\{(\w+)\}", self.pattern)
+        return found[1] if found else ""
 
     @cached_property
     def fixed(self) -> int:
@@ -164,8 +198,7 @@ class Entry(_Strict):
         return self.ttl_s is not None or self.ttl_required
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """A key and the entry it belongs to; ``parts`` are the texts of the pattern's placeholders."""
 
     entry: Entry
@@ -181,28 +214,19 @@ class Catalogue:
         doubled = {entry.name for entry in self.entries if sum(other.name == entry.name for other in self.entries) > 1}
         if doubled:
             raise ConfigError(f"setting 'collect.keys' repeats the name {sorted(doubled)[0]!r}; choose another")
-        # By database and the first part of the key, so that a foreign key costs one look-up.
-        self._by_head: dict[tuple[str, str], list[Entry]] = {}
-        self._anywhere: dict[str, list[Entry]] = {}
-        for entry in sorted(self.entries, key=lambda one: -one.fixed):
-            if entry.type == "channel":
-                continue
-            head = entry.pattern.split(":", 1)[0]
-            if "{" in head:
-                self._anywhere.setdefault(entry.database, []).append(entry)
-            else:
-                self._by_head.setdefault((entry.database, head), []).append(entry)
+        self._patterns: dict[tuple[str, ...], _Patterns] = {}
 
     def match(self, database: str, key: str) -> Match | None:
         """The entry that ``key`` belongs to; None for a key that the schema does not know."""
-        candidates = self._by_head.get((database, key.split(":", 1)[0]), [])
-        for entry in (*candidates, *self._anywhere.get(database, ())):
-            if found := entry.regex.fullmatch(key):
-                parts = found.groupdict()
-                return Match(
-                    entry, key, parts if key.isascii() else {name: _text(part) for name, part in parts.items()}
-                )
-        return None
+        matches = self.matches([database], [key.encode("utf-8", "surrogateescape")])
+        return matches[0] if matches else None
+
+    def matches(self, databases: Sequence[str], keys: Iterable[bytes]) -> list[Match]:
+        """Those of ``keys`` that belong to an entry of one of ``databases``, with it; the first database wins."""
+        names = tuple(databases)
+        if names not in self._patterns:
+            self._patterns[names] = _Patterns(self.entries, names)
+        return self._patterns[names].matches(keys)
 
     def find(self, text: str) -> list[Entry]:
         """Entries by name, by pattern, or by a key that belongs to them."""
@@ -212,6 +236,46 @@ class Catalogue:
     def channels(self) -> list[Entry]:
         """The entries that are channels."""
         return [entry for entry in self.entries if entry.type == "channel"]
+
+
+class _Patterns:
+    """The entries of databases by the first part of their keys, so that a foreign key costs one look-up."""
+
+    def __init__(self, entries: Iterable[Entry], databases: Sequence[str]) -> None:
+        self._by_head: dict[bytes, list[Entry]] = {}
+        self._anywhere: list[Entry] = []
+        here = [entry for entry in entries if entry.database in databases and entry.type != "channel"]
+        for entry in sorted(here, key=lambda one: (databases.index(one.database), -one.fixed)):
+            head = entry.pattern.partition(":")[0]
+            if "{" in head:
+                self._anywhere.append(entry)
+            else:
+                self._by_head.setdefault(head.encode(), []).append(entry)
+
+    def matches(self, keys: Iterable[bytes]) -> list[Match]:
+        found = []
+        by_head, anywhere = self._by_head, self._anywhere
+        for raw in keys:
+            entries = by_head.get(raw.partition(b":")[0], anywhere)
+            if not entries:
+                continue
+            key = raw.decode("utf-8", "surrogateescape")
+            for entry in entries if entries is anywhere else (*entries, *anywhere):
+                if key.startswith(entry.start) and (match := _fit(entry, key)) is not None:
+                    found.append(match)
+                    break
+        return found
+
+
+def _fit(entry: Entry, key: str) -> Match | None:
+    """``key``, which begins like ``entry``, as one of its keys. Most patterns end in their only placeholder, and need
+    no regular expression."""
+    if name := entry.sole_placeholder:
+        rest = key[len(entry.start) :]
+        return Match(entry, key, {name: rest if key.isascii() else _text(rest)}) if rest else None
+    if not (found := entry.regex.fullmatch(key)):
+        return None
+    return Match(entry, key, {name: _text(part) for name, part in found.groupdict().items()})
 
 
 def _text(part: str) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.collect.catalogue import METRIC_FIELDS, Derived
-from pipeline.collect.looks import KeyLook, plain_text
+from pipeline.collect.catalogue import METRIC_FIELDS, Derived, Match
+from pipeline.collect.json_text import json_object
+from pipeline.collect.looks import KeyLook
 from pipeline.collect.sliding import fingerprints, new_elements, pack, unpack
 from pipeline.metric import parse_time_ms
 
@@ -90,10 +91,13 @@ class Gauges:
         ]
 
 
-def gauge(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
-    """Add what one key says to the gauges of its pass; what is wrong with it in words, or nothing."""
+def gauge(looks: Sequence[KeyLook], derived: Derived, gauges: Gauges, now_ms: int) -> None:
+    """Add what keys of one entry say to the gauges of their pass; what is wrong with one goes to its ``trouble``."""
     handler = _GAUGES.get(derived.kind)
-    return handler(look, derived, gauges, now_ms) if handler else ""
+    if handler is not None:
+        for look in looks:
+            if (wrong := handler(look, derived, gauges, now_ms)) and not look.trouble:
+                look.trouble = wrong
 
 
 def events(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
@@ -102,10 +106,10 @@ def events(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[
     return handler(look, derived, state, now_ms) if handler else (None, "")
 
 
-def state_name(look: KeyLook, derived: Derived) -> str:
+def state_name(match: Match, derived: Derived) -> str:
     """Under what name the state of a key is kept."""
-    digest = hashlib.blake2b(look.match.key.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
-    return f"{look.entry.name}:{derived.kind}:{digest}"
+    digest = hashlib.blake2b(match.key.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    return f"{match.entry.name}:{derived.kind}:{digest}"
 
 
 # Labels and numbers
@@ -115,24 +119,22 @@ def labels_of(look: KeyLook, derived: Derived, fields: Mapping[str, str] | None 
     """Where a metric belongs; secret entries give only what the catalogue names."""
     fields = look.fields if fields is None else fields
     found = []
-    for target, source in derived.by.items():
-        if source == "{member}":
-            text = member
-        elif source.startswith("{"):
-            text = look.match.parts.get(source[1:-1], "")
-        elif source.startswith("="):
-            text = source[1:]
+    for target, origin, name in derived.sources:
+        if origin == "field":
+            text = fields.get(name, "")
+        elif origin == "part":
+            text = look.match.parts.get(name, "")
         else:
-            text = fields.get(source, "")
+            text = member if origin == "member" else name
         if text:
             found.append((target, text[:MAX_LABEL_CHARS]))
-    return tuple(sorted(found))
+    return tuple(found)
 
 
 def number(text: str | None) -> float | None:
     """A finite number, or None."""
     try:
-        value = float(text) if text is not None else math.nan
+        value = float(text) if text is not None and "_" not in text else math.nan
     except ValueError:
         return None
     return value if math.isfinite(value) else None
@@ -220,7 +222,7 @@ def _fields(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str
 def _members(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     trouble = ""
     for name, value in zip(look.elements[::2], look.elements[1::2], strict=True):
-        fields = _json_object(value)
+        fields = json_object(value)
         if fields is None:
             trouble = "a member is not a JSON object"
             continue
@@ -237,7 +239,7 @@ def _oldest(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str
     held = [element for element, _ in look.scored] or look.elements
     ages = []
     for element in held:
-        fields = _json_object(element) or {}
+        fields = json_object(element) or {}
         for name in ("queuedAt", "enqueuedAt", "createdAt", "timestamp"):
             if (age_s := _age_s(fields.get(name), now_ms)) is not None:
                 ages.append(age_s)
@@ -334,7 +336,7 @@ def _values(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple
     after = pack(now)
     if after == state:
         return None, trouble
-    return Events(state_name(look, derived), state, after, tuple(made)), trouble
+    return Events(state_name(look.match, derived), state, after, tuple(made)), trouble
 
 
 def _value(look: KeyLook, derived: Derived, element: bytes, now_ms: int) -> bytes | None:
@@ -343,7 +345,7 @@ def _value(look: KeyLook, derived: Derived, element: bytes, now_ms: int) -> byte
 
 
 def _event(look: KeyLook, derived: Derived, element: bytes, now_ms: int) -> bytes | None:
-    fields = _json_object(element)
+    fields = json_object(element)
     if fields is None:
         return None
     at_ms = parse_time_ms(fields.get("timestamp", "")) or now_ms
@@ -372,7 +374,7 @@ def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple
     if newest == cursor and at_newest == set(known):
         return None, trouble
     after = json.dumps([newest, sorted(at_newest)]).encode()
-    return Events(state_name(look, derived), state, after, tuple(made)), trouble
+    return Events(state_name(look.match, derived), state, after, tuple(made)), trouble
 
 
 def _series_state(state: bytes) -> tuple[float, list[str]]:
@@ -395,14 +397,14 @@ def _changed_fields(look: KeyLook, derived: Derived, state: bytes, now_ms: int) 
     if not found or after == state:
         return None, trouble
     made = tuple(item(metric_type, value, labels, now_ms) for metric_type, value in sorted(found.items()))
-    return Events(state_name(look, derived), state, after, made), trouble
+    return Events(state_name(look.match, derived), state, after, made), trouble
 
 
 def _once(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
     if state:
         return None, ""
     made = item(derived.metric_type, 1.0, labels_of(look, derived), now_ms)
-    return Events(state_name(look, derived), state, b"1", (made,)), ""
+    return Events(state_name(look.match, derived), state, b"1", (made,)), ""
 
 
 def _flags(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
@@ -417,7 +419,7 @@ def _flags(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[
         if before.get(name) != now.get(name):
             labels = (*labels_of(look, derived), ("tags.flag", name), ("tags.to", now.get(name, "removed")))
             made.append(item(derived.metric_type, 1.0, tuple(sorted(labels)), now_ms))
-    return Events(state_name(look, derived), state, json.dumps(now).encode(), tuple(made)), ""
+    return Events(state_name(look.match, derived), state, json.dumps(now).encode(), tuple(made)), ""
 
 
 _EVENTS: dict[str, Callable[[KeyLook, Derived, bytes, int], tuple[Events | None, str]]] = {
@@ -428,7 +430,6 @@ _EVENTS: dict[str, Callable[[KeyLook, Derived, bytes, int], tuple[Events | None,
     "once": _once,
     "flags": _flags,
 }
-EVENT_KINDS = frozenset(_EVENTS)
 
 
 RESULT_FIELDS = ("status", "duration", "startTime", "browser", "environment", "test_name", "test_id")
@@ -468,14 +469,6 @@ def result(execution_id: str, state: str, values: list[bytes | None]) -> Result 
     return Result(execution_id, state, at_ms, duration_ms, fields)
 
 
-def _json_object(text: bytes) -> dict[str, str] | None:
-    try:
-        loaded = json.loads(text)
-    except ValueError:
-        return None
-    return {name: plain_text(value) for name, value in loaded.items()} if isinstance(loaded, dict) else None
-
-
 def _recent(at_ms: int, now_ms: int) -> int:
     """The time of an event; the time of the look where its own is in the future or would be too old to store."""
     return at_ms if now_ms - MAX_EVENT_AGE_MS <= at_ms <= now_ms else now_ms
@@ -489,7 +482,7 @@ def by_message(fields: Mapping[str, str], derived: Derived) -> Labels:
 
 def message_fields(data: bytes) -> dict[str, str]:
     """The fields of a message; none if it is not a JSON object."""
-    return _json_object(data) or {}
+    return json_object(data) or {}
 
 
 def batches(found: list[Events], most: int) -> Iterator[list[Events]]:

@@ -1,56 +1,68 @@
-"""Reads keys of the platform: lengths before values, in pipelines, never more than is asked for.
+"""Reads keys of the platform in pipelines, a bounded part of each and never more than is asked for.
 
 A key may vanish between two commands, hold another type than documented, or a value of half a gigabyte. None of this
 stops the others: what cannot be read says why in ``KeyLook.trouble``. Raises ``RedisOutage`` when Redis is away.
+
+Most keys cost one or two commands. Of a string its first bytes are asked for, by GETRANGE, which cannot return more,
+however long the value is by then. Fields of a hash are asked for at once when Redis keeps the hash as a listpack, in
+which no field is long; otherwise the lengths of its fields come first. Collections are measured before they are read.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
-from hiredis import pack_command
 
 from pipeline.base.errors import RedisDenied
 from pipeline.base.redis_link import classify
+from pipeline.base.redis_replies import exchange
 from pipeline.collect.catalogue import Derived, Entry, Match
+from pipeline.collect.json_text import json_object
 
 MAX_VALUE_BYTES = 65_536
 """A longer string or JSON value is not read."""
+START_BYTES = 4_096
+"""What is read of a string before its length is asked for; few are longer."""
 MAX_FIELD_BYTES = 4_096
 """A longer field of a hash is not read."""
-MAX_COLLECTION_BYTES = 8 << 20
-"""A list, set, sorted set or hash that takes more memory is not read."""
 MAX_ELEMENTS = 1_000
 """Elements of one collection that are read at most; 1,000 of 100 bytes take Redis 0.1 ms."""
+MAX_READ_BYTES = 4 << 20
+"""Elements of a collection that take more memory together are not read: to copy so much takes Redis a millisecond."""
 
-_WHOLE = frozenset({"values", "events", "oldest", "members", "suffixes", "flags"})
+_WHOLE = frozenset({"values", "events", "oldest", "members", "suffixes", "flags", "series"})
 """Kinds that read the elements of a collection."""
 _TTL = frozenset({"held", "stuck"})
+_SIZES = frozenset({"size", "members_total"})
 _LENGTH = {"list": "LLEN", "set": "SCARD", "zset": "ZCARD", "hash": "HLEN", "string": "STRLEN", "json": "STRLEN"}
+_COMPACT = frozenset({b"listpack", b"ziplist"})
+"""How Redis 7 and 6.2 keep a hash whose fields are all at most hash-max-listpack-value (64) bytes long."""
 
 
-@dataclass
+@dataclass(slots=True)
 class KeyLook:
     """What was read of one key."""
 
     match: Match
     length: int = 0
-    """Bytes of a string, elements of anything else."""
+    """Elements of a collection; asked only where it is needed."""
     ttl_ms: int = -1
     """-1: the key does not expire."""
     fields: dict[str, str] = field(default_factory=dict)
     """Fields of a hash, or of a JSON object (nested ones by their JSON text)."""
     text: str | None = None
-    elements: list[bytes] = field(default_factory=list)
+    elements: Sequence[bytes] = ()
     """List elements from the head, or members of a hash as alternating names and values."""
-    scored: list[tuple[bytes, float]] = field(default_factory=list)
+    scored: Sequence[tuple[bytes, float]] = ()
     overdue: int = 0
     trouble: str = ""
     gone: bool = False
+    more: bool = False
+    """The first round was not enough: a string longer than its start, or a hash whose fields are to be measured."""
+    long_fields: frozenset[str] = frozenset()
 
     @property
     def entry(self) -> Entry:
@@ -58,124 +70,210 @@ class KeyLook:
         return self.match.entry
 
 
-def look(client: redis.Redis, matches: Sequence[Match], now_s: float, cursors: Mapping[str, float]) -> list[KeyLook]:
-    """Read what the entries of these keys need; ``cursors`` are the scores from which sorted sets of times are read."""
-    looks = [KeyLook(match) for match in matches]
-    _lengths(client, looks)
-    _values(client, [one for one in looks if not one.gone and not one.trouble], now_s, cursors)
-    return looks
+def look(
+    client: redis.Redis, matches: Sequence[Match], now_s: float, cursors: Mapping[str, float]
+) -> list[list[KeyLook]]:
+    """Read what the entries of these keys need, a list for each entry.
+
+    ``cursors`` are the scores from which sorted sets of times are read.
+    """
+    by_entry: dict[str, list[KeyLook]] = {}
+    for match in matches:
+        by_entry.setdefault(match.entry.name, []).append(KeyLook(match))
+    groups = list(by_entry.values())
+    _run(client, [ask for group in groups for ask in _first(group[0].entry, group)])
+    going = [still for group in groups if (still := [one for one in group if not one.gone and not one.trouble])]
+    _run(client, [ask for group in going for ask in _second(group[0].entry, group, now_s, cursors)])
+    _run(client, [_third(one) for group in going for one in group if one.more and not one.gone and not one.trouble])
+    return groups
 
 
-# Lengths
+class _Ask(NamedTuple):
+    """One command for each of several keys: the words before the key and after it, and who takes the replies."""
+
+    looks: Sequence[KeyLook]
+    before: tuple[str, ...]
+    after: tuple[str | int, ...]
+    take: Callable[[KeyLook, Any], None]
+    optional: bool = False
+    """Whether an error, such as a missing right, leaves the key as it is."""
+
+    def packed(self) -> bytes:
+        """The commands in Redis's protocol; a key that is not UTF-8 goes out as it came."""
+        words = len(self.before) + 1 + len(self.after)
+        head = b"*%d\r\n%b$" % (words, b"".join(_word(word) for word in self.before))
+        tail = b"\r\n%b" % b"".join(_word(word) for word in self.after)
+        keys = [one.match.key.encode("utf-8", "surrogateescape") for one in self.looks]
+        return b"".join([b"%b%d\r\n%b%b" % (head, len(key), key, tail) for key in keys])
 
 
-def _lengths(client: redis.Redis, looks: Sequence[KeyLook]) -> None:
-    commands: list[tuple[KeyLook, str, tuple[Any, ...]]] = []
-    for one in looks:
-        key, entry = one.match.key, one.match.entry
-        commands.append((one, "length", (_LENGTH[entry.type], key)))
-        if entry.kinds & _TTL:
-            commands.append((one, "ttl", ("PTTL", key)))
-        if entry.type not in ("string", "json") and entry.kinds & _WHOLE:
-            commands.append((one, "bytes", ("MEMORY", "USAGE", key, "SAMPLES", "5")))
-        if entry.type == "hash":
-            commands.extend((one, name, ("HSTRLEN", key, name)) for name in entry.read_fields)
-    for (one, what, args), reply in zip(commands, _run(client, [args for _, _, args in commands]), strict=True):
-        if isinstance(reply, redis.RedisError):
-            _blame(one, reply)
-        elif args[0] == "HSTRLEN":
-            if reply > MAX_FIELD_BYTES:
-                one.fields[what] = ""  # known to be there, and too long to read
-        elif what == "length":
-            one.length = int(reply)
-            one.gone = not one.length
-            if one.entry.type in ("string", "json") and one.length > MAX_VALUE_BYTES:
-                one.trouble = f"the value is longer than {MAX_VALUE_BYTES} bytes"
-        elif what == "ttl":
-            one.ttl_ms = int(reply)
-            one.gone |= one.ttl_ms == -2
-        elif reply is not None and int(reply) > MAX_COLLECTION_BYTES:
-            one.trouble = f"it takes more than {MAX_COLLECTION_BYTES} bytes"
+def _word(word: str | int) -> bytes:
+    text = str(word).encode()
+    return b"$%d\r\n%b\r\n" % (len(text), text)
 
 
-# Values
+# What is asked
 
 
-def _values(client: redis.Redis, looks: Sequence[KeyLook], now_s: float, cursors: Mapping[str, float]) -> None:
-    commands: list[tuple[KeyLook, str, tuple[Any, ...]]] = []
-    for one in looks:
-        for what, args in _reads(one, now_s, cursors):
-            commands.append((one, what, args))
-    for (one, what, args), reply in zip(commands, _run(client, [args for _, _, args in commands]), strict=True):
-        if isinstance(reply, redis.RedisError):
-            _blame(one, reply)
-        elif what == "fields":
-            for name, value in zip(args[2:], reply, strict=True):
-                if value is not None:
-                    one.fields[str(name)] = _text(value)
-        elif what == "text":
-            _take_text(one, reply)
-        elif what == "elements":
-            one.elements = list(reply)
-        elif what == "scored":
-            one.scored = [(reply[at], float(reply[at + 1])) for at in range(0, len(reply), 2)]
-        elif what == "overdue":
-            one.overdue = int(reply)
+def _first(entry: Entry, group: Sequence[KeyLook]) -> Iterator[_Ask]:
+    """What says whether a key is there and of the right type, and how much there is to read; short values whole."""
+    if entry.kinds & _TTL:
+        yield _Ask(group, ("PTTL",), (), _take_ttl)
+    if entry.type in ("string", "json") and _needs_text(entry.metrics):
+        yield _Ask(group, ("GETRANGE",), (0, START_BYTES - 1), _take_start)
+        return
+    if entry.type == "hash" and _field_names(entry):
+        yield _Ask(group, ("OBJECT", "ENCODING"), (), _take_encoding, optional=True)
+        if not entry.kinds & (_WHOLE | _SIZES):
+            return
+    yield _Ask(group, (_LENGTH[entry.type],), (), _take_length)
+    if entry.kinds & _WHOLE and entry.type not in ("string", "json"):
+        # As many samples as elements are read, and from the same end: one huge element among them is seen.
+        yield _Ask(group, ("MEMORY", "USAGE"), ("SAMPLES", MAX_ELEMENTS), _take_bytes)
 
 
-def _reads(one: KeyLook, now_s: float, cursors: Mapping[str, float]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    entry, key = one.entry, one.match.key
+def _second(entry: Entry, group: Sequence[KeyLook], now_s: float, cursors: Mapping[str, float]) -> Iterator[_Ask]:
+    """Fields and elements; the lengths that are still to be known."""
     kinds = entry.kinds
-    if entry.type == "hash":
-        names = [name for name in entry.read_fields if name not in one.fields]
-        if names and not kinds & {"members"}:
-            yield "fields", ("HMGET", key, *names)
+    if entry.type in ("string", "json"):
+        if long := [one for one in group if one.more]:
+            yield _Ask(long, ("STRLEN",), (), _take_length_of_long)
+    elif entry.type == "hash":
+        yield from _fields(entry, group)
         if kinds & {"members", "flags"}:
-            if one.length > MAX_ELEMENTS:
-                one.trouble = f"it has more than {MAX_ELEMENTS} fields"
-            else:
-                yield "elements", ("HGETALL", key)
-    elif entry.type in ("string", "json"):
-        if _needs_text(entry.metrics):
-            yield "text", ("GET", key)
+            yield _Ask([one for one in group if not _is_too_many(one)], ("HGETALL",), (), _take_elements)
     elif entry.type == "list" and kinds & _WHOLE:
-        yield "elements", ("LRANGE", key, 0, MAX_ELEMENTS - 1)
+        yield _Ask(group, ("LRANGE",), (0, MAX_ELEMENTS - 1), _take_elements)
     elif entry.type == "zset":
         if "oldest" in kinds:
-            yield "scored", ("ZRANGE", key, 0, MAX_ELEMENTS - 1, "WITHSCORES")
+            yield _Ask(group, ("ZRANGE",), (0, MAX_ELEMENTS - 1, "WITHSCORES"), _take_scored)
         if "series" in kinds:
-            start = cursors.get(key, float("-inf"))
-            yield "scored", ("ZRANGEBYSCORE", key, repr(start), "+inf", "WITHSCORES", "LIMIT", 0, MAX_ELEMENTS)
+            for one in group:
+                start = repr(cursors.get(one.match.key, float("-inf")))
+                yield _Ask(
+                    [one], ("ZRANGEBYSCORE",), (start, "+inf", "WITHSCORES", "LIMIT", 0, MAX_ELEMENTS), _take_scored
+                )
         if "overdue" in kinds:
-            yield "overdue", ("ZCOUNT", key, "-inf", repr(now_s))
+            yield _Ask(group, ("ZCOUNT",), ("-inf", repr(now_s)), _take_overdue)
+
+
+def _fields(entry: Entry, group: Sequence[KeyLook]) -> Iterator[_Ask]:
+    names = _field_names(entry)
+    if not names:
+        return
+    yield _Ask([one for one in group if not one.more], ("HMGET",), names, _take_fields(names))
+    measured = [one for one in group if one.more]
+    for name in names if measured else ():
+        yield _Ask(measured, ("HSTRLEN",), (name,), _take_field_length(name))
+
+
+def _third(one: KeyLook) -> _Ask:
+    """What was measured only after it had turned out to be more than usual."""
+    if one.entry.type in ("string", "json"):
+        return _Ask([one], ("GETRANGE",), (0, MAX_VALUE_BYTES - 1), _take_text)
+    names = tuple(name for name in _field_names(one.entry) if name not in one.long_fields)
+    return _Ask([one] if names else [], ("HMGET",), names, _take_fields(names))
+
+
+def _field_names(entry: Entry) -> tuple[str, ...]:
+    """The fields of a hash that are read by name; ``members`` are fields of its JSON values."""
+    return () if "members" in entry.kinds else entry.read_fields
 
 
 def _needs_text(metrics: Sequence[Derived]) -> bool:
     return any(one.read_fields or one.kind in ("sum", "number", "holders", "within") for one in metrics)
 
 
-def _take_text(one: KeyLook, reply: bytes | None) -> None:
-    if reply is None:
+def _is_too_many(one: KeyLook) -> bool:
+    if one.length > MAX_ELEMENTS:
+        one.trouble = f"it has more than {MAX_ELEMENTS} fields"
+    return bool(one.trouble)
+
+
+# What the replies say
+
+
+def _take_ttl(one: KeyLook, reply: Any) -> None:
+    one.ttl_ms = int(reply)
+    one.gone |= one.ttl_ms == -2
+
+
+def _take_length(one: KeyLook, reply: Any) -> None:
+    one.length = int(reply)
+    one.gone |= not one.length
+
+
+def _take_bytes(one: KeyLook, reply: Any) -> None:
+    read = min(1.0, MAX_ELEMENTS / one.length) if one.length and one.entry.type in ("list", "zset") else 1.0
+    if reply is not None and int(reply) * read > MAX_READ_BYTES:
+        one.trouble = f"what is to be read of it takes more than {MAX_READ_BYTES} bytes"
+
+
+def _take_encoding(one: KeyLook, reply: Any) -> None:
+    if isinstance(reply, redis.RedisError):
+        one.more = True
+    elif reply is None:
         one.gone = True
-        return
-    one.text = _text(reply)
-    if one.entry.type != "json":
-        return
-    try:
-        loaded = json.loads(one.text)
-    except ValueError:
-        one.trouble = "the value is not JSON"
-        return
-    if not isinstance(loaded, dict):
+    else:
+        one.more = reply not in _COMPACT
+
+
+def _take_start(one: KeyLook, reply: Any) -> None:
+    if len(reply) == START_BYTES:
+        one.more = True
+    else:
+        _take_text(one, reply)
+
+
+def _take_length_of_long(one: KeyLook, reply: Any) -> None:
+    _take_length(one, reply)
+    if one.length > MAX_VALUE_BYTES:
+        one.trouble = f"the value is longer than {MAX_VALUE_BYTES} bytes"
+
+
+def _take_text(one: KeyLook, reply: Any) -> None:
+    if not reply:
+        one.gone = True
+    elif one.match.entry.type != "json":
+        one.text = _text(reply)
+    elif (fields := json_object(reply, one.match.entry.read_fields)) is not None:
+        one.fields = fields
+    else:
         one.trouble = "the value is not a JSON object"
-        return
-    wanted = {name for derived in one.entry.metrics for name in derived.read_fields} | {"start", "end"}
-    one.fields = {name: plain_text(value) for name, value in loaded.items() if name in wanted}
 
 
-def plain_text(value: Any) -> str:
-    """A JSON value as the text of a field."""
-    return value if isinstance(value, str) else json.dumps(value)
+def _take_fields(names: tuple[str, ...]) -> Callable[[KeyLook, Any], None]:
+    def take(one: KeyLook, reply: Any) -> None:
+        found = {
+            name: value.decode("utf-8", "replace")
+            for name, value in zip(names, reply, strict=True)
+            if value is not None
+        }
+        # Known to be there, and too long to read.
+        one.fields = found | dict.fromkeys(one.long_fields, "") if one.long_fields else found
+
+    return take
+
+
+def _take_field_length(name: str) -> Callable[[KeyLook, Any], None]:
+    def take(one: KeyLook, reply: Any) -> None:
+        if int(reply) > MAX_FIELD_BYTES:
+            one.long_fields |= {name}
+            one.fields = dict.fromkeys(one.long_fields, "")
+
+    return take
+
+
+def _take_elements(one: KeyLook, reply: Any) -> None:
+    one.elements = reply
+
+
+def _take_scored(one: KeyLook, reply: Any) -> None:
+    one.scored = [(reply[at], float(reply[at + 1])) for at in range(0, len(reply), 2)]
+
+
+def _take_overdue(one: KeyLook, reply: Any) -> None:
+    one.overdue = int(reply)
 
 
 def _text(value: bytes) -> str:
@@ -185,56 +283,36 @@ def _text(value: bytes) -> str:
 # Replies
 
 
-def _run(client: redis.Redis, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """The reply of each command; an error of one is its reply, an outage is raised."""
-    if not commands:
-        return []
+def _run(client: redis.Redis, asks: Iterable[_Ask]) -> None:
+    """Hand each reply to its key; an error of one command is its key's trouble, an outage is raised."""
+    asks = [ask for ask in asks if ask.looks]
+    if not asks:
+        return
     try:
-        replies = _replies(client, commands)
+        replies = exchange(client, b"".join([ask.packed() for ask in asks]), sum(len(ask.looks) for ask in asks))
     except redis.RedisError as error:
         meaning = classify(error)
         raise meaning if meaning is not None else error from error
-    for reply in replies:
-        if isinstance(reply, redis.RedisError):
-            meaning = classify(reply)
-            if meaning is not None and not isinstance(meaning, RedisDenied):
-                raise meaning from reply
-    return replies
+    at = 0
+    for ask in asks:
+        take = ask.take
+        for one in ask.looks:
+            reply = replies[at]
+            at += 1
+            if isinstance(reply, redis.RedisError):
+                _take_error(one, ask, reply)
+            else:
+                take(one, reply)
 
 
-def _replies(client: redis.Redis, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """One pipeline. The client's own costs three times as much a command, which is most of what collecting costs."""
-    pool: Any = client.connection_pool
-    connection = pool.get_connection()
-    try:
-        connection.send_packed_command([b"".join(pack_command(_as_bytes(command)) for command in commands)])
-        read = connection.read_response
-        replies: list[Any] = []
-        for _ in commands:
-            try:
-                replies.append(read())
-            except redis.ResponseError as error:
-                replies.append(error)
-        return replies
-    except BaseException:
-        connection.disconnect()  # replies that were not read must not answer the next command
-        raise
-    finally:
-        pool.release(connection)
-
-
-def _as_bytes(command: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A key that is not UTF-8 goes out as it came."""
-    at = 2 if command[0] == "MEMORY" else 1
-    key = command[at]
-    if key.isascii():
-        return command
-    return (*command[:at], key.encode("utf-8", "surrogateescape"), *command[at + 1 :])
-
-
-def _blame(one: KeyLook, error: redis.RedisError) -> None:
-    if isinstance(classify(error), RedisDenied):
+def _take_error(one: KeyLook, ask: _Ask, error: redis.RedisError) -> None:
+    meaning = classify(error)
+    if ask.optional and (meaning is None or isinstance(meaning, RedisDenied)):
+        ask.take(one, error)
+    elif isinstance(meaning, RedisDenied):
         one.trouble = "no permission to read it"
+    elif meaning is not None:
+        raise meaning from error
     elif "WRONGTYPE" in str(error) or "wrong kind of value" in str(error):
         one.trouble = f"it is not a {'string' if one.entry.type == 'json' else one.entry.type}"
     else:

@@ -43,10 +43,15 @@ def facts(now: HealthLook, before: HealthLook | None = None) -> dict[str, float 
     limit = _number(info, "maxmemory") or _number(info, "total_system_memory")
     if limit:
         found["redis_memory_pct"] = 100 * _number(info, "used_memory") / limit
+    if "used_memory" in info:
+        found["redis_memory_bytes"] = _number(info, "used_memory")
     if "mem_fragmentation_ratio" in info:
         found["redis_fragmentation_ratio"] = _number(info, "mem_fragmentation_ratio")
     if "connected_clients" in info:
         found["redis_connections"] = _number(info, "connected_clients")
+        if most := _number(info, "maxclients"):
+            found["redis_connections_pct"] = 100 * _number(info, "connected_clients") / most
+    found |= _databases(info)
     if replicas := _replicas(info):
         found["redis_replication_lag_s"] = replicas
     if before is not None and now.at_s > before.at_s and _same_run(now, before):
@@ -57,6 +62,25 @@ def facts(now: HealthLook, before: HealthLook | None = None) -> dict[str, float 
 def _slow_ms(now: HealthLook) -> float:
     recent = [micros for at_s, micros in now.slow if at_s > now.server_time_s - SLOW_WINDOW_S]
     return sum(recent) / len(recent) / 1000 if recent else 0.0
+
+
+def _databases(info: Mapping[str, Any]) -> dict[str, float | Readings]:
+    """What INFO keyspace says of each database that has keys."""
+    found: dict[str, float | Readings] = {}
+    lines = {name[2:]: line for name, line in info.items() if name.startswith("db") and name[2:].isdigit()}
+    for name, field_name, scale in (
+        ("redis_db_keys", "keys", 1),
+        ("redis_db_expires", "expires", 1),
+        ("redis_db_avg_ttl_s", "avg_ttl", 1000),
+    ):
+        told = [
+            ({"database": number}, _number(line, field_name) / scale)
+            for number, line in sorted(lines.items(), key=lambda one: int(one[0]))
+            if isinstance(line, Mapping)
+        ]
+        if told:
+            found[name] = told
+    return found
 
 
 def _replicas(info: Mapping[str, Any]) -> list[tuple[dict[str, str], float]]:
@@ -88,6 +112,7 @@ def _rates(now: HealthLook, before: HealthLook) -> dict[str, float]:
     lookups = grown("keyspace_hits") + grown("keyspace_misses")
     if lookups >= _MIN_LOOKUPS:
         found["redis_keyspace_miss_pct"] = 100 * grown("keyspace_misses") / lookups
+        found["redis_keyspace_hit_pct"] = 100 * grown("keyspace_hits") / lookups
     return found
 
 

@@ -10,8 +10,7 @@ When Redis goes away in the middle, redis-py's own exceptions are raised and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import redis
 
+from pipeline.base.redis_replies import lent_connection
 from pipeline.decode import scan
 
 Ints = npt.NDArray[np.int64]
@@ -72,7 +72,7 @@ def fetch(client: Any, key: str, first: int, count: int, page_rows: int) -> Item
     """
     landing = _Landing(count)
     try:
-        with _connection(client) as connection:
+        with lent_connection(client) as connection:
             while landing.found < count:
                 rows = min(page_rows, count - landing.found)
                 connection.send_command("LRANGE", key, first + landing.found, first + landing.found + rows - 1)
@@ -135,21 +135,3 @@ class _Landing:
         larger = np.empty(min(max(guess, 2 * len(self.data)), MOST_GROWTH * len(self.data)), np.uint8)
         larger[: self._filled] = self.data[: self._filled]
         self.data = larger
-
-
-@contextmanager
-def _connection(client: Any) -> Iterator[Any]:
-    """A connection of the client's pool; closed if it may have unread replies."""
-    pool = client.connection_pool
-    connection = pool.get_connection()
-    try:
-        yield connection
-    except BaseException as error:
-        connection.disconnect()
-        if isinstance(error, TimeoutError):
-            raise redis.TimeoutError("Timeout reading from Redis") from error
-        if isinstance(error, OSError):
-            raise redis.ConnectionError(f"Error while reading from Redis: {error}") from error
-        raise
-    finally:
-        pool.release(connection)

@@ -72,6 +72,7 @@ class Drainer:
         self.store = store
         self.settings = settings
         self.limits = limits
+        self._run: Run | None = None
         self.progress = Progress()
         self.traces = traces.opened() if settings.traces else None
         buffer.third_clock = lambda: _clock_ms(store)
@@ -84,7 +85,14 @@ class Drainer:
         stays in Redis. Bugs raise as they are.
         """
         prepare_reader()
-        return Run(self, stop or threading.Event(), until_empty=until_empty).run()
+        self._run = Run(self, stop or threading.Event(), until_empty=until_empty)
+        return self._run.run()
+
+    def accept(self, limits: Limits) -> None:
+        """Judge what is decoded from now on by other limits; chunks that were decoded keep their verdicts."""
+        self.limits = limits
+        if self._run is not None:
+            self._run.limits = limits
 
     def drain_until_empty(self) -> Progress:
         """Drain what is there and return; for ``drain --until-empty`` and tests."""

@@ -78,7 +78,7 @@ class Spill:
         self._buffer = buffer
         self._store = store
         self._settings = settings
-        self._limits = limits
+        self.limits = limits
         self._done: dict[Path, Chunk] = {}
         self._damaged: dict[Path, tuple[float, str]] = {}
         """When each was tried last, and what was wrong."""
@@ -89,7 +89,7 @@ class Spill:
         Raises ``RedisOutage`` or ``OSError`` (disk full); the chunk then stays in Redis. Raises ``LeaseLost`` when a
         drainer finished the chunk meanwhile; its file is an orphan then, and is removed later.
         """
-        spiller = _Spiller(self, self._buffer, self._store, self._settings, self._limits, self.progress, Stop())
+        spiller = _Spiller(self, self._buffer, self._store, self._settings, self.limits, self.progress, Stop())
         delivery = Delivery.start(Route.SPILL, self._settings.max_bad_share)
         spiller.advance(delivery, protocol.WORKING)
         if spiller.error is not None:
@@ -129,7 +129,7 @@ class Spill:
         """Into ClickHouse; False when told to stop before it was done."""
         source = _File(self._buffer, items)
         deliverer = Deliverer(
-            source, self._store, self._settings, self._limits, self.progress, Stop(stop or threading.Event())
+            source, self._store, self._settings, self.limits, self.progress, Stop(stop or threading.Event())
         )
         delivery = Delivery.of_file(chunk, items, self._settings.max_bad_share)
         deliverer.advance(delivery, protocol.WORKING)

@@ -59,7 +59,7 @@ _NEWEST_HOUR = {
     "newest_start": "argMax(w.newest_start, (w.samples > 0, w.newest_start))",
 }
 _VITAL_KEYS = ("vital", "environment", "browser", "page")
-_VITAL = {"avg": _RANGE["avg"], "is_legacy": "any(w.is_legacy)"}
+_VITAL = {"avg": _RANGE["avg"], "is_legacy": "any(w.is_legacy)", "form_factor": "max(w.form_factor)"}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,15 @@ MAX_HOURS = LONGEST_KEPT_DAYS * 24
 
 
 def retention_hours(link: RedisLink, default_hours: int) -> int:
-    """Hours that raw rows are kept. Raises ``RedisOutage``."""
+    """Hours that raw rows are kept; what cannot be meant is logged. Raises ``RedisOutage``."""
+    hours, wrong = asked_hours(link)
+    if wrong:
+        _log.warning("retention ignored", **wrong)
+    return default_hours if hours is None else hours
+
+
+def asked_hours(link: RedisLink) -> tuple[int | None, dict[str, str]]:
+    """The hours that the platform asks for, if it does, and what is wrong with them. Raises ``RedisOutage``."""
     key = keys.RETENTION_PERFORMANCE_METRICS
     try:
         with outages():
@@ -28,16 +36,10 @@ def retention_hours(link: RedisLink, default_hours: int) -> int:
     except RedisOutage:
         raise
     except (PipelineError, redis.ResponseError) as error:
-        _log.warning("retention ignored", key=key, reason=str(error), fix=f"make {key} a hash with the field ttl_hours")
-        return default_hours
-    if said is None:
-        return default_hours
-    hours = read_hours(said)
-    if hours is None:
-        fix = f"set ttl_hours to a number from 1 to {MAX_HOURS}"
-        _log.warning("retention ignored", key=key, ttl_hours=str(said), fix=fix)
-        return default_hours
-    return hours
+        return None, {"key": key, "reason": str(error), "fix": f"make {key} a hash with the field ttl_hours"}
+    if said is None or (hours := read_hours(said)) is not None:
+        return (None if said is None else hours), {}
+    return None, {"key": key, "ttl_hours": str(said), "fix": f"set ttl_hours to a number from 1 to {MAX_HOURS}"}
 
 
 def read_hours(text: bytes | str) -> int | None:

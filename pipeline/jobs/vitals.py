@@ -33,10 +33,11 @@ from pipeline.analyse.vitals import (
 )
 from pipeline.analyse.windows import is_final, revision
 from pipeline.base import keys
+from pipeline.base.clock import iso_seconds
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
 from pipeline.jobs import vitals_rows
-from pipeline.jobs.redis_text import instant, number, report_damaged
+from pipeline.jobs.redis_text import number, report_damaged
 from pipeline.jobs.vitals_rows import Span
 
 if TYPE_CHECKING:
@@ -196,7 +197,8 @@ class VitalsJob:
         pipeline = self.redis.pipeline(transaction=False)
         skip = self.settings.publish.skip
         for row in assessed:
-            if not row["browser"] or "web_vitals" in skip:
+            # The platform's schema knows no keys for what only laboratories measure.
+            if not row["browser"] or VITALS[row["vital"]].is_lab or "web_vitals" in skip:
                 continue
             key = keys.cwv(row["browser"], row["vital"])
             present.add(key)
@@ -247,7 +249,7 @@ def _fields(row: dict[str, Any], span_s: int, now_ms: int) -> tuple[dict[Any, st
         "percentiles": PERCENTILE_DEFINITION,
         "rated_by": RATED_BY,
         "window_s": str(span_s),
-        "last_updated": instant(now_ms),
+        "last_updated": iso_seconds(now_ms),
     }
     successor = VITALS[row["vital"]].successor
     return fields | ({"successor": successor} if successor else {}), absent

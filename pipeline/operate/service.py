@@ -27,6 +27,7 @@ from pipeline.deliver.drainer import Drainer
 from pipeline.deliver.overflow import Overflow
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.operate.fleet import HEARTBEAT_S, Fleet, own_name
+from pipeline.operate.follow_retention import RetentionFollower
 from pipeline.operate.joining import ClickHouseGate
 from pipeline.operate.liveness import Heartbeat
 from pipeline.operate.requests import RequestDesk
@@ -59,6 +60,7 @@ class Service:
     alerting: Alerting
     fleet: Fleet
     heartbeat: Heartbeat
+    retention: RetentionFollower
     handles: list[Store] = field(default_factory=list)
     role: str = "run"
     gate: ClickHouseGate | None = None
@@ -87,6 +89,7 @@ class Service:
             self.schedule.start()
             self.heartbeat.loops["schedule"] = lambda: self.schedule.heartbeat_s
         self._start_thread("heartbeat", self._beat)
+        self._start_thread("retention", lambda: self.retention.run(self.stopping))
         if self.gate is not None:
             gate = self.gate
             self._start_thread("clickhouse-joins", lambda: gate.run(self.stopping))
@@ -142,6 +145,7 @@ class Service:
         """Drain all buffers and what was spilled of them, one after the other, until they are empty."""
         self.http = self.serve(self.store)
         self._start_thread("heartbeat", self._beat)
+        self._start_thread("retention", lambda: self.retention.run(self.stopping))
         if self.gate is not None:
             gate = self.gate
             self._start_thread("clickhouse-joins", lambda: gate.run(self.stopping))
@@ -175,6 +179,7 @@ class Service:
         joins = [self.gate.trouble] if self.gate is not None and self.gate.trouble else []
         drains = [drainer.progress.trouble for drainer in self.drainers if drainer.progress.trouble]
         drains += [overflow.trouble for overflow in self.overflows if overflow.trouble]
+        drains += [self.retention.trouble] if self.retention.trouble else []
         jobs = [f"{name}: {state.trouble}" for name, state in self.schedule.states.items() if state.trouble]
         return "; ".join(dict.fromkeys([*joins, *drains, *jobs]))
 

@@ -21,9 +21,11 @@ from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.high_water import Level, levels, memory
 from pipeline.buffer.lag import lag_s, oldest_waiting_s
 from pipeline.collect.collector import read_states
+from pipeline.jobs.retention import retention_hours
 from pipeline.operate.fleet import Fleet
 from pipeline.operate.lease import LEASE_S
 from pipeline.store.client import Store
+from pipeline.store.migrate import kept_hours
 
 DRAINING = ("run", "drain", "demo")
 """Roles of processes that seal what waits."""
@@ -49,6 +51,10 @@ class Status:
     services: list[dict[str, Any]] | None = None
     collect: dict[str, dict[str, Any]] | None = None
     """How each entry of the platform's schema is collected."""
+    retention_h: int | None = None
+    """How old items may be, as the platform's Redis or the settings say."""
+    kept_h: int | None = None
+    """How long ClickHouse keeps raw rows, by the TTL that is in force; unknown also where there is none."""
     rows: int | None = None
     newest_row_age_s: float | None = None
     firing: int | None = None
@@ -113,6 +119,7 @@ def _ask_redis(status: Status, settings: Settings, link: RedisLink, buffers: Seq
         status.redis_memory_bytes = used
         memory_pct = 100 * used / limit if limit else 0.0
         status.redis_memory_pct = round(memory_pct, 1)
+    status.retention_h = _part(status, "Redis", lambda: retention_hours(link, settings.retention.raw_hours))
     status.services = _part(status, "Redis", lambda: fleet.services(now_ms))
     status.collect = _part(status, "Redis", lambda: read_states(link.database("metrics"), buffers[0].keys))
     drains = any(said.get("role") in DRAINING for said in status.services or [])
@@ -199,6 +206,7 @@ def _ask_clickhouse(status: Status, store: Store) -> None:
         found = _part(status, "ClickHouse", lambda: store.rows(sql))
         return found[0][0] if found else None
 
+    status.kept_h = _part(status, "ClickHouse", lambda: kept_hours(store))
     status.rows = number("SELECT count() FROM metrics")
     status.newest_row_age_s = number(
         "SELECT if(count() = 0, NULL, greatest(0, round((toUnixTimestamp64Milli(now64(3)) "

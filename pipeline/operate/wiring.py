@@ -39,6 +39,7 @@ from pipeline.metric import Limits
 from pipeline.operate import doctor, preflight, process
 from pipeline.operate.adopt import adopt
 from pipeline.operate.fleet import Fleet, RedisClock
+from pipeline.operate.follow_retention import RetentionFollower
 from pipeline.operate.joining import ClickHouseGate
 from pipeline.operate.lease import Lease
 from pipeline.operate.liveness import Heartbeat
@@ -91,12 +92,13 @@ def build(
     store: Store | None = None
     try:
         patiently("Redis", lambda: doctor.refuse_risky_redis(settings, link), stop)
+        default_hours = settings.retention.raw_hours
         settings = patiently("Redis", lambda: with_retention(settings, link), stop)
         process.share_memory()
         process.yield_to_redis()
         store, gate = _open_store(settings, link, stop, need_store)
         clock = clock or RedisClock(link.database("metrics"))
-        return _wire(settings, clock, link, store, gate, heartbeat, role, any_port)
+        return _wire(settings, default_hours, clock, link, store, gate, heartbeat, role, any_port)
     except BaseException:
         if store is not None:
             store.close()
@@ -124,7 +126,11 @@ def patiently(neighbour: str, action: Callable[[], Built], stop: threading.Event
 def with_retention(settings: Settings, link: RedisLink) -> Settings:
     """The settings with the retention that the platform keeps in Redis."""
     hours = retention_hours(link, settings.retention.raw_hours)
-    retention = settings.retention.model_copy(update={"raw_hours": hours})
+    return _keeping(settings, hours)
+
+
+def _keeping(settings: Settings, raw_hours: int) -> Settings:
+    retention = settings.retention.model_copy(update={"raw_hours": raw_hours})
     return settings.model_copy(update={"retention": retention})
 
 
@@ -169,6 +175,7 @@ def _say_findings(settings: Settings, link: RedisLink, store: Store) -> None:
 
 def _wire(
     settings: Settings,
+    default_hours: int,
     clock: Clock,
     link: RedisLink,
     store: Store,
@@ -250,9 +257,20 @@ def _wire(
         Job("housekeeping", HOUSEKEEPING_INTERVAL_S, lambda: {"removed": housekeeping.run(clock.now_ms())}),
     ]
     schedule = Schedule(jobs, Lease(link.database("metrics"), fleet_keys.scheduler))
+
+    def accept(raw_hours: int) -> None:
+        limits = Limits.of(_keeping(settings, raw_hours))
+        for drainer, overflow in zip(drainers, overflows, strict=True):
+            drainer.accept(limits)
+            overflow.spill.limits = limits
+
+    # Who opened the embedded engine is the only one who can alter its tables.
+    retention = RetentionFollower(
+        settings, default_hours, link, handle(), accept, lambda: store.is_embedded or schedule.holds
+    )
     return Service(
         settings, clock, link, store, buffers, drainers, overflows, jobs, schedule, alerting, fleet, heartbeat,
-        handles, role, gate, stopping=stopping,
+        retention, handles, role, gate, stopping=stopping,
         serve=lambda store: serve_engine(settings, store, any_port=any_port),
         serve_site=(lambda service: serve_site(settings, service, any_port=any_port)) if role in SITE_ROLES else None,
     )  # fmt: skip

@@ -325,6 +325,14 @@ def _apply_ttl(store: Store, dialect: Dialect, available: list[Migration]) -> No
             store.command(dialect.fill(f"ALTER TABLE {{database}}.{table} {{on_cluster}} MODIFY TTL {ttl}"))
 
 
+def keep(store: Store, settings: Settings, raw_hours: int) -> None:
+    """Change how long raw rows are kept, while everything runs; nothing is done where it is so already.
+
+    Raises ``StoreRefused`` when the user may not alter tables.
+    """
+    _apply_ttl(store, Dialect(settings, raw_hours, _hashed_from(store)), migrations())
+
+
 def _apply_comments(store: Store, dialect: Dialect) -> None:
     """Tables of earlier versions get the comments that they lack; those made now have them."""
     for table, changes in comments.missing(store):

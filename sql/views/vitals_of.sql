@@ -2,7 +2,7 @@
 SELECT
     w.window_start AS window_start, w.vital AS vital, w.environment AS environment, w.browser AS browser,
     w.page AS page, w.samples AS samples, w.avg AS avg, w.good AS good, w.needs_improvement AS needs_improvement,
-    w.poor AS poor, w.is_legacy AS is_legacy, w.histogram AS histogram
+    w.poor AS poor, w.is_legacy AS is_legacy, w.form_factor AS form_factor, w.histogram AS histogram
 FROM web_vitals_1d AS w FINAL
 WHERE {step_s:UInt32} % 86400 = 0
     AND w.window_start >= toDateTime({from_s:UInt32}, 'UTC')
@@ -11,7 +11,7 @@ UNION ALL
 SELECT
     w.window_start AS window_start, w.vital AS vital, w.environment AS environment, w.browser AS browser,
     w.page AS page, w.samples AS samples, w.avg AS avg, w.good AS good, w.needs_improvement AS needs_improvement,
-    w.poor AS poor, w.is_legacy AS is_legacy, w.histogram AS histogram
+    w.poor AS poor, w.is_legacy AS is_legacy, w.form_factor AS form_factor, w.histogram AS histogram
 FROM web_vitals_1h AS w FINAL
 WHERE w.window_start GLOBAL IN (
         SELECT at FROM (
@@ -27,7 +27,7 @@ UNION ALL
 SELECT
     w.window_start AS window_start, w.vital AS vital, w.environment AS environment, w.browser AS browser,
     w.page AS page, w.samples AS samples, w.avg AS avg, w.good AS good, w.needs_improvement AS needs_improvement,
-    w.poor AS poor, w.is_legacy AS is_legacy, w.histogram AS histogram
+    w.poor AS poor, w.is_legacy AS is_legacy, w.form_factor AS form_factor, w.histogram AS histogram
 FROM web_vitals AS w FINAL
 WHERE w.window_start GLOBAL IN (
         SELECT at FROM (

@@ -242,6 +242,39 @@ def test_bad_keys_are_reported_once_and_cost_nothing_around_them(server: RedisSe
     assert {one.metric_type for one in collected(server)} >= set(EXPECTED)
 
 
+def test_a_huge_element_a_deep_value_and_halves_of_characters_stop_nothing(server: RedisServer) -> None:
+    """Elements that take too much are not read, JSON of any depth is refused, text that is no Unicode is replaced."""
+    with server.client(0) as client:
+        client.rpush("security:events", *[json.dumps({"type": "logout"})] * 9, b"x" * 6_000_000)
+        client.set("session:test:deep", b"[" * 60_000)
+        client.set("session:test:half", rb'{"environment": "\ud800", "browser": "b", "role": "r"}')
+        client.set("session:test:long", json.dumps({"environment": "long", "note": "y" * 20_000}))
+    with server.client(2) as client:
+        client.hset("system:metrics:n", mapping={"cpu_usage": "z" * 5_000_000, "memory_usage": 7})
+        client.rpush("api:response_times:deep", b"1", b"[" * 60_000, b"1_000")
+    collector = collector_on(server)
+    collector.run(now_ms(), budget_s=60)
+    assert "takes more than" in collector.states["security_events"].trouble
+    assert collector.states["test_session"].trouble == "the value is not a JSON object"
+    assert collector.states["test_session"].troubled_keys == 1
+    assert {one.environment for one in collected(server) if one.metric_type == "sessions_active"} == {"?", "long"}
+    assert [one.value for one in collected(server) if one.metric_type == "memory_usage"] == [7]
+    assert [one.value for one in collected(server) if one.metric_type == "response_time"] == [1]
+
+
+def test_of_a_very_long_queue_the_depth_and_the_oldest_are_known(server: RedisServer) -> None:
+    """A queue of 60,000 tests that takes many megabytes is still measured; a thousand of its members are read."""
+    at = now_ms()
+    with server.client(1) as client:
+        for first in range(0, 60_000, 5_000):
+            members = {json.dumps({"testId": number, "queuedAt": at - 90_000, "pad": "p" * 100}): number
+                       for number in range(first, first + 5_000)}  # fmt: skip
+            client.zadd("test:queue:high", members)
+    collector_on(server).run(at, budget_s=60)
+    found = {one.metric_type: one.value for one in collected(server)}
+    assert (found["queue_depth"], found["queue_age"]) == (60_000, 90)
+
+
 def test_what_is_skipped_and_what_is_ours_is_not_collected(server: RedisServer) -> None:
     """``collect.skip`` names entries; keys that this product writes are never collected."""
     seed(server)
@@ -367,7 +400,7 @@ def test_without_rights_each_kind_of_key_says_so_and_the_rest_is_collected(serve
     """A user that may not read sessions collects everything else."""
     seed(server)
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", "some", "on", ">secret", "~*", "+@all", "-get")
+        client.execute_command("ACL", "SETUSER", "some", "on", ">secret", "~*", "+@all", "-getrange")
     link = RedisLink.open(config.Settings(redis=config.RedisSettings(url=server.url.replace("://", "://some:secret@"))))
     collector = Collector(
         link.database, RedisDatabases().model_dump(), BufferKeys("metrics:buffer"), catalogue(), INTERVAL_S

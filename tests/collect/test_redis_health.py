@@ -30,12 +30,23 @@ def test_all_commands_are_averaged_between_two_looks() -> None:
     assert "redis_command_avg_ms" not in facts(HealthLook(20, INFO, commands=(5, 100)), before), "CONFIG RESETSTAT"
 
 
+def test_each_database_is_told_apart() -> None:
+    """Keys, keys that expire and their mean TTL by database, as INFO keyspace says; connections also as a share."""
+    info = {**INFO, "maxclients": 100, "db0": {"keys": 5, "expires": 2, "avg_ttl": 3500},
+            "db12": {"keys": 1, "expires": 0, "avg_ttl": 0}}  # fmt: skip
+    found = facts(HealthLook(0, info))
+    assert found["redis_db_keys"] == [({"database": "0"}, 5), ({"database": "12"}, 1)]
+    assert found["redis_db_expires"] == [({"database": "0"}, 2), ({"database": "12"}, 0)]
+    assert found["redis_db_avg_ttl_s"] == [({"database": "0"}, 3.5), ({"database": "12"}, 0)]
+    assert found["redis_connections_pct"] == 81
+
+
 def test_misses_and_rates_need_two_looks() -> None:
     """Shares and rates are those since the look before, of the same run, and of enough look-ups."""
     before = HealthLook(10, {**INFO, "keyspace_hits": 1000, "keyspace_misses": 9000, "expired_keys": 5})
     grown = {**INFO, "keyspace_hits": 1040, "keyspace_misses": 9060, "expired_keys": 25, "total_net_input_bytes": 100}
     found = facts(HealthLook(20, grown), before)
-    assert found["redis_keyspace_miss_pct"] == 60.0
+    assert (found["redis_keyspace_miss_pct"], found["redis_keyspace_hit_pct"]) == (60.0, 40.0)
     assert found["redis_expired_keys_per_s"] == 2.0
     assert found["redis_network_bytes_per_s"] == 10.0
     assert "redis_keyspace_miss_pct" not in facts(HealthLook(20, grown))
@@ -66,11 +77,14 @@ def test_a_real_server_tells_all_that_rules_watch(redis_url: str) -> None:
         health.look()
         for i in range(150):
             client.get(f"nothing {i}")
+        client.set("something", 1, px=90_000)
         found = health.look()
+        client.delete("something")
         client.config_set("slowlog-log-slower-than", 10_000)
         client.slowlog_reset()
     expected = {name for name in FACTS if name.startswith("redis_")} - {"redis_replication_lag_s"}
-    assert expected == set(found)
+    assert expected - set(found) <= {"redis_connections_pct"}, "Redis 6.2 does not tell maxclients"
+    assert set(found) <= expected
     assert found["redis_keyspace_miss_pct"] == 100.0
     assert isinstance(found["redis_slow_query_avg_ms"], float)
     assert found["redis_slow_query_avg_ms"] > 0

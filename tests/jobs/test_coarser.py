@@ -139,8 +139,6 @@ def test_a_store_of_an_earlier_version_is_filled(settings: Settings, store: Stor
     assert read(store, "windows_of", FIRST, NOW_S, DAY_S) == whole
     # All is there: nothing is written again.
     assert CoarserJob(store, SETTINGS.delay_s).fill((NOW_S + 1000) * 1000).written == 0
-    store.command("ALTER TABLE metrics_1h DELETE WHERE test_suite = 'auth' SETTINGS mutations_sync = 2")
-    assert read(store, "windows_of", FIRST, NOW_S, DAY_S) == whole
 
 
 def read(store: Store, view: str, from_s: int, to_s: int, step_s: int) -> Any:

@@ -47,7 +47,7 @@ def service_of(directory: Path, *drainers: Drainer) -> tuple[Service, list[str]]
     )
     made = Service(
         nothing, nothing, nothing, nothing, [], list(drainers), [], [], Schedule([], None), nothing, nothing,
-        Heartbeat(directory, "run"),
+        Heartbeat(directory, "run"), SimpleNamespace(run=lambda _: None, trouble=""),
     )  # type: ignore[arg-type]  # fmt: skip
     return made, closed
 

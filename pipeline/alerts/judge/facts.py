@@ -13,11 +13,17 @@ Facts = Mapping[str, float | Readings]
 
 FACTS: dict[str, str] = {
     "redis_memory_pct": "used memory of Redis, percent of maxmemory (of the machine's memory when no limit is set)",
+    "redis_memory_bytes": "used memory of Redis",
     "redis_fragmentation_ratio": "memory Redis holds for each byte it uses",
     "redis_connections": "clients connected to Redis",
+    "redis_connections_pct": "clients connected to Redis, percent of maxclients (Redis 7.0 and later say it)",
     "redis_command_avg_ms": "mean duration of all commands since the last look (INFO commandstats)",
     "redis_slow_query_avg_ms": "mean duration of the commands that entered the slow log in the last minute",
     "redis_keyspace_miss_pct": "look-ups of keys that were not there since the last look, percent",
+    "redis_keyspace_hit_pct": "look-ups of keys that were there since the last look, percent",
+    "redis_db_keys": "keys of a database; labels: database",
+    "redis_db_expires": "keys of a database that have a TTL; labels: database",
+    "redis_db_avg_ttl_s": "their mean time to live, as Redis estimates it; labels: database",
     "redis_replication_lag_s": "seconds since the slowest replica was heard of; labels: replica",
     "redis_expired_keys_per_s": "keys that expired, per second since the last look",
     "redis_network_bytes_per_s": "bytes in and out, per second since the last look",
