@@ -35,7 +35,7 @@ from pipeline.analyse.changes.points import (
     direction,
     examine,
 )
-from pipeline.analyse.changes.report import adjusted, is_news
+from pipeline.analyse.changes.report import adjusted, is_news, too_short_for
 from pipeline.analyse.changes.series import Floats, Ints
 from pipeline.analyse.cycles import KINDS, Cycles, explain
 from pipeline.analyse.dimensions import SERIES
@@ -133,6 +133,8 @@ class _Searched:
     drifts: Drifts
     spans_ms: Ints
     """Of each drift (drifts, 2): when the first and the last window began."""
+    lengths_s: Floats
+    """Of each series, from its first to its last window, those that are no longer searched included."""
     cycles: Cycles
 
 
@@ -185,11 +187,18 @@ class ChangesJob:
             changes, drifts = found.changes, found.drifts
             changed_ms = (starts_s[changes.series, changes.position] * 1000).astype(np.int64)
             known = [stored.get(name, []) for name in names]
-            is_new = is_news(medians, starts_s, changes, known, cycles, least_pct)
+            begins_s = self._begins(names, starts_s)
+            is_new = is_news(medians, starts_s, changes, known, cycles, least_pct, begins_s)
             last = np.isfinite(starts_s[drifts.series]).sum(axis=1) - 1
             ends = np.stack([np.zeros_like(last), last], axis=1)
             spans_ms = (starts_s[drifts.series[:, None], ends] * 1000).astype(np.int64)
-            yield _Searched(names, changes, changed_ms, is_new, drifts, spans_ms, cycles)
+            lengths_s = starts_s[np.arange(len(names)), np.isfinite(starts_s).sum(axis=1) - 1] - begins_s
+            yield _Searched(names, changes, changed_ms, is_new, drifts, spans_ms, lengths_s, cycles)
+
+    def _begins(self, names: Sequence[Series], starts_s: Floats) -> Floats:
+        """When each series began; the search for cycles looks back farther than that for changes."""
+        begins = np.array([self._book.begins_s.get(name, np.inf) for name in names], np.float64)
+        return np.minimum(begins, starts_s[:, 0]) if names else begins
 
     def _least_pct(self, names: Sequence[Series]) -> Floats:
         """The least change of each series that is reported."""
@@ -215,7 +224,9 @@ class ChangesJob:
                 if significant[place]:
                     names = part.names[changes.series[index]]
                     row = _row(names, changes, index, int(changed_ms), 1.0 - float(false_shares[place]), now_ms)
-                    rows.append(row | _cycle_columns(part.cycles, int(changes.series[index]), _step_in_words(row)))
+                    series = int(changes.series[index])
+                    words = _step_in_words(row, too_short_for(float(part.lengths_s[series])))
+                    rows.append(row | _cycle_columns(part.cycles, series, words))
                 place += 1
         rows += self._drift_rows(parts, now_ms)
         hit("changes.before_insert")
@@ -295,9 +306,13 @@ def _cycle_columns(cycles: Cycles, series: int, finding: str) -> dict[str, Any]:
     }
 
 
-def _step_in_words(row: Mapping[str, Any]) -> str:
+def _step_in_words(row: Mapping[str, Any], unknown_cycle: str) -> str:
     before, after = f"{row['level_before']:.4g}", f"{row['level_after']:.4g}"
-    return f"The level moved from {before} to {after} ({row['change_pct']:+.1f} %)."
+    words = f"The level moved from {before} to {after} ({row['change_pct']:+.1f} %)."
+    if not unknown_cycle:
+        return words
+    span = {"daily": "days", "weekly": "weeks"}[unknown_cycle]
+    return f"{words} Less than three {span} of history: a {unknown_cycle} cycle cannot be told from a change yet."
 
 
 def _drift_in_words(row: Mapping[str, Any]) -> str:
