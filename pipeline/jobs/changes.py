@@ -197,7 +197,7 @@ class ChangesJob:
 
     def _begins(self, names: Sequence[Series], starts_s: Floats) -> Floats:
         """When each series began; the search for cycles looks back farther than that for changes."""
-        begins = np.array([self._book.begins_s.get(name, np.inf) for name in names], np.float64)
+        begins = np.array([self._known_cycles.begins_s.get(name, np.inf) for name in names], np.float64)
         return np.minimum(begins, starts_s[:, 0]) if names else begins
 
     def _least_pct(self, names: Sequence[Series]) -> Floats:
