@@ -273,6 +273,42 @@ def test_texts_name_who_does_it() -> None:
     assert found == set()
 
 
+ONE_MEANING = {
+    "ledger": ("base/keys.py", "deliver/"),
+    "books": ("bench/", "buffer/", "client/", "deliver/", "demo/", "operate/"),
+    "dead": ("deliver/", "operate/audit.py"),
+    "buried": ("deliver/",),
+    "fault": ("deliver/",),
+}
+"""Words of ``pipeline/README.md`` that have one meaning, and the rooms in which something is named by them alone."""
+
+
+def named_in(file: Path) -> Iterator[str]:
+    """Every name that the file gives: to a class, a function, an argument, a variable, an attribute."""
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield last_name(node)
+
+
+def test_a_word_of_the_delivery_means_one_thing() -> None:
+    """The word alone names its one thing, in the rooms of that thing; a table says what it means."""
+    table = (ROOT / "pipeline/README.md").read_text()
+    assert {word for word in ONE_MEANING if f"| {word} |" not in table} == set()
+    found = {
+        (word, here(file))
+        for file in MODULES
+        for name in named_in(file)
+        for word, rooms in ONE_MEANING.items()
+        if name.strip("_").lower().removesuffix("s") == word.removesuffix("s")
+        and not here(file).removeprefix("pipeline/").startswith(rooms)
+    }
+    assert found == set()
+
+
 RETIRED = {"strangers", "hash_text", "merged", "surroundings", "common", "helpers", "utils", "misc"}
 """Names of modules that say nothing of what is inside."""
 

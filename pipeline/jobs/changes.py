@@ -41,7 +41,7 @@ from pipeline.analyse.cycles import KINDS, Cycles, explain
 from pipeline.analyse.dimensions import SERIES
 from pipeline.base.errors import Stopped
 from pipeline.base.failpoints import hit
-from pipeline.jobs.cycles import SPEED_WINDOWS, Cycle, CycleBook, cycles_of
+from pipeline.jobs.cycles import SPEED_WINDOWS, Cycle, KnownCycles, cycles_of
 
 if TYPE_CHECKING:
     from pipeline.base.config import Settings
@@ -147,16 +147,16 @@ class ChangesJob:
     stop: threading.Event = field(default_factory=threading.Event)
     _last_ms: int | None = field(default=None)
     _last_all_ms: int = field(default=0)
-    _book: CycleBook = field(init=False)
+    _known_cycles: KnownCycles = field(init=False)
 
     def __post_init__(self) -> None:
-        self._book = CycleBook(self.store, self.settings, self.stop)
+        self._known_cycles = KnownCycles(self.store, self.settings, self.stop)
 
     def run(self, now_ms: int) -> ChangesReport:
         """Search what is due as of ``now_ms`` and write the changes that are new. Raises ``StoreOutage``."""
         everything = self._last_ms is None or now_ms - self._last_all_ms >= _ALL_EVERY_MS
         since_ms = 0 if everything or self._last_ms is None else self._last_ms - _OVERLAP_MS
-        cycles = self._book.learn(now_ms)
+        cycles = self._known_cycles.learn(now_ms)
         parts = list(self._search(since_ms, now_ms, cycles))
         searched = sum(len(part.names) for part in parts)
         report = ChangesReport(searched, sum(len(part.changes) for part in parts), cycles=len(cycles))
@@ -197,7 +197,7 @@ class ChangesJob:
 
     def _begins(self, names: Sequence[Series], starts_s: Floats) -> Floats:
         """When each series began; the search for cycles looks back farther than that for changes."""
-        begins = np.array([self._book.begins_s.get(name, np.inf) for name in names], np.float64)
+        begins = np.array([self._known_cycles.begins_s.get(name, np.inf) for name in names], np.float64)
         return np.minimum(begins, starts_s[:, 0]) if names else begins
 
     def _least_pct(self, names: Sequence[Series]) -> Floats:

@@ -81,7 +81,7 @@ class Cycle:
 
 
 @dataclass
-class CycleBook:
+class KnownCycles:
     """What is known of cycles, out of the windows in ``store`` and into its table."""
 
     store: Store
