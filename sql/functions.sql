@@ -23,21 +23,81 @@ CREATE OR REPLACE FUNCTION histogramQuantile {on_cluster} AS (h, q) ->
         + histogramAtRank(mapSort(h), least(floor((histogramCount(h) - 1) * q) + 1, histogramCount(h) - 1))
             * ((histogramCount(h) - 1) * q - floor((histogramCount(h) - 1) * q)));
 
--- Up to and including this a vital is good; pipeline/analyse/vitals.py is the same table.
+-- Lighthouse's control points of a vital, as pipeline/analyse/dimensions.py has them: 0.9 is scored at p10, 0.5 at the
+-- median; NaN where it scores nothing. INP and CLS have one pair for both form factors.
+CREATE OR REPLACE FUNCTION lighthouseP10 {on_cluster} AS (vital, form_factor) ->
+    transform(if(form_factor = 'desktop', concat(vital, '/desktop'), toString(vital)),
+              ['lcp', 'inp', 'cls', 'fcp', 'tbt', 'speed_index', 'lcp/desktop', 'inp/desktop', 'cls/desktop',
+               'fcp/desktop', 'tbt/desktop', 'speed_index/desktop'],
+              [2500., 200., 0.1, 1800., 200., 3387., 1200., 200., 0.1, 934., 150., 1311.], toFloat64(nan));
+CREATE OR REPLACE FUNCTION lighthouseMedian {on_cluster} AS (vital, form_factor) ->
+    transform(if(form_factor = 'desktop', concat(vital, '/desktop'), toString(vital)),
+              ['lcp', 'inp', 'cls', 'fcp', 'tbt', 'speed_index', 'lcp/desktop', 'inp/desktop', 'cls/desktop',
+               'fcp/desktop', 'tbt/desktop', 'speed_index/desktop'],
+              [4000., 500., 0.25, 3000., 600., 5800., 2400., 500., 0.25, 1600., 350., 2300.], toFloat64(nan));
+
+-- Up to and including this a vital is good; pipeline/analyse/dimensions.py is the same table. What only laboratories
+-- measure (tbt, speed_index) is rated as Lighthouse colours it, here for mobile.
 CREATE OR REPLACE FUNCTION vitalGood {on_cluster} AS (vital) ->
-    transform(toString(vital), ['lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid'],
-              [2500., 200., 0.1, 1800., 800., 100.], toFloat64(nan));
+    transform(toString(vital), ['lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid', 'tbt', 'speed_index'],
+              [2500., 200., 0.1, 1800., 800., 100., 200., 3387.], toFloat64(nan));
 
 -- Above this a vital is poor.
 CREATE OR REPLACE FUNCTION vitalPoor {on_cluster} AS (vital) ->
-    transform(toString(vital), ['lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid'],
-              [4000., 500., 0.25, 3000., 1800., 300.], toFloat64(nan));
+    transform(toString(vital), ['lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid', 'tbt', 'speed_index'],
+              [4000., 500., 0.25, 3000., 1800., 300., 600., 5800.], toFloat64(nan));
+
+-- The same limits for a form factor, which only those of the laboratory depend on.
+CREATE OR REPLACE FUNCTION vitalGoodOn {on_cluster} AS (vital, form_factor) ->
+    if(vital IN ('tbt', 'speed_index'), lighthouseP10(vital, form_factor), vitalGood(vital));
+CREATE OR REPLACE FUNCTION vitalPoorOn {on_cluster} AS (vital, form_factor) ->
+    if(vital IN ('tbt', 'speed_index'), lighthouseMedian(vital, form_factor), vitalPoor(vital));
 
 -- A p75 from merged histograms is within 1 %; the counts, which rate, say exactly on which side of a bound it lies.
+CREATE OR REPLACE FUNCTION p75Between {on_cluster} AS (p75, rating, good_up_to, poor_above) ->
+    multiIf(rating = 'good', least(p75, good_up_to),
+            rating = 'poor', greatest(p75, poor_above * 1.000001),
+            greatest(least(p75, poor_above), good_up_to * 1.000001));
 CREATE OR REPLACE FUNCTION p75AsRated {on_cluster} AS (p75, rating, vital) ->
-    multiIf(rating = 'good', least(p75, vitalGood(vital)),
-            rating = 'poor', greatest(p75, vitalPoor(vital) * 1.000001),
-            greatest(least(p75, vitalPoor(vital)), vitalGood(vital) * 1.000001));
+    p75Between(p75, rating, vitalGood(vital), vitalPoor(vital));
+CREATE OR REPLACE FUNCTION p75AsRatedOn {on_cluster} AS (p75, rating, vital, form_factor) ->
+    p75Between(p75, rating, vitalGoodOn(vital, form_factor), vitalPoorOn(vital, form_factor));
+
+-- good, needs_improvement or poor by exact counts: good when three quarters of the samples are.
+CREATE OR REPLACE FUNCTION ratingOf {on_cluster} AS (good, needs_improvement, samples) ->
+    multiIf(4 * good >= 3 * samples, 'good', 4 * (good + needs_improvement) >= 3 * samples, 'needs_improvement', 'poor');
+
+-- The p75 by inverted CDF of a histogram, within 1 %: the value that rates.
+CREATE OR REPLACE FUNCTION histogramRatedP75 {on_cluster} AS (h) ->
+    histogramAtRank(mapSort(h), floor((3 * histogramCount(h) + 3) / 4) - 1);
+
+-- Lighthouse's score of a value, 0 to 1, as lighthouse_score in pipeline/analyse/vitals.py defines it.
+CREATE OR REPLACE FUNCTION lighthouseCurve {on_cluster} AS (value, p10, median) ->
+    erfc(log(greatest(value / median, 5e-324)) / log(median / p10) * 0.9061938024368232) / 2;
+CREATE OR REPLACE FUNCTION lighthouseScore {on_cluster} AS (value, vital, form_factor) ->
+    multiIf(isNaN(lighthouseP10(vital, form_factor)) OR ifNull(isNaN(value), 1), nan,
+            value <= 0, 1,
+            value <= lighthouseP10(vital, form_factor),
+                greatest(0.9, lighthouseCurve(value, lighthouseP10(vital, form_factor), lighthouseMedian(vital, form_factor))),
+            value <= lighthouseMedian(vital, form_factor),
+                least(0.8999999999999999, greatest(0.5,
+                    lighthouseCurve(value, lighthouseP10(vital, form_factor), lighthouseMedian(vital, form_factor)))),
+            least(0.49999999999999994,
+                lighthouseCurve(value, lighthouseP10(vital, form_factor), lighthouseMedian(vital, form_factor))));
+
+-- The score as Lighthouse shows it: a small bonus above 0.9, then rounded down to hundredths.
+CREATE OR REPLACE FUNCTION lighthouseShown {on_cluster} AS (score) ->
+    floor((score + greatest(0, score - 0.9) * 0.05) * 100) / 100;
+
+-- Lighthouse's performance score, 0 to 100, with the weights of its versions 10 to 13: FCP 10 %, Speed Index 10 %, LCP
+-- 25 %, TBT 30 %, CLS 25 %. NULL unless all five values are there. (The order of the sum is Lighthouse's, to the last bit.)
+CREATE OR REPLACE FUNCTION lighthousePerformance {on_cluster} AS (fcp, speed_index, lcp, tbt, cls, form_factor) ->
+    if(ifNull(isNaN(fcp + speed_index + lcp + tbt + cls), 1), NULL, toUInt8(floor(0.5 +
+        (10 * lighthouseShown(lighthouseScore(fcp, 'fcp', form_factor))
+        + 25 * lighthouseShown(lighthouseScore(lcp, 'lcp', form_factor))
+        + 30 * lighthouseShown(lighthouseScore(tbt, 'tbt', form_factor))
+        + 25 * lighthouseShown(lighthouseScore(cls, 'cls', form_factor))
+        + 10 * lighthouseShown(lighthouseScore(speed_index, 'speed_index', form_factor))) / 100 * 100)));
 
 -- The name under which a browser is reported, as in web_vitals: chromium is chrome (setting vitals.browser_aliases).
 CREATE OR REPLACE FUNCTION browserName {on_cluster} AS (browser) ->

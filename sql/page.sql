@@ -176,13 +176,14 @@ LIMIT 20;
 -- vitals
 -- Each vital: how many page views were good, and its p75.
 SELECT vital, sum(samples) AS views, sum(good) AS good_views, sum(needs_improvement) AS improvable_views,
-    sum(poor) AS poor_views, histogramQuantile(sumMap(histogram), 0.75) AS p75, any(is_legacy) AS legacy
+    sum(poor) AS poor_views, histogramQuantile(sumMap(histogram), 0.75) AS p75, any(is_legacy) AS legacy,
+    max(vitalGoodOn(vital, form_factor)) AS good_up_to
 FROM web_vitals
 WHERE window_start >= toDateTime({from:UInt32}, 'UTC') AND window_start <= toDateTime({to:UInt32}, 'UTC')
     AND ({environment:String} = '' OR environment = {environment:String})
     AND ({browser:String} = '' OR browser = {browser:String})
 GROUP BY vital
-ORDER BY indexOf(['lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid'], vital);
+ORDER BY indexOf(['lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid', 'tbt', 'speed_index'], vital);
 
 -- vitals_by_page
 -- One vital by page and browser, the worst first.
@@ -197,15 +198,26 @@ GROUP BY page, browser
 ORDER BY p75 DESC
 LIMIT 50;
 
+-- lighthouse_performance
+-- Lighthouse's performance score of each page over the last day, the worst first.
+SELECT page, browser, form_factor, samples, performance_score, missing, fcp, speed_index, lcp, tbt, cls, weights_of
+FROM lighthouse_performance
+WHERE ({environment:String} = '' OR environment = {environment:String})
+    AND ({browser:String} = '' OR browser = {browser:String})
+    AND length(missing) < 5 AND has(missing, 'tbt') + has(missing, 'speed_index') < 2
+ORDER BY performance_score NULLS LAST, page, browser
+LIMIT 50;
+
 -- vitals_over_time
 -- The p75 of one vital over time, with distribution-free 95 % bounds (order statistics) from 13 page views on.
-SELECT at, views, histogramQuantile(merged, 0.75) AS p75,
+SELECT at, views, histogramQuantile(merged, 0.75) AS p75, good_up_to, poor_above,
     if(views < 13, NULL, histogramAtRank(mapSort(merged), greatest(0, floor(0.75 * views - 1.96 * sqrt(0.1875 * views)) - 1))) AS low,
     if(views < 13, NULL, histogramAtRank(mapSort(merged), least(views - 1, ceil(0.75 * views + 1.96 * sqrt(0.1875 * views))))) AS high
 FROM
 (
     SELECT toUInt32(intDiv(toUnixTimestamp(window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
-        toFloat64(sum(samples)) AS views, sumMap(histogram) AS merged
+        toFloat64(sum(samples)) AS views, sumMap(histogram) AS merged,
+        max(vitalGoodOn(vital, form_factor)) AS good_up_to, max(vitalPoorOn(vital, form_factor)) AS poor_above
     FROM web_vitals
     WHERE vital = {vital:String} AND window_start >= toDateTime({from:UInt32}, 'UTC')
         AND window_start <= toDateTime({to:UInt32}, 'UTC')
@@ -245,7 +257,7 @@ SELECT metric_type, node, endpoint, environment, sum(samples) AS metrics, argMax
     max(window_start) AS newest_window
 FROM metrics_5min
 WHERE window_start >= toDateTime({from:UInt32}, 'UTC') AND window_start <= toDateTime({to:UInt32}, 'UTC')
-    AND lower(metric_type) NOT IN ('duration', 'lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid')
+    AND lower(metric_type) NOT IN ('duration', 'lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid', 'tbt', 'speed_index')
     AND ({environment:String} = '' OR environment = {environment:String})
 GROUP BY metric_type, node, endpoint, environment
 ORDER BY metric_type, p95 DESC

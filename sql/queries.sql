@@ -116,7 +116,7 @@ SELECT
     page,
     views,
     -- The counts say on which side of a bound the p75 lies.
-    p75AsRated(histogramQuantile(merged, 0.75), rating, {vital:String}) AS p75,
+    p75AsRatedOn(histogramQuantile(merged, 0.75), rating, lower({vital:String}), form_factor) AS p75,
     if(views < 13, NULL, histogramAtRank(mapSort(merged), greatest(0, floor(0.75 * views - 1.96 * sqrt(0.1875 * views)) - 1))) AS p75_low,
     if(views < 13, NULL, histogramAtRank(mapSort(merged), least(views - 1, ceil(0.75 * views + 1.96 * sqrt(0.1875 * views))))) AS p75_high,
     multiIf(4 * good_views >= 3 * views, 'good', 4 * (good_views + improvable_views) >= 3 * views, 'needs_improvement', 'poor') AS rating,
@@ -126,7 +126,7 @@ SELECT
 FROM
 (
     SELECT page, toFloat64(sum(samples)) AS views, sum(good) AS good_views, sum(needs_improvement) AS improvable_views,
-        sum(poor) AS poor_views, sumMap(histogram) AS merged
+        sum(poor) AS poor_views, sumMap(histogram) AS merged, argMax(web_vitals.form_factor, window_start) AS form_factor
     FROM web_vitals
     WHERE vital = lower({vital:String})
         AND window_start >= {since:DateTime('UTC')} AND window_start < {until:DateTime('UTC')}
@@ -135,6 +135,41 @@ FROM
     GROUP BY page
 )
 ORDER BY p75 DESC, page
+LIMIT 100;
+
+-- performance_scores
+-- Lighthouse's performance score of each page, out of the p75 of its five metrics, the worst first; NULL where one is missing.
+-- defaults: since=7d until=now environment= browser=
+SELECT
+    environment,
+    page,
+    browser,
+    argMax(form_factor, vital = 'lcp') AS form_factor,
+    min(measured) AS samples,
+    lighthousePerformance(fcp, speed_index, lcp, tbt, cls, form_factor) AS performance_score,
+    arrayFilter(name -> NOT has(groupArray(vital), name), ['fcp', 'speed_index', 'lcp', 'tbt', 'cls']) AS missing,
+    anyIf(toNullable(rated), vital = 'fcp') AS fcp,
+    anyIf(toNullable(rated), vital = 'speed_index') AS speed_index,
+    anyIf(toNullable(rated), vital = 'lcp') AS lcp,
+    anyIf(toNullable(rated), vital = 'tbt') AS tbt,
+    anyIf(toNullable(rated), vital = 'cls') AS cls,
+    'Lighthouse 10 to 13' AS weights_of
+FROM
+(
+    SELECT w.environment AS environment, w.page AS page, w.browser AS browser, w.vital AS vital,
+        sum(w.samples) AS measured, argMax(w.form_factor, w.window_start) AS form_factor,
+        -- Of one window the percentile is known exactly.
+        p75AsRatedOn(if(count() = 1, any(w.p75_rated), histogramRatedP75(sumMap(w.histogram))),
+            ratingOf(sum(w.good), sum(w.needs_improvement), sum(w.samples)), w.vital, form_factor) AS rated
+    FROM web_vitals AS w
+    WHERE w.vital IN ('fcp', 'speed_index', 'lcp', 'tbt', 'cls')
+        AND w.window_start >= {since:DateTime('UTC')} AND w.window_start < {until:DateTime('UTC')}
+        AND ({environment:String} = '' OR w.environment = {environment:String})
+        AND ({browser:String} = '' OR w.browser = browserName({browser:String}))
+    GROUP BY w.environment, w.page, w.browser, w.vital
+)
+GROUP BY environment, page, browser
+ORDER BY performance_score NULLS LAST, page, browser
 LIMIT 100;
 
 -- one_test_by_day

@@ -39,6 +39,7 @@ from pipeline.analyse.cycles import find_cycles, without
 from pipeline.analyse.intervals import wilson
 from pipeline.analyse.quantiles import METHOD, Float64Array, IndexArray, group_sorted, grouped_quantiles, grouped_sums
 from pipeline.analyse.series import densify, factorise, ranked
+from pipeline.analyse.shifts import SPREAD_OF_MAD, SPREAD_OF_MEAN_DEVIATION, shifts
 from pipeline.status_words import FAILED, FLAKY, INTERRUPTED, PASSED, RETRIED, SKIPPED, status_word
 
 PERCENTILE_DEFINITION = METHOD
@@ -46,28 +47,8 @@ PERCENTILE_DEFINITION = METHOD
 EXTREME_SPREADS = 5.0
 _EXTREME_SHARE = 0.1
 
-SPREAD_OF_MAD = 1.4826
-"""Times the median absolute deviation of a normal distribution is its standard deviation."""
-_SPREAD_OF_MEAN_DEVIATION = 1.2533
-"""The same for the mean absolute deviation, which stands in when more than half of the runs are equal."""
 _ROUNDING = 1e-9
 """Runs that differ by less than this share are equal but for the rounding of their correction."""
-
-NEWEST_RUNS = 5
-_MORE_RUNS = (10, 20)
-"""Where there are as many after the reference, the mean of so many newest runs may tell a shift, too."""
-_SHIFT_SPREADS = 1.5
-_SHIFT_SHARE = 0.01
-"""A level that moved by a hundredth of itself or less has not moved for anybody's purposes."""
-
-# How far the newest runs must lie from the reference, in standard errors of autocorrelated runs; the shorter the
-# reference, the less is known of its autocorrelation. Of 20,000 simulated histories of 50 runs without a change, 0.0000
-# (independent noise), 0.0014 and 0.0046 (AR(1) with 0.6 and 0.8) were called shifted, of 25 runs 0.0000, 0.0017 and
-# 0.0068; of 50 runs, the newest 20 three spreads higher, 0.89, 0.24 and 0.15.
-_SHIFT_T, _ENOUGH, _T_PER_RUN_LESS = 4.7, 25, 0.1
-_CAREFUL = 1.5
-"""Standard errors that are added to the measured autocorrelation."""
-_MOST_AUTOCORRELATION = 0.9
 
 INSUFFICIENT_HISTORY, OK, SHIFTED, LEARNING = "insufficient_history", "ok", "shifted", "learning"
 
@@ -173,7 +154,8 @@ def baselines(past: History, by: Sequence[str], *, max_runs: int, min_runs: int)
 
     With ``test_id`` in ``by`` every execution is a run. The result has the columns ``by``, avg_duration,
     p95_duration (linear), success_rate with its Wilson bounds (fractions), centre, spread, samples
-    (executions that count), runs, since (the oldest of them), shift_pct and autocorrelation (``_shifts``) and state.
+    (executions that count), runs, since (the oldest of them), shift_pct and autocorrelation (``analyse/shifts.py``)
+    and state.
     Below ``min_runs`` runs it is ``learning`` where a confirmed change cut the history off, else
     ``insufficient_history``; ``shifted`` when the newest runs left the level of the older half; else ``ok``.
     """
@@ -196,7 +178,7 @@ def baselines(past: History, by: Sequence[str], *, max_runs: int, min_runs: int)
     ordinary[ordinary] = ~is_extreme[runs.of_execution[ordinary]]
     grouped = group_sorted(speed.values[ordinary], ids[ordinary], groups.groups)
     is_enough = runs.sizes >= min_runs
-    is_shifted, shift_pct, autocorrelation = _shifts(durations, runs.starts, min_runs)
+    is_shifted, shift_pct, autocorrelation = shifts(durations, runs.starts, min_runs)
     has_changed = np.bincount(group[past.has_changed[counted]], minlength=groups.groups) > 0
     state = np.select([is_enough & is_shifted, is_enough, has_changed], [SHIFTED, OK, LEARNING], INSUFFICIENT_HISTORY)
     columns = {
@@ -309,77 +291,10 @@ def _centre_spread_extremes(
     with np.errstate(invalid="ignore"):
         mean_deviation = np.bincount(group, deviations, groups) / runs
     rounding = _ROUNDING * np.abs(centre)
-    scale = np.where(spread > rounding, spread, _SPREAD_OF_MEAN_DEVIATION * mean_deviation)
+    scale = np.where(spread > rounding, spread, SPREAD_OF_MEAN_DEVIATION * mean_deviation)
     is_far = deviations > np.maximum(EXTREME_SPREADS * scale, rounding)[group]
     are_few = np.bincount(group[is_far], minlength=groups) <= np.maximum(1, _EXTREME_SHARE * runs)
     return centre, spread, is_far & are_few[group]
-
-
-def _shifts(durations: Float64Array, starts: IndexArray, min_runs: int) -> tuple[BoolArray, Float64Array, Float64Array]:
-    """Whether the newest runs of each group left the level of the reference, by how many percent, and the latter's
-    autocorrelation; (groups,), NaN where there are too few runs to ask.
-
-    The reference is the older half of the runs, at least ``min_runs``; the newest five, and the newest ten and twenty
-    where these are no part of it, are held against it. The newest five must lie more than 1.5 spreads and 1 % away.
-    """
-    sizes = np.diff(starts)
-    shifted = np.zeros(len(sizes), bool)
-    shift_pct, autocorrelation = np.full(len(sizes), np.nan), np.full(len(sizes), np.nan)
-    for size in np.unique(sizes[sizes >= min_runs + NEWEST_RUNS]).tolist():
-        here = np.flatnonzero(sizes == size)
-        runs = durations[starts[here, None] + np.arange(size)]
-        found = _against(runs, max(min_runs, size // 2), (NEWEST_RUNS, *_MORE_RUNS))
-        shifted[here], shift_pct[here], autocorrelation[here] = found
-        # All runs before the newest five know more, until the first of a new level are among them.
-        shifted[here] |= _against(runs, size - NEWEST_RUNS, (NEWEST_RUNS,))[0]
-    return shifted, shift_pct, autocorrelation
-
-
-def _against(runs: Float64Array, older: int, counts: tuple[int, ...]) -> tuple[BoolArray, Float64Array, Float64Array]:
-    """Hold so many newest runs, each of ``counts``, against the ``older`` oldest ones."""
-    reference = runs[:, :older]
-    centre = np.median(reference, axis=1)
-    spread = SPREAD_OF_MAD * np.median(np.abs(reference - centre[:, None]), axis=1)
-    mean_deviation = _SPREAD_OF_MEAN_DEVIATION * np.abs(reference - centre[:, None]).mean(axis=1)
-    # Of two ways to behave the median absolute deviation may see one alone.
-    spread = np.maximum(spread, mean_deviation)
-    # Far runs count as three spreads away, so that one that hung says nothing about the noise.
-    drawn_in = np.clip(reference, (centre - 3 * spread)[:, None], (centre + 3 * spread)[:, None])
-    level = drawn_in.mean(axis=1)
-    rest = drawn_in - level[:, None]
-    squares = (rest * rest).sum(axis=1)
-    measured = (rest[:, 1:] * rest[:, :-1]).sum(axis=1) / np.where(squares > 0, squares, 1.0)
-    positive = np.clip(measured, 0.0, 1.0)
-    careful = _CAREFUL * np.sqrt((1.0 - positive**2) / older) + (1.0 + 4.0 * positive) / older
-    rho = np.clip(measured + careful, 0.0, _MOST_AUTOCORRELATION)
-    # The spread of few autocorrelated runs is smaller than that of many.
-    seen = np.maximum(1.0 - _variance_of_mean(older, rho), 0.2)
-    deviation = np.sqrt(squares / older / seen)
-    newest = np.median(runs[:, -NEWEST_RUNS:], axis=1)
-    side = np.sign(newest - level)
-    furthest = np.zeros(len(runs))
-    for count in counts:
-        if older + count <= runs.shape[1]:
-            error = deviation * np.sqrt(1.1 * _variance_of_mean(count, rho) + _variance_of_mean(older, rho))
-            away = side * (_trimmed_mean(runs[:, -count:]) - level)
-            furthest = np.maximum(furthest, away / np.maximum(error, 1e-300))
-    needed = _SHIFT_T + _T_PER_RUN_LESS * max(_ENOUGH - older, 0)
-    is_apart = np.abs(newest - level) > np.maximum(_SHIFT_SPREADS * spread, _SHIFT_SHARE * np.abs(level))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shift_pct = np.where(level != 0, 100.0 * (newest - level) / np.abs(level), np.nan)
-    return (furthest > needed) & is_apart, shift_pct, np.clip(measured, -1.0, 1.0)
-
-
-def _variance_of_mean(count: int, rho: Float64Array) -> Float64Array:
-    """The variance of the mean of so many AR(1) values of variance 1."""
-    away = 1.0 - rho
-    return np.asarray(((1.0 + rho) / away - 2.0 * rho * (1.0 - rho**count) / (count * away * away)) / count)
-
-
-def _trimmed_mean(runs: Float64Array) -> Float64Array:
-    """The mean without the lowest and the highest fifth."""
-    cut = runs.shape[1] // 5
-    return np.asarray(np.sort(runs, axis=1)[:, cut : runs.shape[1] - cut].mean(axis=1))
 
 
 def _places_from_end(groups: IndexArray) -> IndexArray:

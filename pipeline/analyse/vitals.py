@@ -192,9 +192,8 @@ def _statistics(grouped: Grouped) -> dict[str, pa.Array]:
 
 
 def _verdict(grouped: Grouped, vitals: list[Vital], form_factors: list[str]) -> dict[str, pa.Array]:
-    good = np.array([vital.good for vital in vitals], dtype=np.float64)
-    poor = np.array([vital.poor for vital in vitals], dtype=np.float64)
-    pairs = zip(vitals, form_factors, strict=True)
+    pairs = list(zip(vitals, form_factors, strict=True))
+    good, poor = np.array([vital.limits(one) for vital, one in pairs], np.float64).reshape(-1, 2).T
     control_points = np.array([vital.control_points(one) or (np.nan, np.nan) for vital, one in pairs], np.float64)
     p10, median = control_points.reshape(-1, 2).T
     group = np.repeat(np.arange(len(vitals)), grouped.sizes)

@@ -27,7 +27,7 @@ from pipeline.analyse.changes.models import SHORTEST_SEGMENT
 from pipeline.analyse.changes.points import LITTLE_AUTOCORRELATION, PENALTY, find_changes, p_value
 from pipeline.analyse.changes.search import search
 from pipeline.analyse.changes.series import pack, prepare
-from pipeline.bench import shapes
+from pipeline.bench import baselines, shapes
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -136,6 +136,7 @@ def run(seeds: int, say: Callable[[str], None], *, full: bool = False) -> dict[s
             say(f"{title}: {result[title]}")
     peers = {"fixed +-20 %": fixed_threshold, "Perfherder's t-test": welch_t}
     result["shapes"] = shapes.measure(max(seeds // 4, 1), peers, say)
+    result["baselines"] = baselines.measure(20 * seeds, say)
     if full:
         for name, noise in NOISES.items():
             result[f"watched: {name}"] = watched(noise, max(seeds // 10, 1))

@@ -1,9 +1,9 @@
 """The producers' side of the buffer: a client that batches metrics in the background and LPUSHes them.
 
-Promises: ``push`` returns in microseconds and never raises because Redis is away; nothing is pushed
-twice. Each batch is pushed by a script that first looks at a marker of this client in Redis and then
-moves it on, so a batch whose reply was lost is simply sent again: if the lost attempt was executed after
-all, even later than the new one, it changes nothing.
+Promises: ``push`` returns in a microsecond or two and never raises because Redis is away; nothing is pushed twice. A
+caller checks what it offers and appends it to a queue, without a lock; a thread encodes and sends. Each batch moves in
+a transaction together with a marker of this client (``batches.py``), so one whose reply was lost is simply offered
+again: if the lost attempt was executed after all, even later than the new one, nothing changes.
 
 While Redis is away or full, metrics wait in a bounded queue and are retried with growing pauses; what
 does not fit is dropped and counted. At every moment
@@ -14,22 +14,22 @@ while a reply is missing. What can still be lost is what Redis itself loses (pow
 from __future__ import annotations
 
 import contextlib
-import math
 import multiprocessing
 import os
 import random
 import secrets
 import signal
+import sys
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from multiprocessing import util
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import redis
@@ -42,57 +42,48 @@ from pipeline.base.errors import ConfigError, PipelineError
 from pipeline.base.redis_link import RedisLink, classify
 from pipeline.base.redis_pool import connection_pool
 from pipeline.base.text import masked_url, remember_secret
+from pipeline.client.batches import Handover
+from pipeline.client.metric_item import (
+    ABSENT,
+    EXACT_INTEGER,
+    Item,
+    Known,
+    encoded,
+    encoded_items,
+    finite,
+    is_plain,
+    name_of_type,
+    timestamp_ms,
+)
 from pipeline.client.run_context import RunContext, session
 from pipeline.client.timing import Timing
 
 _log = log.get(__name__)
 
-BATCH_ITEMS = 1_000
-"""Items per command: larger ones only keep the server from its other clients (1,000 cost it 0.9 ms)."""
+Checked = TypeVar("Checked")
+
+BATCH_ITEMS = 2_000
+"""Items per command: larger ones only keep the server from its other clients (2,000 cost it 0.5 to 0.8 ms)."""
 
 BATCH_BYTES = 4 * 2**20
 """Bytes per command, for the same reason."""
 
-MARKER_TTL_S = 7 * 86_400
-"""The marker of a client that vanished goes after this long; a longer outage could double one batch."""
+CATCH_UP_ITEMS = 2 * BATCH_ITEMS
+CATCH_UP_S = 0.05
+"""A caller that may wait for room waits this long for the sender when so much is queued. The interpreter leaves a
+caller that never waits 5 ms at a time, which is longer than a batch takes."""
+
+ITEM_BYTES = 512
+"""What every item in the queue is charged with, so that a push need not count; a larger one also with the rest."""
 
 _BACKOFF = Backoff(first_s=0.05, max_s=5.0)
-_PER_ITEM_BYTES = 64
-_YIELD_ITEMS = 100
-_EXACT_INTEGER = 2**53
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_OBJECT_BYTES = 64
+_PLAIN_CHARACTERS = 256
+"""Of all its texts, so that a plain metric with its number and its time takes no more than ``ITEM_BYTES``."""
+_NEVER = sys.maxsize
 
-# KEYS: buffer, marker. ARGV: number of this batch, life of the marker in seconds, items.
-# The copies to and from Lua make a push of 1,000 cost the server 0.9 instead of 0.4 ms.
-_PUSH_ONCE = b"""
-if tonumber(redis.call('GET', KEYS[2]) or '0') >= tonumber(ARGV[1]) then return 0 end
-local waiting = redis.call('LPUSH', KEYS[1], unpack(ARGV, 3))
-redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
-return waiting
-"""
-
-
-class _Known(msgspec.Struct, omit_defaults=True, gc=False):
-    """What most metrics are, in the order that ``push`` fills in."""
-
-    metric_type: Any
-    value: Any
-    timestamp: Any
-    test_id: Any = None
-    test_name: Any = None
-    test_suite: Any = None
-    environment: Any = None
-    browser: Any = None
-    page: Any = None
-    endpoint: Any = None
-    node: Any = None
-    status: Any = None
-    run_id: Any = None
-    job: Any = None
-    commit: Any = None
-    branch: Any = None
-    attempt: Any = None
-    error_type: Any = None
+_join = "".join
+_now_ns = time.time_ns
 
 
 @dataclass(frozen=True)
@@ -126,6 +117,10 @@ class MetricsClient:
             client.push("duration", 2500, test_id="auth-001", status="passed", browser="chromium")
     """
 
+    _handover: Handover
+    _thread: threading.Thread
+    _thread_started: bool
+
     def __init__(
         self,
         url: str | None = None,
@@ -157,7 +152,8 @@ class MetricsClient:
         self._key = key or random.choice((settings.buffer if settings else BufferSettings()).keys)
         self._defaults = {name: one for name, one in _with_run(run, defaults or {}).items() if one not in (None, {})}
         # Of a key that stands twice the last one counts, so a metric's own fields win.
-        self._head = _encode(self._defaults)[:-1] + b"," if self._defaults else b"{"
+        self._head = encoded(self._defaults)[:-1] + b"," if self._defaults else b"{"
+        self._default_tags: Mapping[str, Any] = self._defaults.get("tags", {})
         self._flush_interval_s = flush_interval_s
         self._max_queued_bytes = max_queued_bytes
         self._room_timeout_s = room_timeout_s
@@ -172,47 +168,74 @@ class MetricsClient:
 
     def push(
         self,
+        /,
         metric_type: str,
         value: float,
         *,
         timestamp: datetime | float | str | None = None,
         tags: Mapping[str, Any] | None = None,
-        test_id: Any = None,
-        test_name: Any = None,
-        test_suite: Any = None,
-        environment: Any = None,
-        browser: Any = None,
-        page: Any = None,
-        endpoint: Any = None,
-        node: Any = None,
-        status: Any = None,
-        run_id: Any = None,
-        job: Any = None,
-        commit: Any = None,
-        branch: Any = None,
-        attempt: Any = None,
-        error_type: Any = None,
+        test_id: Any = ABSENT,
+        test_name: Any = ABSENT,
+        test_suite: Any = ABSENT,
+        environment: Any = ABSENT,
+        browser: Any = ABSENT,
+        page: Any = ABSENT,
+        endpoint: Any = ABSENT,
+        node: Any = ABSENT,
+        status: Any = ABSENT,
+        run_id: Any = ABSENT,
+        job: Any = ABSENT,
+        commit: Any = ABSENT,
+        branch: Any = ABSENT,
+        error_type: Any = ABSENT,
+        attempt: int | None = None,
         **fields: Any,
     ) -> bool:
         """Queue one metric; True unless it had to be dropped.
 
-        ``timestamp``: None is now; a number is epoch seconds or milliseconds; a datetime needs its zone.
-        ``fields``: any others; they end up in the tags. None means absent. Raises ``ValueError`` for a value that is
-        no finite number and for a datetime without a zone.
+        ``timestamp``: None is now; a number is epoch seconds or milliseconds; a text is ISO-8601; the last two and a
+        datetime need their zone. ``fields``: any others; they end up in the tags. None means absent. Raises
+        ``ValueError`` for what would become a dead letter: a value that is no finite number, a type that is no text,
+        a time that is none.
         """
-        # Named parameters and a structure of them cost a caller half of what dictionaries cost.
-        known = _Known(
-            metric_type, value, time.time_ns() // 1_000_000, test_id, test_name, test_suite, environment, browser, page,
-            endpoint, node, status, run_id, job, commit, branch, attempt, error_type,
+        # Every line here is paid by the caller for each metric. Named parameters cost half of what a dictionary does,
+        # a lock as much as all checks together.
+        if type(value) is float:
+            if value - value != 0.0:  # infinity, or no number
+                self._checked(finite, value)
+        elif type(value) is not int or not -EXACT_INTEGER < value < EXACT_INTEGER:
+            value = self._checked(finite, value)
+        packed = self._packed_tags(tags) if tags else None
+        known = Known(
+            metric_type,
+            value,
+            _now_ns() // 1_000_000 if timestamp is None else self._checked(timestamp_ms, timestamp),
+            test_id, test_name, test_suite, environment, browser, page, endpoint, node, status, run_id, job, commit,
+            branch, error_type, attempt, packed,
         )  # fmt: skip
+        try:
+            text = _join((
+                metric_type, test_id, test_name, test_suite, environment, browser, page, endpoint, node, status, run_id,
+                job, commit, branch, error_type,
+            ))  # fmt: skip
+        except TypeError:
+            return self._push_encoded(known, fields)
         if (
-            (timestamp is None and tags is None and not fields)
-            and (type(value) is float or type(value) is int)
-            and -_EXACT_INTEGER < value < _EXACT_INTEGER
+            (fields or not metric_type or len(text) > _PLAIN_CHARACTERS)
+            or (packed is not None and len(memoryview(packed)) > _PLAIN_CHARACTERS)
+            or (attempt is not None and type(attempt) is not int)
+            or not (text.isascii() or is_plain(text))
         ):
-            return self.push_raw(self._head + _encode(known)[1:])
-        given = {name: field for name, field in msgspec.structs.asdict(known).items() if field is not None}
-        return self._offer_metric(given | {"value": value, "timestamp": timestamp}, fields, tags)
+            return self._push_encoded(known, fields)
+        queue = self._queue
+        waiting = len(queue)
+        if waiting >= self._most_items:
+            return self._push_locked(known, 0)
+        queue.append(known)
+        # Read after the append: a sender that goes to sleep says so first and looks at the queue then.
+        if waiting >= self._attention_at:
+            self._attend()
+        return True
 
     def timed(self, metric_type: str = "duration", **fields: Any) -> Timing:
         """Time a block (``with``, ``async with``) or every call of a function, also of an async one (``@``).
@@ -228,40 +251,25 @@ class MetricsClient:
 
         A metric that raises ``ValueError`` ends it; those before it are queued.
         """
-        return sum(self._offer_metric(metric, {}, metric.get("tags")) for metric in metrics)
+        return sum(self.push(**{"metric_type": None, "value": None, **metric}) for metric in metrics)
 
     def push_raw(self, item: bytes) -> bool:
         """Queue one list item as it is, valid or not; True unless it had to be dropped."""
-        size = len(item) + _PER_ITEM_BYTES
-        with self._lock:
-            is_full = self._queued_bytes + size > self._max_queued_bytes
-            if (is_full or self._deadline is not None) and not self._has_room(size):
-                self._drop_one()
-                return False
-            self._queue.append(item)
-            self._queued_bytes += size
-            # The sender sleeps until there is a first item, and then until there are enough for a full batch.
-            waiting = len(self._queue)
-            if waiting == 1 or waiting == BATCH_ITEMS:
-                if not self._thread_started:
-                    self._start_thread()
-                self._changed.notify_all()
-        if waiting > BATCH_ITEMS and not waiting % _YIELD_ITEMS:
-            # The interpreter leaves a caller that never waits 5 ms at a time; the sender needs it twice a batch.
-            time.sleep(0)
-        return True
+        return self._push_locked(item, _extra_bytes(item))
 
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until everything queued is in Redis; False when that took longer than ``timeout_s``."""
         with self._changed:
-            return self._wait_in_a_hurry(lambda: not self._queue and not self._under_way, timeout_s)
+            return self._wait_in_a_hurry(lambda: not self._queued_items(), timeout_s)
 
     def stats(self) -> ClientStats:
         """The counts so far; they add up at any moment."""
         with self._changed:
+            if self._is_over:
+                self._give_up()  # on what another thread was about to queue while the client was closed
             return ClientStats(
                 pushed=self._pushed,
-                queued=len(self._queue) + self._under_way,
+                queued=self._queued_items(),
                 dropped=self._dropped,
                 in_doubt=self._in_doubt,
                 retried=self._retried,
@@ -280,13 +288,14 @@ class MetricsClient:
             if self._deadline is not None:
                 return
             self._deadline = time.monotonic() + timeout_s
+            self._most_items = 0
             self._changed.notify_all()
         if self._thread_started:
             self._thread.join(timeout_s)
         else:
             self._send_all()
         with self._changed:
-            self._give_up()
+            self._is_over = True
         stats = self.stats()
         if stats.dropped or stats.in_doubt:
             self._say("metrics lost", dropped=stats.dropped, in_doubt=stats.in_doubt)
@@ -294,7 +303,7 @@ class MetricsClient:
             if stats.pushed and not stats.in_doubt and not stats.retried:
                 # No attempt of this client can still be on its way, so the marker has nothing left to prevent.
                 with contextlib.suppress(redis.RedisError, PipelineError):
-                    redis.Redis(connection_pool=self._pool).delete(self._marker)
+                    redis.Redis(connection_pool=self._pool).delete(self._handover.marker)
             self._pool.disconnect()
 
     def __enter__(self) -> MetricsClient:
@@ -311,48 +320,88 @@ class MetricsClient:
         # signal's handler may close the client in the middle of a push.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._queue: deque[bytes] = deque()
-        self._queued_bytes = 0
-        self._under_way = 0
-        self._may_be_executed = False
+        self._queue: deque[Item] = deque()
+        self._extra_bytes = 0
+        self._most_items = self._max_queued_bytes // ITEM_BYTES
+        self._attention_at = 0
+        self._busy_attention_at = CATCH_UP_ITEMS if self._room_timeout_s else _NEVER
+        self._sender_sleeps = True
+        self._is_over = False
+        self._under_way: Sequence[Item] = ()
+        self._under_way_extra_bytes = 0
         self._hurry = 0
         self._trouble = ""
         self._pushed = self._dropped = self._in_doubt = self._retried = self._refused = 0
-        self._batch_number = 0
-        self._marker = _marker_key(self._key, secrets.token_hex(8))
+        self._handover = Handover(self._key, secrets.token_hex(8))
         self._pool = None
+        self._connection: redis.Connection | None = None
         self._thread_started = False
         self._thread = threading.Thread(target=self._send_all, name="metrics-client", daemon=True)
         _flush_on_sigterm()
         util.Finalize(self, _close_if_alive, args=(weakref.ref(self),), exitpriority=0)
 
-    def _offer_metric(
-        self, metric: Mapping[str, Any], fields: Mapping[str, Any], tags: Mapping[str, Any] | None
-    ) -> bool:
-        item = self._defaults.copy()
-        for part in (metric, fields):
-            for name, field in part.items():
-                if field is not None:
-                    item[name] = field
-        if tags:
-            item["tags"] = {**self._defaults.get("tags", {}), **tags}
+    def _checked(self, check: Callable[[Any], Checked], given: Any) -> Checked:
         try:
-            item["timestamp"] = _timestamp(metric.get("timestamp"))
-            item["value"] = _finite(metric.get("value"))
+            return check(given)
         except ValueError:
-            with self._changed:
+            with self._lock:
                 self._refused += 1
             raise
-        return self.push_raw(_encode(item))
 
-    def _has_room(self, size: int) -> bool:
-        """Whether the queue takes ``size`` more bytes, perhaps after a wait; a closed client takes nothing."""
-        most = self._max_queued_bytes - size
-        if self._queued_bytes > most and self._room_timeout_s:
-            self._wait_in_a_hurry(
-                lambda: self._queued_bytes <= most or self._deadline is not None, self._room_timeout_s
-            )
-        return self._deadline is None and self._queued_bytes <= most
+    def _packed_tags(self, tags: Mapping[str, Any]) -> msgspec.Raw:
+        """Encoded at once: what the caller does to the mapping afterwards is its own business."""
+        return msgspec.Raw(encoded({**self._default_tags, **tags}))
+
+    def _push_encoded(self, known: Known, fields: Mapping[str, Any]) -> bool:
+        """Queue a metric with fields that are no plain texts."""
+        self._checked(name_of_type, known.metric_type)
+        given = {**msgspec.structs.asdict(known), **fields}
+        item = encoded({name: one for name, one in given.items() if one is not None and one is not ABSENT})
+        return self.push_raw(self._head + item[1:])
+
+    def _push_locked(self, item: Item, extra_bytes: int) -> bool:
+        """Queue an item that is large, or that finds the queue full or the client closed."""
+        with self._lock:
+            if not self._has_room(extra_bytes):
+                self._drop_one()
+                return False
+            self._queue.append(item)
+            self._extra_bytes += extra_bytes
+            self._set_most_items()
+            if len(self._queue) > self._attention_at:
+                self._attend()
+        return True
+
+    def _set_most_items(self) -> None:
+        """How long the queue may become; under way is what the sender took from it."""
+        if self._deadline is None:
+            self._most_items = (self._max_queued_bytes - self._extra_bytes) // ITEM_BYTES - len(self._under_way)
+
+    def _has_room(self, extra_bytes: int) -> bool:
+        """Whether the queue takes an item, perhaps after a wait; a closed client takes nothing."""
+
+        def fits() -> bool:
+            used = self._queued_items() * ITEM_BYTES + self._extra_bytes
+            return used + ITEM_BYTES + extra_bytes <= self._max_queued_bytes
+
+        if not fits() and self._room_timeout_s:
+            self._wait_in_a_hurry(lambda: fits() or self._deadline is not None, self._room_timeout_s)
+        return self._deadline is None and fits()
+
+    def _attend(self) -> None:
+        """The queue is longer than the sender, or a caller that may wait, wanted it to become."""
+        with self._lock:
+            if not self._thread_started:
+                self._start_thread()
+            if self._sender_sleeps:
+                self._attention_at = self._busy_attention_at
+                self._changed.notify_all()
+            elif self._room_timeout_s and not self._trouble:
+                self._changed.wait_for(lambda: len(self._queue) <= CATCH_UP_ITEMS // 2, CATCH_UP_S)
+
+    def _queued_items(self) -> int:
+        """Waiting in this process, the batch under way included."""
+        return len(self._queue) + len(self._under_way)
 
     def _wait_in_a_hurry(self, until: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait while batches leave at once, full or not."""
@@ -376,36 +425,46 @@ class MetricsClient:
             self._thread_started = True
 
     def _send_all(self) -> None:
-        while batch := self._next_batch():
-            self._send(batch)
+        while items := self._take():
+            self._send(items)
 
-    def _next_batch(self) -> list[bytes]:
-        """Wait for items; an empty batch means that the client is closed and everything sent or given up."""
+    def _take(self) -> list[Item]:
+        """Wait for items and take a batch under way; none when the client is closed and nothing is left."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._deadline is not None)
-            self._changed.wait_for(
-                lambda: len(self._queue) >= BATCH_ITEMS or self._hurry or self._deadline is not None,
-                self._flush_interval_s,
-            )
+            self._wait_for_items(1, None)
+            self._wait_for_items(BATCH_ITEMS, self._flush_interval_s)
             take = self._queue.popleft
-            batch = [take() for _ in range(min(BATCH_ITEMS, len(self._queue)))]
-            size = sum(map(len, batch))
-            while size > BATCH_BYTES and len(batch) > 1:
-                size -= len(batch[-1])
-                self._queue.appendleft(batch.pop())
-            self._under_way = len(batch)
-            self._may_be_executed = False
-            self._queued_bytes -= size + _PER_ITEM_BYTES * len(batch)
+            items = [take() for _ in range(min(BATCH_ITEMS, len(self._queue)))]
+            if self._extra_bytes:
+                sizes = [_extra_bytes(item) for item in items]
+                while sum(sizes) > BATCH_BYTES and len(items) > 1:
+                    sizes.pop()
+                    self._queue.appendleft(items.pop())
+                self._under_way_extra_bytes = sum(sizes)
+            self._under_way = items
+            self._set_most_items()
             self._changed.notify_all()
-            return batch
+            return items
 
-    def _send(self, batch: list[bytes]) -> None:
-        """Offer one batch to Redis until it takes it, or until the client's closing runs out of time."""
-        self._batch_number += 1
+    def _wait_for_items(self, enough: int, timeout_s: float | None) -> None:
+        def is_time() -> bool:
+            self._attention_at = enough - 1
+            is_wanted = bool(self._hurry and self._queue) or self._deadline is not None
+            return is_wanted or len(self._queue) >= enough
+
+        self._sender_sleeps = True
+        self._changed.wait_for(is_time, timeout_s)
+        self._sender_sleeps = False
+        self._attention_at = self._busy_attention_at
+
+    def _send(self, items: Sequence[Item]) -> None:
+        """Offer what is under way to Redis until it takes it, or until the client's closing runs out of time."""
+        encoded_once: Sequence[bytes] = ()
         failures = 0
         while True:
             try:
-                self._attempt(batch)
+                encoded_once = encoded_once or encoded_items(items, self._head)
+                self._attempt(encoded_once)
             except Exception as error:  # whatever it is: a sender that died would keep everything for itself, silently
                 meaning = error if isinstance(error, PipelineError) else classify(error) or error
                 if str(meaning) != self._trouble:
@@ -414,8 +473,9 @@ class MetricsClient:
             else:
                 with self._changed:
                     # After a close that gave up nothing is under way any more, and nothing is counted twice.
-                    self._pushed += self._under_way
-                    self._under_way = 0
+                    self._pushed += len(self._under_way)
+                    self._clear_under_way()
+                    self._set_most_items()
                     self._changed.notify_all()
                 self._trouble = ""
                 return
@@ -427,23 +487,23 @@ class MetricsClient:
                     self._give_up()
                     return
 
-    def _attempt(self, batch: list[bytes]) -> None:
+    def _attempt(self, items: Sequence[bytes]) -> None:
         if self._pool is None:
             self._pool = self._connect()
-        connection = self._pool.get_connection()  # type: ignore[no-untyped-call]
+        connection = self._connection or self._pool.get_connection()  # type: ignore[no-untyped-call]
+        self._connection = None
         try:
-            connection.send_command(
-                "EVAL", _PUSH_ONCE, 2, self._key, self._marker, self._batch_number, MARKER_TTL_S, *batch
-            )
-            # Only a command that left as a whole can be executed; from here on its reply is what tells.
-            was_in_doubt, self._may_be_executed = self._may_be_executed, True
-            try:
-                connection.read_response()
-            except (redis.ResponseError, redis.BusyLoadingError):
-                self._may_be_executed = was_in_doubt
-                raise
+            self._handover.push(connection, items, more=len(self._queue) >= BATCH_ITEMS)
         finally:
-            self._pool.release(connection)  # type: ignore[no-untyped-call]
+            if self._handover.is_open:
+                self._connection = connection
+            else:
+                self._pool.release(connection)  # type: ignore[no-untyped-call]
+
+    def _clear_under_way(self) -> None:
+        self._under_way = ()
+        self._extra_bytes -= self._under_way_extra_bytes
+        self._under_way_extra_bytes = 0
 
     def _say(self, event: str, **facts: Any) -> None:
         if not self._quiet:
@@ -458,15 +518,20 @@ class MetricsClient:
 
     def _give_up(self) -> None:
         """Account for what did not make it; what the sender still achieves after this is not counted."""
-        if self._may_be_executed:
-            self._in_doubt += self._under_way
+        if self._handover.may_be_executed:
+            self._in_doubt += len(self._under_way)
         else:
-            self._dropped += self._under_way
+            self._dropped += len(self._under_way)
         self._dropped += len(self._queue)
-        self._under_way = 0
-        self._queued_bytes = 0
+        self._clear_under_way()
         self._queue.clear()
+        self._extra_bytes = 0
         self._changed.notify_all()
+
+
+def _extra_bytes(item: Item) -> int:
+    """What an item is larger than others."""
+    return max(0, len(item) + _OBJECT_BYTES - ITEM_BYTES) if isinstance(item, bytes) else 0
 
 
 def _with_run(run: RunContext | bool, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -492,40 +557,6 @@ def _connector_of_url(url: str) -> Callable[[], redis.BlockingConnectionPool]:
 def _connector_of_settings(settings: Settings) -> Callable[[], redis.BlockingConnectionPool]:
     return lambda: RedisLink.open(settings).pool("metrics")
 
-
-def _marker_key(buffer: str, client: str) -> str:
-    """String with a TTL, in the buffer's slot: the last batch of one client that was pushed."""
-    tag = buffer if "{" in buffer else "{" + buffer + "}"
-    return f"{tag}:producer:{client}"
-
-
-def _finite(value: Any) -> float:
-    """The number as JSON may carry it. Raises ``ValueError``."""
-    if type(value) is int and abs(value) < _EXACT_INTEGER:
-        return value
-    if not isinstance(value, bool | str | bytes):
-        try:
-            number = float(value)
-        except (TypeError, OverflowError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    raise ValueError(f"the value of a metric must be a finite number, not {value!r}")
-
-
-def _timestamp(timestamp: Any) -> Any:
-    """Epoch milliseconds for None and datetimes, anything else as it is. Raises ``ValueError``."""
-    if timestamp is None:
-        return time.time_ns() // 1_000_000
-    if not isinstance(timestamp, datetime):
-        return timestamp
-    if timestamp.tzinfo is None:
-        raise ValueError(f"the timestamp of a metric needs its zone: {timestamp!r}")
-    # Not by timestamp(): its float lands below the millisecond it means.
-    return (timestamp - _EPOCH) // timedelta(milliseconds=1)
-
-
-_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 _clients: weakref.WeakSet[MetricsClient] = weakref.WeakSet()
 

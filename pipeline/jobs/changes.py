@@ -32,12 +32,12 @@ from pipeline.analyse.changes.points import (
     MIN_CHANGE_PCT,
     Changes,
     Drifts,
-    benjamini_hochberg,
     direction,
     examine,
 )
+from pipeline.analyse.changes.report import adjusted, is_news
 from pipeline.analyse.changes.series import Floats, Ints
-from pipeline.analyse.cycles import KINDS, Cycles, Mask, explain
+from pipeline.analyse.cycles import KINDS, Cycles, explain
 from pipeline.analyse.dimensions import SERIES
 from pipeline.base.errors import Stopped
 from pipeline.base.failpoints import hit
@@ -49,18 +49,8 @@ if TYPE_CHECKING:
 
 TABLE = "change_points"
 
-SAME_WITHIN_POINTS = 3
-"""A change this near to a stored one of the same direction is that one."""
-
-MOVED_WITHIN_POINTS = 12
-"""A stored change that is no longer found where it was has moved to the nearest of its direction, if not farther away:
-where autocorrelated noise hides the place, more points after the change tell it better."""
-
 RENEW_DRIFT_MS = 4 * 3_600_000
 """A rule over six hours sees a drift for as long as it lasts."""
-
-HELD_BACK = 2
-"""Points: a new change must be found without them too."""
 
 WINDOW_S = 300
 _DAY_MS = 86_400_000
@@ -194,13 +184,8 @@ class ChangesJob:
             found = examine(medians, starts_s, cycles=cycles, min_change_pct=least_pct)
             changes, drifts = found.changes, found.drifts
             changed_ms = (starts_s[changes.series, changes.position] * 1000).astype(np.int64)
-            is_new = np.ones(len(changes), dtype=bool)
-            for series in np.unique(changes.series):
-                here = np.flatnonzero(changes.series == series)
-                known = stored.get(names[series], [])
-                if known:
-                    is_new[here] = ~_is_known(changes.take(here), starts_s[series] * 1000, known)
-            is_new &= _is_settled(medians, starts_s, changes, is_new, cycles, least_pct)
+            known = [stored.get(name, []) for name in names]
+            is_new = is_news(medians, starts_s, changes, known, cycles, least_pct)
             last = np.isfinite(starts_s[drifts.series]).sum(axis=1) - 1
             ends = np.stack([np.zeros_like(last), last], axis=1)
             spans_ms = (starts_s[drifts.series[:, None], ends] * 1000).astype(np.int64)
@@ -212,27 +197,24 @@ class ChangesJob:
         default = by_metric.get("default", MIN_CHANGE_PCT)
         return np.array([by_metric.get(name[0].lower(), default) for name in names], dtype=np.float64)
 
-    def _stored(self, from_ms: int) -> dict[Series, list[tuple[int, bool]]]:
-        """The stored changes of each series: when, and whether the level rose."""
-        stored: dict[Series, list[tuple[int, bool]]] = {}
+    def _stored(self, from_ms: int) -> dict[Series, list[tuple[float, bool]]]:
+        """The stored changes of each series: when (seconds), and whether the level rose."""
+        stored: dict[Series, list[tuple[float, bool]]] = {}
         for *names, changed_ms, rose in self.store.rows(_STORED, {"from_ms": max(from_ms - _DAY_MS, 0)}):
-            stored.setdefault(tuple(names), []).append((changed_ms, bool(rose)))
+            stored.setdefault(tuple(names), []).append((changed_ms / 1000, bool(rose)))
         return stored
 
     def _write(self, parts: Sequence[_Searched], searched: int, now_ms: int) -> int:
-        # Known changes are left out of the balance: their certainty must not make room for doubtful new ones.
         fresh = [part.changes.take(part.is_new) for part in parts]
-        p_values = np.concatenate([changes.p_value for changes in fresh]) if fresh else np.zeros(0)
-        series_with_any = sum(len(np.unique(changes.series)) for changes in fresh)
-        adjusted = benjamini_hochberg(p_values, searched + len(p_values) - series_with_any)
-        significant = adjusted <= self.settings.changes.false_discovery_rate
+        false_shares = adjusted(fresh, searched)
+        significant = false_shares <= self.settings.changes.false_discovery_rate
         rows: list[dict[str, Any]] = []
         place = 0
         for part, changes in zip(parts, fresh, strict=True):
             for index, changed_ms in enumerate(part.changed_ms[part.is_new]):
                 if significant[place]:
                     names = part.names[changes.series[index]]
-                    row = _row(names, changes, index, int(changed_ms), 1.0 - float(adjusted[place]), now_ms)
+                    row = _row(names, changes, index, int(changed_ms), 1.0 - float(false_shares[place]), now_ms)
                     rows.append(row | _cycle_columns(part.cycles, int(changes.series[index]), _step_in_words(row)))
                 place += 1
         rows += self._drift_rows(parts, now_ms)
@@ -325,26 +307,6 @@ def _drift_in_words(row: Mapping[str, Any]) -> str:
     )
 
 
-def _is_settled(
-    medians: Floats, starts_s: Floats, changes: Changes, is_new: Mask, cycles: Cycles, least_pct: Floats
-) -> Mask:
-    """Which changes are also found in their series without its newest points; known ones are not asked."""
-    settled = ~is_new
-    rows = np.unique(changes.series[is_new])
-    if not len(rows):
-        return settled
-    shorter = medians[rows].copy()
-    size = np.isfinite(starts_s[rows]).sum(axis=1)
-    shorter[np.arange(shorter.shape[1]) >= size[:, None] - HELD_BACK] = np.nan
-    again = examine(shorter, starts_s[rows], cycles=cycles.take(rows), min_change_pct=least_pct[rows]).changes
-    for index in np.flatnonzero(is_new):
-        same = rows[again.series] == changes.series[index]
-        near = np.abs(again.position - changes.position[index]) <= SAME_WITHIN_POINTS
-        rose = (again.level_after > again.level_before) == (changes.level_after[index] > changes.level_before[index])
-        settled[index] = bool((same & near & rose).any())
-    return settled
-
-
 def _newest(starts_s: pa.ChunkedArray, medians: pa.ChunkedArray, most: int) -> tuple[Floats, Floats]:
     """Starts and medians of the newest windows of each series, oldest first, NaN at the end where there are fewer."""
     lists = starts_s.combine_chunks()
@@ -361,25 +323,3 @@ def _newest(starts_s: pa.ChunkedArray, medians: pa.ChunkedArray, most: int) -> t
     for matrix, column in zip(matrices, (starts, values), strict=True):
         matrix[series[wanted], place[wanted]] = column[order[wanted]]
     return matrices
-
-
-def _is_known(changes: Changes, starts_ms: Floats, stored: Sequence[tuple[int, bool]]) -> np.ndarray[Any, Any]:
-    """Which changes of one series (ascending) are stored already; ``starts_ms`` (points,) may end in NaN."""
-    rose = changes.level_after > changes.level_before
-    known = np.zeros(len(changes), dtype=bool)
-    starts = starts_ms[np.isfinite(starts_ms)]
-    moved: list[tuple[int, bool]] = []
-    for changed_ms, went_up in stored:
-        if changed_ms < starts[0]:
-            continue
-        place = int(np.searchsorted(starts, changed_ms))
-        near = (np.abs(changes.position - place) <= SAME_WITHIN_POINTS) & (rose == went_up)
-        known |= near
-        if not near.any():
-            moved.append((place, went_up))
-    for place, went_up in moved:
-        distance = np.where((rose == went_up) & ~known, np.abs(changes.position - place), len(starts))
-        nearest = int(distance.argmin())
-        if distance[nearest] <= MOVED_WITHIN_POINTS:
-            known[nearest] = True
-    return known

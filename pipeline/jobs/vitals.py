@@ -196,7 +196,8 @@ class VitalsJob:
         pipeline = self.redis.pipeline(transaction=False)
         skip = self.settings.publish.skip
         for row in assessed:
-            if not row["browser"] or "web_vitals" in skip:
+            # The platform's schema knows no keys for what only laboratories measure.
+            if not row["browser"] or VITALS[row["vital"]].is_lab or "web_vitals" in skip:
                 continue
             key = keys.cwv(row["browser"], row["vital"])
             present.add(key)

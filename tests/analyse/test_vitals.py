@@ -335,3 +335,18 @@ def test_desktop_scores_by_environment() -> None:
     assert desk["lighthouse_score"] == pytest.approx(0.9)
     assert phone["lighthouse_score"] > 0.98
     assert desk["rating"] == phone["rating"] == "good"
+
+
+@pytest.mark.parametrize(("name", "value"), [("tbt", 200.0), ("Speed_Index", 2300.0)])
+def test_what_only_laboratories_measure_is_rated_as_lighthouse_colours_it(name: str, value: float) -> None:
+    """TBT and Speed Index are good up to the p10 of their form factor and poor above its median, to the last bit."""
+    rows = [
+        {"metric_type": name, "value": one, "environment": place}
+        for place in ("desk", "phone")
+        for one in (value, math.nextafter(value, math.inf))
+    ]
+    found = vitals.assess(table(rows), ALIASES, form_factors=vitals.FormFactors("mobile", {"desk": "desktop"}))
+    desk, phone = found.to_pylist()
+    counts = [[row[rating] for rating in vitals.RATINGS] for row in (desk, phone)]
+    assert counts == ([[0, 2, 0], [1, 1, 0]] if name == "tbt" else [[0, 1, 1], [2, 0, 0]])
+    assert desk["lighthouse_score"] < phone["lighthouse_score"]

@@ -8,16 +8,21 @@ from urllib.parse import urlsplit
 
 
 class RedisProxy:
-    """Passes bytes on between clients and one Redis; ``lose_replies`` and ``hold_commands`` are counted down."""
+    """Passes bytes on between clients and one Redis; ``lose_replies`` and ``hold_commands`` are counted down.
+
+    ``ends_with_a_loss``: after a lost reply nobody is let in any more.
+    """
 
     def __init__(self, server_url: str) -> None:
         address = urlsplit(server_url)
         self._server = (address.hostname or "127.0.0.1", address.port or 6379)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.marked = b"EVAL"
+        self.marked = b"EXEC"
         self.lose_replies = 0
         self.hold_commands = 0
+        self.ends_with_a_loss = False
+        self._is_gone = False
         self.release = threading.Event()
         self.held_was_executed = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -30,6 +35,9 @@ class RedisProxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self._is_gone:
+                    client.close()
+                    continue
                 connection = _Connection(self, client, socket.create_connection(self._server))
                 threading.Thread(target=connection.pass_commands, daemon=True).start()
                 threading.Thread(target=connection.pass_replies, daemon=True).start()
@@ -66,6 +74,7 @@ class _Connection:
     def _apply_failure(self) -> None:
         if self._proxy.lose_replies > 0:
             self._proxy.lose_replies -= 1
+            self._proxy._is_gone = self._proxy.ends_with_a_loss
             self._loses_reply = True
         elif self._proxy.hold_commands > 0:
             self._proxy.hold_commands -= 1

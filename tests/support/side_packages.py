@@ -62,3 +62,25 @@ def side_npm_packages(*packages: str) -> Path:
         except OSError:
             shutil.rmtree(fresh)
     return target
+
+
+@functools.cache
+def npm_package_alone(package: str) -> Path:
+    """The files of one package of npm, without what it depends on."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        missing("node and npm are not installed")
+    target = _CACHE / f"npm-alone-{package.replace('/', '_')}"
+    if not target.is_dir():
+        _CACHE.mkdir(exist_ok=True, mode=0o700)
+        fresh = Path(tempfile.mkdtemp(dir=_CACHE))
+        done = subprocess.run(
+            ["npm", "pack", "--silent", package], cwd=fresh, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            missing(f"{package} cannot be fetched: {done.stderr[-300:]}")
+        shutil.unpack_archive(fresh / done.stdout.split()[-1], fresh)
+        try:
+            fresh.rename(target)
+        except OSError:
+            shutil.rmtree(fresh)
+    return target / "package"

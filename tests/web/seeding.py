@@ -32,7 +32,8 @@ def seed(store: Store, buffer: Buffer) -> None:
     store.command(
         "INSERT INTO web_vitals (window_start, vital, environment, browser, page, samples, avg, p75, good, "
         "needs_improvement, poor, rating, p75_rated, p75_low, p75_high, histogram, revision) "
-        f"SELECT toDateTime({now_s} - 300 * number, 'UTC'), arrayJoin(['lcp', 'inp', 'cls']) AS vital, 'staging', "
+        f"SELECT toDateTime({now_s} - 300 * number, 'UTC'), "
+        "arrayJoin(['lcp', 'inp', 'cls', 'tbt', 'speed_index']) AS vital, 'staging', "
         "'chrome', '/cart', 20, 1, 2, 15, 3, 2, 'good', 2, 1, 3, map(toInt32(35400 + 380), toUInt64(20)), 1 "
         "FROM numbers(6)"
     )
