@@ -335,6 +335,11 @@ def test_ci_script_is_shell() -> None:
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
 
 
+def test_ci_runs_what_a_desk_leaves_out() -> None:
+    """Whatever is marked ``thorough`` runs in CI."""
+    assert "make test ARGS=--thorough" in (ROOT / ".ci/run").read_text()
+
+
 def test_feeding_needs_no_heavy_package(tmp_path: Path) -> None:
     """The client, the importers, push and the pytest plugin import without compiler, Arrow, engine, page or bars."""
     script = """

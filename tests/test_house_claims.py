@@ -211,6 +211,37 @@ def test_only_one_file_lets_an_alert_fire() -> None:
     assert makers == {here(ALERT_STATE)}
 
 
+# One of each
+
+ONE_PLACE = {
+    r"fromisoformat|strptime": {"pipeline/base/clock.py"},
+    r"difflib|get_close_matches": {"pipeline/base/nearest.py"},
+    r"""replace\("'",""": {"pipeline/base/sql_text.py"},
+    r"\(ms\|d\|h\|m\|s\)": {"pipeline/base/durations.py"},
+    # The client carries its own two scripts; the benchmark fills a Redis for a measurement.
+    r"redis\.call\(": {"pipeline/bench/collect.py", "pipeline/client/producer.py", "pipeline/client/report_sender.py"},
+}
+"""What has one place in the package: reading ISO-8601, nearest names, quoting SQL, reading durations; Lua has files."""
+
+
+@pytest.mark.parametrize("pattern", ONE_PLACE)
+def test_there_is_one_of_each(pattern: str) -> None:
+    """What is written once is written nowhere again."""
+    assert {here(file) for file in MODULES if re.search(pattern, file.read_text(encoding="utf-8"))} == ONE_PLACE[
+        pattern
+    ]
+
+
+def test_no_function_of_lua_is_written_twice() -> None:
+    """A function that two scripts need stands in a file that both name."""
+    places: dict[str, list[str]] = {}
+    for file in sorted((ROOT / "pipeline").rglob("*.lua")):
+        assert file.read_text().startswith("-- "), f"{here(file)} does not begin with what it does"
+        for name in re.findall(r"^local function (\w+)", file.read_text(), re.MULTILINE):
+            places.setdefault(f"{file.parent.parent.name}.{name}", []).append(here(file))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
 # Words
 
 RIDDLES = re.compile(r"\b(?:somebody|everybody|ours)\b")

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.alerts.judge.facts import Facts, readings
-from pipeline.base import failpoints, log, resources
+from pipeline.base import failpoints, log, lua
 from pipeline.base.errors import RedisDenied
 from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import outages
@@ -115,7 +115,7 @@ class Collector:
         self._known_executions = known_executions
         self.channels = channels
         self._stopping = stopping or threading.Event()
-        self._push = self._buffer.register_script(resources.package_text("collect/lua/push_collected.lua"))
+        self._push = self._buffer.register_script(lua.load("collect", "push_collected"))
         # Several names may stand for one database (Redis Cluster has only one): each is gone through once.
         self._names: dict[int, list[str]] = {}
         for name in DATABASES:

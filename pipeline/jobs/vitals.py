@@ -33,10 +33,11 @@ from pipeline.analyse.vitals import (
 )
 from pipeline.analyse.windows import is_final, revision
 from pipeline.base import keys
+from pipeline.base.clock import iso_seconds
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
 from pipeline.jobs import vitals_rows
-from pipeline.jobs.redis_text import instant, number, report_damaged
+from pipeline.jobs.redis_text import number, report_damaged
 from pipeline.jobs.vitals_rows import Span
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def _fields(row: dict[str, Any], span_s: int, now_ms: int) -> tuple[dict[Any, st
         "percentiles": PERCENTILE_DEFINITION,
         "rated_by": RATED_BY,
         "window_s": str(span_s),
-        "last_updated": instant(now_ms),
+        "last_updated": iso_seconds(now_ms),
     }
     successor = VITALS[row["vital"]].successor
     return fields | ({"successor": successor} if successor else {}), absent

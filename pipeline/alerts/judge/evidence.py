@@ -248,10 +248,7 @@ def _expression(rule: Rule) -> str:
     return simple.get(rule.statistic, f"{rule.statistic}(value)")
 
 
-@lru_cache(maxsize=1024)  # all alerts of a tick share their times
-def iso(time_ms: int) -> str:
-    """2025-01-11T12:00:00Z, with milliseconds only where there are any."""
-    return clock.iso(time_ms).replace(".000Z", "Z")
+iso = lru_cache(maxsize=1024)(clock.iso_short)  # all alerts of a tick share their times
 
 
 def shown(value: float) -> str:
