@@ -6,7 +6,7 @@ meanwhile, and only once both its windows are final. So a run that is missed, or
 instruction, leaves work lying that the next one finds; a late row costs its own two windows.
 
 Why two workers at once, or a stale one, do no harm: the revision of a window grows with the number of raw
-rows it was computed from (``windows.stamp``), the higher revision wins whoever writes last, and the
+rows it was computed from (``windows.stamp``), the higher revision wins, in whatever order they are written, and the
 same rows give the same content. All series of a window go in one insert, which lands as one part.
 
 When ClickHouse or Redis is away ``run`` raises the outage; what was written stays written and is

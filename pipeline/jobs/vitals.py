@@ -1,6 +1,6 @@
 """Writes Web Vitals: 5-minute windows to the table ``web_vitals``, the last hour to Redis.
 
-``write_windows`` is called by whoever knows which windows were touched (the rollup job, before it forgets their
+``write_windows`` is called by the job that knows which windows were touched (the rollup job, before it forgets their
 minutes) and is safe to repeat: a window is a function of its raw rows, its revision grows with their
 number, and it is written whole. ``run`` publishes ``cwv:{browser}:{vital}`` and ``compat:scores`` from the raw
 rows of the last ``vitals.rolling_s`` seconds and remembers nothing that the next run would need.
@@ -97,7 +97,7 @@ class VitalsJob:
         """Compute the 5-minute windows that begin at ``starts_s`` (epoch seconds) and write them; returns rows written.
 
         One insert per window. ``revision`` is twice the raw vitals of the window plus one when it is
-        final (``rollups.grace_s`` past its end): whoever has seen more rows wins, whoever writes last.
+        final (``rollups.grace_s`` past its end): the revision of more rows wins, in whatever order they are written.
         A window without vitals is not written. Raises ``StoreOutage``; then some may be written.
         """
         written = 0

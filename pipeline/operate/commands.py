@@ -155,7 +155,7 @@ def _asked(
                 if stop.wait(0.5):
                     raise Stopped("stopped while waiting for the process that holds the schedule")
         except RedisOutage:
-            return None  # whoever builds the service waits for Redis
+            return None  # building the service waits for Redis
         return ask(client, keys.requests, keys.answer, request, advance, stop=stop)
     finally:
         link.close()

@@ -184,7 +184,7 @@ def _wire(
 ) -> Service:
     """Every part, and every scheduled job in the order in which one feeds the next.
 
-    Whoever works for long gets a handle of its own on the store: calls on one handle are serialised.
+    What works for long gets a handle of its own on the store: calls on one handle are serialised.
     """
     handles: list[Store] = []
     stopping = threading.Event()

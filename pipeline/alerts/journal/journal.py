@@ -11,7 +11,7 @@ goes in two phases. *Staged*: its alerts and notices are appended in pieces to l
 nobody knows, which expire by themselves when the process dies. *Committed*: the script counts the
 staged lists, keeps them and names them in the state; that is the one moment of truth. Afterwards the
 notices are *handed out* to the outboxes piece by piece, each piece moved by one script, by this
-process or, when it died, by whoever comes next; nothing is committed before that is done, so that
+process or, when it died, by the next process; nothing is committed before that is done, so that
 the outboxes stay in order.
 
 When Redis is away everything raises ``RedisOutage``; the outcome of a commit is then unknown, and

@@ -40,7 +40,7 @@ class Account:
         self._mixes_units = len(rule.metrics) > 1
         self._unit = _suffix(rule.unit_of())
         self._window = {"from": iso(tick_ms - rule.window_ms), "to": iso(tick_ms)}
-        self._query = Query.of(rule, tick_ms) if rule.source != "facts" else None
+        self._query = TickQuery.of(rule, tick_ms) if rule.source != "facts" else None
         self._fields = _rule_fields(rule)
         self.identity = hashlib.blake2b(sized(rule.name).encode(), digest_size=16)
         self.identity_ends = {state: (sized(str(tick_ms)) + sized(state)).encode() for state in (FIRING, RESOLVED)}
@@ -114,7 +114,7 @@ class Account:
         return Evidence(seen.samples, finite(seen.low), finite(seen.high), window, query, conditions, context, link)
 
 
-class Query(msgspec.Struct, frozen=True):
+class TickQuery(msgspec.Struct, frozen=True):
     """SQL that gives the numbers of a tick again, from raw rows wherever they hold them; but for one alert's labels.
 
     Percentiles that were merged from windows agree with it within 1 %, everything else exactly.
@@ -124,7 +124,7 @@ class Query(msgspec.Struct, frozen=True):
     after: str
 
     @classmethod
-    def of(cls, rule: Rule, tick_ms: int) -> Query:
+    def of(cls, rule: Rule, tick_ms: int) -> TickQuery:
         """The query of a rule at a tick."""
         begin, end = _sql_time(tick_ms - rule.window_ms), _sql_time(tick_ms)
         metric = "vital" if rule.source == "vitals" else "metric_type"
@@ -164,7 +164,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     low: float | None
     high: float | None
     window: Mapping[str, str]
-    query: Query | None
+    query: TickQuery | None
     """None for facts, of which only the samples are told."""
     conditions: str
     context: Context
