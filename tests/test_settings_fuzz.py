@@ -165,10 +165,11 @@ def examples_of(request: pytest.FixtureRequest, few: int, many: int) -> int:
     return many if request.config.getoption("--long") else few
 
 
+@pytest.mark.timeout(0)  # thousands of examples with --long
 def test_any_settings_load_or_are_refused_in_words(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Whatever stands in file and environment: settings, or a sentence without a secret and control codes."""
 
-    @settings(max_examples=examples_of(request, 60, 20_000))
+    @settings(max_examples=examples_of(request, 60, 2_000))
     @given(FILES | BROKEN | st.binary(max_size=40), environments())
     def check(text: str | bytes, environment: dict[str, str]) -> None:
         check_load(text, environment, tmp_path)
@@ -226,10 +227,11 @@ def run(line: list[str], environment: dict[str, str]) -> tuple[int, str]:
     return code, out.getvalue()
 
 
+@pytest.mark.timeout(0)
 def test_wrong_lines_end_in_a_sentence(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Options that a command does not have: exit 2, no traceback, nothing opened, no control code on the terminal."""
 
-    @settings(max_examples=examples_of(request, 25, 5_000))
+    @settings(max_examples=examples_of(request, 25, 500))
     @given(wrong_lines())
     def check(line: list[str]) -> None:
         data = tmp_path / "data"
@@ -242,10 +244,11 @@ def test_wrong_lines_end_in_a_sentence(request: pytest.FixtureRequest, tmp_path:
     check()
 
 
+@pytest.mark.timeout(0)
 def test_validate_takes_any_settings(request: pytest.FixtureRequest) -> None:
     """``validate`` and ``config show`` over junk: 0, or one sentence on stderr and 2, and never a secret."""
 
-    @settings(max_examples=examples_of(request, 25, 5_000))
+    @settings(max_examples=examples_of(request, 25, 500))
     @given(st.sampled_from(["validate", "config show"]), FILES | BROKEN, environments())
     def check(command: str, text: str, environment: dict[str, str]) -> None:
         with tempfile.TemporaryDirectory() as directory:

@@ -573,8 +573,11 @@ def test_views_named_queries_and_functions_run(both: Guarded) -> None:
         given = {one.name: "x" for one in query.parameters if one.default is None}
         both.ask(query.sql, query.values(given, 1_764_300_000_000))
     for view in resources.path("sql/views").glob("*.sql"):
-        name = "metrics_over(span_s = 3600)" if view.stem == "metrics_over" else view.stem
-        both.ask(f"SELECT * FROM {name}")
+        parameters = {"metrics_over": "(span_s = 3600)"}
+        parameters |= dict.fromkeys(
+            ("windows_of", "suites_of", "vitals_of"), "(from_s = 1700000000, to_s = 1700600000, step_s = 86400)"
+        )
+        both.ask(f"SELECT * FROM {view.stem}{parameters.get(view.stem, '')}")
 
 
 def test_what_a_failed_result_left_is_not_answered(both: Guarded) -> None:
