@@ -231,6 +231,7 @@ def test_every_setting_and_command_is_documented() -> None:
 
     assert "<!-- generated: settings -->" in (ROOT / "config/README.md").read_text()
     assert "<!-- generated: commands -->" in (ROOT / "README.md").read_text()
+    assert "<!-- generated: schema -->" in (ROOT / "README.md").read_text()
     found = documentation.walk(cli, "pipeline")
     assert found
     assert [path for path, command in found if not command.help] == []
