@@ -5,7 +5,9 @@
 #
 #   make demo ARGS="--seconds 20 --json"    arguments for `pipeline demo`; stdout carries its output alone
 #   make test ARGS="-k drainer -x"          arguments for pytest
-#   make test WORKERS=4                     processes side by side (each opens an engine of about 350 MB)
+#   make test ARGS=--thorough               more kills, seeds and variants, as CI runs them; --long: far more
+#   make test WORKERS=2                     processes side by side (each opens an engine of about 350 MB); 3 by default,
+#                                           also on two cores: most of their time they wait for processes that they started
 #   make demo PYTHON=/opt/python3.12        the Python to build .venv with
 
 SHELL := /bin/sh
@@ -15,7 +17,7 @@ SHELL := /bin/sh
 
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+WORKERS ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## what can be made

@@ -1,12 +1,12 @@
--- What the page asks: a heading, one sentence, the query. All of it reads windows, never whole raw tables.
+-- What the page asks: a heading, one sentence, the query. All of it reads windows, never whole raw tables: long spans in
+-- hours and days (the views windows_of, suites_of, vitals_of).
 -- {from:UInt32} and {to:UInt32} are epoch seconds; an empty environment, browser or suite means all of them.
 
 -- filters
 -- What can be chosen: environments, browsers and suites that had windows in the span.
 SELECT groupUniqArray(500)(environment) AS environments, groupUniqArray(100)(browser) AS browsers,
     groupUniqArray(500)(test_suite) AS suites
-FROM metrics_5min
-WHERE window_start >= toDateTime({from:UInt32}, 'UTC') AND window_start <= toDateTime({to:UInt32}, 'UTC');
+FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400);
 
 -- stored_by_minute
 -- Rows stored in each minute, as the ledger of acknowledged chunks has it.
@@ -19,12 +19,11 @@ ORDER BY minute;
 
 -- suites
 -- Pass rate and duration of every suite; percentiles come from merged histograms, within 1 %.
-SELECT test_suite, sum(total) AS executions, sum(passed) / sum(total) AS pass_rate, sum(failed) AS failures,
-    sum(flaky) AS flaky_executions, histogramQuantile(sumMap(histogram), 0.5) AS p50_ms,
-    histogramQuantile(sumMap(histogram), 0.95) AS p95_ms, uniq(test_id) AS tests
-FROM metrics_5min
-WHERE lower(metric_type) = 'duration' AND window_start >= toDateTime({from:UInt32}, 'UTC')
-    AND window_start <= toDateTime({to:UInt32}, 'UTC')
+SELECT test_suite, sum(w.total) AS executions, sum(w.passed) / sum(w.total) AS pass_rate, sum(w.failed) AS failures,
+    sum(w.flaky) AS flaky_executions, histogramQuantile(sumMap(w.histogram), 0.5) AS p50_ms,
+    histogramQuantile(sumMap(w.histogram), 0.95) AS p95_ms, uniq(test_id) AS tests
+FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+WHERE lower(metric_type) = 'duration'
     AND ({environment:String} = '' OR environment = {environment:String})
     AND ({browser:String} = '' OR browser = {browser:String})
     AND ({suite:String} = '' OR test_suite = {suite:String})
@@ -35,13 +34,11 @@ LIMIT 200;
 
 -- durations
 -- Pass rate and duration of all tests over time.
-SELECT toUInt32(intDiv(toUnixTimestamp(window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
-    sum(total) AS executions, sum(passed) / sum(total) AS pass_rate,
-    histogramQuantile(sumMap(histogram), 0.5) AS p50_ms, histogramQuantile(sumMap(histogram), 0.95) AS p95_ms
-FROM metrics_5min
-WHERE lower(metric_type) = 'duration' AND window_start >= toDateTime({from:UInt32}, 'UTC')
-    AND window_start <= toDateTime({to:UInt32}, 'UTC')
-    AND ({environment:String} = '' OR environment = {environment:String})
+SELECT toUInt32(intDiv(toUnixTimestamp(w.window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
+    sum(w.total) AS executions, sum(w.passed) / sum(w.total) AS pass_rate,
+    histogramQuantile(sumMap(w.histogram), 0.5) AS p50_ms, histogramQuantile(sumMap(w.histogram), 0.95) AS p95_ms
+FROM suites_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = {bucket:UInt32}) AS w
+WHERE ({environment:String} = '' OR environment = {environment:String})
     AND ({browser:String} = '' OR browser = {browser:String})
     AND ({suite:String} = '' OR test_suite = {suite:String})
 GROUP BY at
@@ -50,17 +47,21 @@ ORDER BY at;
 
 -- slowest
 -- The tests with the highest 95th percentile.
-SELECT test_suite, test_id, any(test_name) AS name, browser, sum(samples) AS executions,
-    histogramQuantile(sumMap(histogram), 0.5) AS p50_ms, histogramQuantile(sumMap(histogram), 0.95) AS p95_ms
-FROM metrics_5min
-WHERE lower(metric_type) = 'duration' AND window_start >= toDateTime({from:UInt32}, 'UTC')
-    AND window_start <= toDateTime({to:UInt32}, 'UTC')
+SELECT test_suite, test_id, name, browser, executions, histogramQuantile(merged, 0.5) AS p50_ms, p95_ms
+FROM
+(
+    SELECT test_suite, test_id, any(test_name) AS name, browser, sum(w.samples) AS executions,
+        sumMap(w.histogram) AS merged, histogramQuantile(merged, 0.95) AS p95_ms
+    FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+    WHERE lower(metric_type) = 'duration'
     AND ({environment:String} = '' OR environment = {environment:String})
     AND ({browser:String} = '' OR browser = {browser:String})
     AND ({suite:String} = '' OR test_suite = {suite:String})
-GROUP BY test_suite, test_id, browser
-ORDER BY p95_ms DESC
-LIMIT 25;
+    GROUP BY test_suite, test_id, browser
+    ORDER BY p95_ms DESC
+    LIMIT 25
+)
+ORDER BY p95_ms DESC;
 
 -- regressed
 -- Where the level of a series got worse, the clearest change first.
@@ -77,12 +78,11 @@ LIMIT 25;
 
 -- flakiest
 -- Tests that passed only after a retry. A test that failed throughout, or from some day on, is broken and not flaky.
-SELECT test_suite, test_id, any(test_name) AS name, browser, sum(total) AS executions, sum(failed) AS failures,
-    sum(flaky) AS flaky_executions, sum(retried) AS retried_attempts,
-    sum(flaky) / sum(total) AS flakiness
-FROM metrics_5min
-WHERE lower(metric_type) = 'duration' AND window_start >= toDateTime({from:UInt32}, 'UTC')
-    AND window_start <= toDateTime({to:UInt32}, 'UTC')
+SELECT test_suite, test_id, any(test_name) AS name, browser, sum(w.total) AS executions, sum(w.failed) AS failures,
+    sum(w.flaky) AS flaky_executions, sum(w.retried) AS retried_attempts,
+    sum(w.flaky) / sum(w.total) AS flakiness
+FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+WHERE lower(metric_type) = 'duration'
     AND ({environment:String} = '' OR environment = {environment:String})
     AND ({browser:String} = '' OR browser = {browser:String})
     AND ({suite:String} = '' OR test_suite = {suite:String})
@@ -93,12 +93,11 @@ LIMIT 25;
 
 -- test_windows
 -- One test over time, window by window.
-SELECT toUInt32(intDiv(toUnixTimestamp(window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
-    sum(total) AS executions, sum(failed) AS failures, sum(flaky) AS flaky_executions,
-    histogramQuantile(sumMap(histogram), 0.5) AS p50_ms, max(max) AS max_ms
-FROM metrics_5min
-WHERE lower(metric_type) = 'duration' AND window_start >= toDateTime({from:UInt32}, 'UTC')
-    AND window_start <= toDateTime({to:UInt32}, 'UTC') AND test_suite = {suite:String} AND test_id = {test:String}
+SELECT toUInt32(intDiv(toUnixTimestamp(w.window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
+    sum(w.total) AS executions, sum(w.failed) AS failures, sum(w.flaky) AS flaky_executions,
+    histogramQuantile(sumMap(w.histogram), 0.5) AS p50_ms, max(w.max) AS max_ms
+FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = {bucket:UInt32}) AS w
+WHERE lower(metric_type) = 'duration' AND test_suite = {suite:String} AND test_id = {test:String}
     AND ({environment:String} = '' OR environment = {environment:String})
     AND ({browser:String} = '' OR browser = {browser:String})
 GROUP BY at
@@ -145,8 +144,13 @@ LIMIT 50;
 SELECT test_suite, test_id, any(test_name) AS name, browser, argMax(status, (timestamp, attempt)) AS verdict,
     argMax(value, (timestamp, attempt)) AS duration_ms, count() AS attempts, any(error_type) AS error
 FROM metrics
-WHERE run_id = {run:String} AND metric_type = 'duration' AND timestamp >= toDateTime({from:UInt32}, 'UTC')
+WHERE run_id = {run:String} AND metric_type = 'duration'
+    -- The days of the run alone: it is known by its id, but rows are found by their time.
+    AND timestamp >= greatest(toDateTime({from:UInt32}, 'UTC'),
+        (SELECT toDateTime(min(started), 'UTC') - 3600 FROM runs WHERE run_id = {run:String}))
     AND timestamp <= toDateTime({to:UInt32}, 'UTC')
+    AND timestamp <= (SELECT if(count() = 0, toDateTime({to:UInt32}, 'UTC'), toDateTime(max(ended), 'UTC') + 86400)
+        FROM runs WHERE run_id = {run:String})
 GROUP BY job, test_suite, test_id, environment, browser
 ORDER BY statusWord(verdict) = 'failed' DESC, attempts DESC, duration_ms DESC
 LIMIT 500;
@@ -175,23 +179,21 @@ LIMIT 20;
 
 -- vitals
 -- Each vital: how many page views were good, and its p75.
-SELECT vital, sum(samples) AS views, sum(good) AS good_views, sum(needs_improvement) AS improvable_views,
-    sum(poor) AS poor_views, histogramQuantile(sumMap(histogram), 0.75) AS p75, any(is_legacy) AS legacy,
-    max(vitalGoodOn(vital, form_factor)) AS good_up_to
-FROM web_vitals
-WHERE window_start >= toDateTime({from:UInt32}, 'UTC') AND window_start <= toDateTime({to:UInt32}, 'UTC')
-    AND ({environment:String} = '' OR environment = {environment:String})
+SELECT vital, sum(w.samples) AS views, sum(w.good) AS good_views, sum(w.needs_improvement) AS improvable_views,
+    sum(w.poor) AS poor_views, histogramQuantile(sumMap(w.histogram), 0.75) AS p75, any(w.is_legacy) AS legacy,
+    max(vitalGoodOn(vital, w.form_factor)) AS good_up_to
+FROM vitals_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+WHERE ({environment:String} = '' OR environment = {environment:String})
     AND ({browser:String} = '' OR browser = {browser:String})
 GROUP BY vital
 ORDER BY indexOf(['lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid', 'tbt', 'speed_index'], vital);
 
 -- vitals_by_page
 -- One vital by page and browser, the worst first.
-SELECT page, browser, sum(samples) AS views, sum(good) AS good_views, sum(needs_improvement) AS improvable_views,
-    sum(poor) AS poor_views, histogramQuantile(sumMap(histogram), 0.75) AS p75
-FROM web_vitals
-WHERE vital = {vital:String} AND window_start >= toDateTime({from:UInt32}, 'UTC')
-    AND window_start <= toDateTime({to:UInt32}, 'UTC')
+SELECT page, browser, sum(w.samples) AS views, sum(w.good) AS good_views, sum(w.needs_improvement) AS improvable_views,
+    sum(w.poor) AS poor_views, histogramQuantile(sumMap(w.histogram), 0.75) AS p75
+FROM vitals_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+WHERE vital = {vital:String}
     AND ({environment:String} = '' OR environment = {environment:String})
     AND ({browser:String} = '' OR browser = {browser:String})
 GROUP BY page, browser
@@ -215,12 +217,11 @@ SELECT at, views, histogramQuantile(merged, 0.75) AS p75, good_up_to, poor_above
     if(views < 13, NULL, histogramAtRank(mapSort(merged), least(views - 1, ceil(0.75 * views + 1.96 * sqrt(0.1875 * views))))) AS high
 FROM
 (
-    SELECT toUInt32(intDiv(toUnixTimestamp(window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
-        toFloat64(sum(samples)) AS views, sumMap(histogram) AS merged,
-        max(vitalGoodOn(vital, form_factor)) AS good_up_to, max(vitalPoorOn(vital, form_factor)) AS poor_above
-    FROM web_vitals
-    WHERE vital = {vital:String} AND window_start >= toDateTime({from:UInt32}, 'UTC')
-        AND window_start <= toDateTime({to:UInt32}, 'UTC')
+    SELECT toUInt32(intDiv(toUnixTimestamp(w.window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
+        toFloat64(sum(w.samples)) AS views, sumMap(w.histogram) AS merged,
+        max(vitalGoodOn(vital, w.form_factor)) AS good_up_to, max(vitalPoorOn(vital, w.form_factor)) AS poor_above
+    FROM vitals_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = {bucket:UInt32}) AS w
+    WHERE vital = {vital:String}
         AND ({environment:String} = '' OR environment = {environment:String})
         AND ({browser:String} = '' OR browser = {browser:String})
     GROUP BY at
@@ -252,12 +253,11 @@ LIMIT 100;
 
 -- platform
 -- Every kind of metric that is neither a test's duration nor a vital: its newest window, its level and its volume.
-SELECT metric_type, node, endpoint, environment, sum(samples) AS metrics, argMax(avg, window_start) AS newest,
-    histogramQuantile(sumMap(histogram), 0.5) AS p50, histogramQuantile(sumMap(histogram), 0.95) AS p95,
-    max(window_start) AS newest_window
-FROM metrics_5min
-WHERE window_start >= toDateTime({from:UInt32}, 'UTC') AND window_start <= toDateTime({to:UInt32}, 'UTC')
-    AND lower(metric_type) NOT IN ('duration', 'lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid', 'tbt', 'speed_index')
+SELECT metric_type, node, endpoint, environment, sum(w.samples) AS metrics, argMax(w.newest_avg, w.newest_start) AS newest,
+    histogramQuantile(sumMap(w.histogram), 0.5) AS p50, histogramQuantile(sumMap(w.histogram), 0.95) AS p95,
+    max(w.newest_start) AS newest_window
+FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+WHERE lower(metric_type) NOT IN ('duration', 'lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid', 'tbt', 'speed_index')
     AND ({environment:String} = '' OR environment = {environment:String})
 GROUP BY metric_type, node, endpoint, environment
 ORDER BY metric_type, p95 DESC

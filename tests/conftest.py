@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import hypothesis
 import pytest
@@ -40,8 +40,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--soak", type=int, nargs="?", const=3600, default=0, metavar="SECONDS",
         help="also run the service under load for so long and watch what it takes; an hour without a number",
     )  # fmt: skip
-    parser.addoption("--long", action="store_true", help="also run the exhaustive variants (marker: long)")
+    parser.addoption(
+        "--thorough", action="store_true",
+        help="also run what CI repeats: more seeds, kills, examples and variants (marker: thorough)",
+    )  # fmt: skip
+    parser.addoption("--long", action="store_true", help="the same, and the exhaustive variants (marker: long)")
 
+
+_Count = TypeVar("_Count")
+_depth = 0
+"""0 by default, 1 with --thorough, 2 with --long."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test file is imported, so that ``effort`` can be used in decorators."""
+    global _depth
+    _depth = 2 if config.getoption("--long") else 1 if config.getoption("--thorough") else 0
+
+
+def effort(usual: _Count, thorough: _Count, long: _Count | None = None) -> _Count:
+    """How often to do something: by default, with ``--thorough`` (as CI does), with ``--long``."""
+    return (usual, thorough, thorough if long is None else long)[_depth]
+
+
+REDIS_FIXTURES = ("redis_url", "redis_server")
+"""Where the buffer's own tests use these they always run on every Redis there is; others on the newest, and with
+``--thorough`` on every one."""
 
 SLOWEST_FILES = (
     *("test_model.py", "test_kill_places.py", "test_service.py", "test_neighbours.py", "test_kill.py"),
@@ -50,16 +74,25 @@ SLOWEST_FILES = (
 )
 
 
+def _redis_of(item: pytest.Item) -> str:
+    """The version of Redis that the test runs on; empty when it does not come from a fixture."""
+    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    found = [str(parameters[name]).removeprefix("redis-") for name in REDIS_FIXTURES if name in parameters]
+    return found[0] if found else ""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The slowest files begin first: at the end no process works on one of them while the others have nothing left."""
     rank = {name: number for number, name in enumerate(SLOWEST_FILES)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
-    if config.getoption("--long"):
-        return
-    skip = pytest.mark.skip(reason="exhaustive variant, run with --long")
+    newest = max(redis_executables(), default="")
     for item in items:
-        if item.get_closest_marker("long"):
-            item.add_marker(skip)
+        if _redis_of(item) not in ("", newest) and "buffer" not in item.path.parts:
+            item.add_marker(pytest.mark.thorough)
+    for depth, name in enumerate(("thorough", "long"), 1):
+        for item in items:
+            if _depth < depth and item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=f"run with --{name}"))
 
 
 @pytest.fixture(autouse=True)

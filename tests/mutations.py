@@ -152,7 +152,7 @@ MUTATIONS = [
         "tests/jobs/test_housekeeping.py",
     ),
     Mutation(
-        "an older figure replaces a newer one in Redis", "pipeline/jobs/publish.py",
+        "an older figure replaces a newer one in Redis", "pipeline/jobs/lua/replace.lua",
         "if held and held > tonumber(ARGV[1]) then return 0 end", "",
         "tests/jobs/test_publish.py -k stale",
     ),
@@ -163,12 +163,12 @@ MUTATIONS = [
     ),
     # The operating layer
     Mutation(
-        "every process holds the schedule", "pipeline/operate/lease.py",
+        "every process holds the schedule", "pipeline/operate/lua/hold_lease.lua",
         "if left >= 0 and left <= tonumber(ARGV[2]) then return 0 end", "",
         "tests/operate/test_schedule.py",
     ),
     Mutation(
-        "a lease is given back by whoever asks", "pipeline/operate/lease.py",
+        "a lease is given back by any process", "pipeline/operate/lua/give_back_lease.lua",
         "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end",
         "return redis.call('DEL', KEYS[1])",
         "tests/operate/test_schedule.py",

@@ -421,3 +421,21 @@ def test_chunks_must_fit_the_shards_of_a_cluster(file: Path) -> None:
         config.load(file, {})
     file.write_text("clickhouse:\n  cluster: c\ndrainer:\n  batch_rows: 125000\n")
     assert config.load(file, {}).drainer.batch_rows == 125_000
+
+
+NUMBERS = sorted(
+    path for path, (default, _) in PATHS.items() if isinstance(default, int | float) and not isinstance(default, bool)
+)
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_a_number_beyond_all_use_is_refused(path: str) -> None:
+    """No number may be so large that its milliseconds or bytes overflow, nor be infinite or none."""
+    *sections, name = path.split(".")
+    for value in (10**30, 1e300, float("inf"), float("nan")):
+        given: Any = value
+        for key in (name, *reversed(sections)):
+            given = {key: given}
+        with pytest.raises(ValidationError) as refused:
+            config.Settings(**given)
+        assert any(one["loc"][: len(sections) + 1] == tuple(path.split(".")) for one in refused.value.errors())

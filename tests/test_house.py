@@ -231,6 +231,7 @@ def test_every_setting_and_command_is_documented() -> None:
 
     assert "<!-- generated: settings -->" in (ROOT / "config/README.md").read_text()
     assert "<!-- generated: commands -->" in (ROOT / "README.md").read_text()
+    assert "<!-- generated: schema -->" in (ROOT / "README.md").read_text()
     found = documentation.walk(cli, "pipeline")
     assert found
     assert [path for path, command in found if not command.help] == []
@@ -332,6 +333,11 @@ def test_ci_script_is_shell() -> None:
     script = ROOT / ".ci/run"
     assert script.stat().st_mode & 0o111
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+
+
+def test_ci_runs_what_a_desk_leaves_out() -> None:
+    """Whatever is marked ``thorough`` runs in CI."""
+    assert "make test ARGS=--thorough" in (ROOT / ".ci/run").read_text()
 
 
 def test_feeding_needs_no_heavy_package(tmp_path: Path) -> None:

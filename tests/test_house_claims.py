@@ -130,6 +130,21 @@ def test_architecture_names_every_folder() -> None:
     assert docstring == folders
 
 
+PACKAGES = sorted((ROOT / "pipeline").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=here)
+def test_every_folder_says_what_it_is_for(package: Path) -> None:
+    """Each folder with code is a package whose docstring says in a sentence what belongs there."""
+    said = (ast.get_docstring(tree_of(package)) or "").split("\n")[0]
+    assert said.endswith((".", ":")) and len(said.split()) >= 6
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    """No folder escapes that rule."""
+    assert {file.parent for file in MODULES} == {package.parent for package in PACKAGES}
+
+
 # Three questions
 
 PROTOCOL = ROOT / "pipeline/deliver/protocol.py"
@@ -198,30 +213,99 @@ def test_the_answer_on_losing_names_what_exists() -> None:
 
 
 def test_only_one_file_lets_an_alert_fire() -> None:
-    """``Alert(State.FIRING, …)`` is made in ``state.py`` alone; everything else only looks at the state."""
-    makers = set()
+    """``Alert(FIRING, …)`` is made in ``state.py`` alone; everything else only looks at the state."""
+    makers, firing = set(), ("State.FIRING", "FIRING")
     for file in MODULES:
         for node in ast.walk(tree_of(file)):
             if not isinstance(node, ast.Call):
                 continue
             called = last_name(node.func)
             values = [*node.args[:1], *(one.value for one in node.keywords if one.arg == "state")]
-            if called in ("Alert", "replace") and any(ast.unparse(value) == "State.FIRING" for value in values):
+            if called in ("Alert", "replace") and any(ast.unparse(value) in firing for value in values):
                 makers.add(here(file))
     assert makers == {here(ALERT_STATE)}
 
 
+# One of each
+
+ONE_PLACE = {
+    r"fromisoformat|strptime": {"pipeline/base/clock.py"},
+    r"difflib|get_close_matches": {"pipeline/base/nearest.py"},
+    r"""replace\("'",""": {"pipeline/base/sql_text.py"},
+    r"\(ms\|d\|h\|m\|s\)": {"pipeline/base/durations.py"},
+    # The sender of reports carries its own script; the benchmark fills a Redis for a measurement.
+    r"redis\.call\(": {"pipeline/bench/collect.py", "pipeline/client/report_sender.py"},
+}
+"""What has one place in the package: reading ISO-8601, nearest names, quoting SQL, reading durations; Lua has files."""
+
+
+@pytest.mark.parametrize("pattern", ONE_PLACE)
+def test_there_is_one_of_each(pattern: str) -> None:
+    """What is written once is written nowhere again."""
+    assert {here(file) for file in MODULES if re.search(pattern, file.read_text(encoding="utf-8"))} == ONE_PLACE[
+        pattern
+    ]
+
+
+def test_no_function_of_lua_is_written_twice() -> None:
+    """A function that two scripts need stands in a file that both name."""
+    places: dict[str, list[str]] = {}
+    for file in sorted((ROOT / "pipeline").rglob("*.lua")):
+        assert file.read_text().startswith("-- "), f"{here(file)} does not begin with what it does"
+        for name in re.findall(r"^local function (\w+)", file.read_text(), re.MULTILINE):
+            places.setdefault(f"{file.parent.parent.name}.{name}", []).append(here(file))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
 # Words
 
-RIDDLES = re.compile(r"\b(?:somebody|everybody|ours)\b")
+RIDDLES = re.compile(
+    r"\b(?:somebody|everybody|anybody|someone|anyone|whoever|ours)\b|(?<!@)\beveryone\b", re.IGNORECASE
+)
 
 
 def test_texts_name_who_does_it() -> None:
-    """No text of the product says "somebody", "everybody" or "ours": the subject is named."""
+    """No text of the product says "somebody", "whoever" or "ours": the subject is named."""
     kinds = ("*.py", "*.lua", "*.sql", "*.yaml", "*.md")
     files = [ROOT / "README.md", *(file for kind in kinds for name in ("pipeline", "config", "sql")
              for file in (ROOT / name).rglob(kind))]  # fmt: skip
     found = {(here(file), word[0]) for file in files for word in RIDDLES.finditer(file.read_text(encoding="utf-8"))}
+    assert found == set()
+
+
+ONE_MEANING = {
+    "ledger": ("base/keys.py", "deliver/"),
+    "books": ("bench/", "buffer/", "client/", "deliver/", "demo/", "operate/"),
+    "dead": ("deliver/", "operate/audit.py"),
+    "buried": ("deliver/",),
+    "fault": ("deliver/",),
+}
+"""Words of ``pipeline/README.md`` that have one meaning, and the rooms in which something is named by them alone."""
+
+
+def named_in(file: Path) -> Iterator[str]:
+    """Every name that the file gives: to a class, a function, an argument, a variable, an attribute."""
+    for node in ast.walk(tree_of(file)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield last_name(node)
+
+
+def test_a_word_of_the_delivery_means_one_thing() -> None:
+    """The word alone names its one thing, in the rooms of that thing; a table says what it means."""
+    table = (ROOT / "pipeline/README.md").read_text()
+    assert {word for word in ONE_MEANING if f"| {word} |" not in table} == set()
+    found = {
+        (word, here(file))
+        for file in MODULES
+        for name in named_in(file)
+        for word, rooms in ONE_MEANING.items()
+        if name.strip("_").lower().removesuffix("s") == word.removesuffix("s")
+        and not here(file).removeprefix("pipeline/").startswith(rooms)
+    }
     assert found == set()
 
 

@@ -1,7 +1,7 @@
 """Alerting as a whole: what the service runs, and what the command line asks for.
 
 ``Alerting`` is one evaluator, one notifier and the two ways things leave for Redis and ClickHouse.
-``run_once`` is called every ``alerts.interval_s`` by whoever holds the schedule's lease.
+``run_once`` is called every ``alerts.interval_s`` by the process that holds the schedule's lease.
 """
 
 from __future__ import annotations

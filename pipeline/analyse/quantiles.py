@@ -104,7 +104,7 @@ def grouped_sums(grouped: Grouped) -> tuple[Float64Array, Float64Array]:
     """Sum and mean of every group, each of shape (groups,); 0 and NaN where a group is empty.
 
     The sum is the float nearest to the *exact* sum of the values (Shewchuk's algorithm, ``math.fsum``).
-    That is a definition without an order of addition in it: every machine, every numpy and anyone with
+    That is a definition without an order of addition in it: every machine, every numpy and any reader with
     exact arithmetic gets the same digits, which plain sums (80 % of groups differ under another order)
     and ``np.add.reduceat`` (46 % differ from ``np.sum``) do not give. The mean is the sum divided by the
     number of values. Where the exact sum exceeds the largest float the sum is infinite and the mean is

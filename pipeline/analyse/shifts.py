@@ -28,7 +28,7 @@ _MORE_RUNS = (10, 20)
 """Where there are as many after the reference, the mean of so many newest runs may tell a shift, too."""
 _SHIFT_SPREADS = 1.5
 _SHIFT_SHARE = 0.01
-"""A level that moved by a hundredth of itself or less has not moved for anybody's purposes."""
+"""A level that moved by a hundredth of itself or less has not moved for practical purposes."""
 
 # How far the newest runs must lie from the reference, in standard errors of autocorrelated runs; the shorter the
 # reference, the less is known of its autocorrelation. ``pipeline bench changes`` prints what is false and found: of

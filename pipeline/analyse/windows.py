@@ -186,7 +186,7 @@ def revision(raw_rows: int, final: bool) -> int:
     """The revision of a window that was computed from ``raw_rows`` rows over all series.
 
     Raw rows are only ever added, so a computation that saw more of them replaces one that saw fewer,
-    whoever finishes first; the same rows give the same revision and the same content. Nor can a window
+    in any order; the same rows give the same revision and the same content. Nor can a window
     whose raw rows have expired in part replace the one that saw them all.
     """
     return 2 * raw_rows + final

@@ -1,1 +1,1 @@
-"""What every part stands on: clock, settings, errors, log, failpoints, Redis connections."""
+"""Shared basics: clock, settings, errors, log, failpoints, connections to Redis."""

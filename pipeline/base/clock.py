@@ -32,6 +32,16 @@ def iso(moment_ms: int) -> str:
     return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
+def iso_short(moment_ms: int) -> str:
+    """The same, with milliseconds only where there are any: ``2025-01-11T12:00:00Z``."""
+    return iso(moment_ms).replace(".000Z", "Z")
+
+
+def iso_seconds(moment_ms: int) -> str:
+    """The same without the fraction of a second: ``2025-01-11T12:00:00Z``."""
+    return iso(moment_ms // 1000 * 1000).replace(".000Z", "Z")
+
+
 def from_iso(text: str) -> int:
     """Milliseconds since the epoch of an ISO-8601 time, UTC unless it names a zone. Raises ``ValueError``."""
     moment = datetime.fromisoformat(text.strip())

@@ -50,14 +50,14 @@ WRITTEN_ENTRIES = (
 class RedisDatabases(Section):
     """Database numbers as in the platform's schema; Redis Cluster knows only 0."""
 
-    sessions: int = Field(0, ge=0, description="test sessions and authentication")
-    coordination: int = Field(1, ge=0, description="test coordination and locking")
-    results: int = Field(2, ge=0, description="test results, baselines")
-    metrics: int = Field(3, ge=0, description="the buffer, windows, vitals, alerts")
-    ai: int = Field(4, ge=0, description="AI model cache")
-    notifications: int = Field(5, ge=0, description="channels")
-    environment: int = Field(6, ge=0, description="environment state, retention, clean-up status")
-    temporary: int = Field(7, ge=0, description="temporary test data")
+    sessions: int = Field(0, ge=0, le=1_000_000, description="test sessions and authentication")
+    coordination: int = Field(1, ge=0, le=1_000_000, description="test coordination and locking")
+    results: int = Field(2, ge=0, le=1_000_000, description="test results, baselines")
+    metrics: int = Field(3, ge=0, le=1_000_000, description="the buffer, windows, vitals, alerts")
+    ai: int = Field(4, ge=0, le=1_000_000, description="AI model cache")
+    notifications: int = Field(5, ge=0, le=1_000_000, description="channels")
+    environment: int = Field(6, ge=0, le=1_000_000, description="environment state, retention, clean-up status")
+    temporary: int = Field(7, ge=0, le=1_000_000, description="temporary test data")
 
 
 class RedisPool(Section):
@@ -68,7 +68,7 @@ class RedisPool(Section):
         5000, le=addresses.MAX_POOL_SETTING, description="timeout for opening a connection"
     )
     socket_timeout_ms: PositiveInt = Field(3000, le=addresses.MAX_POOL_SETTING, description="timeout for one reply")
-    retry_attempts: int = Field(3, ge=0, description="immediate retries of one read-only command")
+    retry_attempts: int = Field(3, ge=0, le=100, description="immediate retries of one read-only command")
 
 
 class TlsSettings(Section):
@@ -312,7 +312,7 @@ class AlertSettings(Section):
     rules_file: PlainText = Field("", description="empty: config/rules.yaml as shipped")
     interval_s: Positive = Field(10, description="evaluation interval")
     delay_s: float = Field(
-        10, ge=0, description="evaluation lags storage by this many seconds, so that late rows are included"
+        10, ge=0, le=86_400, description="evaluation lags storage by this many seconds, so that late rows are included"
     )
     channels: list[dict[str, Any]] = Field(default_factory=list, description="notification channels besides Redis")
     page_url: Url = Field("", description="base URL of the page, for links in notifications")

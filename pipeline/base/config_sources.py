@@ -153,11 +153,12 @@ def _parse_text(text: str) -> Any:
 
 
 def _read_secret(variable: str, path: str) -> str:
-    return _read(Path(path), f"the file that {variable} names").strip()
+    # What is no absolute path is not repeated: it may be the secret itself, given to the wrong variable.
+    named = f", '{printable(path)}'," if path.startswith("/") else ""
+    return _read(Path(path), f"the file that {variable} names{named}").strip()
 
 
-def _read(path: Path, what: str) -> str:
-    shown = f"{what}, '{printable(str(path))}',"
+def _read(path: Path, shown: str) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)
@@ -195,8 +196,8 @@ class _GivenTwiceError(Exception):
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    text = _read(path, "configuration file")
     shown = f"configuration file '{printable(str(path))}'"
+    text = _read(path, shown)
     try:
         loaded = yaml.load(text, _StrictLoader)
     except _GivenTwiceError as error:
@@ -204,7 +205,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{shown} gives {_shown_key(key)} twice, in lines {first} and {second}") from None
     except yaml.MarkedYAMLError as error:
         raise ConfigError(f"{shown} is not YAML: {_problem(error)}") from None
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, OverflowError, AttributeError) as error:
         what = "it holds a control character" if isinstance(error, yaml.YAMLError) else "a value in it cannot be read"
         raise ConfigError(f"{shown} is not YAML: {what}") from None
     except RecursionError:

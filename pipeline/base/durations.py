@@ -17,6 +17,15 @@ def parse_ms(text: str) -> int:
     return sum(int(number) * _UNITS_MS[unit] for number, unit in parts)
 
 
+def read_ms(raw: object) -> int:
+    """A duration out of a file: 0, or text with units. Raises ``ValueError``."""
+    if isinstance(raw, str):
+        return parse_ms(raw)
+    if raw == 0 and not isinstance(raw, bool):
+        return 0
+    raise ValueError(f"{raw!r:.60} has no unit; write 30s, 5m, 1h30m or 7d")
+
+
 def _order(unit: str) -> int:
     return -_UNITS_MS[unit]
 

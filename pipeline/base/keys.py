@@ -53,7 +53,7 @@ def cwv(browser: str, vital: str) -> str:
 COMPAT_SCORES = "compat:scores"
 ALERTS_PERFORMANCE = "alerts:performance"
 ALERTS_PERFORMANCE_SCRATCH = "{alerts:performance}:scratch"
-"""Ours, in the slot of the platform's key: it never exists, see ``BufferKeys.scratch``."""
+"""A key of this product, in the slot of the platform's key: it never exists, see ``BufferKeys.scratch``."""
 RESOURCE_CPU = "resource:cpu:usage"
 RESOURCE_MEMORY = "resource:memory:usage"
 RESOURCE_NETWORK = "resource:network:bandwidth"

@@ -123,7 +123,7 @@ class RedisLink:
     def open(cls, settings: Settings, *, start: bool = True) -> RedisLink:
         """Open the Redis of ``settings.redis.url``; the embedded one is started or re-joined, and loaded.
 
-        With ``start=False`` an embedded server that does not run is neither started nor created: whoever only
+        With ``start=False`` an embedded server that does not run is neither started nor created: a command that only
         looks changes nothing. It is then an outage like any other.
         Raises ``UsageError`` when no redis-server is installed or a certificate cannot be read,
         ``EmbeddedRedisFailed`` when the server does not start.

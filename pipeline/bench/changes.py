@@ -122,7 +122,7 @@ DETECTORS: dict[str, Detector] = {
 
 
 def run(seeds: int, say: Callable[[str], None], *, full: bool = False) -> dict[str, Any]:
-    """Measure; ``seeds`` series a figure (200 take about 20 s, 2,000 a few minutes), the same ones every time.
+    """Measure; ``seeds`` series a figure (200 take some minutes), the same ones every time.
 
     ``full`` adds what takes long: series that are watched point by point, and the fleet. Shares of 200
     series are good to 0.06, of 2,000 to 0.02 (two standard errors).
@@ -136,6 +136,7 @@ def run(seeds: int, say: Callable[[str], None], *, full: bool = False) -> dict[s
             say(f"{title}: {result[title]}")
     peers = {"fixed +-20 %": fixed_threshold, "Perfherder's t-test": welch_t}
     result["shapes"] = shapes.measure(max(seeds // 4, 1), peers, say)
+    result["replayed"] = shapes.replayed(max(seeds // 20, 1), say)
     result["baselines"] = baselines.measure(20 * seeds, say)
     if full:
         for name, noise in NOISES.items():

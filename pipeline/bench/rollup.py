@@ -1,11 +1,13 @@
 """``pipeline bench rollup``: what a window costs, beside ClickHouse's own percentiles over the same rows.
 
-Two parts, each the best and the median of a few rounds:
+Three parts, the first two each the best and the median of a few rounds:
 
 - ``numpy``: values in 50,000 groups, five exact percentiles of each, on one core, nothing but arrays.
 - ``minute``: one minute's raw rows in a private embedded store, rolled up end to end by the job itself: read,
   told apart by series, sorted, summed, put into histograms, written. In the same round ClickHouse computes
   ``quantilesExactInclusive`` and the counts over the same rows, and writes nothing.
+- ``vitals``: four times as many Web Vitals in one hour, and the job that publishes the rolling hour: how long it
+  takes, and how much memory the process (the engine is in it) has at its peak above what it had before.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +27,17 @@ from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.histogram import grouped_histograms
 from pipeline.analyse.quantiles import LEVELS, Float64Array, IndexArray, group_sorted, grouped_quantiles, grouped_sums
 from pipeline.base import config
-from pipeline.bench.drain import private
+from pipeline.bench.drain import Bench, private
 from pipeline.jobs.raw_rows import FRAME_S, MINUTE_S
 from pipeline.jobs.rollup import TABLES, RollupJob
+from pipeline.jobs.vitals import VitalsJob
 from pipeline.store.arrow import AS_DICTIONARIES
 from pipeline.store.client import Store
 
 GROUPS = 50_000
 ROUNDS = 5
+VITALS_SHARE = 4
+"""So many times more Web Vitals stand in the hour than rows in the minute."""
 
 _BY_CLICKHOUSE = (
     f"""
@@ -49,6 +55,9 @@ def run(settings: config.Settings, rows: int, say: Callable[[str], None], rounds
     """Measure with ``rows`` values; milliseconds unless the key says otherwise."""
     say(f"{rows:,} values in {GROUPS:,} groups, five exact percentiles")
     result: dict[str, Any] = {"rows": rows, "groups": GROUPS, "numpy": _numpy(rows, rounds)}
+    with private(settings) as bench:
+        say(f"an hour of {VITALS_SHARE * rows:,} Web Vitals")
+        result["vitals"] = _vitals(bench, rows)
     say(f"a minute of {rows:,} rows, end to end")
     with private(settings) as bench:
         result["minute"] = _minute(bench.store, bench.settings.rollups, rows, rounds)
@@ -123,6 +132,39 @@ def _minute(store: Store, settings: config.RollupSettings, rows: int, rounds: in
     told["window_rows"] = store.rows(f"SELECT count() FROM {TABLES[MINUTE_S]}")[0][0]
     told["window_bytes_per_raw_row"] = round(_bytes_on_disk(store, TABLES[MINUTE_S]) / rows, 1)
     return told
+
+
+def _vitals(bench: Bench, rows: int) -> dict[str, Any]:
+    now_s = int(time.time())
+    chance = np.random.default_rng(3)
+    kinds = pa.array(["lcp", "inp", "cls", "fcp", "ttfb"])
+    piece = min(rows, 100_000)  # small ones, so that making them leaves no memory behind
+    for number in range(VITALS_SHARE * rows // piece):
+        spread = pa.array((now_s - chance.integers(60, 3500, piece)) * 1000, pa.timestamp("ms", "UTC"))
+        types = pa.DictionaryArray.from_arrays(np.arange(piece) % 5, kinds)
+        raw = _raw(piece, now_s).set_column(0, "timestamp", spread).set_column(1, "metric_type", types)
+        place = raw.column_names.index("segment")
+        bench.store.insert("metrics", raw.set_column(place, "segment", pa.array([f"vitals-{number}"] * piece)))
+    job = VitalsJob(bench.store, bench.link.database("metrics"), bench.settings)
+    before_mb = memory_mb("VmRSS", forget_peak=True)
+    took = _timed(lambda: job.run(now_s * 1000), 1)
+    return {
+        "rows": VITALS_SHARE * rows // piece * piece,
+        "rolling_hour_ms": took[0],
+        "before_mb": before_mb,
+        "peak_above_mb": memory_mb("VmHWM") - before_mb,
+    }
+
+
+def memory_mb(what: str, *, forget_peak: bool = False) -> int:
+    """A line of Linux's ``/proc/self/status``, 0 elsewhere. ``forget_peak``: ``VmHWM`` begins at what is held now."""
+    try:
+        if forget_peak:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) // 1024 for line in lines if line.startswith(what)), 0)
 
 
 def _raw(rows: int, minute: int) -> pa.Table:

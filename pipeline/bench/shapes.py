@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.analyse.changes.points import examine
+from pipeline.analyse.changes.report import watch
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -81,6 +82,29 @@ def pelt() -> Rule | None:
         return flags
 
     return flag
+
+
+def replayed(series: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """What an engineer is told of every shape when it is searched after each new run, up to 150 points after a step.
+
+    Of a step: the share told *once*, the share told *again* under another place (of the same direction, up to 60
+    points away), and after how many points. *Others*: reports of anything else, per 1,000 points.
+    """
+    told: dict[str, Any] = {}
+    points = STEP_AT + 150
+    levels = np.where(np.arange(points) < STEP_AT, 1.0, STEP)
+    for name, values in shapes(np.random.default_rng(12), series).items():
+        reports = watch(values[:, :points] * levels, TIMES_S[:points])
+        near = [[one for one in of if one.rose and abs(one.position - STEP_AT) <= 60] for of in reports]
+        others = sum(len(of) for of in reports) - sum(len(of) for of in near)
+        told[name] = {
+            "told": round(float(np.mean([len(of) > 0 for of in near])), 3),
+            "told again": round(float(np.mean([len(of) > 1 for of in near])), 3),
+            "points until then": float(np.median([float(of[0].after - STEP_AT) for of in near if of] or [np.nan])),
+            "others per 1000": round(1000.0 * others / (series * points), 2),
+        }
+        say(f"replayed, {name}: {told[name]}")
+    return told
 
 
 def measure(seeds: int, peers: Mapping[str, Rule], say: Callable[[str], None]) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.base import lua
 from pipeline.base.errors import KeyDamaged, RedisOutage
 from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import outages
 from pipeline.base.typed_keys import typed
-from pipeline.buffer import scripts
 from pipeline.buffer.chunk import Chunk
 from pipeline.buffer.damage import damage_in
 from pipeline.buffer.process_names import process_name
@@ -56,7 +56,7 @@ class BufferCommands:
     def __post_init__(self) -> None:
         self.keys = BufferKeys(self.key)
         self.token = f"{process_name(os.getpid())}/{secrets.token_hex(8)}"
-        self._scripts = {name: self.client.register_script(scripts.load(name)) for name in _SCRIPTS}
+        self._scripts = {name: self.client.register_script(lua.load("buffer", name)) for name in _SCRIPTS}
         self._durable: dict[str, bool] = {}
         self._disk = RedisDisk(self.client, self.aof_dir)
 

@@ -15,12 +15,12 @@ from pipeline.buffer.high_water import sealed_age_s, spilled_age_s
 from pipeline.metric import Limits, Metric, decode
 
 
-def lag_s(buffer: Buffer, books: Books, now_ms: int, *, is_sealed_by_someone: bool = True) -> float:
+def lag_s(buffer: Buffer, books: Books, now_ms: int, *, is_being_sealed: bool = True) -> float:
     """Seconds; ``now_ms`` is by Redis's clock. Raises ``RedisOutage``."""
     ages = [sealed_age_s(books, now_ms)]
     if books.spilled:
         ages.append(spilled_age_s(buffer, now_ms))
-    if books.waiting and not is_sealed_by_someone:
+    if books.waiting and not is_being_sealed:
         ages.append(oldest_waiting_s(buffer, now_ms))
     return max(ages)
 

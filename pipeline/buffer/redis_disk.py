@@ -1,6 +1,6 @@
 """Redis's append-only file: wait until it is on disk, fsync it where this process can, repair it after a power cut.
 
-Redis answers before its disk has what was written. Whoever acts on an answer that a power cut could undo (rows of
+Redis answers before its disk has what was written. Code that acts on an answer that a power cut could undo (rows of
 a sealed segment go to ClickHouse, a drained spill file is removed) waits here first.
 
 Raises redis-py's own exceptions when Redis goes away; the caller tries again.

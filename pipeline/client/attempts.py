@@ -1,6 +1,6 @@
 """Attempts of an execution, and the row that each becomes.
 
-Attempts decide locally: whoever reports one knows whether it was the last. One that is tried again has the status
+Attempts decide locally: the reporter knows whether one was the last. One that is tried again has the status
 ``retried``; the last one carries the verdict of the execution, ``flaky`` where it passed after one that failed. Each
 row has the duration of its own attempt. Standard library only, as the pytest plugin imports it.
 """

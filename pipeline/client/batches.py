@@ -64,7 +64,7 @@ class Handover:
         return True
 
     def _execute(self, connection: redis.Connection, items: Sequence[bytes], *, more: bool) -> None:
-        """Push in the open transaction. Raises ``WatchError`` when the marker was touched."""
+        """Push in the open transaction. redis-py's ``WatchError`` says that the marker was touched."""
         was_in_doubt = self.may_be_executed
         mark = _packed("SET", self.marker, self._number, "EX", MARKER_TTL_S)
         after = b"".join([mark, _packed("EXEC"), *(self._opening() if more else ())])

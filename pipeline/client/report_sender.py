@@ -94,7 +94,7 @@ class Waited:
 
     stored: bool
     dead_lettered: int
-    """How many dead letters the buffer got meanwhile, whoever sent them."""
+    """How many dead letters the buffer got meanwhile, from any sender."""
     missing: str = ""
     """Why it ended before."""
 

@@ -1,1 +1,1 @@
-"""Collectors: parts of the platform's Redis that are read, one module each."""
+"""Collectors: what is read from the platform's own Redis keys, and the metrics made of it."""

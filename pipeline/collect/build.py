@@ -26,7 +26,9 @@ WHERE timestamp >= fromUnixTimestamp64Milli({oldest_ms:Int64}, 'UTC')
 """
 
 
-def build_collector(settings: Settings, link: RedisLink, store: Store, stopping: threading.Event) -> Collector | None:
+def build_collector(
+    settings: Settings, link: RedisLink, store: Store, stopping: threading.Event | None = None
+) -> Collector | None:
     """The collector, or None when ``collect.enabled`` is off. Raises ``ConfigError`` for what cannot be meant."""
     if not settings.collect.enabled:
         return None

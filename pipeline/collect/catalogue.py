@@ -24,7 +24,13 @@ Kind = Literal[
     "suffixes", "executions", "messages",
 ]  # fmt: skip
 
-REMEMBERED: frozenset[Kind] = frozenset({"values", "events", "once", "series", "changed_fields", "flags", "executions"})
+REMEMBERED: frozenset[Kind] = frozenset(
+    {"values", "events", "once", "series", "changed_fields", "flags", "executions", "oldest"}
+)
+"""Kinds that keep a state beside the buffer: what was told once, or when something was first seen."""
+
+Origin = Literal["member", "value", "part", "constant", "field"]
+"""Where the text of a dimension comes from: see ``Derived.by``."""
 
 METRIC_FIELDS = frozenset(
     {"environment", "browser", "test_suite", "test_id", "test_name", "page", "endpoint", "node", "error_type"}
@@ -76,7 +82,7 @@ class Derived(_Strict):
     metric_type: str = ""
     by: dict[str, str] = Field(default_factory=dict)
     """Field of the metric (or ``tags.name``) to where its text comes from: a field of the value, "{placeholder}",
-    "{member}", or "=constant"."""
+    "{member}" of a hash, "{value}" of a string, or "=constant"."""
     fields: dict[str, str] = Field(default_factory=dict)
     """Field of the value to metric type."""
     field: str = ""
@@ -94,12 +100,14 @@ class Derived(_Strict):
         return self
 
     @cached_property
-    def sources(self) -> tuple[tuple[str, Literal["member", "part", "constant", "field"], str], ...]:
+    def sources(self) -> tuple[tuple[str, Origin, str], ...]:
         """``by`` sorted by target, each with where its text comes from and its name there (or the constant)."""
-        found: list[tuple[str, Literal["member", "part", "constant", "field"], str]] = []
+        found: list[tuple[str, Origin, str]] = []
         for target, source in sorted(self.by.items()):
             if source == "{member}":
                 found.append((target, "member", ""))
+            elif source == "{value}":
+                found.append((target, "value", ""))
             elif source.startswith("{"):
                 found.append((target, "part", source[1:-1]))
             elif source.startswith("="):
@@ -145,7 +153,7 @@ class Entry(_Strict):
 
     @cached_property
     def remembered(self) -> tuple[Derived, ...]:
-        """What is told once, and therefore has a state that says what was told."""
+        """What has a state: see ``REMEMBERED``."""
         return tuple(derived for derived in self.metrics if derived.kind in REMEMBERED)
 
     @cached_property

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.alerts.judge.facts import Facts, readings
-from pipeline.base import failpoints, log, resources
+from pipeline.base import failpoints, log, lua
 from pipeline.base.errors import RedisDenied
 from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import outages
@@ -115,7 +115,7 @@ class Collector:
         self._known_executions = known_executions
         self.channels = channels
         self._stopping = stopping or threading.Event()
-        self._push = self._buffer.register_script(resources.package_text("collect/lua/push_collected.lua"))
+        self._push = self._buffer.register_script(lua.load("collect", "push_collected"))
         # Several names may stand for one database (Redis Cluster has only one): each is gone through once.
         self._names: dict[int, list[str]] = {}
         for name in DATABASES:
@@ -252,11 +252,15 @@ class Collector:
         entry = group[0].entry
         there = [one for one in group if not one.gone]
         readable = [one for one in there if not one.trouble]
+        counted = (
+            readable if len(readable) == len(there) else [one for one in there if not one.trouble or one.is_damaged]
+        )
         for derived in entry.metrics:
+            group = counted if derived.kind in ("count", "once") else readable
             if derived.kind not in REMEMBERED:
-                derive.gauge(readable, derived, going.gauges, now_ms)
+                derive.gauge(group, derived, going.gauges, now_ms)
             elif derived.kind != "executions":
-                self._derive_events(readable, derived, states, now_ms, going, fresh)
+                self._derive_events(group, derived, states, now_ms, going, fresh)
         for one in there if self._remembers(entry) else ():
             going.states.update(derive.state_name(one.match, derived) for derived in entry.remembered)
         going.seen[entry.name] = going.seen.get(entry.name, 0) + len(there)
@@ -269,7 +273,11 @@ class Collector:
         fresh: list[Events],
     ) -> None:  # fmt: skip
         for one in group:
-            event, wrong = derive.events(one, derived, states.get(derive.state_name(one.match, derived), b""), now_ms)
+            state, wrong = states.get(derive.state_name(one.match, derived), b""), ""
+            if derived.kind == "oldest":
+                event = derive.oldest(one, derived, state, going.gauges, now_ms)
+            else:
+                event, wrong = derive.events(one, derived, state, now_ms)
             one.trouble = one.trouble or wrong
             if event is not None:
                 fresh.append(event)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,6 +78,10 @@ class Gauges:
         """One sample of a key of its own."""
         self.sums[metric_type, labels] = value
 
+    def put_most(self, metric_type: str, labels: Labels, value: float) -> None:
+        """The greatest sample of several keys that look the same."""
+        self.sums[metric_type, labels] = max(value, self.sums.get((metric_type, labels), value))
+
     def items(self, at_ms: int) -> list[bytes]:
         """The gauges as metrics, in an order that depends on their names alone."""
         found = dict(self.sums)
@@ -124,8 +129,10 @@ def labels_of(look: KeyLook, derived: Derived, fields: Mapping[str, str] | None 
             text = fields.get(name, "")
         elif origin == "part":
             text = look.match.parts.get(name, "")
+        elif origin == "constant":
+            text = name
         else:
-            text = member if origin == "member" else name
+            text = member if origin == "member" else look.text or ""
         if text:
             found.append((target, text[:MAX_LABEL_CHARS]))
     return tuple(found)
@@ -235,20 +242,6 @@ def _members(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> st
     return trouble
 
 
-def _oldest(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
-    held = [element for element, _ in look.scored] or look.elements
-    ages = []
-    for element in held:
-        fields = json_object(element) or {}
-        for name in ("queuedAt", "enqueuedAt", "createdAt", "timestamp"):
-            if (age_s := _age_s(fields.get(name), now_ms)) is not None:
-                ages.append(age_s)
-                break
-    if ages:
-        gauges.put(derived.metric_type, labels_of(look, derived), max(ages))
-    return ""
-
-
 def _stuck(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     age_s = _age_s(look.fields.get(derived.field), now_ms)
     allowed_s = look.entry.ttl_s or 0
@@ -261,7 +254,7 @@ def _held(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     ttl_s = look.entry.ttl_s or 0
     if look.ttl_ms < 0:
         return "the lock never expires"
-    gauges.put(derived.metric_type, labels_of(look, derived), max(0.0, ttl_s - look.ttl_ms / 1000))
+    gauges.put_most(derived.metric_type, labels_of(look, derived), max(0.0, ttl_s - look.ttl_ms / 1000))
     return ""
 
 
@@ -305,7 +298,6 @@ _GAUGES: dict[str, Callable[[KeyLook, Derived, Gauges, int], str]] = {
     "members_total": _size,
     "fields": _fields,
     "members": _members,
-    "oldest": _oldest,
     "stuck": _stuck,
     "held": _held,
     "holders": _holders,
@@ -314,6 +306,35 @@ _GAUGES: dict[str, Callable[[KeyLook, Derived, Gauges, int], str]] = {
     "within": _within,
     "suffixes": _suffixes,
 }
+
+# Ages
+
+
+def oldest(look: KeyLook, derived: Derived, state: bytes, gauges: Gauges, now_ms: int) -> Events | None:
+    """Put the age of the oldest element to the gauges: by the time that it tells, or else since it was first seen.
+
+    When elements without a time were first seen is the state.
+    """
+    known: dict[str, int] = json.loads(state) if state else {}
+    seen: dict[str, int] = {}
+    ages_s = []
+    for element in [element for element, _ in look.scored] or look.elements:
+        fields = json_object(element, _TIMES) or {}
+        told = [age_s for name in _TIMES if (age_s := _age_s(fields.get(name), now_ms)) is not None]
+        if told:
+            ages_s.append(told[0])
+        else:
+            name = f"{zlib.crc32(element):x}"
+            seen[name] = known.get(name, now_ms)
+            ages_s.append(max(0.0, (now_ms - seen[name]) / 1000))
+    if ages_s:
+        gauges.put(derived.metric_type, labels_of(look, derived), max(ages_s))
+    if seen == known:
+        return None
+    return Events(state_name(look.match, derived), state, json.dumps(seen).encode(), ())
+
+
+_TIMES = ("queuedAt", "enqueuedAt", "createdAt", "timestamp")
 
 # Events
 

@@ -59,6 +59,8 @@ class KeyLook:
     scored: Sequence[tuple[bytes, float]] = ()
     overdue: int = 0
     trouble: str = ""
+    is_damaged: bool = False
+    """There, and of the right type, but not the JSON that it should be: it still counts."""
     gone: bool = False
     more: bool = False
     """The first round was not enough: a string longer than its start, or a hash whose fields are to be measured."""
@@ -181,7 +183,10 @@ def _field_names(entry: Entry) -> tuple[str, ...]:
 
 
 def _needs_text(metrics: Sequence[Derived]) -> bool:
-    return any(one.read_fields or one.kind in ("sum", "number", "holders", "within") for one in metrics)
+    return any(
+        one.read_fields or one.kind in ("sum", "number", "holders", "within") or "{value}" in one.by.values()
+        for one in metrics
+    )
 
 
 def _is_too_many(one: KeyLook) -> bool:
@@ -239,7 +244,7 @@ def _take_text(one: KeyLook, reply: Any) -> None:
     elif (fields := json_object(reply, one.match.entry.read_fields)) is not None:
         one.fields = fields
     else:
-        one.trouble = "the value is not a JSON object"
+        one.trouble, one.is_damaged = "the value is not a JSON object", True
 
 
 def _take_fields(names: tuple[str, ...]) -> Callable[[KeyLook, Any], None]:

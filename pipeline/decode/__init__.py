@@ -1,1 +1,1 @@
-"""Items (bytes) to Arrow columns, checked on the way."""
+"""Decoding: items (bytes) to Arrow columns, each checked on the way, the refused ones with their reason."""

@@ -79,7 +79,7 @@ def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, lim
 def _scan(items: Items, positions: Ints, sealed_at_ms: int, limits: Limits) -> tuple[Ints, pa.Table]:
     """The indexes of the items that the compiled loops are certain of, and their columns."""
     first = items.starts[0]
-    # A copy: escapes are resolved in place, and whoever reads an item after that needs it as it was sent.
+    # A copy: escapes are resolved in place, and later readers need an item as it was sent.
     buffer = items.data[first : items.ends[-1] + 1 + scan.PADDING].copy()
     starts, ends = items.starts - first, items.ends - first
     # An object of scalars with tags is two levels deep.

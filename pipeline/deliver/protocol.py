@@ -24,7 +24,7 @@ Where could a metric be lost, or stand twice? Only at these four places, and thi
 
 What happens when ClickHouse hangs in the middle of an insert? The request times out (``clickhouse.request_timeout_s``):
 the outcome is *unknown*. The drainer pauses (growing, jittered), keeps the lease, reads back what is there and inserts
-what is missing under the same token, for ever. Told to stop meanwhile, it gives the chunk back; whoever claims it next
+what is missing under the same token, for ever. Told to stop meanwhile, it gives the chunk back; the next holder
 finds that it was tried, and reads back first. A ``kill -9`` at any step is the same with a lease that runs out.
 
 Redis being away is not an event: every step that asks Redis is safe to repeat and is repeated until Redis answers.

@@ -1,6 +1,6 @@
 """Who holds the embedded engine.
 
-The engine locks its directory to one process. Whoever opens it takes a lock file first and
+The engine locks its directory to one process. A process that opens it takes a lock file first and
 writes down beside it who it is and, once it serves ClickHouse's HTTP interface, where: a second
 writer can then be refused with a sentence naming the first, and readers find their way.
 The lock is the kernel's (``flock``): it ends with the process, ``kill -9`` included, so what a

@@ -1,4 +1,4 @@
-"""How the embedded engine is opened: its configuration, and the rights of who opens it.
+"""How the embedded engine is opened: its configuration, and the rights of its two roles.
 
 The engine inside a process has users, roles and grants, but only if its first handle names a
 configuration file; a file named later, or one that does not exist, is ignored without an error. So

@@ -1,4 +1,4 @@
-"""Handles on the engine inside this process, for those who come over HTTP.
+"""Handles on the engine inside this process, for requests over HTTP.
 
 A handle answers one question at a time: asked a second one while it works it would answer
 nothing at all, without an error. So each request takes a handle for itself and gives it back.

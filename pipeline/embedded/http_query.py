@@ -1,6 +1,6 @@
 """One request of ClickHouse's HTTP interface: read it, run it on a handle, answer it.
 
-The engine is blocking, so a statement runs on one of a few threads; whoever waits for one costs none.
+The engine is blocking, so a statement runs on one of a few threads; a request that waits for one costs none.
 When its client goes away, the statement is ended too.
 """
 

@@ -1,7 +1,7 @@
 """Secrets by which a command of this machine is known to a process that serves something.
 
 Each stands in a file that only the same user can read (for the engine, beside its lock), and is drawn anew
-each time it is served. Whoever can read it can read the engine's files as well.
+each time it is served. A user who can read it can read the engine's files as well.
 """
 
 import os
@@ -24,7 +24,7 @@ def issue(path: Path) -> str:
 
 
 def read(path: Path) -> str:
-    """The secret of whoever serves ``path``; empty if it cannot be read."""
+    """The secret of the process that serves ``path``; empty if it cannot be read."""
     try:
         return _file(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):

@@ -1,7 +1,7 @@
 """A real redis-server for one directory: started, found again, revived, stopped.
 
 The server makes itself a daemon, so it outlives a killed parent together with everything it accepted.
-It is found again through ``server.json`` in its directory and started again, by whoever needs it next,
+It is found again through ``server.json`` in its directory and started again, by the process that needs it next,
 when it has died; but not when it was stopped on purpose.
 """
 
@@ -54,11 +54,11 @@ class EmbeddedRedisFailed(PipelineError):
 
 
 class EmbeddedRedis:
-    """The redis-server of one directory: at most one at a time, whoever starts it.
+    """The redis-server of one directory: at most one at a time, whichever process starts it.
 
     The server inherits an exclusive ``flock`` on ``server.lock`` and so holds it exactly as long as it
-    lives, its starter's death and unreaped processes notwithstanding. Whoever gets the lock knows that
-    no server runs and may start one; whoever does not joins the one that does.
+    lives, its starter's death and unreaped processes notwithstanding. The process that gets the lock knows that
+    no server runs and may start one; one that does not get it joins the server that does.
     """
 
     def __init__(self, directory: Path, *, may_start: bool = True) -> None:
@@ -84,7 +84,7 @@ class EmbeddedRedis:
                 return
             self._make_directory()
             self._ensure()
-            # Who opens while another process is stopping the server may start it again afterwards.
+            # A process that opens it while another one is stopping the server may start it again afterwards.
             state = self._read_state()
             if state.get("stopped"):
                 self._write_state({**state, "stopped": False})
@@ -92,7 +92,7 @@ class EmbeddedRedis:
     def revive(self) -> None:
         """``ensure``, unless the server was stopped on purpose or its directory is gone: then ``RedisOutage``.
 
-        For connections that lost it: a crash is to be healed, a stop is not to be undone by whoever is late.
+        For connections that lost it: a crash is to be healed, a stop is not to be undone by a process that is late.
         """
         with self._lock:
             if not self.may_start:

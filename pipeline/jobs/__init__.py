@@ -1,1 +1,1 @@
-"""Doing: read from the store, call the pure part in ``analyse``, write the result."""
+"""Scheduled jobs: each reads from the store, calls the pure part in ``analyse``, and writes the result."""

@@ -24,9 +24,10 @@ import pyarrow.compute as pc
 from pipeline.analyse.baselines import PERCENTILE_DEFINITION, History, baselines, history
 from pipeline.analyse.cycles import MONDAY_S, SLOT_S, WEEK_S
 from pipeline.base import keys
+from pipeline.base.clock import iso_seconds
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
-from pipeline.jobs.redis_text import instant, number, report_damaged
+from pipeline.jobs.redis_text import number, report_damaged
 from pipeline.store.arrow import AS_DICTIONARIES
 
 if TYPE_CHECKING:
@@ -228,13 +229,13 @@ def _fields(row: dict[str, Any], now_ms: int) -> dict[Any, str]:
     return {
         **speed,
         "success_rate": _percentage(row["success_rate"]),
-        "last_updated": instant(now_ms),
+        "last_updated": iso_seconds(now_ms),
         "success_rate_low": _percentage(row["success_rate_low"]),
         "success_rate_high": _percentage(row["success_rate_high"]),
         **{name: number(row[name]) for name in ("centre", "spread") if math.isfinite(row[name])},
         "samples": str(row["samples"]),
         "runs": str(row["runs"]),
-        "since": instant(round(row["since"].timestamp() * 1000)),
+        "since": iso_seconds(round(row["since"].timestamp() * 1000)),
         "state": row["state"],
         **({"shift_pct": number(row["shift_pct"])} if math.isfinite(row["shift_pct"]) else {}),
         **({"cycle": row["cycle"]} if row["cycle"] else {}),

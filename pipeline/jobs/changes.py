@@ -35,13 +35,13 @@ from pipeline.analyse.changes.points import (
     direction,
     examine,
 )
-from pipeline.analyse.changes.report import adjusted, is_news
+from pipeline.analyse.changes.report import adjusted, is_news, too_short_for
 from pipeline.analyse.changes.series import Floats, Ints
 from pipeline.analyse.cycles import KINDS, Cycles, explain
 from pipeline.analyse.dimensions import SERIES
 from pipeline.base.errors import Stopped
 from pipeline.base.failpoints import hit
-from pipeline.jobs.cycles import SPEED_WINDOWS, Cycle, CycleBook, cycles_of
+from pipeline.jobs.cycles import SPEED_WINDOWS, Cycle, KnownCycles, cycles_of
 
 if TYPE_CHECKING:
     from pipeline.base.config import Settings
@@ -133,6 +133,8 @@ class _Searched:
     drifts: Drifts
     spans_ms: Ints
     """Of each drift (drifts, 2): when the first and the last window began."""
+    lengths_s: Floats
+    """Of each series, from its first to its last window, those that are no longer searched included."""
     cycles: Cycles
 
 
@@ -145,16 +147,16 @@ class ChangesJob:
     stop: threading.Event = field(default_factory=threading.Event)
     _last_ms: int | None = field(default=None)
     _last_all_ms: int = field(default=0)
-    _book: CycleBook = field(init=False)
+    _known_cycles: KnownCycles = field(init=False)
 
     def __post_init__(self) -> None:
-        self._book = CycleBook(self.store, self.settings, self.stop)
+        self._known_cycles = KnownCycles(self.store, self.settings, self.stop)
 
     def run(self, now_ms: int) -> ChangesReport:
         """Search what is due as of ``now_ms`` and write the changes that are new. Raises ``StoreOutage``."""
         everything = self._last_ms is None or now_ms - self._last_all_ms >= _ALL_EVERY_MS
         since_ms = 0 if everything or self._last_ms is None else self._last_ms - _OVERLAP_MS
-        cycles = self._book.learn(now_ms)
+        cycles = self._known_cycles.learn(now_ms)
         parts = list(self._search(since_ms, now_ms, cycles))
         searched = sum(len(part.names) for part in parts)
         report = ChangesReport(searched, sum(len(part.changes) for part in parts), cycles=len(cycles))
@@ -185,11 +187,18 @@ class ChangesJob:
             changes, drifts = found.changes, found.drifts
             changed_ms = (starts_s[changes.series, changes.position] * 1000).astype(np.int64)
             known = [stored.get(name, []) for name in names]
-            is_new = is_news(medians, starts_s, changes, known, cycles, least_pct)
+            begins_s = self._begins(names, starts_s)
+            is_new = is_news(medians, starts_s, changes, known, cycles, least_pct, begins_s)
             last = np.isfinite(starts_s[drifts.series]).sum(axis=1) - 1
             ends = np.stack([np.zeros_like(last), last], axis=1)
             spans_ms = (starts_s[drifts.series[:, None], ends] * 1000).astype(np.int64)
-            yield _Searched(names, changes, changed_ms, is_new, drifts, spans_ms, cycles)
+            lengths_s = starts_s[np.arange(len(names)), np.isfinite(starts_s).sum(axis=1) - 1] - begins_s
+            yield _Searched(names, changes, changed_ms, is_new, drifts, spans_ms, lengths_s, cycles)
+
+    def _begins(self, names: Sequence[Series], starts_s: Floats) -> Floats:
+        """When each series began; the search for cycles looks back farther than that for changes."""
+        begins = np.array([self._known_cycles.begins_s.get(name, np.inf) for name in names], np.float64)
+        return np.minimum(begins, starts_s[:, 0]) if names else begins
 
     def _least_pct(self, names: Sequence[Series]) -> Floats:
         """The least change of each series that is reported."""
@@ -215,7 +224,9 @@ class ChangesJob:
                 if significant[place]:
                     names = part.names[changes.series[index]]
                     row = _row(names, changes, index, int(changed_ms), 1.0 - float(false_shares[place]), now_ms)
-                    rows.append(row | _cycle_columns(part.cycles, int(changes.series[index]), _step_in_words(row)))
+                    series = int(changes.series[index])
+                    words = _step_in_words(row, too_short_for(float(part.lengths_s[series])))
+                    rows.append(row | _cycle_columns(part.cycles, series, words))
                 place += 1
         rows += self._drift_rows(parts, now_ms)
         hit("changes.before_insert")
@@ -295,9 +306,13 @@ def _cycle_columns(cycles: Cycles, series: int, finding: str) -> dict[str, Any]:
     }
 
 
-def _step_in_words(row: Mapping[str, Any]) -> str:
+def _step_in_words(row: Mapping[str, Any], unknown_cycle: str) -> str:
     before, after = f"{row['level_before']:.4g}", f"{row['level_after']:.4g}"
-    return f"The level moved from {before} to {after} ({row['change_pct']:+.1f} %)."
+    words = f"The level moved from {before} to {after} ({row['change_pct']:+.1f} %)."
+    if not unknown_cycle:
+        return words
+    span = {"daily": "days", "weekly": "weeks"}[unknown_cycle]
+    return f"{words} Less than three {span} of history: a {unknown_cycle} cycle cannot be told from a change yet."
 
 
 def _drift_in_words(row: Mapping[str, Any]) -> str:

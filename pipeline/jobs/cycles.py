@@ -81,12 +81,14 @@ class Cycle:
 
 
 @dataclass
-class CycleBook:
+class KnownCycles:
     """What is known of cycles, out of the windows in ``store`` and into its table."""
 
     store: Store
     settings: Settings
     stop: threading.Event = field(default_factory=threading.Event)
+    begins_s: dict[Series, float] = field(default_factory=dict)
+    """When the history of each series began, as far as it was looked back when cycles were learnt last."""
     _known: dict[Series, Cycle] | None = field(default=None)
     _learnt_ms: int | None = field(default=None)
 
@@ -113,6 +115,7 @@ class CycleBook:
         span = {"from_s": from_ms // 1000, "to_s": max(now_ms // 1000, 0)}
         shards = -(-int(self.store.rows(_COUNT, span)[0][0]) // _SERIES_AT_ONCE)
         found: dict[Series, Cycle] = {}
+        begins_s: dict[Series, float] = {}
         for shard in range(shards):
             if self.stop.is_set():
                 raise Stopped("the search for cycles was stopped between two batches of series")
@@ -122,6 +125,8 @@ class CycleBook:
             cycles = find_cycles(values, times)
             for series in np.flatnonzero(cycles.kind != NONE):
                 found[names[series]] = _one(cycles, int(series))
+            begins_s.update(zip(names, times[:, 0].tolist(), strict=True) if names else ())
+        self.begins_s = begins_s
         return found
 
     def _write(self, found: Mapping[Series, Cycle], lost: set[Series], now_ms: int) -> None:

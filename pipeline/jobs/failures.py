@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base import keys
+from pipeline.base.clock import iso_seconds
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
-from pipeline.jobs.redis_text import instant, number, report_damaged
+from pipeline.jobs.redis_text import number, report_damaged
 
 if TYPE_CHECKING:
     from pipeline.store.client import Store
@@ -105,7 +106,12 @@ class FailuresJob:
             key = keys.test_history(str(test_name))
             elements = [
                 json.dumps(
-                    {"executionId": one[0], "status": one[1], "duration": one[2], "timestamp": instant(int(one[3]))},
+                    {
+                        "executionId": one[0],
+                        "status": one[1],
+                        "duration": one[2],
+                        "timestamp": iso_seconds(int(one[3])),
+                    },
                     ensure_ascii=False,
                 )
                 for one in (_values(execution) for execution in executions)
@@ -134,7 +140,7 @@ class FailuresJob:
             "error_rate": number(round(100 * failed / executed, 2) if executed else 0.0),
             "most_common_error": common,
             "flaky_tests": str(flaky),
-            "last_updated": instant(now_ms),
+            "last_updated": iso_seconds(now_ms),
         }
         with outages(), self.redis.pipeline(transaction=False) as pipe:
             pipe.hset(keys.FAILURE_ANALYSIS, mapping=fields)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import redis
 
 from pipeline.analyse.windows import Executions, Windows, is_final, revision
-from pipeline.base import keys, log
+from pipeline.base import keys, log, lua
 from pipeline.base.errors import Outage
 from pipeline.base.redis_link import RedisLink, outages
 from pipeline.jobs.dashboard import Dashboard
@@ -37,15 +37,6 @@ _ENTRY = {MINUTE_S: "window_1min", FRAME_S: "window_5min"}
 """By width: the name in the catalogue of the platform's schema."""
 _TTL_S = {MINUTE_S: 3600, FRAME_S: 21_600}
 """By width; redis-schema.md."""
-
-_REPLACE = """
--- KEYS: hash   ARGV: revision, expires_at_s, field, value ...
-local held = tonumber(redis.call('HGET', KEYS[1], 'revision') or '')
-if held and held > tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
-redis.call('EXPIREAT', KEYS[1], ARGV[2])
-return 1
-"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,7 @@ class Publisher:
     _pending: dict[tuple[int, int], _Pending] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._replace = self.metrics.register_script(_REPLACE)
+        self._replace = self.metrics.register_script(lua.load("jobs", "replace"))
         self._dashboard = Dashboard(self.metrics, self.notifications, self.coordination)
         self._stats = StatsOfTests(self.store, self.results, self.retained_days)
 

@@ -72,7 +72,7 @@ def _packed(ranges: Mapping[int, tuple[int, int]], rows: Mapping[int, int]) -> I
     held = 0
     for frame, span in ranges.items():
         found = rows.get(frame, 0)
-        # Order is kept: whoever works through the pieces may note how far it has come.
+        # Order is kept, so that the caller may note how far it has come.
         if packed and held + found > PIECE_ROWS:
             yield Piece(packed)
             packed, held = {}, 0

@@ -24,7 +24,7 @@ from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
 from pipeline.jobs import raw_rows as rawrows
 from pipeline.jobs.raw_rows import FRAME_S
-from pipeline.jobs.rollup import TABLES, RollupReport, Runs, Window, WindowVitals, compute
+from pipeline.jobs.rollup import TABLES, Coarser, RollupReport, Runs, Window, WindowVitals, compute
 
 if TYPE_CHECKING:
     from pipeline.store.client import Store
@@ -84,12 +84,13 @@ def rebuild(
     runs: Runs | None = None,
     branches: Collection[str] | None = None,
     stop: threading.Event | None = None,
+    coarser: Coarser | None = None,
 ) -> RollupReport:
     """Compute every window that overlaps [``from_ms``, ``to_ms``) and is over; oldest first.
 
-    With ``vitals`` the Web Vitals of the 5-minute windows too, with ``runs`` the runs that have rows in them. Windows
-    that are still open are left to the live job. Raises ``StoreOutage`` or ``RedisOutage``, and ``Stopped`` after the
-    piece at which ``stop`` was set.
+    With ``vitals`` the Web Vitals of the 5-minute windows too, with ``coarser`` the hours and days made of them, with
+    ``runs`` the runs that have rows in them. Windows that are still open are left to the live job. Raises
+    ``StoreOutage`` or ``RedisOutage``, and ``Stopped`` after the piece at which ``stop`` was set.
     """
     from_s = from_ms // 1000 // FRAME_S * FRAME_S
     to_s = -(-to_ms // (1000 * FRAME_S)) * FRAME_S
@@ -113,8 +114,11 @@ def rebuild(
         for piece in rawrows.pieces(store, ranges):
             _stop_if_asked(stop)
             _rebuild_piece(store, piece, over_s, now_ms, settings, report, runs, branches)
+            written = [frame for frame in piece.ranges if frame + FRAME_S <= over_s]
             if vitals:
-                vitals.write_windows([frame for frame in piece.ranges if frame + FRAME_S <= over_s], now_ms)
+                vitals.write_windows(written, now_ms)
+            if coarser:
+                coarser.write(written, now_ms)
             reach(max(piece.ranges) + FRAME_S)
     if checkpoint:
         checkpoint.clear(name)

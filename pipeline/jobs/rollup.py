@@ -6,7 +6,7 @@ meanwhile, and only once both its windows are final. So a run that is missed, or
 instruction, leaves work lying that the next one finds; a late row costs its own two windows.
 
 Why two workers at once, or a stale one, do no harm: the revision of a window grows with the number of raw
-rows it was computed from (``windows.stamp``), the higher revision wins whoever writes last, and the
+rows it was computed from (``windows.stamp``), the higher revision wins, in whatever order they are written, and the
 same rows give the same content. All series of a window go in one insert, which lands as one part.
 
 When ClickHouse or Redis is away ``run`` raises the outage; what was written stays written and is
@@ -70,6 +70,14 @@ class WindowVitals(Protocol):
         ...
 
 
+class Coarser(Protocol):
+    """What the job needs of a ``CoarserJob``."""
+
+    def write(self, starts_s: Collection[int], now_ms: int) -> int:
+        """Bring the hours and days of the 5-minute windows that begin at ``starts_s`` up to date."""
+        ...
+
+
 @dataclass(frozen=True, order=True)
 class Window:
     """The window of ``width_s`` seconds that starts at ``start_s``."""
@@ -127,6 +135,7 @@ class RollupJob:
     """Speed is judged on rows of these branches; None: of all."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Looked at between two pieces."""
+    coarser: Coarser | None = None
     _written: dict[Window, _Written] = field(default_factory=dict)
 
     def run(self, now_ms: int) -> RollupReport:
@@ -199,6 +208,9 @@ class RollupJob:
         if self.vitals is not None and windows.window_s == FRAME_S:
             # Before anything is remembered as written: an outage here leaves the windows due.
             self.vitals.write_windows([window.start_s for window in wanted], now_ms)
+        if self.coarser is not None and windows.window_s == FRAME_S:
+            # Likewise, and of those windows that were just written.
+            self.coarser.write([window.start_s for window in wanted], now_ms)
         report.count(windows.window_s, len(windows.executions), rows.num_rows)
         for window, touches in wanted.items():
             final = self._is_final(window, now_ms)

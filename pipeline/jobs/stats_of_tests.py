@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import redis
 
 from pipeline.base import keys
-from pipeline.jobs.redis_text import Fields, flat, instant, number, report_damaged
+from pipeline.base.clock import iso_seconds
+from pipeline.jobs.redis_text import Fields, flat, number, report_damaged
 
 if TYPE_CHECKING:
     from pipeline.store.client import Store
@@ -101,5 +102,5 @@ def _stats_fields(row: dict[str, Any]) -> Fields:
         "success_rate": number(100 * row["passed_runs_sum"] / row["runs_sum"]),
     }
     if row["last_success_max"]:
-        fields["last_success"] = instant(row["last_success_max"] * 1000)
+        fields["last_success"] = iso_seconds(row["last_success_max"] * 1000)
     return fields

@@ -1,6 +1,6 @@
 """Writes Web Vitals: 5-minute windows to the table ``web_vitals``, the last hour to Redis.
 
-``write_windows`` is called by whoever knows which windows were touched (the rollup job, before it forgets their
+``write_windows`` is called by the job that knows which windows were touched (the rollup job, before it forgets their
 minutes) and is safe to repeat: a window is a function of its raw rows, its revision grows with their
 number, and it is written whole. ``run`` publishes ``cwv:{browser}:{vital}`` and ``compat:scores`` from the raw
 rows of the last ``vitals.rolling_s`` seconds and remembers nothing that the next run would need.
@@ -33,10 +33,11 @@ from pipeline.analyse.vitals import (
 )
 from pipeline.analyse.windows import is_final, revision
 from pipeline.base import keys
+from pipeline.base.clock import iso_seconds
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
 from pipeline.jobs import vitals_rows
-from pipeline.jobs.redis_text import instant, number, report_damaged
+from pipeline.jobs.redis_text import number, report_damaged
 from pipeline.jobs.vitals_rows import Span
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class VitalsJob:
         """Compute the 5-minute windows that begin at ``starts_s`` (epoch seconds) and write them; returns rows written.
 
         One insert per window. ``revision`` is twice the raw vitals of the window plus one when it is
-        final (``rollups.grace_s`` past its end): whoever has seen more rows wins, whoever writes last.
+        final (``rollups.grace_s`` past its end): the revision of more rows wins, in whatever order they are written.
         A window without vitals is not written. Raises ``StoreOutage``; then some may be written.
         """
         written = 0
@@ -248,7 +249,7 @@ def _fields(row: dict[str, Any], span_s: int, now_ms: int) -> tuple[dict[Any, st
         "percentiles": PERCENTILE_DEFINITION,
         "rated_by": RATED_BY,
         "window_s": str(span_s),
-        "last_updated": instant(now_ms),
+        "last_updated": iso_seconds(now_ms),
     }
     successor = VITALS[row["vital"]].successor
     return fields | ({"successor": successor} if successor else {}), absent

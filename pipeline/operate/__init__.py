@@ -1,1 +1,1 @@
-"""Running it and looking at it: service, schedule, status, audit, doctor."""
+"""Operation: the service and its schedule, status, audit, doctor, and what commands ask of a running service."""

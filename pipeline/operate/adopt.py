@@ -8,20 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.base import log
+from pipeline.base import log, lua
 from pipeline.base.keys import FleetKeys, hash_tag
 from pipeline.base.redis_link import outages
 
 _log = log.get(__name__)
-
-_ADOPT = """
--- Copy keys, unless that was done before; how many were copied.
--- KEYS: adopted, then old and new in turn   ARGV: whose keys they were
-if redis.call('SET', KEYS[1], ARGV[1], 'NX') == false then return 0 end
-local copied = 0
-for i = 2, #KEYS, 2 do copied = copied + redis.call('COPY', KEYS[i], KEYS[i + 1]) end
-return copied
-"""
 
 
 def adopt(client: Any, fleet: FleetKeys, first_buffer: str) -> int:
@@ -39,7 +30,7 @@ def adopt(client: Any, fleet: FleetKeys, first_buffer: str) -> int:
             return 0
         after = hash_tag(fleet.name)
         pairs = [name for key in here for name in (key, after + key.removeprefix(before)) if before != after]
-        copied = int(client.eval(_ADOPT, 1 + len(pairs), fleet.adopted, *pairs, first_buffer))
+        copied = int(client.eval(lua.load("operate", "adopt"), 1 + len(pairs), fleet.adopted, *pairs, first_buffer))
     if copied:
         _log.info("fleet keys of an older version copied", fleet=fleet.name, buffer=first_buffer, keys=copied)
     return copied

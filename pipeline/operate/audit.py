@@ -5,7 +5,7 @@ in ClickHouse whole, once and unaltered (row count, distinct positions, digest)?
 rows of a segment that Redis never acknowledged and does not know (a seal undone by a power cut)?
 
 The audit only reads. A whole audit reads the raw table once; an incremental one looks at the chunks
-acknowledged since the last, at the total row count, and at whether anybody altered the table.
+acknowledged since the last, at the total row count, and at whether the table was altered.
 When ClickHouse or Redis is away it raises the outage and has proved nothing.
 """
 

@@ -14,6 +14,7 @@ from pipeline.base.config import Settings
 from pipeline.base.errors import PipelineError, RedisOutage, Stopped
 from pipeline.base.keys import FleetKeys
 from pipeline.base.redis_link import RedisLink
+from pipeline.jobs.coarser import CoarserJob
 from pipeline.jobs.rebuild import Checkpoint, RebuildProgress, rebuild
 from pipeline.jobs.runs import RunsJob
 from pipeline.jobs.vitals import VitalsJob
@@ -26,7 +27,7 @@ from pipeline.operate.wiring import build
 
 _log = log.get(__name__)
 
-ROLLUP_JOBS = ("rollup", "vitals", "runs", "changes", "baselines", "ledger")
+ROLLUP_JOBS = ("rollup", "coarser", "vitals", "runs", "changes", "baselines", "ledger")
 """What ``pipeline rollup`` runs, in the order in which one feeds the next."""
 
 
@@ -134,6 +135,7 @@ def roll_up(service: Service, request: dict[str, Any], advance: Advance) -> dict
             RunsJob(store, service.settings.runs.grace_s),
             service.settings.baselines.branches,
             service.stopping,
+            CoarserJob(store, service.settings.rollups.delay_s, service.stopping),
         )
     return asdict(report)
 
@@ -155,7 +157,7 @@ def _asked(
                 if stop.wait(0.5):
                     raise Stopped("stopped while waiting for the process that holds the schedule")
         except RedisOutage:
-            return None  # whoever builds the service waits for Redis
+            return None  # building the service waits for Redis
         return ask(client, keys.requests, keys.answer, request, advance, stop=stop)
     finally:
         link.close()

@@ -11,29 +11,13 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.base import lua
 from pipeline.base.errors import Outage
 from pipeline.base.redis_link import outages
 from pipeline.base.typed_keys import typed
 
 LEASE_S = 15
 """Another process takes the schedule over this long after its holder died."""
-
-_HOLD = """
--- Take or renew the lease. KEYS: lease   ARGV: token, milliseconds
-local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then
-  local left = redis.call('PTTL', KEYS[1])
-  if left >= 0 and left <= tonumber(ARGV[2]) then return 0 end
-end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
-"""
-
-_GIVE_BACK = """
--- Delete the lease if this process still holds it. KEYS: lease   ARGV: token
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
-"""
 
 
 @dataclass
@@ -48,7 +32,9 @@ class Lease:
     def hold(self) -> bool:
         """Whether this process holds the lease; takes it when nobody does, and renews it. Raises ``RedisOutage``."""
         with typed(self.client, {self.key: "string"}):
-            return bool(self.client.eval(_HOLD, 1, self.key, self.token, int(self.seconds * 1000)))
+            return bool(
+                self.client.eval(lua.load("operate", "hold_lease"), 1, self.key, self.token, int(self.seconds * 1000))
+            )
 
     def is_held(self) -> bool:
         """Whether any process holds it. Raises ``RedisOutage``."""
@@ -59,6 +45,6 @@ class Lease:
         """Let another process have it at once. When Redis is away the lease runs out by itself."""
         try:
             with typed(self.client, {self.key: "string"}):
-                self.client.eval(_GIVE_BACK, 1, self.key, self.token)
+                self.client.eval(lua.load("operate", "give_back_lease"), 1, self.key, self.token)
         except Outage:
             return

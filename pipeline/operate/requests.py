@@ -33,7 +33,7 @@ SIGN_EVERY_S = 5.0
 
 KEEP_ANSWER_S = 600
 MAX_AGE_MS = 60_000
-"""An older request is dropped: whoever asked has given up."""
+"""An older request is dropped: its command has given up."""
 
 Advance = Callable[[int, int], None]
 """Called with (done, total)."""

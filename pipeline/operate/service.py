@@ -119,7 +119,7 @@ class Service:
             ("ledger", self._flush_ledger),
             ("connections", lambda: self._close(stop_embedded)),
         ):
-            # Closing waits for whoever uses a connection: nothing is closed under a thread that hangs.
+            # Closing waits until no thread uses a connection: nothing is closed under a thread that hangs.
             if left or not _done_within(until_s, part, name):
                 left.append(name)
         self.heartbeat.stop()

@@ -143,7 +143,7 @@ def _ask_ages(
     status: Status, settings: Settings, buffer: Buffer, books: Books, now_ms: int, drains: bool, memory_pct: float
 ) -> None:
     waiting_s = _part(status, buffer.key, lambda: oldest_waiting_s(buffer, now_ms))
-    age_s = _part(status, buffer.key, lambda: lag_s(buffer, books, now_ms, is_sealed_by_someone=drains))
+    age_s = _part(status, buffer.key, lambda: lag_s(buffer, books, now_ms, is_being_sealed=drains))
     status.oldest_waiting_s = _largest(status.oldest_waiting_s, waiting_s)
     if age_s is not None:
         status.oldest_s = _largest(status.oldest_s, round(age_s, 1))

@@ -27,6 +27,7 @@ from pipeline.deliver.spill import Spill
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.jobs.baselines import BaselinesJob
 from pipeline.jobs.changes import ChangesJob
+from pipeline.jobs.coarser import CoarserJob
 from pipeline.jobs.failures import FailuresJob
 from pipeline.jobs.housekeeping import Housekeeping
 from pipeline.jobs.publish import Publisher
@@ -56,6 +57,7 @@ _log = log.get(__name__)
 LEDGER_INTERVAL_S = 5.0
 SCHEMA_INTERVAL_S = 60.0
 HOUSEKEEPING_INTERVAL_S = 300.0
+COARSER_INTERVAL_S = 30.0
 
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 15.0
@@ -184,7 +186,7 @@ def _wire(
 ) -> Service:
     """Every part, and every scheduled job in the order in which one feeds the next.
 
-    Whoever works for long gets a handle of its own on the store: calls on one handle are serialised.
+    What works for long gets a handle of its own on the store: calls on one handle are serialised.
     """
     handles: list[Store] = []
     stopping = threading.Event()
@@ -201,7 +203,11 @@ def _wire(
     publisher = Publisher.open(handle(), link, settings.retention.raw_hours, settings.publish.skip)
     runs = RunsJob(handle(), settings.runs.grace_s)
     branches = settings.baselines.branches
-    rollup = RollupJob(handle(), buffers, settings.rollups, publisher, vitals, runs, branches, stopping)
+    rollup = RollupJob(
+        handle(), buffers, settings.rollups, publisher, vitals, runs, branches, stopping,
+        CoarserJob(handle(), settings.rollups.delay_s, stopping),
+    )  # fmt: skip
+    coarser = CoarserJob(handle(), settings.rollups.delay_s, stopping)
     baselines = BaselinesJob(handle(), link.database("results"), settings)
     changes = ChangesJob(handle(), settings, stopping)
     alerting = Alerting(settings, handle(), link, clock=clock)
@@ -239,6 +245,7 @@ def _wire(
     jobs = [
         Job("rollup", settings.rollups.interval_s, roll_up),
         Job("vitals", settings.vitals.interval_s, lambda: _tidily(lambda: asdict(vitals.run(clock.now_ms())))),
+        Job("coarser", COARSER_INTERVAL_S, lambda: asdict(coarser.fill(clock.now_ms()))),
         *collect_jobs,
         Job("failures", settings.publish.failures_interval_s, lambda: asdict(failures.run(clock.now_ms()))),
         Job("runs", settings.runs.interval_s, lambda: asdict(runs.run(clock.now_ms()))),

@@ -1,1 +1,1 @@
-"""HTTP: one bounded server for every port, who may ask, and bodies. uvicorn and starlette do the rest."""
+"""HTTP: one bounded server for every port, access rules, and request bodies. uvicorn and starlette do the rest."""

@@ -4,8 +4,8 @@ A browser that was led to this machine by a foreign name (DNS rebinding) says th
 foreign page that sends requests here says itself in ``Origin`` or ``Sec-Fetch-Site``. Both are refused
 before anything is read. Credentials are a token (bearer), or a user with a password (basic, and
 ClickHouse's headers and URL parameters); commands of this machine show a secret that only the same
-user can read. All of them are compared in constant time. Without configured credentials whoever reaches
-the port may ask, which is why ``require_credentials`` refuses to listen beyond loopback then.
+user can read. All of them are compared in constant time. Without configured credentials every client that
+reaches the port may ask, which is why ``require_credentials`` refuses to listen beyond loopback then.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _DEFAULT_PORT = 80
 
 @dataclass(frozen=True)
 class AccessRefusal:
-    """Why a request is not answered, for whoever sent it."""
+    """Why a request is not answered, as its sender reads it."""
 
     kind: Literal["malformed", "host", "origin", "unknown", "wrong"]
     why: str
@@ -171,7 +171,7 @@ def is_same_origin(headers: Mapping[str, str]) -> bool:
 
 
 def require_credentials(web: WebSettings) -> None:
-    """Raise ``ConfigError`` for half of a pair, and where whoever is on the network could ask without credentials."""
+    """Raise ``ConfigError`` for half of a pair, and where the network could ask without credentials."""
     if bool(web.user) != bool(web.password):
         there, lacking = ("user", "password") if web.user else ("password", "user")
         raise ConfigError(f"setting 'web.{there}' goes with 'web.{lacking}', which is empty: set both or neither")

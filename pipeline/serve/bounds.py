@@ -2,7 +2,7 @@
 
 uvicorn has no deadline for headers and bodies, and counts slow clients against all clients. So its
 protocol is given three things here, and no parsing of our own: a place among a bounded number of
-connections, in total and by address, where a newcomer displaces whoever waits longest and is owed
+connections, in total and by address, where a newcomer displaces the connection that waits longest and is owed
 nothing; a deadline for each phase of a connection; an end for clients that do not read their answer.
 What is decided, is decided by ``overdue`` and ``to_displace``, pure functions of what is seen.
 """
@@ -72,7 +72,7 @@ def to_displace(connections: Iterable[SeenConnection], address: str, bounds: Bou
     """Which connection (by position) has to go so that one more from ``address`` may come; None if there is room.
 
     Within an address that has its share only its own go; otherwise those of the address that has most.
-    Whoever is owed least goes first, the longest waiting of them; a request that is being worked on
+    The connection that is owed least goes first, the longest waiting of them; a request that is being worked on
     never does: "refuse" if there is nothing else.
     """
     all_open = list(connections)

@@ -45,7 +45,7 @@ class _Server(uvicorn.Server):
             sweeping.cancel()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Whoever has no request at work is not waited for.
+        # Connections without a request at work are not waited for.
         for connection in list(self._gate.connections):
             if connection.seen(asyncio.get_running_loop().time()).phase != "working":
                 connection.transport.abort()

@@ -4,7 +4,7 @@ The same code serves a server, a cluster and the engine inside this process. An 
 Arrow body and lands as one block per partition, so that it appears whole or not at all. When
 ClickHouse is away or asks to come back later, ``StoreOutage`` is raised and the outcome of what
 was asked is in doubt; when it refuses, ``StoreRefused`` carries its error number. Nothing is
-retried here: whoever asked knows what a second attempt would do.
+retried here: the caller knows what a second attempt would do.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def connect(settings: ClickHouseSettings, dsn: str, profile: Mapping[str, Any], 
 
     Raises ``ConfigError`` when a certificate's file cannot be used, and the driver's errors.
     """
-    # These log every request that fails, with a traceback; whoever retries logs the outage once.
+    # These log every request that fails, with a traceback; the caller that retries logs the outage once.
     for talker in ("clickhouse_connect", "urllib3.connectionpool"):
         logging.getLogger(talker).setLevel(logging.ERROR)
     address = clickhouse_address(dsn)

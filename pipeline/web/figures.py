@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline.base import resources
 from pipeline.base.errors import PipelineError
+from pipeline.jobs.coarser import DAY_S, HOUR_S
 from pipeline.store.client import Store
 
 FILE = "sql/page.sql"
@@ -27,6 +28,7 @@ _MAX_TEXT = 500
 _MAX_SPAN_S = 400 * 86_400
 _POINTS = 180
 _WINDOW_S = 300
+_WHOLE_DAYS_FROM_S = 3 * DAY_S
 
 DOWNLOADS = {
     "CSVWithNames": ("text/csv", "csv"),
@@ -82,8 +84,19 @@ def parameters(given: Mapping[str, str], now_s: int) -> dict[str, Any]:
     texts = {name: given.get(name, "") for name in _TEXT_PARAMETERS}
     if long := [name for name, text in texts.items() if len(text) > _MAX_TEXT]:
         raise BadRequest(f"{long[0]!r} is too long")
-    bucket_s = max(_WINDOW_S, math.ceil((until_s - from_s) / _POINTS / _WINDOW_S) * _WINDOW_S)
+    bucket_s = _bucket_s(until_s - from_s)
+    if bucket_s >= HOUR_S:
+        # Whole hours or days are read as such, so a long span begins with one.
+        whole_s = DAY_S if until_s - from_s >= _WHOLE_DAYS_FROM_S else HOUR_S
+        from_s = from_s // whole_s * whole_s
     return {"from": from_s, "to": until_s, "bucket": bucket_s, **texts}
+
+
+def _bucket_s(span_s: int) -> int:
+    """Seconds between two points of a chart: windows up to a day, hours up to two weeks, then days."""
+    if span_s <= DAY_S:
+        return max(_WINDOW_S, math.ceil(span_s / _POINTS / _WINDOW_S) * _WINDOW_S)
+    return max(1, math.ceil(span_s / _POINTS / HOUR_S)) * HOUR_S if span_s <= 14 * DAY_S else DAY_S
 
 
 def figure(handles: ReaderPool, name: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Items that come over HTTP, on their way into the buffer: judged by the drainer's own rules, pushed once.
 
 "Accepted" is said only when Redis has them. When Redis does not answer, whether it took them is unknown, and
-the answer says so; who sent an ``Idempotency-Key`` may send the same again and it counts once.
+the answer says so; a sender with an ``Idempotency-Key`` may send the same again and it counts once.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class DrainerProgress(Protocol):
 
 @dataclass
 class Parts:
-    """Handed over by whoever builds the service."""
+    """Handed over by the code that builds the service."""
 
     settings: Settings
     link: RedisLink

@@ -1,6 +1,6 @@
 """The newest status of the pipeline, shared by all requests: the page, ``/metrics``, ``/readyz``.
 
-One thread looks every few seconds, so that a thousand visitors cost no more than one, and whoever asks
+One thread looks every few seconds, so that a thousand visitors cost no more than one, and a request
 is answered at once with figures that say how old they are. The last hour is kept, a point for each look.
 """
 

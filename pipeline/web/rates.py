@@ -15,7 +15,7 @@ class Rates:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def allow(self, address: str, now_s: float) -> bool:
-        """Take one token; False when there is none. Whoever has not asked for longest is forgotten first."""
+        """Take one token; False when there is none. The address that has not asked for longest is forgotten first."""
         tokens, at_s = self._buckets.pop(address, (float(self._burst), now_s))
         tokens = min(self._burst, tokens + (now_s - at_s) * self._per_s)
         allowed = tokens >= 1

@@ -50,7 +50,7 @@ class Site:
         require_credentials(web.model_copy(update={"host": host}))
         self._parts = parts
         self.secret = local_secret.issue(parts.settings.data_dir / "web")
-        """Lets whoever can read it act from the page, also where no credentials are configured."""
+        """A reader of this file may act from the page, also where no credentials are configured."""
         self._credentials = Credentials.of(web, self.secret)
         self._workers = Workers(_AT_ONCE, "web-worker")
         self.pulse = Pulse(parts)
@@ -67,7 +67,7 @@ class Site:
 
     @property
     def address(self) -> str:
-        """The page to open, signed in: who opens it may act."""
+        """The page to open, signed in: its reader may act."""
         return f"{self.url}/#key={self.secret}"
 
     def close(self) -> None:

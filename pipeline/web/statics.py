@@ -42,7 +42,7 @@ def load() -> dict[str, _File]:
 
 
 def routes() -> list[BaseRoute]:
-    """The page at ``/``, its files under ``/static``. They hold no data, so that whoever signs in can see the form."""
+    """The page at ``/``, its files under ``/static``. They hold no data: the sign-in form needs no credentials."""
     files = load()
 
     async def page(request: Request) -> Response:

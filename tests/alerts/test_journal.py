@@ -11,6 +11,7 @@ from pipeline.alerts.journal.alert_keys import AlertKeys
 from pipeline.alerts.journal.journal import Journal, Sizes, StaleJournal
 from pipeline.alerts.journal.rule_state import RuleState
 from pipeline.alerts.judge.evaluation import Transition
+from pipeline.alerts.judge.evidence import Evidence
 from pipeline.alerts.judge.state import Alert, State
 from pipeline.base import failpoints
 from pipeline.base.failpoints import Injected
@@ -28,7 +29,7 @@ def storm(count: int = MANY) -> tuple[RuleState, list[Transition]]:
         Transition(
             *(f"transition {i}", f"alert {i}", "slow", "slow", "critical", 60_000, State.PENDING, State.FIRING),
             *({"page": f"page {i}"}, float(i), 50.0, "reason", "message", 0, 60_000, None, "avg"),
-            *({"page": f"page {i}"}, {"link": ""}),
+            *({"page": f"page {i}"}, Evidence(0, None, None, {}, None, "", {}, "")),
         )
         for i in range(count)
     ]

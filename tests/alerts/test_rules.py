@@ -221,6 +221,17 @@ def test_what_is_no_duration(text: str) -> None:
         durations.parse_ms(text)
 
 
+@pytest.mark.parametrize("raw", [5, 0.0, True, None, ["5m"]])
+def test_a_number_in_a_file_is_a_duration_only_if_it_is_zero(raw: object) -> None:
+    """Whoever writes ``for: 5`` may mean seconds or minutes; 0 is 0 in every unit."""
+    if raw == 0:
+        assert durations.read_ms(raw) == 0
+    else:
+        with pytest.raises(ValueError, match="has no unit"):
+            durations.read_ms(raw)
+    assert durations.read_ms("5m") == 300_000
+
+
 def test_the_shipped_file_explains_every_statistic() -> None:
     """Someone who reads the shipped file knows what may be asked for."""
     text = rules.shipped_path().read_text()

@@ -82,13 +82,13 @@ def test_the_evidences_query_gives_the_number_again(stored: Store) -> None:
     """The query of an alert gives its value: exactly for sums and rates, within 1 % for percentiles."""
     checked = set()
     for transition in replay(stored, RULES, T0, T0 + 30 * MINUTE_MS):
-        query = transition.evidence["query"]
+        query = transition.evidence.document()["query"]
         samples, value = stored.rows(query)[0]
         exact = transition.rule in ("mean", "fails", "count")
         if not np.isnan(transition.value) and transition.rule != "silent":
             assert_allclose(value, transition.value, rtol=1e-12 if exact else 0.01, err_msg=query)
             if transition.rule != "fails":  # whose samples are executions without the skipped ones
-                assert samples == transition.evidence["samples"]
+                assert samples == transition.evidence.samples
             checked.add(transition.rule)
     assert checked == {"p95", "five", "mean", "fails"}
 

@@ -1,10 +1,12 @@
 """The states of an alert: other systems' traces, then what they leave open."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from pipeline.alerts.judge.evidence import Account
-from pipeline.alerts.judge.state import Alert, Change, Observation, State, restore, step
+from pipeline.alerts.judge.state import Alert, Change, Observation, State, judge, restore, step
+from pipeline.alerts.judge.verdicts import SeenSeries, judge_all
 from pipeline.alerts.rule_tests.series_notation import STALE, Gap, values
 from pipeline.alerts.rules.fields import parse_rule
 from pipeline.alerts.rules.lined_yaml import Mapping, read
@@ -265,3 +268,29 @@ def test_firing_and_resolved_alternate(seen: list[float | None], for_minutes: in
             if change.after is State.FIRING:
                 assert seen[minute - for_minutes : minute + 1] == [60.0] * (for_minutes + 1)
     assert told == [State.FIRING, State.RESOLVED] * (len(told) // 2) + [State.FIRING] * (len(told) % 2)
+
+
+_NUMBERS = st.sampled_from([math.nan, -math.inf, -1.0, 0.0, 0.5, 1.0, 2.0, math.inf])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([None, *State]), st.booleans(), st.integers(0, 3), *[_NUMBERS] * 3)),
+    st.sampled_from(["above", "below"]),
+    st.sampled_from(["wait", "fire"]),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_many_alerts_are_judged_as_one_is(seen: list[Any], direction: Any, when_unsure: Any, clears_at: float) -> None:
+    """The verdicts on all groups of a tick are those that each would get alone, whatever its numbers and state."""
+    rule = Rule(
+        *("r", 0.5), direction=direction, clears_at=clears_at, min_samples=2, when_unsure=when_unsure, metrics=("m",)
+    )
+    alerts = [None if state is None else Alert(state, 0) for state, *_ in seen]
+    arrays = [np.array(column) for column in zip(*(row[1:] for row in seen), strict=True)] or [np.array([])] * 5
+    active = np.array([alert is not None and alert.active for alert in alerts], dtype=bool)
+    present, samples, value, low, high = arrays
+    series = SeenSeries(present.astype(bool), value, samples, low, high)
+    alone = [
+        judge(alert, Observation(row[3], row[2], row[4], row[5]) if row[1] else None, rule)
+        for alert, row in zip(alerts, seen, strict=True)
+    ]
+    assert judge_all(active, series, rule) == alone

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 
 import pytest
+from conftest import effort
 from taking import Taken, buffer_on, numbered, push, take_all, take_one
 
 from pipeline.base.errors import LeaseLost, RedisOutage
@@ -113,7 +114,7 @@ def vandalised(url: str, seed: int) -> None:
     buffer = buffer_on(url, lease_s=0.001)
     buffer.client.flushall()
     vandal, taken, pushed = Vandal(buffer, seed), Taken(), 0
-    for _ in range(12):
+    for _ in range(effort(5, 12)):
         count = vandal.random.randrange(40)
         push(buffer.client, numbered(count, start=pushed))
         pushed += count
@@ -132,7 +133,7 @@ def vandalised(url: str, seed: int) -> None:
     assert books.unaccounted == 0 or buffer.set_aside_names() or vandal.removed_fields, (told, books)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(effort(5, 12)))
 def test_no_junk_loses_or_doubles_anything_else(redis_url: str, seed: int) -> None:
     """Whatever is put under any key: the drain ends, no item is delivered twice, none is missing but what the vandal
     took away, and the books balance or say what is lost."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import effort
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from items import OPTIONAL, SEALED_AT_MS, Maker, iso, metric
@@ -67,16 +68,16 @@ def assert_agree(items: Sequence[bytes], limits: Limits = SMALL) -> None:
     assert len(fast) == len(items)
 
 
-@settings(max_examples=300)
+@settings(max_examples=effort(80, 300))
 @given(st.randoms(use_true_random=False))
 def test_a_chunk_is_read_as_item_by_item(chance: Random) -> None:
     """Same rows, same refusals, same reasons, whatever shapes, values and damage a chunk holds."""
     assert_agree(Maker(chance).batch(most=12))
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(effort(2, 10)))
 def test_large_mixed_chunks_are_read_as_item_by_item(seed: int) -> None:
-    """30,000 items, a tenth of them mangled, in chunks of up to 400."""
+    """3,000 items from each seed, a tenth of them mangled, in chunks of up to 400."""
     maker = Maker(Random(seed))
     read = 0
     while read < 3_000:
@@ -112,7 +113,7 @@ def test_any_bytes_are_read_as_item_by_item(items: list[bytes]) -> None:
 ALIKE = [metric(number, NOW) for number in range(20)]
 
 
-@settings(max_examples=400)
+@settings(max_examples=effort(120, 400))
 @given(
     slot=st.sampled_from(("timestamp", "metric_type", "value", "test_id", "attempt", "tags")),
     texts=st.lists(
@@ -212,7 +213,7 @@ def test_times_of_every_length_are_read_as_item_by_item(digits: int, offset_min:
 ANY_TIME = Limits(retention_ms=10**15, future_ms=10**15)
 
 
-@settings(max_examples=300)
+@settings(max_examples=effort(100, 300))
 @given(
     st.lists(
         st.tuples(

@@ -10,7 +10,7 @@ import children
 import kill_child
 import pytest
 from append_only_file import wait_until_written
-from conftest import RedisServer
+from conftest import RedisServer, effort
 from drain_parts import Whereabouts, assert_books_agree, buffer_on, good, push, wait_until
 
 from pipeline.base import config
@@ -21,10 +21,12 @@ from pipeline.metric import Limits
 from pipeline.store.client import Store
 
 ROWS_A_ROUND = 900
-KILLS = {"drainer": 26, "redis": 8, "both": 6}
-"""For each redis-server that is there; two of them make 80, 2,000 with --long."""
-
-LONG_FACTOR = 25
+KILLS = effort(
+    {"drainer": 8, "redis": 3, "both": 2},
+    {"drainer": 26, "redis": 8, "both": 6},
+    {"drainer": 650, "redis": 200, "both": 150},
+)
+"""For each redis-server that is there; two of them make 26 kills, 80 with --thorough, 2,000 with --long."""
 
 
 @pytest.fixture
@@ -37,14 +39,13 @@ def clickhouse(store: Store) -> Iterator[ClickHouseHttp]:
 @pytest.mark.parametrize("victim", list(KILLS))
 def test_random_kills_lose_and_double_nothing(
     victim: str,
-    request: pytest.FixtureRequest,
     redis_server: Callable[..., RedisServer],
     clickhouse: ClickHouseHttp,
     store: Store,
     settings: config.Settings,
 ) -> None:
     """After every kill and a plain restart, and at the end: pushed = stored + dead-lettered, each identity once."""
-    kills = KILLS[victim] * (LONG_FACTOR if request.config.getoption("--long") else 1)
+    kills = KILLS[victim]
     server = redis_server(appendonly=True)
     chance = random.Random(kills)
     buffer = buffer_on(server.url)

@@ -1,4 +1,4 @@
-"""kill -9 at every named place where items move, on the first, second and third attempt, then a plain restart."""
+"""kill -9 at every named place where items move, on the first attempts in a row, then a plain restart."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import children
 import kill_child
 import pytest
-from conftest import RedisServer, missing, redis_executables
+from conftest import RedisServer, effort, missing, redis_executables
 from drain_parts import bad, client_of, good, now_s, push
 from items import metric
 
@@ -42,6 +42,9 @@ USED_UP = ["drainer.after_seal", "drainer.after_burial"]
 
 REFUSED_FROM = 1_000_000.0
 CONSTRAINT = f"ALTER TABLE metrics ADD CONSTRAINT small CHECK value < {REFUSED_FROM}"
+
+ATTEMPTS = effort((2,), (1, 2, 3))
+"""How many drainers die in a row, in trials of their own."""
 
 _databases = itertools.count(1)
 killed: Counter[str] = Counter()
@@ -103,6 +106,11 @@ class Trial:
 
 
 def kill_at(trial: Trial, place: str, attempts: int, spill_dir: Path) -> None:
+    trial.finish(**die_at(trial, place, attempts, spill_dir))
+
+
+def die_at(trial: Trial, place: str, attempts: int, spill_dir: Path) -> dict[str, Any]:
+    """New items, and drainers that die there; with what options they ran."""
     refused_too = place in SEARCH
     options = {"spill_dir": spill_dir if place in FILES else None, "flush": place in LEDGER}
     trial.push(50, refused_too=refused_too)
@@ -112,22 +120,33 @@ def kill_at(trial: Trial, place: str, attempts: int, spill_dir: Path) -> None:
         if attempt and place in USED_UP:
             trial.push(20, refused_too=refused_too)
         trial.die_at(place, **options)
-    trial.finish(**options)
+    return options
 
 
 @pytest.mark.parametrize("place", PLACES + RECOVERY + SEARCH + FILES + LEDGER)
 def test_killed_at(place: str, server: RedisServer, clickhouse_url: str, tmp_path: Path) -> None:
-    """Once, twice and three times in a row at the same place; then a plain restart finishes: each item once."""
+    """Twice in a row at the same place, or once, twice and three times; then a plain restart finishes: each item
+    once. Without ClickHouse's own help against inserts that come twice; with ``--thorough`` also with it."""
     before = killed[place]
-    for attempts in (1, 2, 3):
-        tokens = () if attempts % 2 else kill_child.NO_TOKENS  # with and without ClickHouse's own help
+    for attempts in ATTEMPTS:
+        tokens = () if attempts % 2 else kill_child.NO_TOKENS
         kill_at(Trial(server, clickhouse_url, CONSTRAINT, *tokens), place, attempts, tmp_path / "spill")
-    assert killed[place] == before + 6
+    assert killed[place] == before + sum(ATTEMPTS)
 
 
+def test_killed_with_the_engine_inside(server: RedisServer, tmp_path: Path) -> None:
+    """The engine dies with the drainer, at one place after the other; then a plain restart finishes: each item once."""
+    trial = Trial(server, f"chdb://{tmp_path}/engine", CONSTRAINT)
+    spill_dir = tmp_path / "spill"
+    for place in WITH_THE_ENGINE_INSIDE:
+        die_at(trial, place, 1, spill_dir)
+    trial.finish(spill_dir=spill_dir)
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("place", WITH_THE_ENGINE_INSIDE)
 def test_killed_with_the_engine_inside_at(place: str, server: RedisServer, tmp_path: Path) -> None:
-    """The same where ClickHouse's engine dies with the drainer."""
+    """The same, three times in a row at each place."""
     before = killed[place]
     trial = Trial(server, f"chdb://{tmp_path}/engine", CONSTRAINT)
     for attempts in (1, 2, 3):

@@ -24,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from clickhouse_double import DEFAULTS, ClickHouseDouble
+from conftest import effort
 from drain_parts import buffer_on, client_of, drain_store, drainer_on, now_s, push
 from hypothesis import HealthCheck, event, seed, settings
 from hypothesis import strategies as st
@@ -46,8 +47,9 @@ from pipeline.deliver.delivery import identified
 from pipeline.metric import DIMENSIONS, Limits, Refusal
 from pipeline.store.client import rows_at_fault
 
-EXAMPLES, STEPS = 40, 50
-LONG_FACTOR = 70
+EXAMPLES, STEPS = effort(15, 40, 2_800), 50
+ATTEMPTS = effort(8, 3)
+"""More examples follow, this often at most, until everything has happened that must happen."""
 
 KINDS = (
     *("sealed", "claimed", "doubtful", "ack", "release", "crashed", "lease ran out", "orphans given back"),
@@ -338,9 +340,7 @@ class Delivery(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(1800)
-def test_every_item_is_delivered_once(
-    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_every_item_is_delivered_once(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever dies, sleeps, wakes late, loses its reply or its memory, and in whatever order."""
     client = client_of(redis_url)
     world = World(client, tmp_path)
@@ -355,9 +355,8 @@ def test_every_item_is_delivered_once(
         world = World(client, tmp_path)
         return Delivery(world)
 
-    examples = EXAMPLES * (LONG_FACTOR if request.config.getoption("--long") else 1)
-    chosen = settings(max_examples=examples, stateful_step_count=STEPS, suppress_health_check=list(HealthCheck))
-    for attempt in range(3):
+    chosen = settings(max_examples=EXAMPLES, stateful_step_count=STEPS, suppress_health_check=list(HealthCheck))
+    for attempt in range(ATTEMPTS):
         run_state_machine_as_test(seed(attempt)(machine) if attempt else machine, settings=chosen)
         happened.update(world.happened)
         world.happened.clear()

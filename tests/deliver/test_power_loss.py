@@ -22,7 +22,7 @@ import kill_child
 import pytest
 import redis
 from append_only_file import LOST_S, AppendOnlyFile, wait_until_written
-from conftest import RedisServer
+from conftest import RedisServer, effort
 from drain_parts import Whereabouts, assert_books_agree, bad, buffer_on, drainer_on, good, push, wait_until
 
 from pipeline.base.errors import RedisOutage
@@ -31,10 +31,8 @@ from pipeline.deliver import ledger
 from pipeline.operate.audit import AuditReport, audit
 from pipeline.store.client import Store
 
-CUTS = {"local": 8, "everysec": 4}
-"""For each redis-server that is there; two of them make 24."""
-
-LONG_FACTOR = 20
+CUTS = effort({"local": 4, "everysec": 2}, {"local": 8, "everysec": 4}, {"local": 160, "everysec": 80})
+"""For each redis-server that is there; two of them make 12, 24 with --thorough, 480 with --long."""
 
 MOST_ROWS = 300
 """A producer that is faster than the drainer would only make the end of the test longer."""
@@ -100,7 +98,7 @@ def test_power_cuts_lose_and_double_nothing(
 
     ``local`` drainers sync the file themselves, ``everysec`` ones wait until Redis has.
     """
-    cuts = CUTS[policy] * (LONG_FACTOR if request.config.getoption("--long") else 1)
+    cuts = CUTS[policy]
     chance = random.Random(request.node.name)
     # Nobody may rewrite the file that is watched; a torn script, for which a rewrite would be good, is removed here.
     server = redis_server(appendonly=True, options=["--rename-command", "BGREWRITEAOF", ""])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import effort
 
 from pipeline.base import resources
 from pipeline.base.config import Settings, WebSettings
@@ -369,17 +370,17 @@ def test_every_place_of_the_fuzz_is_real(both: Guarded) -> None:
 
 
 @pytest.mark.timeout(3600)  # --long on a busy machine
-def test_nothing_forbidden_is_reached(both: Guarded, trap: Trap, home: Store, request: pytest.FixtureRequest) -> None:
+def test_nothing_forbidden_is_reached(both: Guarded, trap: Trap, home: Store) -> None:
     """Thousands of statements that hold a forbidden name: no file is read, no address called, nothing written."""
-    count = 5_000 if request.config.getoption("--long") else 120
+    count = effort(60, 120, 5_000)
     codes = assert_never_reached(both.ask, trap, home, count, seed=1)
     assert codes[497] > sum(codes.values()) / 4
 
 
 @pytest.mark.timeout(3600)
-def test_the_guard_alone_holds(guard_alone: Guarded, trap: Trap, home: Store, request: pytest.FixtureRequest) -> None:
+def test_the_guard_alone_holds(guard_alone: Guarded, trap: Trap, home: Store) -> None:
     """The same without the engine's role: on a handle that may do everything the guard is enough."""
-    count = 5_000 if request.config.getoption("--long") else 120
+    count = effort(60, 120, 5_000)
     assert_never_reached(guard_alone.ask, trap, home, count, seed=2)
 
 
@@ -572,8 +573,11 @@ def test_views_named_queries_and_functions_run(both: Guarded) -> None:
         given = {one.name: "x" for one in query.parameters if one.default is None}
         both.ask(query.sql, query.values(given, 1_764_300_000_000))
     for view in resources.path("sql/views").glob("*.sql"):
-        name = "metrics_over(span_s = 3600)" if view.stem == "metrics_over" else view.stem
-        both.ask(f"SELECT * FROM {name}")
+        parameters = {"metrics_over": "(span_s = 3600)"}
+        parameters |= dict.fromkeys(
+            ("windows_of", "suites_of", "vitals_of"), "(from_s = 1700000000, to_s = 1700600000, step_s = 86400)"
+        )
+        both.ask(f"SELECT * FROM {view.stem}{parameters.get(view.stem, '')}")
 
 
 def test_what_a_failed_result_left_is_not_answered(both: Guarded) -> None:

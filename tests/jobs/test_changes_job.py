@@ -110,6 +110,9 @@ def test_a_change_is_written_with_all_that_is_known_of_it(store: Store, job: Cha
         assert row[name] == getattr(expected, name)[0]
     assert (row["points_before"], row["points_after"]) == (60, 20)
     assert 0.99 < row["confidence"] <= 1
+    assert row["explanation"].endswith(
+        "Less than three days of history: a daily cycle cannot be told from a change yet."
+    )
 
 
 def test_direction_goes_by_the_metric(store: Store, job: ChangesJob) -> None:
@@ -288,6 +291,7 @@ class TestCycles:
         assert (row["test_id"], row["cycle"], row["kind"]) == ("moved", "weekly", "step")
         assert row["change_pct"] == pytest.approx(12, abs=3)
         assert "compared with Saturdays and Sundays" in row["explanation"]
+        assert "Less than" not in row["explanation"], "the search for cycles looked back farther"
         kept = store.rows("SELECT test_id, kind, share, length(factors) FROM cycles ORDER BY test_id")
         assert [(one[0], one[1], one[2] > 0.5, one[3]) for one in kept] == [
             ("moved", "weekly", True, 336),

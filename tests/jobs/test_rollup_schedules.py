@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable
 
 import pytest
+from conftest import effort
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -172,8 +173,8 @@ def _run(examples: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_any_schedule_ends_in_the_windows_of_all_raw_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sixty schedules; ten thousand with --long."""
-    _run(60, monkeypatch)
+    """Twenty schedules; sixty with --thorough, ten thousand with --long."""
+    _run(effort(20, 60), monkeypatch)
 
 
 @pytest.mark.long

@@ -248,7 +248,9 @@ def test_a_damaged_schema_stops_the_start_with_its_fix(deploy: Callable[..., Dep
     assert deployment.rows("SELECT count() FROM metrics_1min") == [(0,)]
 
 
-@pytest.mark.parametrize("frozen", ["redis", "clickhouse", "both"])
+@pytest.mark.parametrize(
+    "frozen", [*(pytest.param(one, marks=pytest.mark.thorough) for one in ("redis", "clickhouse")), "both"]
+)
 def test_sigterm_ends_the_service_while_a_neighbour_hangs(frozen: str, deploy: Callable[..., Deployment]) -> None:
     """Redis, ClickHouse or both frozen under load: the process ends by itself, exit code 0, and nothing is lost."""
     deployment = migrated(deploy())
@@ -294,6 +296,7 @@ def test_drain_until_empty_empties_every_buffer(deploy: Callable[..., Deployment
     assert [deployment.counted("stored", buffer) for buffer in BUFFERS] == [700, 700]
 
 
+@pytest.mark.thorough
 def test_rollup_beside_a_service_is_done_by_it(
     deploy: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import free_port
+from conftest import effort, free_port
 
 from pipeline.base import config
 from pipeline.base.redis_link import RedisLink
@@ -27,7 +27,7 @@ DRAIN_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 60.0
 """On a quiet machine it takes less than five seconds."""
 
-KILLS, LONG_FACTOR = 4, 5
+KILLS = effort(2, 4, 20)
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -48,6 +48,7 @@ class Deployment:
         self.url = f"http://127.0.0.1:{self.environment['PIPELINE_WEB__CLICKHOUSE_PORT']}"
         self.log = (directory / "service.log").open("ab")
         self.process: subprocess.Popen[bytes] | None = None
+        self.doctor_before: subprocess.CompletedProcess[str] | None = None
 
     def settings(self) -> config.Settings:
         return config.load(environment=self.environment)
@@ -112,6 +113,17 @@ def deploy(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
         deployment.close()
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """One that runs, for tests that leave it running; ``doctor_before`` is what the doctor said before it ran."""
+    deployment = Deployment(tmp_path_factory.mktemp("running"), PIPELINE_DRAINER__FLUSH_INTERVAL_S="0.1")
+    deployment.doctor_before = deployment.command("doctor", "--json", check=False)
+    deployment.start()
+    deployment.wait_until_running()
+    yield deployment
+    deployment.close()
+
+
 def _wait_until_empty(buffer: Buffer, deployment: Deployment) -> None:
     until = time.monotonic() + DRAIN_TIMEOUT_S
     while time.monotonic() < until:
@@ -123,9 +135,7 @@ def _wait_until_empty(buffer: Buffer, deployment: Deployment) -> None:
 
 
 @pytest.mark.timeout(1200)
-def test_kills_under_load_lose_and_double_nothing(
-    deploy: Callable[..., Deployment], request: pytest.FixtureRequest
-) -> None:
+def test_kills_under_load_lose_and_double_nothing(deploy: Callable[..., Deployment]) -> None:
     """`pipeline run` killed with -9 again and again under load: the books balance, no row stands twice."""
     deployment = deploy(PIPELINE_DRAINER__FLUSH_INTERVAL_S="0.1", PIPELINE_DRAINER__BATCH_ROWS="2000")
     link = RedisLink.open(deployment.settings())
@@ -133,7 +143,7 @@ def test_kills_under_load_lose_and_double_nothing(
     platform = SimulatedPlatform(seed=5)
     chance = random.Random(5)
     pushed = refused = killed_in_flight = 0
-    for _ in range(KILLS * (LONG_FACTOR if request.config.getoption("--long") else 1)):
+    for _ in range(KILLS):
         deployment.start()
         deployment.wait_until_running()
         kill_at = time.monotonic() + chance.uniform(0.1, 1.0)
@@ -182,15 +192,12 @@ def test_sigterm_ends_within_seconds_and_gives_back_what_is_claimed(deploy: Call
     link.close()
 
 
-def test_second_service_is_told_who_is_first(deploy: Callable[..., Deployment]) -> None:
+def test_second_service_is_told_who_is_first(running: Deployment) -> None:
     """A second writer on the same embedded store ends with one sentence that names the first process."""
-    deployment = deploy()
-    deployment.start()
-    deployment.wait_until_running()
-    second = deployment.command("run", check=False)
+    second = running.command("run", check=False)
     assert second.returncode == 1
-    assert deployment.process is not None
-    assert str(deployment.process.pid) in second.stderr
+    assert running.process is not None
+    assert str(running.process.pid) in second.stderr
     assert "Traceback" not in second.stderr
 
 
@@ -215,11 +222,9 @@ def test_bad_setting_ends_the_start_with_the_nearest_name(deploy: Callable[..., 
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_rows_arrive_and_commands_tell_of_them(deploy: Callable[..., Deployment]) -> None:
+def test_rows_arrive_and_commands_tell_of_them(running: Deployment) -> None:
     """With the service running: pushed metrics can be queried, a bad one is a dead letter that can be replayed."""
-    deployment = deploy(PIPELINE_DRAINER__FLUSH_INTERVAL_S="0.1")
-    deployment.start()
-    deployment.wait_until_running()
+    deployment = running
     link = RedisLink.open(deployment.settings())
     buffer = Buffer(link.database("metrics"))
     now_ms = time.time_ns() // 1_000_000
@@ -246,15 +251,12 @@ def test_rows_arrive_and_commands_tell_of_them(deploy: Callable[..., Deployment]
     link.close()
 
 
-def test_doctor_finds_nothing_bad_once_the_service_runs(deploy: Callable[..., Deployment]) -> None:
+def test_doctor_finds_nothing_bad_once_the_service_runs(running: Deployment) -> None:
     """`doctor` on a fresh embedded deployment: nothing is bad while it runs; before, it says what starts it."""
-    deployment = deploy()
-    before = deployment.command("doctor", "--json", check=False)
-    assert before.returncode == 1
+    before = running.doctor_before
+    assert before is not None and before.returncode == 1
     assert "'pipeline run' starts it" in before.stdout
-    deployment.start()
-    deployment.wait_until_running()
-    report = deployment.asked("doctor")
+    report = running.asked("doctor")
     assert report["ok"]
     checks = {finding["check"]: finding["level"] for finding in report["findings"]}
     assert checks["redis eviction"] == checks["schema"] == "ok"

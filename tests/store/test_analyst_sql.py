@@ -110,7 +110,7 @@ def test_columns_of_views_are_those_of_their_queries(store: Store) -> None:
     for file in resources.path("sql/views").glob("*.sql"):
         lines = file.read_text(encoding="utf-8").splitlines()
         named = [tuple(line.removeprefix("--   ").split(" ", 1)) for line in lines if line.startswith("--   ")]
-        if file.stem == "metrics_over":
+        if file.stem in ("metrics_over", "windows_of", "suites_of", "vitals_of"):  # views with parameters
             assert not named
             continue
         select = "\n".join(line for line in lines if not line.startswith("--"))

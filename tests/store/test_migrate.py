@@ -15,6 +15,7 @@ import pytest
 from pipeline.base import resources
 from pipeline.base.config import Settings
 from pipeline.base.errors import MigrationError, StoreOutage
+from pipeline.jobs.coarser import LEVELS
 from pipeline.store import migrate as migrating
 from pipeline.store.client import Store
 from pipeline.store.migrate import Dialect, kept_hours, migrate, migrations
@@ -22,6 +23,7 @@ from pipeline.store.migrate import Dialect, kept_hours, migrate, migrations
 TABLES = {
     *("metrics", "metrics_1min", "metrics_5min", "web_vitals", "baselines", "change_points", "alerts", "runs"),
     *("dead_letters", "dead_letter_marks", "ledger", "schema_migrations", "cycles"),
+    *(level.table for level in LEVELS),
 }
 
 
@@ -249,7 +251,8 @@ def test_windows_spread_over_all_shards(store: Store, on_cluster: Dialect) -> No
     keys = {found[1]: found[2] for found in made if found}
     assert set(keys) == TABLES - {"schema_migrations"}
     assert all("cityHash64(" in key for key in keys.values())
-    for table, step in (("metrics_1min", 60), ("metrics_5min", 300), ("web_vitals", 300)):
+    widths = {"metrics_1min": 60, "metrics_5min": 300, "web_vitals": 300, "metrics_1h": 3600, "metrics_1d": 86_400}
+    for table, step in widths.items():
         worst = store.rows(
             "SELECT max(fullest / mean) FROM (SELECT shards, max(windows) AS fullest, 26000 / shards AS mean FROM ("
             f"SELECT shards, ({keys[table]}) % shards AS shard, count() AS windows FROM (SELECT toDateTime("

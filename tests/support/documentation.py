@@ -36,6 +36,21 @@ def commands() -> str:
     return "\n".join(lines) + "\n"
 
 
+def schema() -> str:
+    """The platform's Redis in one screen: a row a database, what its keys become, and what is written to it."""
+    from pipeline.collect.catalogue import shipped
+
+    lines = ["| database | read of it | becomes | written to it |", "|---|---|---|---|"]
+    for name, number in config.RedisDatabases().model_dump().items():
+        entries = [entry for entry in shipped() if entry.database == name]
+        read = [entry for entry in entries if entry.writer == "platform"]
+        types = dict.fromkeys(metric_type for entry in read for metric_type in entry.metric_types())
+        written = [entry.glob for entry in entries if entry.writer == "pipeline"]
+        globs = " ".join(f"`{entry.glob}`" for entry in read)
+        lines.append(f"| {number} {name} | {globs} | {' '.join(types)} | {' '.join(f'`{glob}`' for glob in written)} |")
+    return "\n".join(lines) + "\n"
+
+
 def walk(command: click.Command, path: str) -> list[tuple[str, click.Command]]:
     """Every command below ``command`` as one types it, in alphabetical order."""
     if not isinstance(command, click.Group):
@@ -43,7 +58,7 @@ def walk(command: click.Command, path: str) -> list[tuple[str, click.Command]]:
     return [found for name in sorted(command.commands) for found in walk(command.commands[name], f"{path} {name}")]
 
 
-GENERATED = {"settings": settings, "commands": commands}
+GENERATED = {"settings": settings, "commands": commands, "schema": schema}
 
 
 def _default(path: str, value: Any) -> str:

@@ -22,6 +22,7 @@ from pipeline.base.errors import PipelineError, StoreOutage
 from pipeline.buffer.books import Books
 from pipeline.deliver import dead_letters
 from pipeline.demo.simulator import SimulatedPlatform
+from pipeline.jobs.coarser import CoarserJob
 from pipeline.operate import doctor
 from pipeline.operate.audit import AuditReport, audit
 from pipeline.operate.commands import roll_up
@@ -34,7 +35,11 @@ from pipeline.web import figures
 MINUTES = 12
 RATE = 2.0
 PATIENCE_S = 240.0
-VIEWS_WITH_PARAMETERS = {"metrics_over": "metrics_over(span_s = 3600)"}
+_SPAN = "(from_s = 1700000000, to_s = 1700600000, step_s = 86400)"
+VIEWS_WITH_PARAMETERS = {
+    "metrics_over": "metrics_over(span_s = 3600)",
+    **{name: name + _SPAN for name in ("windows_of", "suites_of", "vitals_of")},
+}
 
 
 @dataclass
@@ -75,6 +80,11 @@ def play(settings: config.Settings) -> Played:
             _jobs(played, service, turn)
         request = {"from_ms": now_ms - 900_000, "to_ms": now_ms}
         played.step("rollup --from", lambda: roll_up(service, request, lambda *_: None))
+        # As in two days, when the hour and the day of these windows are over.
+        coarser = CoarserJob(service.store, 0.0)
+        later_ms = now_ms + 2 * 86_400_000
+        played.step("hours and days", lambda: coarser.write([now_ms // 300_000 * 300 - 600], later_ms))
+        played.step("hours and days, what is missing", lambda: coarser.fill(later_ms))
         ask_everything(played, service.store)
         rules = load(settings.alerts.rules_file)
         played.step("rules replay", lambda: alerts.replay(service.store, rules, now_ms - 900_000, now_ms))

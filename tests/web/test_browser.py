@@ -103,16 +103,18 @@ def violations(reader: Reader, axe: str) -> list[str]:
     return [f"{one['id']}: {node['html'][:120]}" for one in found["violations"] for node in one["nodes"]]
 
 
-def test_every_view_renders_and_can_be_used_by_everybody(browser: Any, world: World, axe: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.thorough)])
+def test_every_view_renders_and_can_be_used_by_everybody(
+    browser: Any, world: World, axe: str, tmp_path: Path, scheme: str
+) -> None:
     """Each view with real data: no console error, no violation of accessibility rules, in light and dark."""
-    for scheme in ("light", "dark"):
-        reader = Reader(browser, world, color_scheme=scheme, viewport={"width": 1360, "height": 900})
-        for view in VIEWS:
-            reader.open(f"view={view}")
-            assert violations(reader, axe) == [], (view, scheme)
-            reader.page.screenshot(path=Path(SCREENSHOTS or tmp_path) / f"{view}-{scheme}.png", full_page=True)
-        assert reader.complaints == []
-        reader.close()
+    reader = Reader(browser, world, color_scheme=scheme, viewport={"width": 1360, "height": 900})
+    for view in VIEWS:
+        reader.open(f"view={view}")
+        assert violations(reader, axe) == [], view
+        reader.page.screenshot(path=Path(SCREENSHOTS or tmp_path) / f"{view}-{scheme}.png", full_page=True)
+    assert reader.complaints == []
+    reader.close()
 
 
 def test_numbers_are_those_of_the_tables(browser: Any, world: World) -> None:
@@ -186,6 +188,46 @@ def test_a_question_and_its_answer(browser: Any, world: World) -> None:
     reader.page.fill("#sql", "SELECT file('/etc/passwd')")
     reader.page.press("#sql", "Control+Enter")
     reader.page.wait_for_selector("pre.error")
+    reader.close()
+
+
+SHIFTS = """
+window.shifts = [];
+new PerformanceObserver((list) => list.getEntries().forEach((shift) => window.shifts.push(
+  [shift.value, shift.sources.map(({ node }) => node?.outerHTML?.slice(0, 100) || String(node?.nodeName))],
+))).observe({ type: 'layout-shift', buffered: true });
+"""
+
+
+def test_nothing_moves_while_a_view_loads(browser: Any, world: World) -> None:
+    """CLS is 0: what was seen once stays where it is while figures come in, on a laptop and on a phone."""
+    for width, height in ((1360, 900), (390, 844)):
+        reader = Reader(browser, world, viewport={"width": width, "height": height})
+        reader.context.add_init_script(SHIFTS)
+        for view in VIEWS:
+            reader.open(f"view={view}")
+            reader.page.wait_for_selector("main .is-loading", state="detached")
+            assert reader.page.evaluate("window.shifts") == [], (view, width)
+        reader.close()
+
+
+def test_fields_for_the_parameters_of_a_question(browser: Any, world: World) -> None:
+    """Each {name:Type} of the question is a field; what is typed fills it, and stands in the link and comes back."""
+    reader = Reader(browser, world)
+    reader.open("view=ask")
+    reader.page.fill("#sql", "SELECT sum(total) AS n FROM metrics_5min WHERE test_suite = {suite:String}")
+    field = reader.page.get_by_role("group", name="Parameters").get_by_label("suite")
+    field.fill("checkout")
+    field.press("Enter")
+    answer = reader.page.locator("[aria-label^=Answer] tbody")
+    answer.wait_for()
+    counted = world.store.rows("SELECT sum(total) FROM metrics_5min WHERE test_suite = 'checkout'")[0][0]
+    assert answer.inner_text().strip() == f"{counted:,}"
+    assert "param_suite=checkout" in reader.page.url
+    reader.page.goto(reader.page.url)
+    answer.wait_for()
+    assert field.input_value() == "checkout"
+    assert answer.inner_text().strip() == f"{counted:,}"
     reader.close()
 
 

@@ -11,7 +11,7 @@ goes in two phases. *Staged*: its alerts and notices are appended in pieces to l
 nobody knows, which expire by themselves when the process dies. *Committed*: the script counts the
 staged lists, keeps them and names them in the state; that is the one moment of truth. Afterwards the
 notices are *handed out* to the outboxes piece by piece, each piece moved by one script, by this
-process or, when it died, by whoever comes next; nothing is committed before that is done, so that
+process or, when it died, by the next process; nothing is committed before that is done, so that
 the outboxes stay in order.
 
 When Redis is away everything raises ``RedisOutage``; the outcome of a commit is then unknown, and
@@ -25,7 +25,6 @@ import itertools
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import cast
 
 import msgspec
@@ -36,7 +35,7 @@ from pipeline.alerts.journal.alert_keys import CHANNEL_MEMORY_S, AlertKeys
 from pipeline.alerts.journal.rule_state import RuleState
 from pipeline.alerts.judge.evaluation import Transition
 from pipeline.alerts.notify.payloads import notice
-from pipeline.base import keys, log
+from pipeline.base import keys, log, lua
 from pipeline.base.errors import PipelineError
 from pipeline.base.failpoints import hit
 from pipeline.base.redis_link import outages
@@ -112,7 +111,8 @@ class Journal:
         self._keys = keys_
         self.channels = tuple(channels)
         self._stage, self._commit, self._hand_out, self._publish = (
-            client.register_script(_script(name)) for name in ("stage", "commit", "hand_out", "publish")
+            client.register_script(lua.load("alerts/journal", name))
+            for name in ("stage", "commit", "hand_out", "publish")
         )
 
     def _typed(self, *lists: str) -> contextlib.AbstractContextManager[None]:
@@ -351,8 +351,3 @@ def _entry(item: bytes) -> tuple[str, ...]:
     except (ValueError, KeyError) as error:
         _log.error("unreadable entry removed", outbox="redis", item=repr(item[:200]), error=str(error))
         return ()
-
-
-def _script(name: str) -> str:
-    """A Lua script of this folder."""
-    return (resources.files(__package__) / "lua" / f"{name}.lua").read_text(encoding="utf-8")

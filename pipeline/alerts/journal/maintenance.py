@@ -11,13 +11,12 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, cast
 
 import redis
 
 from pipeline.base import keys, log
-from pipeline.base.clock import iso
+from pipeline.base.clock import from_iso, iso
 from pipeline.base.errors import RedisDenied
 from pipeline.base.redis_link import outages
 from pipeline.base.text import printable
@@ -125,5 +124,4 @@ class MaintenanceWindows:
 def _time_ms(raw: Any, name: str) -> int:
     if not isinstance(raw, str):
         raise ValueError(f"{name} is not a time")  # noqa: TRY004  what stands in Redis is data, not an argument
-    moment = datetime.fromisoformat(raw)
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    return from_iso(raw)

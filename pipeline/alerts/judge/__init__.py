@@ -1,1 +1,1 @@
-"""Judging: rules over data at a time, to alert states and their evidence."""
+"""Evaluation of rules over data at a time: alert states and their evidence."""

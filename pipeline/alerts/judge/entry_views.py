@@ -11,7 +11,8 @@ from msgspec.structs import astuple
 
 from pipeline.alerts.judge.frames import LabelValues
 from pipeline.alerts.judge.state import Observation
-from pipeline.alerts.judge.views import SeenSeries, WindowView
+from pipeline.alerts.judge.verdicts import SeenSeries
+from pipeline.alerts.judge.views import WindowView
 from pipeline.alerts.rules.rule import Rule
 from pipeline.analyse.cycles import slot
 from pipeline.analyse.quantiles import Float64Array, IndexArray

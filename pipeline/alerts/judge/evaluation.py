@@ -9,17 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import numpy as np
 from msgspec import structs
 
-from pipeline.alerts.judge.evidence import Account, Context, describe, sized, sized_labels
+from pipeline.alerts.judge.evidence import Account, Context, Evidence, describe, sized, sized_labels
 from pipeline.alerts.judge.frames import LabelValues
-from pipeline.alerts.judge.state import Alert, Change, Observation, State, Verdict, step
+from pipeline.alerts.judge.state import (
+    FIRING,
+    NO_DATA,
+    PENDING,
+    RESOLVED,
+    Alert,
+    Change,
+    Observation,
+    State,
+    Verdict,
+    follow,
+)
+from pipeline.alerts.judge.verdicts import judge_all
 from pipeline.alerts.judge.views import View
 from pipeline.alerts.rules.rule import Rule
 from pipeline.analyse.quantiles import IndexArray
@@ -49,7 +60,7 @@ class Transition(msgspec.Struct, frozen=True, gc=False):
     resolved_at_ms: int | None
     statistic: str
     by: Mapping[str, str]
-    evidence: Mapping[str, Any]
+    evidence: Evidence
 
 
 def alert_id(rule: str, labels: Mapping[str, str]) -> str:
@@ -80,22 +91,22 @@ def judge_tick(rule: Rule, tick_ms: int, view: View, alerts: Alerts, page_url: s
     groups = np.unique(
         np.concatenate([view.groups_beyond(rule), missing, np.array(present, np.int64)]).astype(np.int64)
     )
-    judged = list(_observations(view, rule, groups))
-    judged += [(labels, -1, None) for labels, number in known.items() if number < 0]
+    judged = _judged(view, rule, groups, alerts)
+    judged += [(labels, -1, None, NO_DATA) for labels, number in known.items() if number < 0]
     # A series that nobody remembers any more is not missing; it is gone.
     gone = replace(rule, no_data="ignore") if rule.no_data == "alert" else rule
     remembered = set(missing.tolist())
     account = Account(rule, tick_ms)
     transitions = []
-    for labels, group, observation in sorted(judged, key=_by_labels):
+    for labels, group, observation, verdict in sorted(judged, key=_by_labels):
         before = alerts.get(labels)
         verdict_rule = rule if observation is not None or group in remembered else gone
-        after, change = step(before, observation, tick_ms, verdict_rule)
+        after, change = follow(before, observation, verdict, tick_ms, verdict_rule)
         if after is None:
             alerts.pop(labels, None)
         elif after is not before:
             alerts[labels] = after
-        if after is not None and change is not None and _is_told(change):
+        if change is not None and after is not None and _is_told(change):
             context = view.context(rule, group) if group >= 0 else _NO_CONTEXT
             transitions.append(transition(account, labels, after, change, observation, context, page_url, before))
     return transitions
@@ -106,7 +117,7 @@ _NO_CONTEXT: Context = {}
 
 def _is_told(change: Change) -> bool:
     """Firing and resolved are told; pending only when an alert fired before (its rule's ``for`` was raised)."""
-    return change.after is not State.PENDING or change.before is State.FIRING
+    return change.after is not PENDING or change.before is FIRING
 
 
 def judge(
@@ -119,10 +130,10 @@ def judge(
 def withdraw(rule: Rule, alerts: Alerts, labels: LabelValues, at_ms: int, reason: str) -> Transition | None:
     """Take an alert away for a reason outside its data (its rule is gone); a firing one is resolved by it."""
     alert = alerts.pop(labels)
-    if alert.state is not State.FIRING:
+    if alert.state is not FIRING:
         return None
-    resolved = structs.replace(alert, state=State.RESOLVED, resolved_at_ms=at_ms)
-    change = Change(State.FIRING, State.RESOLVED, Verdict.NO_DATA)
+    resolved = structs.replace(alert, state=RESOLVED, resolved_at_ms=at_ms)
+    change = Change(FIRING, RESOLVED, NO_DATA)
     return transition(Account(rule, at_ms), labels, resolved, change, None, {}, "", reason=reason)
 
 
@@ -148,8 +159,8 @@ def transition(
     why = reason or account.reason(change, alert, number, by)
     to_state = change.after
     fired_at_ms, resolved_at_ms = alert.fired_at_ms, alert.resolved_at_ms
-    if to_state is State.PENDING:  # it fired and does not any more: for every reader of the alert that is a resolution
-        to_state, resolved_at_ms = State.RESOLVED, tick_ms
+    if to_state is PENDING:  # it fired and does not any more: for every reader of the alert that is a resolution
+        to_state, resolved_at_ms = RESOLVED, tick_ms
         fired_at_ms = before.fired_at_ms if before is not None else None
         alert = structs.replace(alert, fired_at_ms=fired_at_ms)
     identity.update(account.identity_ends[to_state])
@@ -181,12 +192,22 @@ def ticks(rule: Rule, after_ms: int, until_ms: int) -> Sequence[int]:
     return range((after_ms // rule.every_ms + 1) * rule.every_ms, until_ms + 1, rule.every_ms)
 
 
-def _observations(view: View, rule: Rule, groups: IndexArray) -> Iterator[tuple[LabelValues, int, Observation | None]]:
+_Judged = tuple[LabelValues, int, Observation | None, Verdict]
+
+
+def _judged(view: View, rule: Rule, groups: IndexArray, alerts: Alerts) -> list[_Judged]:
+    """What is seen of each group and what it says, all groups at once."""
+    labels = [view.label_values(group) for group in groups.tolist()]
+    before = map(alerts.get, labels)
+    active = np.fromiter((alert is not None and alert.active for alert in before), np.bool_, len(labels))
     seen = view.observe(rule, groups)
-    columns = (seen.present, seen.value, seen.samples, seen.low, seen.high)
-    for group, present, *numbers in zip(groups.tolist(), *(column.tolist() for column in columns), strict=True):
-        yield view.label_values(group), group, Observation(*numbers) if present else None
+    observed: list[Observation | None] = list(
+        map(Observation, seen.value.tolist(), seen.samples.tolist(), seen.low.tolist(), seen.high.tolist())
+    )
+    for number in np.flatnonzero(~seen.present).tolist():
+        observed[number] = None
+    return list(zip(labels, groups.tolist(), observed, judge_all(active, seen, rule), strict=True))
 
 
-def _by_labels(judged: tuple[LabelValues, int, Observation | None]) -> LabelValues:
+def _by_labels(judged: _Judged) -> LabelValues:
     return judged[0]

@@ -1,7 +1,7 @@
 """The evaluator: judges every rule at every tick that is due, once, and has it told.
 
 Ticks are multiples of a rule's ``every`` in the time of the data. A tick is judged when the windows
-before it are stored: ``alerts.delay_s`` after it, and not before whoever computes windows says that
+before it are stored: ``alerts.delay_s`` after it, and not before the rollup job says that
 it came so far. After an absence the ticks in between are judged one after the other on what is
 stored, at most ``MAX_CATCH_UP_MS`` back; what lies before that counts as time away.
 

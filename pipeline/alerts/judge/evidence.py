@@ -11,7 +11,18 @@ from typing import Any
 
 import msgspec
 
-from pipeline.alerts.judge.state import Alert, Change, Observation, State, Verdict
+from pipeline.alerts.judge.state import (
+    BREACH,
+    FIRING,
+    HELD,
+    NO_DATA,
+    PENDING,
+    RESOLVED,
+    Alert,
+    Change,
+    Observation,
+    Verdict,
+)
 from pipeline.alerts.rules.rule import Rule
 from pipeline.base import clock, durations
 from pipeline.base.sql_text import literal
@@ -29,39 +40,41 @@ class Account:
         self._mixes_units = len(rule.metrics) > 1
         self._unit = _suffix(rule.unit_of())
         self._window = {"from": iso(tick_ms - rule.window_ms), "to": iso(tick_ms)}
-        self._query = _Query(rule, tick_ms) if rule.source != "facts" else None
+        self._query = TickQuery.of(rule, tick_ms) if rule.source != "facts" else None
         self._fields = _rule_fields(rule)
         self.identity = hashlib.blake2b(sized(rule.name).encode(), digest_size=16)
-        self.identity_ends = {
-            state: (sized(str(tick_ms)) + sized(state.value)).encode() for state in (State.FIRING, State.RESOLVED)
-        }
+        self.identity_ends = {state: (sized(str(tick_ms)) + sized(state)).encode() for state in (FIRING, RESOLVED)}
         metric = "vital" if rule.source == "vitals" else "metric_type"
         self.columns = tuple([metric if name == "metric_type" else name for name in rule.by])
         self._threshold, self._clears_at = shown(rule.threshold), shown(rule.clears_at)
+        self._is, self._beyond = f"{self._about} is ", f"{self._unit}, {rule.direction} {self._threshold}{self._unit}"
 
     def reason(self, change: Change, alert: Alert, value: float, by: Mapping[str, str]) -> str:
         """One line for logs and the ``alerts`` table: what was seen, against what, since when."""
+        if change.verdict is BREACH and change.after is FIRING and not self._mixes_units:
+            since = "" if alert.active_at_ms == self.tick_ms else f"; active since {iso(alert.active_at_ms)}"
+            return f"{self._is}{shown(value)}{self._beyond}{since}"
         rule, unit = self.rule, self._unit
         if self._mixes_units:
             unit = _suffix(rule.unit_of(by.get("metric_type", "")))
-        if change.after is State.PENDING:
+        if change.after is PENDING:
             return (
                 f"{self._about} is {shown(value)}{unit}, but the alert is active only since "
                 f"{iso(alert.active_at_ms)}, and its rule waits for {durations.show(rule.for_ms)}"
             )
-        if change.after is State.FIRING:
+        if change.after is FIRING:
             since = f"; active since {iso(alert.active_at_ms)}" if alert.active_at_ms != self.tick_ms else ""
             return f"{self._firing(change.verdict, alert, value, unit)}{since}"
-        if change.verdict is Verdict.NO_DATA:
+        if change.verdict is NO_DATA:
             return f"{self._about}: no data any more"
         return f"{self._about} is {shown(value)}{unit}, no longer {rule.direction} {self._clears_at}{unit}"
 
     def _firing(self, verdict: Verdict, alert: Alert, value: float, unit: str) -> str:
         rule = self.rule
-        if verdict is Verdict.BREACH:
+        if verdict is BREACH:
             return f"{self._about} is {shown(value)}{unit}, {rule.direction} {self._threshold}{unit}"
         not_back = f"was {rule.direction} {self._threshold}{unit} and is not back at {self._clears_at}{unit}"
-        if verdict is Verdict.HELD:
+        if verdict is HELD:
             return f"{self._about} is {shown(value)}{unit}: it {not_back}"
         if rule.no_data == "alert" or alert.value is None:
             return f"{self._about}: no data"
@@ -81,35 +94,94 @@ class Account:
         An alert that fires because its number is beyond the threshold speaks in the words of its rule;
         everything else says why, since those words would not be true of it.
         """
-        if self.rule.message and seen is not None and change.verdict is Verdict.BREACH and change.after is State.FIRING:
+        if self.rule.message and seen is not None and change.verdict is BREACH and change.after is FIRING:
             fields = {**self._fields, **described.by}
             fields |= {"value": seen.value, "samples": seen.samples, "low": seen.low, "high": seen.high}
             if context:
                 fields |= {name: context[name] for name in ("baseline", "spread") if name in context}
             return self.rule.message.format_map(fields)
         named = f"{self.rule.name}{described.about}: {why}"
-        if change.after is State.FIRING:
+        if change.after is FIRING:
             return named
         fired = f"; it fired at {iso(alert.fired_at_ms)}" if alert.fired_at_ms is not None else ""
         return f"Resolved: {named}{fired}"
 
-    def evidence(self, described: Described, seen: Observation | None, context: Context, link: str) -> dict[str, Any]:
-        """Samples, window, bounds, baseline, query, link: what stands after the document's keys in every payload."""
-        if self._query is None:
-            found: dict[str, Any] = {"samples": seen.samples if seen else 0}
-        elif seen is None:
-            found = {"samples": 0, "window": self._window, "query": self._query.about(described)}
+    def evidence(self, described: Described, seen: Observation | None, context: Context, link: str) -> Evidence:
+        """What the number rests on, put into words only when it is told."""
+        window, query, conditions = self._window, self._query, described.conditions
+        if seen is None:
+            return Evidence(0, None, None, window, query, conditions, context, link, has_data=False)
+        return Evidence(seen.samples, finite(seen.low), finite(seen.high), window, query, conditions, context, link)
+
+
+class TickQuery(msgspec.Struct, frozen=True):
+    """SQL that gives the numbers of a tick again, from raw rows wherever they hold them; but for one alert's labels.
+
+    Percentiles that were merged from windows agree with it within 1 %, everything else exactly.
+    """
+
+    before: str
+    after: str
+
+    @classmethod
+    def of(cls, rule: Rule, tick_ms: int) -> TickQuery:
+        """The query of a rule at a tick."""
+        begin, end = _sql_time(tick_ms - rule.window_ms), _sql_time(tick_ms)
+        metric = "vital" if rule.source == "vitals" else "metric_type"
+        after = ""
+        if rule.source == "vitals":
+            number = "p75" if rule.statistic == "vital_p75" else "100 * poor / samples"
+            before = (
+                f"SELECT window_start, vital, environment, browser, page, samples, {number} AS value "
+                f"FROM web_vitals FINAL WHERE window_start >= '{begin[:19]}' AND window_start < '{end[:19]}'"
+            )
+        elif rule.source == "change_points":
+            kind, time = ("drift", "detected_at") if rule.statistic == "drift" else ("step", "changed_at")
+            before = (
+                f"SELECT * FROM change_points FINAL WHERE kind = '{kind}' AND {time} > '{begin}' AND {time} <= '{end}'"
+            )
+            after = " ORDER BY abs(change_pct) DESC"
         else:
-            found = {
-                "samples": seen.samples,
-                "window": self._window,
-                "low": finite(seen.low),
-                "high": finite(seen.high),
-                "query": self._query.about(described),
-            }
-        if context:
-            found |= {name: finite(value) if isinstance(value, float) else value for name, value in context.items()}
-        found["link"] = link
+            before = (
+                f"SELECT count() AS samples, {_expression(rule)} AS value FROM metrics "
+                f"WHERE timestamp >= '{begin}' AND timestamp < '{end}'"
+            )
+            if rule.metrics == ("duration",):
+                before += " AND statusWord(status) != 'retried'"
+            elif "duration" in rule.metrics:
+                before += " AND (lower(metric_type) != 'duration' OR statusWord(status) != 'retried')"
+        if "metric_type" not in rule.by:
+            before += f" AND lower({metric}) IN ({', '.join(map(literal, rule.metrics))})"
+        for name, values in rule.where.items():
+            before += f" AND {name} IN ({', '.join(map(literal, values))})"
+        return cls(before, after)
+
+
+class Evidence(msgspec.Struct, frozen=True, gc=False):
+    """What a transition rests on. A storm makes a hundred thousand of them, so that none holds a text of its own."""
+
+    samples: int
+    low: float | None
+    high: float | None
+    window: Mapping[str, str]
+    query: TickQuery | None
+    """None for facts, of which only the samples are told."""
+    conditions: str
+    context: Context
+    link: str
+    has_data: bool = True
+
+    def document(self) -> dict[str, Any]:
+        """Samples, window, bounds, query, baseline, link: what stands after the document's keys in every payload."""
+        found: dict[str, Any] = {"samples": self.samples}
+        if self.query is not None:
+            found["window"] = self.window
+            if self.has_data:
+                found["low"], found["high"] = self.low, self.high
+            found["query"] = self.query.before + self.conditions + self.query.after
+        for name, value in self.context.items():
+            found[name] = finite(value) if isinstance(value, float) else value
+        found["link"] = self.link
         return found
 
 
@@ -165,47 +237,6 @@ def _rule_fields(rule: Rule) -> dict[str, Any]:
     }
 
 
-class _Query:
-    """SQL that gives the number again, from raw rows wherever they hold it.
-
-    Percentiles that were merged from windows agree with it within 1 %, everything else exactly.
-    """
-
-    def __init__(self, rule: Rule, tick_ms: int) -> None:
-        begin, end = _sql_time(tick_ms - rule.window_ms), _sql_time(tick_ms)
-        metric = "vital" if rule.source == "vitals" else "metric_type"
-        self._after = ""
-        if rule.source == "vitals":
-            number = "p75" if rule.statistic == "vital_p75" else "100 * poor / samples"
-            self._before = (
-                f"SELECT window_start, vital, environment, browser, page, samples, {number} AS value "
-                f"FROM web_vitals FINAL WHERE window_start >= '{begin[:19]}' AND window_start < '{end[:19]}'"
-            )
-        elif rule.source == "change_points":
-            kind, time = ("drift", "detected_at") if rule.statistic == "drift" else ("step", "changed_at")
-            self._before = (
-                f"SELECT * FROM change_points FINAL WHERE kind = '{kind}' AND {time} > '{begin}' AND {time} <= '{end}'"
-            )
-            self._after = " ORDER BY abs(change_pct) DESC"
-        else:
-            self._before = (
-                f"SELECT count() AS samples, {_expression(rule)} AS value FROM metrics "
-                f"WHERE timestamp >= '{begin}' AND timestamp < '{end}'"
-            )
-            if rule.metrics == ("duration",):
-                self._before += " AND statusWord(status) != 'retried'"
-            elif "duration" in rule.metrics:
-                self._before += " AND (lower(metric_type) != 'duration' OR statusWord(status) != 'retried')"
-        if "metric_type" not in rule.by:
-            self._before += f" AND lower({metric}) IN ({', '.join(map(literal, rule.metrics))})"
-        for name, values in rule.where.items():
-            self._before += f" AND {name} IN ({', '.join(map(literal, values))})"
-
-    def about(self, described: Described) -> str:
-        """The query of one alert."""
-        return self._before + described.conditions + self._after
-
-
 def _expression(rule: Rule) -> str:
     if rule.quantile is not None:
         return f"quantileExactInclusive({rule.quantile:g})(value)"
@@ -217,10 +248,7 @@ def _expression(rule: Rule) -> str:
     return simple.get(rule.statistic, f"{rule.statistic}(value)")
 
 
-@lru_cache(maxsize=1024)  # all alerts of a tick share their times
-def iso(time_ms: int) -> str:
-    """2025-01-11T12:00:00Z, with milliseconds only where there are any."""
-    return clock.iso(time_ms).replace(".000Z", "Z")
+iso = lru_cache(maxsize=1024)(clock.iso_short)  # all alerts of a tick share their times
 
 
 def shown(value: float) -> str:

@@ -71,14 +71,15 @@ class Merged:
             if groups < self._groups:
                 mine = np.flatnonzero((self._into >= first) & (self._into < first + groups))
             cell = (self._into[mine] - first) * width + self._code[mine]
-            table = np.bincount(cell, weights=self._counts[mine], minlength=groups * width).reshape(groups, width)
-            cumulative = np.cumsum(table, axis=1)
-            for column in range(ranks.shape[1]):
-                wanted = ranks[first : first + groups, column]
-                place = np.count_nonzero(cumulative <= wanted[:, None], axis=1)
-                inside = (wanted >= 0) & (place < width)
-                values = self._values[np.minimum(place, width - 1)]
-                found[first : first + groups, column] = np.where(inside, values, np.nan)
+            table = np.bincount(cell, weights=self._counts[mine], minlength=groups * width)
+            cumulative = np.cumsum(table)  # over all groups: what stood before a group is added to its ranks
+            total = self._total[first : first + groups]
+            before = np.cumsum(total) - total
+            wanted = ranks[first : first + groups]
+            place = np.searchsorted(cumulative, wanted + before[:, None], side="right")
+            place -= np.arange(groups)[:, None] * width
+            values = self._values[np.clip(place, 0, width - 1)]
+            found[first : first + groups] = np.where((wanted >= 0) & (wanted < total[:, None]), values, np.nan)
         return found
 
 

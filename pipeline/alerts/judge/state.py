@@ -53,6 +53,11 @@ class Verdict(StrEnum):
     NO_DATA = "no data"
 
 
+# Python 3.11 looks a member up through its metaclass, which takes longer than judging an alert does.
+INACTIVE, PENDING, FIRING, RESOLVED = State
+BREACH, HELD, UNSURE, CLEAR, INSUFFICIENT, NO_DATA = Verdict
+
+
 class Observation(msgspec.Struct, frozen=True, gc=False):
     """A number as seen at one tick: its value, how many samples it rests on, and its 95 % bounds."""
 
@@ -88,7 +93,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     @property
     def active(self) -> bool:
         """Whether its condition counts as met: pending or firing."""
-        return self.state is State.PENDING or self.state is State.FIRING
+        return self.state is PENDING or self.state is FIRING
 
 
 def step(alert: Alert | None, seen: Observation | None, now_ms: int, rule: Rule) -> tuple[Alert | None, Change | None]:
@@ -97,28 +102,34 @@ def step(alert: Alert | None, seen: Observation | None, now_ms: int, rule: Rule)
     Returns the alert as it is now and the change of its state, if it changed to pending, firing or
     resolved. A pending alert that clears and a resolved one that is forgotten leave without a change.
     """
-    verdict = judge(alert, seen, rule)
-    if alert is not None and seen is not None:
+    return follow(alert, seen, judge(alert, seen, rule), now_ms, rule)
+
+
+def follow(
+    alert: Alert | None, seen: Observation | None, verdict: Verdict, now_ms: int, rule: Rule
+) -> tuple[Alert | None, Change | None]:
+    """``step`` when the verdict on the observation is known already."""
+    if alert is not None and seen is not None and (seen.value != alert.value or rule.stale_after_ms):
         alert = _with_seen(alert, seen, now_ms, rule)
-    if verdict is Verdict.INSUFFICIENT:
-        return _forget_resolved(alert, now_ms), None
-    if _is_met(alert, verdict, now_ms, rule):
+    if verdict is BREACH or (verdict is not INSUFFICIENT and _is_met(alert, verdict, now_ms, rule)):
         return _met(alert, seen, verdict, now_ms, rule)
+    if verdict is INSUFFICIENT:
+        return _forget_resolved(alert, now_ms), None
     return _not_met(alert, verdict, now_ms, rule)
 
 
 def judge(alert: Alert | None, seen: Observation | None, rule: Rule) -> Verdict:
     """What an observation says, given where the alert stands (an active one clears at another threshold)."""
     if seen is None:
-        return Verdict.NO_DATA
+        return NO_DATA
     if seen.samples < rule.min_samples:
-        return Verdict.INSUFFICIENT
+        return INSUFFICIENT
     if not rule.beyond(seen.value, active=alert is not None and alert.active):
-        return Verdict.CLEAR
+        return CLEAR
     # A bound that does not exist is NaN and excludes nothing.
     if rule.when_unsure == "wait" and not (seen.low > rule.threshold or seen.high < rule.threshold):
-        return Verdict.UNSURE
-    return Verdict.BREACH if rule.beyond(seen.value, active=False) else Verdict.HELD
+        return UNSURE
+    return BREACH if rule.beyond(seen.value, active=False) else HELD
 
 
 def restore(alert: Alert, last_seen_ms: int, now_ms: int, rule: Rule) -> Alert | None:
@@ -127,7 +138,7 @@ def restore(alert: Alert, last_seen_ms: int, now_ms: int, rule: Rule) -> Alert |
     Time away does not count towards ``for``, and a pending alert fires at the earliest ``GRACE_MS``
     after the return. A firing alert goes on firing until the next observation says otherwise.
     """
-    if alert.state is not State.PENDING:
+    if alert.state is not PENDING:
         return alert
     if now_ms - last_seen_ms > OUTAGE_TOLERANCE_MS or rule.for_ms < GRACE_MS:
         return None
@@ -156,8 +167,6 @@ def rewound(alert: Alert, by_ms: int, now_ms: int) -> Alert:
 
 
 def _with_seen(alert: Alert, seen: Observation, now_ms: int, rule: Rule) -> Alert:
-    if seen.value == alert.value and not rule.stale_after_ms:
-        return alert
     return Alert(
         alert.state,
         alert.active_at_ms,
@@ -170,8 +179,8 @@ def _with_seen(alert: Alert, seen: Observation, now_ms: int, rule: Rule) -> Aler
 
 
 def _is_met(alert: Alert | None, verdict: Verdict, now_ms: int, rule: Rule) -> bool:
-    if verdict is not Verdict.NO_DATA:
-        return verdict is not Verdict.CLEAR
+    if verdict is not NO_DATA:
+        return verdict is not CLEAR
     if rule.no_data == "keep" or _is_fresh(alert, now_ms, rule):  # the last verdict goes on, also towards ``for``
         return alert is not None and alert.active and alert.keep_firing_since_ms is None
     return rule.no_data == "alert"
@@ -185,37 +194,37 @@ def _is_fresh(alert: Alert | None, now_ms: int, rule: Rule) -> bool:
 def _met(
     alert: Alert | None, seen: Observation | None, verdict: Verdict, now_ms: int, rule: Rule
 ) -> tuple[Alert, Change | None]:
-    before = State.INACTIVE if alert is None else alert.state
+    before = INACTIVE if alert is None else alert.state
     value = seen.value if seen is not None else None if alert is None else alert.value
     seen_ms = None if alert is None else alert.seen_ms
     if alert is None or not alert.active:
         if seen is not None and rule.stale_after_ms:
             seen_ms = now_ms
-        if rule.for_ms or verdict is Verdict.UNSURE:
-            return Alert(State.PENDING, now_ms, value=value, seen_ms=seen_ms), Change(before, State.PENDING, verdict)
-        return Alert(State.FIRING, now_ms, now_ms, value=value, seen_ms=seen_ms), Change(before, State.FIRING, verdict)
+        if rule.for_ms or verdict is UNSURE:
+            return Alert(PENDING, now_ms, value=value, seen_ms=seen_ms), Change(before, PENDING, verdict)
+        return Alert(FIRING, now_ms, now_ms, value=value, seen_ms=seen_ms), Change(before, FIRING, verdict)
     held = now_ms - alert.active_at_ms >= rule.for_ms
-    if alert.state is State.PENDING and held and verdict is not Verdict.UNSURE:
-        firing = Alert(State.FIRING, alert.active_at_ms, now_ms, value=value, seen_ms=seen_ms)
-        return firing, Change(before, State.FIRING, verdict)
-    if alert.state is State.FIRING and not held:  # ``for`` was raised since it fired
-        pending = Alert(State.PENDING, alert.active_at_ms, value=value, seen_ms=seen_ms)
-        return pending, Change(before, State.PENDING, verdict)
+    if alert.state is PENDING and held and verdict is not UNSURE:
+        firing = Alert(FIRING, alert.active_at_ms, now_ms, value=value, seen_ms=seen_ms)
+        return firing, Change(before, FIRING, verdict)
+    if alert.state is FIRING and not held:  # ``for`` was raised since it fired
+        pending = Alert(PENDING, alert.active_at_ms, value=value, seen_ms=seen_ms)
+        return pending, Change(before, PENDING, verdict)
     if alert.keep_firing_since_ms is not None:
         alert = replace(alert, keep_firing_since_ms=None)
     return alert, None
 
 
 def _not_met(alert: Alert | None, verdict: Verdict, now_ms: int, rule: Rule) -> tuple[Alert | None, Change | None]:
-    if alert is None or alert.state is State.PENDING:
+    if alert is None or alert.state is PENDING:
         return None, None
-    if alert.state is State.RESOLVED:
+    if alert.state is RESOLVED:
         return _forget_resolved(alert, now_ms), None
     since_ms = now_ms if alert.keep_firing_since_ms is None else alert.keep_firing_since_ms
     if now_ms - since_ms < rule.keep_firing_for_ms:
         return replace(alert, keep_firing_since_ms=since_ms), None
-    resolved = replace(alert, state=State.RESOLVED, resolved_at_ms=now_ms, keep_firing_since_ms=None)
-    return resolved, Change(State.FIRING, State.RESOLVED, verdict)
+    resolved = replace(alert, state=RESOLVED, resolved_at_ms=now_ms, keep_firing_since_ms=None)
+    return resolved, Change(FIRING, RESOLVED, verdict)
 
 
 def _forget_resolved(alert: Alert | None, now_ms: int) -> Alert | None:

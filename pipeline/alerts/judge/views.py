@@ -9,7 +9,6 @@ for shares, Student's for means; a bound that the samples cannot give is NaN.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -18,22 +17,12 @@ from numpy.typing import NDArray
 
 from pipeline.alerts.judge.frames import LabelValues, Selection
 from pipeline.alerts.judge.merged_windows import Merged
+from pipeline.alerts.judge.verdicts import SeenSeries
 from pipeline.alerts.rules.rule import Rule
 from pipeline.analyse.intervals import wilson
 from pipeline.analyse.quantiles import Float64Array, IndexArray
 
 _EXACT_LEVELS = {0.5: "p50", 0.75: "p75", 0.9: "p90", 0.95: "p95", 0.99: "p99"}
-
-
-@dataclass(frozen=True)
-class SeenSeries:
-    """Observations of some groups, all arrays (groups,). ``present`` says where there were any data."""
-
-    present: NDArray[np.bool_]
-    value: Float64Array
-    samples: IndexArray
-    low: Float64Array
-    high: Float64Array
 
 
 class View(Protocol):

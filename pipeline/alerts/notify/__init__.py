@@ -1,1 +1,1 @@
-"""Telling people: routing, channels, deliveries that survive a kill."""
+"""Notifications: routing, channels, deliveries that survive a kill."""

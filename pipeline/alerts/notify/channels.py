@@ -46,11 +46,7 @@ class Undelivered(PipelineError):
     """A channel did not accept a notification; it will be sent again, after a growing pause, under the same key."""
 
 
-def _as_duration_ms(raw: Any) -> int:
-    return 0 if raw == 0 else durations.parse_ms(str(raw))
-
-
-Duration = Annotated[int, BeforeValidator(_as_duration_ms)]
+Duration = Annotated[int, BeforeValidator(durations.read_ms)]
 
 
 class Channel(BaseModel):

@@ -18,7 +18,7 @@ import redis
 from pipeline.alerts.journal.alert_keys import CHANNEL_MEMORY_S, AlertKeys
 from pipeline.alerts.notify.dispatch import Group, Note, Update
 from pipeline.alerts.notify.payloads import dumps
-from pipeline.base import log
+from pipeline.base import log, lua
 from pipeline.base.typed_keys import typed
 
 _log = log.get(__name__)
@@ -26,33 +26,6 @@ _log = log.get(__name__)
 Parsed = TypeVar("Parsed")
 
 _FIELDS_AT_ONCE = 500
-
-_SETTLE = """
--- KEYS: pending, told, in-flight, scratch
--- ARGV: group, the notification as frozen or '', how the group stands then or '', memory in s, transition ids ...
-redis.call('DEL', KEYS[4])
-for i = 1, 3 do redis.call('HLEN', KEYS[i]) end -- an error now, before anything is written, when one is no hash
-if ARGV[2] ~= '' then
-  if redis.call('HGET', KEYS[3], ARGV[1]) ~= ARGV[2] then return 0 end
-  redis.call('HDEL', KEYS[3], ARGV[1])
-end
-for i = 5, #ARGV do redis.call('HDEL', KEYS[1], ARGV[i]) end
-if ARGV[3] == '' then
-  redis.call('HDEL', KEYS[2], ARGV[1])
-else
-  redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
-  redis.call('EXPIRE', KEYS[2], ARGV[4])
-end
-return 1
-"""
-
-_FREEZE = """
--- KEYS: in-flight, scratch   ARGV: group, notification, memory in s
-redis.call('DEL', KEYS[2])
-if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-return 1
-"""
 
 
 class Deliveries:
@@ -62,8 +35,8 @@ class Deliveries:
         self._client = client
         self._keys = keys
         self._channel = channel
-        self._settle = client.register_script(_SETTLE)
-        self._freeze = client.register_script(_FREEZE)
+        self._settle = client.register_script(lua.load("alerts/notify", "settle"))
+        self._freeze = client.register_script(lua.load("alerts/notify", "freeze"))
 
     def pending(self) -> list[Note]:
         """Transitions that the channel has not been told."""

@@ -9,7 +9,7 @@ A group is told in parts of at most ``PART`` alerts, each a group of its own for
 (what was told, what is on its way, repetitions), so that nothing grows without bound in a storm. An
 alert stays in the part that was told of it.
 
-An alert that came and went before anyone could be told (a channel that was down, a process that
+An alert that came and went before a channel could be told (a channel that was down, a process that
 died) is told once, as resolved: it has been firing.
 """
 

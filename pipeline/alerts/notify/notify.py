@@ -33,7 +33,7 @@ _log = log.get(__name__)
 BACKOFF = Backoff(first_s=1.0, max_s=300.0, jitter=0.3)
 """Pauses before a notification is sent again; each group has its own."""
 LOOK_AT_LEAST_EVERY_S = 5.0
-"""Silences end, and another process may have judged alerts, without anybody waking us."""
+"""Silences end, and another process may have judged alerts, without a signal to this thread."""
 
 Send = Callable[[Channel, Body, str], None]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -24,6 +25,10 @@ def subject(transition: Transition) -> str:
 
 def for_performance_list(transition: Transition) -> dict[str, Any]:
     """An entry of ``alerts:performance``: type, test, threshold, actual, timestamp; then the rest."""
+    return _performance_entry(transition, transition.evidence.document())
+
+
+def _performance_entry(transition: Transition, evidence: Mapping[str, Any]) -> dict[str, Any]:
     document = {
         "type": transition.type,
         "test": subject(transition),
@@ -31,7 +36,7 @@ def for_performance_list(transition: Transition) -> dict[str, Any]:
         "actual": finite(transition.value),
         "timestamp": iso(transition.at_ms),
     }
-    return document | _details(transition, document)
+    return document | _details(transition, evidence)
 
 
 def for_critical_channel(transition: Transition) -> dict[str, Any]:
@@ -39,12 +44,16 @@ def for_critical_channel(transition: Transition) -> dict[str, Any]:
 
     An alert about something else names its number ``actual`` and, where it has no suite, its subject ``test``.
     """
+    return _critical_message(transition, transition.evidence.document())
+
+
+def _critical_message(transition: Transition, evidence: Mapping[str, Any]) -> dict[str, Any]:
     document: dict[str, Any] = {"type": transition.type}
     suite = transition.labels.get("test_suite")
     document["test_suite" if suite else "test"] = suite or subject(transition)
     document["failure_rate" if transition.statistic == "failure_rate" else "actual"] = finite(transition.value)
     document |= {"threshold": transition.threshold, "timestamp": iso(transition.at_ms)}
-    return document | _details(transition, document)
+    return document | _details(transition, evidence)
 
 
 def dumps(payload: dict[str, Any]) -> str:
@@ -66,13 +75,14 @@ class Notice(NamedTuple):
 
 def notice(transition: Transition, now_ms: int) -> Notice:
     """What every reader is to hear of a transition."""
-    entry = for_performance_list(transition)
-    critical = for_critical_channel(transition) if transition.severity == "critical" else None
+    evidence = transition.evidence.document()
+    entry = _performance_entry(transition, evidence)
+    critical = _critical_message(transition, evidence) if transition.severity == "critical" else None
     written = _encode(entry)
     note = {
         "transition_id": transition.transition_id,
         "alert_id": transition.alert_id,
-        "state": transition.to_state.value,
+        "state": transition.to_state,
         "seen_ms": now_ms,
         "at_ms": transition.at_ms,
         "labels": {**transition.labels, "rule": transition.rule, "severity": transition.severity},
@@ -80,7 +90,7 @@ def notice(transition: Transition, now_ms: int) -> Notice:
     }
     return Notice(
         transition.transition_id,
-        _encode(_row(transition, now_ms)),
+        _encode(_row(transition, evidence, now_ms)),
         _encode({"entry": written.decode(), "message": _encode(critical).decode() if critical else ""}),
         _encode(note),
     )
@@ -89,15 +99,15 @@ def notice(transition: Transition, now_ms: int) -> Notice:
 _encode = msgspec.json.Encoder().encode
 
 
-def _row(transition: Transition, now_ms: int) -> dict[str, Any]:
+def _row(transition: Transition, evidence: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
     """The columns of ``alerts``; times in epoch milliseconds."""
     return {
         "at": transition.at_ms,
         "rule": transition.rule,
         "alert_id": transition.alert_id,
         "transition_id": transition.transition_id,
-        "from_state": transition.from_state.value,
-        "to_state": transition.to_state.value,
+        "from_state": transition.from_state,
+        "to_state": transition.to_state,
         "severity": transition.severity,
         "type": transition.type,
         "labels": transition.labels,
@@ -105,16 +115,16 @@ def _row(transition: Transition, now_ms: int) -> dict[str, Any]:
         "threshold": transition.threshold,
         "reason": transition.reason,
         "message": transition.message,
-        "evidence": _encode(transition.evidence).decode(),
+        "evidence": _encode(evidence).decode(),
         "active_since": transition.active_at_ms,
         "fired_at": transition.fired_at_ms or transition.at_ms,
         "written_at": now_ms,
     }
 
 
-def _details(transition: Transition, document: dict[str, Any]) -> dict[str, Any]:
+def _details(transition: Transition, evidence: Mapping[str, Any]) -> dict[str, Any]:
     details: dict[str, Any] = {
-        "state": transition.to_state.value,
+        "state": transition.to_state,
         "severity": transition.severity,
         "rule": transition.rule,
         "message": transition.message,
@@ -126,6 +136,8 @@ def _details(transition: Transition, document: dict[str, Any]) -> dict[str, Any]
         details["fired_at"] = iso(transition.fired_at_ms)
     if transition.resolved_at_ms is not None:
         details["resolved_at"] = iso(transition.resolved_at_ms)
-    details |= transition.evidence
-    details |= {"alert_id": transition.alert_id, "transition_id": transition.transition_id, "source": keys.SOURCE}
-    return {name: value for name, value in details.items() if name not in document}
+    details |= evidence
+    details["alert_id"] = transition.alert_id
+    details["transition_id"] = transition.transition_id
+    details["source"] = keys.SOURCE
+    return details

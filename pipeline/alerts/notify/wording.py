@@ -1,4 +1,4 @@
-"""Notifications for people: a title, a line for each alert, and text that means nothing to who shows it.
+"""Notifications for people: a title, a line for each alert, and text without markup that the receiver would act on.
 
 Names of tests, suites and pages come from producers. Nothing in them may end a header, move a cursor,
 mention all members of a chat room or dress up as a link.

@@ -205,10 +205,8 @@ class Reader:
 
     def duration(self, mapping: lined_yaml.Mapping, key: str, default: str | None = None) -> int:
         raw = mapping.get(key, default)
-        if raw == 0:
-            return 0
         try:
-            span_ms = durations.parse_ms(str(raw)[:60])
+            span_ms = durations.read_ms(raw[:60] if isinstance(raw, str) else raw)
         except ValueError as error:
             raise self.wrong(mapping, key, f"{key}: {error}") from None
         if span_ms > LONGEST_MS:

@@ -58,7 +58,7 @@ def _fits(expression: str, value: str) -> bool:
 def _found(expression: str, value: str) -> bool:
     """By RE2, as ClickHouse does: the time grows with the length of the value, and no expression makes it explode.
 
-    Anybody who may silence writes expressions. Raises ``ValueError`` for one that cannot be used.
+    Every user who may silence can write expressions. Raises ``ValueError`` for one that cannot be used.
     """
     import pyarrow as pa  # late: most commands match nothing
     import pyarrow.compute as pc

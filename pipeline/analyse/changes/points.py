@@ -34,7 +34,7 @@ LEAST_POINTS = 2 * SHORTEST_SEGMENT
 """A series with fewer is not searched."""
 
 MIN_CHANGE_PCT = 1.0
-"""Default: a level that moved by less has not moved for anybody's purposes."""
+"""Default: a level that moved by less has not moved for practical purposes."""
 
 PENALTY = 12.2
 """What a change must add to twice the log-likelihood. Chosen so that series of any length under AR(1) noise with

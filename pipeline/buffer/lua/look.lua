@@ -16,8 +16,8 @@ local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'list' then return {kind, 0, facts.freed, 0, 0, 0, 0} end
 local length = redis.call('LLEN', KEYS[1])
 local excess = length - (facts.rows - facts.freed)
-local function is(index, expected)
+local function is_there(index, expected)
   return looks_like(KEYS[1], index, expected) and 1 or 0
 end
-return {kind, length, facts.freed, is(0, facts.head), is(-1, facts.tail), is(excess, facts.head),
-  is(-1 - excess, facts.tail)}
+return {kind, length, facts.freed, is_there(0, facts.head), is_there(-1, facts.tail),
+  is_there(excess, facts.head), is_there(-1 - excess, facts.tail)}

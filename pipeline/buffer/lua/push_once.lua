@@ -1,4 +1,4 @@
--- Pushes items, once for each key of whoever sends them: what was answered the first time is answered again.
+-- Pushes items, once for each key of their sender: what was answered the first time is answered again.
 -- A producer's script: a full Redis refuses it, as it refuses every producer.
 -- KEYS: buffer, marker (left out without a key of the sender's). ARGV: digest of what is sent, answer, life of the marker in s, items.
 -- Returns {'pushed', answer}, {'repeated', answer} or {'other'}, where the key came with something else before.

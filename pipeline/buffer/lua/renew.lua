@@ -1,7 +1,7 @@
 -- Prolong a lease, or end it at once; 0 when it is held by another.
 -- needs: now, guard
 -- KEYS: leases, scratch, meta   ARGV: chunk, token, lease_ms (0 gives the chunk back, -1 says that its holder died),
--- begun (1 before an insert: whoever holds the chunk could read it, so it is counted no more how often holders die)
+-- begun (1 before an insert: its holder could read the chunk, so it is counted no more how often holders die)
 redis.call('DEL', KEYS[2])
 local wrong = wrong_type(KEYS[1], 'hash')
 if wrong then return wrong end

@@ -1,6 +1,6 @@
 -- Takes a lock for a limited time, with a fencing number that grows with every holder.
 -- KEYS: lock, fence (counter)   ARGV: holder, TTL in milliseconds
--- Returns the fencing number, or 0 when another one holds the lock. Whoever protects a resource refuses a smaller
+-- Returns the fencing number, or 0 when another one holds the lock. The code that protects a resource refuses a smaller
 -- number than the greatest it has seen, so that a holder that slept through its TTL does no harm.
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] then

@@ -1,6 +1,6 @@
 -- Prolongs a lock, if it is still the caller's.
 -- KEYS: lock   ARGV: holder, TTL in milliseconds   Returns 1, or 0 when the lock is lost.
--- The document's EXPIRE prolongs whoever's lock stands there by then.
+-- The document's EXPIRE prolongs any lock that stands there by then.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
     return 0
 end

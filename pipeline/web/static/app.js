@@ -169,7 +169,8 @@ function theme() {
   const dark = document.documentElement.dataset.theme ? document.documentElement.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
   document.documentElement.dataset.theme = dark ? 'light' : 'dark';
   localStorage.setItem('theme', document.documentElement.dataset.theme);
-  redraw();
+  // The colours of the page change first, then those of the charts.
+  requestAnimationFrame(() => setTimeout(redraw));
 }
 
 fill($('views'), Object.entries(VIEWS).map(([name, [title]]) => {

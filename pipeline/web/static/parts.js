@@ -16,7 +16,8 @@ export function failed(error) {
 export function panel(title, hint, load, options = {}) {
   const body = h('div', {}, loading());
   const foot = h('div', {});
-  const element = h('section', { class: 'panel', 'aria-label': title }, h('header', {}, h('h2', {}, title), h('span', { class: 'hint' }, hint || '')), body, foot);
+  // Until it has its content nothing below it is shown (style.css): what is seen once does not move.
+  const element = h('section', { class: options.later ? 'panel' : 'panel is-loading', 'aria-label': title }, h('header', {}, h('h2', {}, title), h('span', { class: 'hint' }, hint || '')), body, foot);
   const refresh = async () => {
     try {
       const { content, source } = await load();
@@ -27,6 +28,7 @@ export function panel(title, hint, load, options = {}) {
       fill(body, failed(error));
       fill(foot);
     }
+    element.classList.remove('is-loading');
   };
   element.refresh = refresh;
   if (!options.later) refresh();

@@ -1,15 +1,11 @@
 -- Makes states and transitions true in one step, if nobody committed since the expected version.
 -- What is large was staged before: here it is only counted and kept.
+-- needs: keys
 -- KEYS: state, scratch, commits, table outbox, redis outbox, pending of each channel ..., staged lists ..., lists to drop ...
 -- ARGV: expected version, version, channel memory in s, numbers of channels, of staged lists, of fields, of notices,
 --       '1' when a staged list holds the notices, length of each staged list ..., (field, text or '') of each field ...,
 --       (id, row, entry, note) of each notice ...
 -- Answers 1 (committed), 0 (another process committed) or -1 (a staged list is gone).
--- Nothing is written unless every key is what it should be: a script that fails half-way is not undone.
-local function is_a(key, kind)
-  local found = redis.call('TYPE', key).ok
-  return found == 'none' or found == kind
-end
 redis.call('DEL', KEYS[2])
 local at = 0
 local function next_argument() at = at + 1; return ARGV[at] end

@@ -1,12 +1,8 @@
 -- Moves the oldest notices of the oldest commit from its list to the outboxes; the last piece ends the commit.
+-- needs: keys
 -- KEYS: commits, scratch, notices of the commit, table outbox, redis outbox, pending of each channel ...
 -- ARGV: the commit, how many notices, channel memory in s
 -- Answers 1 unless the commit is not the oldest one any more.
--- Nothing is written unless every key is what it should be: a script that fails half-way is not undone.
-local function is_a(key, kind)
-  local found = redis.call('TYPE', key).ok
-  return found == 'none' or found == kind
-end
 redis.call('DEL', KEYS[2])
 local sound = is_a(KEYS[3], 'list') and is_a(KEYS[4], 'list') and is_a(KEYS[5], 'list')
 for channel = 6, #KEYS do sound = sound and is_a(KEYS[channel], 'hash') end

@@ -18,7 +18,7 @@ const CARDS = [
 ];
 
 export function render(about) {
-  const wrong = h('section', { class: 'panel', 'aria-label': 'What is wrong', 'aria-live': 'polite' }, empty('Looking…', 'The first look at the pipeline takes a moment.'));
+  const wrong = h('section', { class: 'panel is-loading', 'aria-label': 'What is wrong', 'aria-live': 'polite' }, empty('Looking…', 'The first look at the pipeline takes a moment.'));
   const drawn = CARDS.map(([key, name, , meaning]) => {
     const value = h('div', { class: 'value' }, '–');
     const card = h('section', { class: 'card', title: meaning, 'aria-label': name }, h('div', { class: 'name' }, name), value, key ? h('div', { class: 'spark' }) : null);

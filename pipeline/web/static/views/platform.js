@@ -9,7 +9,9 @@ export function render(about) {
   const processes = h('div', {}, empty('Looking…', ''));
   const found = h('div', {}, empty('Looking…', ''));
   const marks = h('div', {}, empty('Looking…', ''));
+  const first = h('section', { class: 'panel is-loading', 'aria-label': 'Processes' }, h('header', {}, h('h2', {}, 'Processes'), h('span', { class: 'hint' }, 'as each said last')), processes);
   about.live((told) => {
+    first.classList.remove('is-loading');
     const services = told.services || [];
     fill(processes, services.length ? table(services, [['Process', (one) => one.name], ['Role', (one) => one.role], ['Runs for', (one) => seconds(one.running_s), { numeric: true }], ['Stored', (one) => number(one.stored), { numeric: true }], ['Retries', (one) => number(one.retries), { numeric: true }], ['Fenced', (one) => number(one.fenced), { numeric: true, hint: 'chunks that another drainer took over' }], ['Schedule', (one) => (one.schedules ? tag('holds it', 'good') : '–')], ['Trouble', (one) => one.trouble || '–', { wide: true }]], 'Processes') : empty('No process says anything', 'Each writes a heartbeat to Redis every second.'));
     fill(found, told.findings.length ? table(told.findings, [['Check', (one) => one.check], ['Level', (one) => tag(one.level, one.level === 'bad' ? 'bad' : 'warn')], ['Seen', (one) => one.seen, { wide: true }], ['Fix', (one) => one.fix, { wide: true }]], 'Findings') : empty('The doctor finds nothing', 'Redis, ClickHouse, clocks and disk are as the promises need them.'));
@@ -18,7 +20,7 @@ export function render(about) {
   });
   return [
     h('div', { class: 'two' },
-      h('section', { class: 'panel', 'aria-label': 'Processes' }, h('header', {}, h('h2', {}, 'Processes'), h('span', { class: 'hint' }, 'as each said last')), processes),
+      first,
       h('section', { class: 'panel', 'aria-label': 'High-water marks' }, h('header', {}, h('h2', {}, 'High-water marks')), marks)),
     h('section', { class: 'panel', 'aria-label': 'Findings' }, h('header', {}, h('h2', {}, 'What the doctor finds'), h('span', { class: 'hint' }, 'looked at every minute')), found),
     panel('Collected metrics', 'every kind besides durations and vitals', async () => {

@@ -1,0 +1,233 @@
+"""Hours and days, merged from the 5-minute windows, so that weeks are read in a moment.
+
+An hour (a day) has rows only once it is over. Whoever writes a window of it calls ``write`` before it forgets that it
+had to, so that an hour that is there equals the sum of its windows; a death in between leaves the window due.
+``fill`` finds what is missing or behind, also in stores filled by earlier versions, a few hours a turn; until
+then readers take the windows themselves (``sql/views/windows_of.sql``).
+
+The revision of an hour is the sum of its windows' revisions, which only grow: whoever saw more of them wins, whoever
+writes last. Raises ``StoreOutage`` when ClickHouse is away; what was written stays written.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.analyse.dimensions import SERIES
+from pipeline.base.errors import Stopped
+from pipeline.base.failpoints import hit
+
+if TYPE_CHECKING:
+    from pipeline.store.client import Store
+
+HOUR_S = 3600
+DAY_S = 86_400
+
+FILL_STEPS = 48
+"""A turn of ``fill`` begins no other day after so many hours and days were written, or so many days looked at."""
+
+_COUNTS = ("samples", "total", "passed", "failed", "flaky", "retried")
+_RATED = ("samples", "good", "needs_improvement", "poor")
+
+
+def _sums(columns: Iterable[str]) -> dict[str, str]:
+    return {name: f"sum(w.{name})" for name in columns}
+
+
+# A series with nothing but retried attempts has no samples in a window, and NaN where there is no value.
+_RANGE = {
+    "avg": "if(sum(w.samples) = 0, nan, "
+    "arraySum(arraySort(groupArrayIf(w.avg * w.samples, w.samples > 0))) / sum(w.samples))",
+    "min": "if(sum(w.samples) = 0, nan, minIf(w.min, w.samples > 0))",
+    "max": "if(sum(w.samples) = 0, nan, maxIf(w.max, w.samples > 0))",
+}
+# Added up in one order, so that the same windows always give the same bits.
+_SUM = {"sum": "arraySum(arraySort(groupArrayIf(w.sum, w.samples > 0)))"}
+_MERGED = {"histogram": "sumMap(w.histogram)"}
+_NEWEST_WINDOW = {
+    "newest_avg": "argMax(w.avg, (w.samples > 0, w.window_start))",
+    "newest_start": "argMax(w.window_start, (w.samples > 0, w.window_start))",
+}
+_NEWEST_HOUR = {
+    "newest_avg": "argMax(w.newest_avg, (w.samples > 0, w.newest_start))",
+    "newest_start": "argMax(w.newest_start, (w.samples > 0, w.newest_start))",
+}
+_VITAL_KEYS = ("vital", "environment", "browser", "page")
+_VITAL = {"avg": _RANGE["avg"], "is_legacy": "any(w.is_legacy)", "form_factor": "max(w.form_factor)"}
+
+
+@dataclass(frozen=True)
+class Level:
+    """A table of spans of ``width_s`` seconds, merged from the shorter ones of ``source``."""
+
+    table: str
+    source: str
+    width_s: int
+    keys: tuple[str, ...]
+    merged: Mapping[str, str]
+    """By column the expression over the rows of the source, which is called w."""
+    source_keys: tuple[str, ...]
+    """What names a row of the source, beside ``window_start``."""
+    only: str = "1"
+    """The rows of the source that count."""
+
+
+LEVELS = (
+    Level(
+        "metrics_1h", "metrics_5min", HOUR_S, SERIES, _sums(_COUNTS) | _SUM | _RANGE | _NEWEST_WINDOW | _MERGED, SERIES
+    ),
+    Level(
+        "suites_1h",
+        "metrics_5min",
+        HOUR_S,
+        ("environment", "browser", "test_suite"),
+        _sums(_COUNTS) | _RANGE | _MERGED,
+        SERIES,
+        only="lower(w.metric_type) = 'duration'",
+    ),
+    Level("metrics_1d", "metrics_1h", DAY_S, SERIES, _sums(_COUNTS) | _SUM | _RANGE | _NEWEST_HOUR | _MERGED, SERIES),
+    Level("web_vitals_1h", "web_vitals", HOUR_S, _VITAL_KEYS, _sums(_RATED) | _VITAL | _MERGED, _VITAL_KEYS),
+    Level("web_vitals_1d", "web_vitals_1h", DAY_S, _VITAL_KEYS, _sums(_RATED) | _VITAL | _MERGED, _VITAL_KEYS),
+)
+"""Hours before the days that are made of them."""
+
+
+@dataclass(frozen=True)
+class FillReport:
+    """What one turn of ``fill`` did."""
+
+    written: int = 0
+    rows: int = 0
+    day: int = 0
+    """Start of the oldest day looked at."""
+
+
+@dataclass
+class CoarserJob:
+    """Keeps hours and days. Holds no more than the place where ``fill`` goes on: a new one begins with today."""
+
+    store: Store
+    delay_s: float
+    """As long after its end an hour or a day is over: as ``rollups.delay_s`` for windows."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Looked at between two spans."""
+    _next_day: int | None = None
+
+    def write(self, starts_s: Collection[int], now_ms: int) -> int:
+        """Bring the hours and days of these 5-minute windows up to date, as far as they are over; the rows written."""
+        rows = 0
+        for level in LEVELS:
+            for start in sorted({start // level.width_s * level.width_s for start in starts_s}):
+                if self._is_over(level, start, now_ms):
+                    rows += self._write(level, start, now_ms)
+        return rows
+
+    def fill(self, now_ms: int) -> FillReport:
+        """Write what is missing or behind, day by day into the past, until ``FILL_STEPS`` spans are written.
+
+        As many days are looked at, at most. At the oldest window it begins again with today.
+        """
+        written = rows = 0
+        today = now_ms // 1000 // DAY_S * DAY_S
+        day = min(self._next_day or today, today)
+        oldest = self._oldest_day()
+        for _ in range(FILL_STEPS):
+            if oldest is None or day < oldest:
+                self._next_day = None
+                break
+            for level in LEVELS:
+                for start in self._behind(level, day, now_ms):
+                    if self.stop.is_set():
+                        raise Stopped("hours and days are merged further after the next start")
+                    rows += self._write(level, start, now_ms)
+                    written += 1
+            day -= DAY_S
+            self._next_day = day
+            if written >= FILL_STEPS:
+                break
+        return FillReport(written, rows, day + DAY_S)
+
+    def _is_over(self, level: Level, start: int, now_ms: int) -> bool:
+        return now_ms >= (start + level.width_s + self.delay_s) * 1000
+
+    def _oldest_day(self) -> int | None:
+        starts = [
+            int(self.store.rows(f"SELECT toUnixTimestamp(min(window_start)) FROM {table}")[0][0])
+            for table in ("metrics_5min", "web_vitals")
+        ]
+        return min((start // DAY_S * DAY_S for start in starts if start), default=None)
+
+    def _behind(self, level: Level, day: int, now_ms: int) -> list[int]:
+        """Spans of a day whose rows have seen less than there is to see; days whose hours are behind are among them."""
+        has = self._revisions(level.table, day, level.width_s)
+        return [
+            start
+            for start, revision in sorted(self._revisions(level.source, day, level.width_s, level.only).items())
+            if self._is_over(level, start, now_ms) and has.get(start, 0) < revision
+        ]
+
+    def _revisions(self, table: str, day: int, width_s: int, only: str = "1") -> dict[int, int]:
+        """By start of a span of ``width_s`` the sum of the revisions of the rows in it, each start's counted once."""
+        found = self.store.rows(
+            f"SELECT intDiv(toUnixTimestamp(start), {width_s}) * {width_s} AS span, sum(revision) FROM ("
+            f"SELECT w.window_start AS start, max(w.revision) AS revision FROM {table} AS w "
+            f"WHERE {_within(day, DAY_S)} AND {only} GROUP BY start SETTINGS final = 0) GROUP BY span"
+        )
+        return {int(start): int(revision) for start, revision in found}
+
+    def _write(self, level: Level, start: int, now_ms: int) -> int:
+        """Merge one span anew and write it, whole, in one insert."""
+        if level.width_s == DAY_S:
+            # A day is made of hours: those that are missing, of a store filled by an earlier version, come first.
+            hours = next(one for one in LEVELS if one.table == level.source)
+            for hour in self._behind(hours, start, now_ms):
+                self._write(hours, hour, now_ms)
+        table = self.store.query(_merging(self.store, level, start))
+        if not table.num_rows:
+            return 0
+        stamp = pa.array(np.full(table.num_rows, now_ms), pa.timestamp("ms", "UTC"))
+        hit("coarser.before_insert")
+        self.store.insert(level.table, table.append_column("computed_at", stamp))
+        hit("coarser.after_insert")
+        rows: int = table.num_rows
+        return rows
+
+
+def _merging(store: Store, level: Level, start: int) -> str:
+    """The statement that merges one span; the same rows of the source give the same bits.
+
+    The revisions of the windows are taken once each: all series of a window carry the same one.
+    """
+    source = _newest(store, level, start)
+    chosen = ", ".join(f"{expression} AS {name}" for name, expression in level.merged.items())
+    return f"""
+WITH (SELECT sum(revision) FROM (
+    SELECT max(w.revision) AS revision FROM {source} AS w
+    WHERE {_within(start, level.width_s)} AND {level.only} GROUP BY w.window_start)) AS seen,
+(SELECT min(w.is_final) FROM {source} AS w WHERE {_within(start, level.width_s)} AND {level.only}) AS final_ones
+SELECT toDateTime({start}, 'UTC') AS window_start, {", ".join(f"w.{key} AS {key}" for key in level.keys)},
+    {chosen}, assumeNotNull(toUInt64(seen)) AS revision, assumeNotNull(final_ones) AS is_final
+FROM {source} AS w
+WHERE {_within(start, level.width_s)} AND {level.only}
+GROUP BY {", ".join(f"w.{key}" for key in level.keys)}
+"""
+
+
+def _newest(store: Store, level: Level, start: int) -> str:
+    """The source, each row in its newest revision. A replica may lag behind the one that took the last insert."""
+    if not store.cluster:
+        return level.source
+    return (
+        f"(SELECT * FROM {store.every_replica(level.source)} AS w WHERE {_within(start, level.width_s)} "
+        f"ORDER BY w.revision DESC LIMIT 1 BY w.window_start, {', '.join(f'w.{key}' for key in level.source_keys)})"
+    )
+
+
+def _within(start: int, width_s: int) -> str:
+    return f"w.window_start >= toDateTime({start}, 'UTC') AND w.window_start < toDateTime({start + width_s}, 'UTC')"
