@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import redis_executables
+from conftest import missing, redis_executables
 from pytest_server import run_in_fork
 from side_packages import side_packages
 
@@ -416,29 +417,65 @@ SIDE_BY_SIDE = [
     *("pytest-cov", "coverage", "pytest-mock", "pytest-asyncio", "pytest-randomly", "pytest-sugar", "termcolor"),
     *("pytest-html", "jinja2", "markupsafe", "pytest-metadata", "pytest-rerunfailures>=16.6"),
 ]
+BROWSER_PLUGINS = ["pytest-playwright", "pytest-base-url", "python-slugify", "text-unidecode"]
+MOCKED = "def test_mock(mocker): assert mocker.Mock()() is not None\n"
+ASYNCHRONOUS = "import asyncio, pytest\n@pytest.mark.asyncio\nasync def test_async(): await asyncio.sleep(0)\n"
+BROWSED = """
+from itertools import count
+attempts = count()
+def test_page(page):
+    page.set_content("<h1>Cart</h1>")
+    assert page.inner_text("h1") == "Cart"
+def test_wrong_page(page):
+    page.set_content("<h1>Cart</h1>")
+    assert page.inner_text("h1") == "Checkout"
+def test_flaky_page(page): assert next(attempts)
+"""
+CHROMIUM_FOUND = """
+import pytest
+@pytest.fixture(scope="session")
+def browser_type_launch_args():
+    return {{"executable_path": {path!r}, "args": ["--no-sandbox"]}}
+"""
+
+
+def executions_beside_plugins(path: Path, url: str, *options: str, plugins: list[str]) -> dict[str, str]:
+    """Test by test what the plugin pushed, after it was held against the JUnit report of the same run."""
+    from reports import rows
+
+    (path / "test_sample.py").write_text(SAMPLE)
+    (path / "test_repeated.py").write_text(REPEATED)
+    run = run_pytest(
+        path,
+        *(*options, "--reruns=1", "--cov=.", "--html=report.html", "--timeout=60", "--junitxml=report.xml"),
+        *("--pipeline-metrics", f"--pipeline-redis-url={url}"),
+        PYTHONPATH=str(side_packages(*SIDE_BY_SIDE, *plugins)),
+    )
+    assert run.returncode == 1, run.stdout + run.stderr
+    ours = {m["test_id"]: m["status"] for m in pushed(url) if m["status"] != "retried"}
+    report = rows((path / "report.xml").read_bytes())
+    assert ours == {m["test_id"]: m["status"] for m in report if m["status"] != "retried"}, run.stdout
+    return ours
 
 
 @ONE_REDIS
 def test_beside_the_most_used_plugins_it_agrees_with_the_junit_report(tmp_path: Path, redis_url: str) -> None:
     """cov, mock, asyncio, timeout, randomly, sugar, html, rerunfailures: the same executions and verdicts."""
-    from reports import rows
+    (tmp_path / "test_more.py").write_text(ASYNCHRONOUS + MOCKED)
+    found = executions_beside_plugins(tmp_path, redis_url, "-p", "no:xdist", plugins=[])
+    assert found["test_more.py::test_async"] == "passed"
 
-    (tmp_path / "test_sample.py").write_text(SAMPLE)
-    (tmp_path / "test_repeated.py").write_text(REPEATED)
-    (tmp_path / "test_more.py").write_text(
-        "import asyncio, pytest\n"
-        "@pytest.mark.asyncio\nasync def test_async(): await asyncio.sleep(0)\n"
-        "def test_mock(mocker): assert mocker.Mock()() is not None\n"
-    )
-    run = run_pytest(
-        tmp_path,
-        *("-p", "no:xdist", "--reruns=1", "--cov=.", "--html=report.html", "--timeout=60", "--junitxml=report.xml"),
-        *("--pipeline-metrics", f"--pipeline-redis-url={redis_url}"),
-        PYTHONPATH=str(side_packages(*SIDE_BY_SIDE)),
-    )
-    assert run.returncode == 1, run.stdout + run.stderr
-    ours = {m["test_id"]: m["status"] for m in pushed(redis_url) if m["status"] != "retried"}
-    report = rows((tmp_path / "report.xml").read_bytes())
-    theirs = {m["test_id"]: m["status"] for m in report if m["status"] != "retried"}
-    assert "test_more.py::test_async" in ours
-    assert ours == theirs
+
+@ONE_REDIS
+def test_with_xdist_and_a_browser_it_agrees_with_the_junit_report(tmp_path: Path, redis_url: str) -> None:
+    """The same plugins on two workers, with pytest-playwright on a real chromium, which is the rows' browser."""
+    chromium = shutil.which("chromium") or missing("chromium is not installed")
+    pytest.importorskip("playwright")
+    (tmp_path / "conftest.py").write_text(CHROMIUM_FOUND.format(path=chromium))
+    (tmp_path / "test_more.py").write_text(BROWSED + MOCKED)
+    found = executions_beside_plugins(tmp_path, redis_url, "-n2", "--browser=chromium", plugins=BROWSER_PLUGINS)
+    assert found["test_more.py::test_page[chromium]"] == "passed"
+    assert found["test_more.py::test_wrong_page[chromium]"] == "failed"
+    browsed = {m["test_name"]: m.get("browser") for m in pushed(redis_url) if m["test_id"].startswith("test_more.py")}
+    assert {name for name, browser in browsed.items() if browser == "chromium"} == browsed.keys() - {"test_mock"}
+    assert len({(m["run_id"], m["job"]) for m in pushed(redis_url)}) == 1
