@@ -80,21 +80,24 @@ def check(settings: config.Settings, sample: int | None, as_json: bool) -> None:
     try:
         info = link.server_info()
         found += server_findings(info, _server_config(link))
-        numbers = [getattr(settings.redis.databases, name) for name in DATABASES]
-        total = sum(int(info.get(f"db{number}", {}).get("keys", 0)) for number in set(numbers))
+        names: dict[int, list[str]] = {}
+        for name in DATABASES:
+            names.setdefault(getattr(settings.redis.databases, name), []).append(name)
+        sizes = [int(info.get(f"db{number}", {}).get("keys", 0)) for number in names]
+        total = sum(min(size, sample or size) for size in sizes)
         with progress_bar("looking at keys", quiet=as_json) as advance:
-            for name in DATABASES:
+            for number, called in names.items():
 
                 def tell(seen: int, before: int = keys) -> None:
                     advance(min(before + seen, total), total)
 
                 try:
                     counted = walk(
-                        link.database(name), name, catalogue, lambda key: is_own(key, settings),
+                        link.database(called[0]), called, catalogue, lambda key: is_own(key, settings),
                         most=sample, now_s=time.time(), progress=tell,
                     )  # fmt: skip
                 except RedisDenied as denied:
-                    skipped.append({"database": name, "reason": str(denied)})
+                    skipped.append({"database": number, "reason": str(denied)})
                     continue
                 keys += counted.keys
                 sampled |= counted.sampled

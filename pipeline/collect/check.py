@@ -1,12 +1,12 @@
 """A live Redis held against the platform's schema document: what is not as it says, and how to mend it.
 
-Reads lengths, types and TTLs, never values; keys that no pattern knows are grouped by their shape. Pure but for
-``walk``, which reads. Raises ``RedisOutage`` when Redis is away.
+Reads lengths, types and TTLs, never values; keys that no pattern knows are grouped by what their names have in common.
+Memory is bounded, however many keys there are. Pure but for ``walk``, which reads. Raises
+``RedisOutage`` when Redis is away.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,13 +17,14 @@ import redis
 from pipeline.base.errors import RedisDenied
 from pipeline.base.redis_link import classify, outages
 from pipeline.collect.catalogue import Catalogue, Entry
+from pipeline.collect.shapes import Shapes
 
 SCAN_COUNT = 500
 MAX_EXAMPLES = 3
+MAX_UNKNOWN = 20
+"""Groups of unknown keys that one database's findings have."""
 _REDIS_TYPE = {"json": "string"}
 _LENGTH = {"list": "LLEN", "zset": "ZCARD", "set": "SCARD", "hash": "HLEN", "string": "STRLEN"}
-_NUMBERS = re.compile(r"\d+")
-_IDS = re.compile(r"\b[0-9a-f]{8,}\b|\b[0-9a-f]{8}-[0-9a-f-]{27}\b", re.IGNORECASE)
 
 Level = Literal["ok", "warning", "bad"]
 
@@ -45,30 +46,38 @@ class KeyFinding:
 
 
 @dataclass
+class Noted:
+    """Keys of one entry that have one fault: how many, and some of them."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, key: str) -> None:
+        """One more."""
+        self.count += 1
+        if len(self.examples) < MAX_EXAMPLES and key not in self.examples:
+            self.examples.append(key)
+
+
+@dataclass
 class Counted:
     """What a walk over one database found."""
 
     keys: int = 0
     sampled: bool = False
     by_entry: Counter[str] = field(default_factory=Counter)
-    wrong_type: dict[str, list[str]] = field(default_factory=dict)
-    no_ttl: dict[str, list[str]] = field(default_factory=dict)
-    long_ttl: dict[str, list[str]] = field(default_factory=dict)
-    too_long: dict[str, list[str]] = field(default_factory=dict)
+    wrong_type: dict[str, Noted] = field(default_factory=dict)
+    no_ttl: dict[str, Noted] = field(default_factory=dict)
+    long_ttl: dict[str, Noted] = field(default_factory=dict)
+    too_long: dict[str, Noted] = field(default_factory=dict)
     stale: dict[str, int] = field(default_factory=dict)
-    unknown: Counter[str] = field(default_factory=Counter)
-    unknown_bytes: Counter[str] = field(default_factory=Counter)
+    unknown: Shapes = field(default_factory=Shapes)
     bytes_seen: int = 0
-
-
-def shape(key: str) -> str:
-    """A key without what tells it from its like: identifiers and numbers become ``*``."""
-    return _NUMBERS.sub("*", _IDS.sub("*", key))[:100]
 
 
 def walk(
     client: Any,
-    database: str,
+    databases: Sequence[str],
     catalogue: Catalogue,
     own: Callable[[str], bool],
     *,
@@ -76,29 +85,38 @@ def walk(
     now_s: float,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Counted:
-    """Look at every key of a database, or at ``most`` of them; ``own`` says which keys are this product's."""
+    """Look at every key of a database, or at ``most`` of them; ``own`` says which keys are this product's.
+
+    ``databases`` are the document's names for it: several where one database holds them all.
+    """
     counted = Counted()
     cursor = 0
     while True:
         with outages():
             cursor, names = client.scan(cursor, count=SCAN_COUNT)
+        if most is not None and counted.keys + len(names) > most:
+            names, counted.sampled = names[: most - counted.keys], True
         keys = [name.decode("utf-8", "surrogateescape") for name in names]
-        _look(client, database, catalogue, [key for key in keys if not own(key)], counted, now_s)
+        _look(client, databases, catalogue, [key for key in keys if not own(key)], counted, now_s)
         counted.keys += len(keys)
         progress(counted.keys)
-        if cursor == 0:
+        if cursor == 0 or counted.sampled:
             return counted
-        if most is not None and counted.keys >= most:
+        if counted.keys == most:
             counted.sampled = True
             return counted
 
 
 def _look(
-    client: Any, database: str, catalogue: Catalogue, keys: Sequence[str], counted: Counted, now_s: float
+    client: Any, databases: Sequence[str], catalogue: Catalogue, keys: Sequence[str], counted: Counted, now_s: float
 ) -> None:
+    raw = [key.encode("utf-8", "surrogateescape") for key in keys]
+    matches = {match.key: match for match in catalogue.matches(databases, raw)}
+    # A secret key that stands in the wrong database is unknown there, and a secret still.
+    anywhere = catalogue.matches(sorted({entry.database for entry in catalogue.entries}), raw)
+    secret = {match.key: match.entry.pattern for match in anywhere if match.entry.secret}
     pipe = client.pipeline(transaction=False)
-    for key in keys:
-        name = key.encode("utf-8", "surrogateescape")
+    for name in raw:
         pipe.type(name)
         pipe.pttl(name)
         pipe.execute_command("MEMORY", "USAGE", name, "SAMPLES", "1")
@@ -111,10 +129,9 @@ def _look(
             continue
         bytes_ = size if isinstance(size, int) else 0
         counted.bytes_seen += bytes_
-        match = catalogue.match(database, key)
+        match = matches.get(key)
         if match is None:
-            counted.unknown[shape(key)] += 1
-            counted.unknown_bytes[shape(key)] += bytes_
+            counted.unknown.add(secret.get(key) or printable(key), bytes_)
             continue
         entry = match.entry
         counted.by_entry[entry.name] += 1
@@ -154,8 +171,14 @@ def _execute(pipe: redis.client.Pipeline) -> list[Any]:
     return replies
 
 
-def _note(found: dict[str, list[str]], entry: Entry, key: str) -> None:
-    found.setdefault(entry.name, []).append(entry.pattern if entry.secret else key)
+def _note(found: dict[str, Noted], entry: Entry, key: str) -> None:
+    found.setdefault(entry.name, Noted()).add(entry.pattern if entry.secret else printable(key))
+
+
+def printable(key: str) -> str:
+    """A key as it can be printed: U+FFFD for what is not UTF-8, and for what would steer a terminal."""
+    text = key.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text if text.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in text)
 
 
 def findings(catalogue: Catalogue, counted: Counted) -> list[KeyFinding]:
@@ -163,12 +186,12 @@ def findings(catalogue: Catalogue, counted: Counted) -> list[KeyFinding]:
     by_name = {entry.name: entry for entry in catalogue.entries}
     found: list[KeyFinding] = []
 
-    def add(level: Level, notes: Mapping[str, Sequence[str]], what: str, fix: str) -> None:
-        for name, keys in notes.items():
+    def add(level: Level, notes: Mapping[str, Noted], what: str, fix: str) -> None:
+        for name, noted in notes.items():
             entry = by_name[name]
             words = {"type": entry.type, "ttl": f"{entry.ttl_s} s", "most": str(entry.most)}
-            shown = tuple(dict.fromkeys(keys))[:MAX_EXAMPLES]
-            found.append(KeyFinding(level, entry.pattern, what.format(**words), len(keys), fix.format(**words), shown))
+            said, shown = what.format(**words), tuple(noted.examples)
+            found.append(KeyFinding(level, entry.pattern, said, noted.count, fix.format(**words), shown))
 
     add("bad", counted.wrong_type, "is not a {type}", "delete the key, and let its writer write a {type}")
     add("bad", counted.no_ttl, "never expires", "set its TTL ({ttl}) where it is written: EXPIRE key, or SET … EX")
@@ -181,14 +204,13 @@ def findings(catalogue: Catalogue, counted: Counted) -> list[KeyFinding]:
                         "run the platform's clean-up, or ZREMRANGEBYSCORE key 0 NOW")
             )  # fmt: skip
     total = max(counted.bytes_seen, 1)
-    for pattern, count in counted.unknown.most_common(50):
-        share = 100 * counted.unknown_bytes[pattern] / total
-        found.append(
-            KeyFinding("warning", pattern, f"is not in the schema ({share:.1f} % of the memory looked at)", count,
-                    "document it (collect.keys), or delete it")
-        )  # fmt: skip
+    unknown = [
+        KeyFinding("warning", pattern,
+                f"is not in the schema ({100 * group.bytes / total:.1f} % of the memory looked at)", group.keys, "document it (collect.keys), or delete it")
+        for pattern, group in sorted(counted.unknown.groups(MAX_UNKNOWN).items(), key=lambda one: -one[1].bytes)
+    ]  # fmt: skip
     order = {"bad": 0, "warning": 1, "ok": 2}
-    return sorted(found, key=lambda one: (order[one.level], one.pattern))
+    return [*sorted(found, key=lambda one: (order[one.level], one.pattern)), *unknown]
 
 
 def server_findings(info: Mapping[str, Any], config: Mapping[str, str]) -> list[KeyFinding]:

@@ -421,5 +421,5 @@ def test_a_key_that_is_not_utf_8_is_read_like_any_other(server: RedisServer) -> 
     found = {one.metric_type: one for one in collected(server)}
     assert (found["queue_depth"].value, found["suite_pass_rate"].value) == (1, 75)
     with server.client(RedisDatabases().coordination) as client:
-        counted = walk(client, "coordination", catalogue(), lambda _: False, now_s=time.time())
+        counted = walk(client, ["coordination"], catalogue(), lambda _: False, now_s=time.time())
     assert (counted.by_entry["test_queue"], counted.by_entry["test_aggregate"]) == (1, 1)
