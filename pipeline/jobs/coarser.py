@@ -1,12 +1,12 @@
 """Hours and days, merged from the 5-minute windows, so that weeks are read in a moment.
 
-An hour (a day) has rows only once it is over. Whoever writes a window of it calls ``write`` before it forgets that it
-had to, so that an hour that is there equals the sum of its windows; a death in between leaves the window due.
+An hour (a day) has rows only once it is over. The job that writes a window of it calls ``write`` before the window
+counts as done, so that an hour that is there equals the sum of its windows; a death in between leaves the window due.
 ``fill`` finds what is missing or behind, also in stores filled by earlier versions, a few hours a turn; until
 then readers take the windows themselves (``sql/views/windows_of.sql``).
 
-The revision of an hour is the sum of its windows' revisions, which only grow: whoever saw more of them wins, whoever
-writes last. Raises ``StoreOutage`` when ClickHouse is away; what was written stays written.
+The revision of an hour is the sum of its windows' revisions, which only grow: the row that saw more of them wins,
+in whatever order they are written. Raises ``StoreOutage`` when ClickHouse is away; what was written stays written.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _VITAL = {"avg": _RANGE["avg"], "is_legacy": "any(w.is_legacy)", "form_factor": 
 
 
 @dataclass(frozen=True)
-class Level:
+class Coarseness:
     """A table of spans of ``width_s`` seconds, merged from the shorter ones of ``source``."""
 
     table: str
@@ -79,10 +79,10 @@ class Level:
 
 
 LEVELS = (
-    Level(
+    Coarseness(
         "metrics_1h", "metrics_5min", HOUR_S, SERIES, _sums(_COUNTS) | _SUM | _RANGE | _NEWEST_WINDOW | _MERGED, SERIES
     ),
-    Level(
+    Coarseness(
         "suites_1h",
         "metrics_5min",
         HOUR_S,
@@ -91,9 +91,11 @@ LEVELS = (
         SERIES,
         only="lower(w.metric_type) = 'duration'",
     ),
-    Level("metrics_1d", "metrics_1h", DAY_S, SERIES, _sums(_COUNTS) | _SUM | _RANGE | _NEWEST_HOUR | _MERGED, SERIES),
-    Level("web_vitals_1h", "web_vitals", HOUR_S, _VITAL_KEYS, _sums(_RATED) | _VITAL | _MERGED, _VITAL_KEYS),
-    Level("web_vitals_1d", "web_vitals_1h", DAY_S, _VITAL_KEYS, _sums(_RATED) | _VITAL | _MERGED, _VITAL_KEYS),
+    Coarseness(
+        "metrics_1d", "metrics_1h", DAY_S, SERIES, _sums(_COUNTS) | _SUM | _RANGE | _NEWEST_HOUR | _MERGED, SERIES
+    ),
+    Coarseness("web_vitals_1h", "web_vitals", HOUR_S, _VITAL_KEYS, _sums(_RATED) | _VITAL | _MERGED, _VITAL_KEYS),
+    Coarseness("web_vitals_1d", "web_vitals_1h", DAY_S, _VITAL_KEYS, _sums(_RATED) | _VITAL | _MERGED, _VITAL_KEYS),
 )
 """Hours before the days that are made of them."""
 
@@ -153,7 +155,7 @@ class CoarserJob:
                 break
         return FillReport(written, rows, day + DAY_S)
 
-    def _is_over(self, level: Level, start: int, now_ms: int) -> bool:
+    def _is_over(self, level: Coarseness, start: int, now_ms: int) -> bool:
         return now_ms >= (start + level.width_s + self.delay_s) * 1000
 
     def _oldest_day(self) -> int | None:
@@ -163,7 +165,7 @@ class CoarserJob:
         ]
         return min((start // DAY_S * DAY_S for start in starts if start), default=None)
 
-    def _behind(self, level: Level, day: int, now_ms: int) -> list[int]:
+    def _behind(self, level: Coarseness, day: int, now_ms: int) -> list[int]:
         """Spans of a day whose rows have seen less than there is to see; days whose hours are behind are among them."""
         has = self._revisions(level.table, day, level.width_s)
         return [
@@ -181,7 +183,7 @@ class CoarserJob:
         )
         return {int(start): int(revision) for start, revision in found}
 
-    def _write(self, level: Level, start: int, now_ms: int) -> int:
+    def _write(self, level: Coarseness, start: int, now_ms: int) -> int:
         """Merge one span anew and write it, whole, in one insert."""
         if level.width_s == DAY_S:
             # A day is made of hours: those that are missing, of a store filled by an earlier version, come first.
@@ -199,7 +201,7 @@ class CoarserJob:
         return rows
 
 
-def _merging(store: Store, level: Level, start: int) -> str:
+def _merging(store: Store, level: Coarseness, start: int) -> str:
     """The statement that merges one span; the same rows of the source give the same bits.
 
     The revisions of the windows are taken once each: all series of a window carry the same one.
@@ -219,7 +221,7 @@ GROUP BY {", ".join(f"w.{key}" for key in level.keys)}
 """
 
 
-def _newest(store: Store, level: Level, start: int) -> str:
+def _newest(store: Store, level: Coarseness, start: int) -> str:
     """The source, each row in its newest revision. A replica may lag behind the one that took the last insert."""
     if not store.cluster:
         return level.source

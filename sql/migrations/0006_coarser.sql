@@ -1,6 +1,6 @@
 -- Hours and days, merged from windows of five minutes, so that weeks are read in a moment. pipeline/jobs/coarser.py writes
 -- them: an hour (a day) once it is over, and again whenever one of its windows changes. Its revision is the sum of
--- theirs, so whoever saw more of them wins, whoever writes last. All rows of an hour or day are one insert.
+-- theirs, so the row that saw more of them wins, in whatever order they are written. All rows of an hour or day are one insert.
 
 CREATE TABLE IF NOT EXISTS {database}.{local:metrics_1h} {on_cluster}
 (

@@ -362,6 +362,52 @@ def test_playwright_s_report_names_tests_as_its_json_does() -> None:
     ]
 
 
+def test_mocha_s_report_names_tests_as_its_json_does() -> None:
+    """Whichever attribute holds all titles; the file that Cypress names at the root suite alone; else the suite."""
+    report = """<testsuites name="Mocha Tests">
+    <testsuite name="Root Suite" file="cypress/e2e/a.cy.js"/>
+    <testsuite name="cart"><testcase name="cart pays" classname="pays"/></testsuite>
+    <testsuite name="Root Suite" file="cypress/e2e/b.cy.js"/>
+    <testsuite name="cart"><testcase name="pays" classname="cart pays"/></testsuite></testsuites>"""
+    assert shown(report, "test_id", "test_name", "test_suite") == [
+        ("cypress/e2e/a.cy.js::cart pays", "cart pays", "cypress/e2e/a.cy.js"),
+        ("cypress/e2e/b.cy.js::cart pays", "cart pays", "cypress/e2e/b.cy.js"),
+    ]
+    without_file = '<testsuite name="cart"><testcase name="cart pays" classname="pays"/></testsuite>'
+    assert shown(f'<testsuites name="Mocha Tests">{without_file}</testsuites>', "test_id") == [("cart::cart pays",)]
+
+
+def test_wdio_s_repeated_tests_are_attempts() -> None:
+    """Skipped with an error and there again is a failed attempt; skipped without one is skipped, there again or not."""
+    properties = {"specId": "0", "suiteName": "a b", "capabilities": "firefox.133", "file": "./a.js"}
+    told = "".join(f'<property name="{name}" value="{value}"/>' for name, value in properties.items())
+    case = '<testcase classname="firefox.133.cart_a_b" name="%s" time="%s">%s</testcase>'
+    error = "<skipped/><system-err>\nTypeError: no 3\n  at x</system-err>"
+    report = f"<testsuites><testsuite name='a b'><properties>{told}</properties>" + "".join(
+        (
+            *(case % ("pays", "2", error), case % ("pays", "3", error), case % ("pays", "1", "")),
+            *(case % ("waits", "0", "<skipped/>"), case % ("waits", "1", "")),
+        )
+    )
+    found = [("retried", 1, 2000, "TypeError"), ("retried", 2, 3000, "TypeError"), ("flaky", 3, 1000, "")]
+    found += [("skipped", 1, 0, ""), ("passed", 1, 1000, "")]
+    report += "</testsuite></testsuites>"
+    assert shown(report, "status", "attempt", "value", "error_type") == found
+    assert set(shown(report, "test_id", "browser")) == {
+        ("a.js::cart a b pays", "firefox"),
+        ("a.js::cart a b waits", "firefox"),
+    }
+
+
+def test_a_test_without_any_name_is_its_suite_s_or_the_run_s() -> None:
+    """wdio writes so what ended the run before any suite began."""
+    case = '<testcase classname="" name=""><failure message="SyntaxError: x"/></testcase>'
+    assert shown(f"<testsuites><testsuite>{case}</testsuite></testsuites>", "test_id", "status") == [
+        ("(run)", "failed")
+    ]
+    assert shown(suite(case), "test_id", "test_suite", "status") == [("(suite)", "s", "failed")]
+
+
 def test_identity_follows_a_rule_that_was_given() -> None:
     """One template of one producer, the others as they are."""
     given_rule = {"jest-junit": {"test_suite": "{classname}"}}

@@ -36,6 +36,15 @@ EXPECTED = {
         [*((name.replace(" ›", ""), status) for name, status in JEST[:3]), ("cart later", "passed")],
     ),
     "mocha-12.0.json": ("mocha", "mocha", [*MOCHA, ("cart waits", "skipped"), MOCHA_HOOK]),
+    "mocha-junit-2.2.xml": (
+        "junit",
+        "mocha-junit",
+        # It keeps no attempts.
+        [
+            *(("cart adds", "passed"), ("cart fails", "failed"), ("cart flakes", "passed"), ("cart waits", "skipped")),
+            *(("cart is pending", "skipped"), MOCHA_HOOK),
+        ],
+    ),
     "mochawesome-8.1.json": (
         "mochawesome",
         "mocha",
@@ -59,6 +68,20 @@ EXPECTED = {
         "junit",
         "vitest-junit",
         [*((name.replace("›", ">"), status) for name, status in JEST), ("flakes", "passed")],
+    ),
+    "wdio-junit-9.32.xml": (
+        "junit",
+        "wdio",
+        [
+            *(("cart adds 2 items fast", "passed"), ("cart fails", "failed"), ("cart flakes", "retried")),
+            *(
+                ("cart flakes", "flaky"),
+                ("cart breaks", "retried"),
+                ("cart breaks", "failed"),
+                ("cart waits", "skipped"),
+            ),
+            ("cart hooks before all hook for never runs", "failed"),
+        ],
     ),
 }
 
@@ -94,6 +117,17 @@ def test_one_test_has_one_identity_whichever_report_brings_it() -> None:
     assert len({frozenset(identities(file)) for file in files}) == 1
     for file in files:
         assert {row["browser"] for row in rows((REPORTS / file).read_bytes())} == {"chromium"}
+
+
+def test_a_test_of_mocha_has_one_identity() -> None:
+    """Its JSON, CTRF, mochawesome, mocha-junit-reporter and @wdio/junit-reporter: the file, and all titles."""
+    of_json = identities("mocha-12.0.json")
+    assert of_json == identities("ctrf-mocha-0.0.11.json")
+    assert of_json <= identities("mochawesome-8.1.json")
+    for name in ("cart adds", "cart fails"):
+        assert (f"msrc/a.spec.js::{name}", name, "msrc/a.spec.js") in of_json
+        assert (f"spec/cart.js::{name}", name, "spec/cart.js") in identities("mocha-junit-2.2.xml")
+    assert ("spec/cart.js::cart flakes", "cart flakes", "spec/cart.js") in identities("wdio-junit-9.32.xml")
 
 
 def test_attempts_have_durations_and_errors_of_their_own() -> None:

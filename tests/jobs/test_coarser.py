@@ -105,8 +105,8 @@ def test_hours_and_days_are_the_sum_of_their_rows(
         write_raw(store, chunk, segment=str(turn))
         buffer.touch(chunk)
         now_s += SPAN_S // 3
-        place = rng.choice(["before", "after"])
-        monkeypatch.setenv(failpoints.VARIABLE, f"coarser.{place}_insert:{rng.randrange(1, 6)}:raise")
+        place = rng.choice(["coarser.before_insert", "coarser.after_insert"])
+        monkeypatch.setenv(failpoints.VARIABLE, f"{place}:{rng.randrange(1, 6)}:raise")
         failpoints.reset()
         try:
             job.run(now_s * 1000)

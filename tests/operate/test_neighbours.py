@@ -78,6 +78,7 @@ class Deployment:
             "PIPELINE_BUFFER__KEY": json.dumps(BUFFERS),
             "PIPELINE_WEB__PORT": "0",
             "PIPELINE_LOG__FORMAT": "json",
+            "PIPELINE_COLLECT__ENABLED": "false",  # the books shall hold what a test pushes and nothing else
             **overrides,
         }
         self.log = directory / "service.log"

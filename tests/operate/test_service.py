@@ -43,6 +43,7 @@ class Deployment:
             "PIPELINE_WEB__CLICKHOUSE_PORT": str(free_port()),
             "PIPELINE_WEB__PORT": "0",
             "PIPELINE_LOG__FORMAT": "json",
+            "PIPELINE_COLLECT__ENABLED": "false",  # the books shall hold what a test pushes and nothing else
             **overrides,
         }
         self.url = f"http://127.0.0.1:{self.environment['PIPELINE_WEB__CLICKHOUSE_PORT']}"

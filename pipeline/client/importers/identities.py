@@ -25,6 +25,8 @@ RULES: dict[str, Mapping[str, str]] = {
     "playwright": _BY_FILE,
     "ctrf": {"test_id": "{suite}::{name}", "test_name": "{name}", "test_suite": "{suite}"},
     "mocha": _BY_FILE,
+    "mocha-junit": _BY_FILE,
+    "wdio": _BY_FILE,
     "cypress": _BY_FILE,
     "jest": _BY_FILE,
     "trx": {"test_id": "{classname}::{name}", "test_name": "{name}", "test_suite": "{classname}"},

@@ -13,8 +13,10 @@ from typing import IO
 
 from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import Failure, failure
-from pipeline.client.identity import SUITE
+from pipeline.client.identity import RUN, SUITE
+from pipeline.client.importers import mocha_junit
 from pipeline.client.importers.identities import identity
+from pipeline.client.importers.junit_case import Case
 from pipeline.client.importers.numbers import seconds
 from pipeline.client.importers.report import Context, Report, ReportRefused
 from pipeline.client.importers.times import when
@@ -44,7 +46,7 @@ _PRODUCERS = (
     (re.compile(r"nextest-run"), "nextest"),
     (re.compile(r"jest tests"), "jest-junit"),
     (re.compile(r"vitest tests"), "vitest-junit"),
-    (re.compile(r"Mocha Tests"), "mocha-junit"),
+    (re.compile(r"Mocha Tests|Root Suite"), mocha_junit.MOCHA),
     (re.compile(r"AllTests"), "googletest"),
 )
 
@@ -56,24 +58,14 @@ class _Suite:
     properties: dict[str, str] = field(default_factory=dict)
     hostname: str = ""
     place: str = ""
+    file: str = ""
+    told: dict[str, str] = field(default_factory=dict)
+    """Properties that name its tests rather than the run."""
     declared: int = 0
     """Failures and errors that its attributes count."""
     holds: int = 0
     """Tests inside, those of inner suites included."""
     failure: Failure | None = None
-
-
-@dataclass
-class _Case:
-    name: str
-    classname: str
-    file: str
-    suite: str
-    browser: str
-    attempt: Attempt
-    properties: dict[str, str]
-    earlier: list[Attempt] = field(default_factory=list)
-    later: list[Attempt] = field(default_factory=list)
 
 
 def junit(stream: IO[bytes], context: Context) -> Report:
@@ -90,17 +82,18 @@ class _Reader:
         self._producer = ""
         self._is_playwright = False
         self._suites = [_Suite()]
-        self._case: _Case | None = None
-        self._cases: list[_Case] = []
+        self._case: Case | None = None
+        self._cases: list[Case] = []
         self._failed_suites: list[_Suite] = []
         self._text: list[str] | None = None
         self._text_length = 0
         self._failing: tuple[str, dict[str, str]] | None = None
         self._property = ""
+        self._file = ""
 
     def report(self) -> Report:
         executions = [self._suite_execution(suite) for suite in self._failed_suites]
-        executions += self._merged() if self._producer == "pytest" else [self._execution(case) for case in self._cases]
+        executions += [self._execution(case) for case in self._with_attempts()]
         if not executions:
             self._context.warnings.add("this report holds no test")
         return Report("junit", self._producer, executions)
@@ -125,6 +118,8 @@ class _Reader:
             self._listen()
             if element in _REPEATS:
                 self._repeated(element, attributes, place)
+        elif element == "system-err" and self._case is not None and self._producer == mocha_junit.WDIO:
+            self._listen()
         elif element in _SKIPS and self._case is not None and self._case.attempt.status != FAILED:
             self._case.attempt.status = SKIPPED
 
@@ -140,6 +135,8 @@ class _Reader:
         elif (element in _FAILURES or element in _REPEATS) and self._failing is not None:
             self._failed(*self._failing, self._heard())
             self._failing = None
+        elif element == "system-err" and self._text is not None and self._case is not None:
+            self._case.error_output = self._heard()
 
     def text(self, text: str) -> None:
         if self._text is not None and self._text_length < _LONGEST_TEXT:
@@ -180,10 +177,13 @@ class _Reader:
             dict(outer.properties),
             attributes.get("hostname", ""),
             place,
-            sum(int(seconds(attributes.get(name, "0")) or 0) for name in ("errors", "failures")),
+            attributes.get("file") or outer.file,
+            declared=sum(int(seconds(attributes.get(name, "0")) or 0) for name in ("errors", "failures")),
         )
         if attributes.get("timestamp"):
             suite.start_ms = when(attributes["timestamp"], place, self._context)
+        if self._producer == mocha_junit.MOCHA:  # Cypress names the file at the first suite of it alone
+            suite.file = self._file = suite.file or self._file
         self._suites.append(suite)
 
     def _end_suite(self) -> None:
@@ -217,7 +217,8 @@ class _Reader:
         browser = suite.hostname if self._is_playwright and classname == suite.name else ""
         self._producer = self._producer or ("playwright" if browser else "")
         properties = dict(suite.properties)
-        self._case = _Case(name, classname, attributes.get("file", ""), suite.name, browser, attempt, properties)
+        file = attributes.get("file") or suite.file
+        self._case = Case(name, classname, file, suite.name, browser, attempt, properties, suite.told)
 
     def _duration_ms(self, attributes: dict[str, str], place: str) -> float | None:
         text = attributes.get("time", attributes.get("duration", "")).strip()
@@ -252,24 +253,38 @@ class _Reader:
         attempt = Attempt(FAILED, duration_ms, self._case.attempt.timestamp_ms if start_ms is None else start_ms)
         (self._case.earlier if element.startswith("flaky") else self._case.later).append(attempt)
 
-    def _execution(self, case: _Case) -> Execution:
-        test_id, name, suite = identity(
-            "playwright" if case.browser else self._producer,
-            "junit",
-            self._context,
-            classname=case.classname,
-            name=case.name,
-            suite=case.suite,
-            file=case.classname if case.browser else case.file,
-        )
+    def _execution(self, case: Case) -> Execution:
+        test_id, test_name, suite = self._identity(case)
         tags = dict(case.properties)
         fields = {field: tags.pop(field, "") for field in _FIELDS}
         fields["browser"] = fields["browser"] or case.browser
-        return Execution(test_id, name, suite, [*case.earlier, case.attempt, *case.later], tags=tags, **fields)
+        return Execution(test_id, test_name, suite, [*case.earlier, case.attempt, *case.later], tags=tags, **fields)
 
-    def _merged(self) -> list[Execution]:
+    def _identity(self, case: Case) -> tuple[str, str, str]:
+        if not case.name and not case.classname:
+            own = SUITE if case.suite else RUN
+            return own, own, case.suite
+        producer, name, file = self._producer, case.name, case.file
+        if producer == mocha_junit.MOCHA:
+            name, file = mocha_junit.full_title(name, case.classname), file or case.suite
+        elif producer == mocha_junit.WDIO:
+            name, file = mocha_junit.wdio_title(name, case.classname, case.told), mocha_junit.wdio_file(case.told)
+            case.browser = mocha_junit.wdio_browser(case.told)
+        elif case.browser:
+            producer, file = "playwright", case.classname
+        return identity(
+            producer, "junit", self._context, classname=case.classname, name=name, suite=case.suite, file=file
+        )
+
+    def _with_attempts(self) -> list[Case]:
+        """The tests, each once, where their producer writes an element for each attempt."""
+        if self._producer == "pytest":
+            return self._merged()
+        return mocha_junit.wdio_attempts(self._cases) if self._producer == mocha_junit.WDIO else self._cases
+
+    def _merged(self) -> list[Case]:
         """pytest writes an element for each attempt that it repeats, and a second one for a failed teardown."""
-        found: dict[tuple[str, str], _Case] = {}
+        found: dict[tuple[str, str], Case] = {}
         for case in self._cases:
             first = found.setdefault((case.classname, case.name), case)
             if first is case:
@@ -281,12 +296,15 @@ class _Reader:
                 # Without a word of its own, and there again: it was tried again, which is done after a failure.
                 last.status = FAILED
                 first.later.append(case.attempt)
-        return [self._execution(case) for case in found.values()]
+        return list(found.values())
 
     # Properties
 
     def _take_property(self, name: str, value: str) -> None:
         properties = self._suites[-1].properties if self._case is None else self._case.properties
+        if self._case is None and name in mocha_junit.WDIO_PROPERTIES:
+            self._suites[-1].told[name] = value[:_LONGEST_TEXT]
+            self._producer = self._producer or (mocha_junit.WDIO if name == "specId" else "")
         if name in _FIELDS or name in self._context.properties or RUN_PROPERTIES.fullmatch(name):
             properties[name] = value.encode()[:_LONGEST_PROPERTY].decode(errors="ignore")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import NO_FAILURE
-from pipeline.client.importers.identities import identity
+from pipeline.client.importers.identities import identity, relative
 from pipeline.client.importers.json_node import Node
 from pipeline.client.importers.report import Report
 from pipeline.status_words import FAILED, PASSED, SKIPPED, status_word
@@ -51,15 +51,13 @@ def mochawesome(report: Node) -> Report:
     """Executions of mochawesome, which Cypress projects use."""
     started = report.get("stats", "start").time_ms()
     found = [
-        execution
-        for result in report.get("results").items()
-        for execution in _mochawesome_suite(result, result.get("file").text() or result.get("fullFile").text(), started)
+        execution for result in report.get("results").items() for execution in _mochawesome_suite(result, "", started)
     ]
     return Report("mochawesome", "mocha", found)
 
 
 def _mochawesome_suite(suite: Node, file: str, started: int | None) -> Iterator[Execution]:
-    file = suite.get("file").text() or file
+    file = _mochawesome_file(suite) or file
     hooks = [hook for name in ("beforeHooks", "afterHooks") for hook in suite.get(name).items()]
     tests = [*suite.get("tests").items(), *(hook for hook in hooks if hook.get("fail").value is True)]
     for test in tests:
@@ -77,6 +75,14 @@ def _mochawesome_suite(suite: Node, file: str, started: int | None) -> Iterator[
         yield Execution(test_id, test_name, test_suite, [attempt])
     for inner in suite.get("suites").items():
         yield from _mochawesome_suite(inner, file, started)
+
+
+def _mochawesome_file(suite: Node) -> str:
+    """``file`` is ``fullFile`` without the directory in which mocha ran, so that it begins with a slash."""
+    file, full = suite.get("file").text(), suite.get("fullFile").text()
+    if not file or file == full or relative(full, suite.context.root) != full:
+        return full or file
+    return file.lstrip("/\\")
 
 
 def cypress(report: Node) -> Report:
