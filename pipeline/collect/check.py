@@ -205,10 +205,15 @@ def findings(catalogue: Catalogue, counted: Counted) -> list[KeyFinding]:
             )  # fmt: skip
     total = max(counted.bytes_seen, 1)
     unknown = [
-        KeyFinding("warning", pattern,
-                f"is not in the schema ({100 * group.bytes / total:.1f} % of the memory looked at)", group.keys, "document it (collect.keys), or delete it")
+        KeyFinding(
+            "warning",
+            pattern,
+            f"is not in the schema ({100 * group.bytes / total:.1f} % of the memory looked at)",
+            group.keys,
+            "document it (collect.keys), or delete it",
+        )
         for pattern, group in sorted(counted.unknown.groups(MAX_UNKNOWN).items(), key=lambda one: -one[1].bytes)
-    ]  # fmt: skip
+    ]
     order = {"bad": 0, "warning": 1, "ok": 2}
     return [*sorted(found, key=lambda one: (order[one.level], one.pattern)), *unknown]
 

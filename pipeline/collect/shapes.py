@@ -27,15 +27,15 @@ _COARSER = ((16, 8), (8, 6), (4, 4), (2, 3), (1, 2), (0, 1))
 Parts = tuple[str, ...]
 
 
-class Group(NamedTuple):
+class KeyGroup(NamedTuple):
     """How many keys have a shape, and the memory that they take."""
 
     keys: int = 0
     bytes: int = 0
 
-    def plus(self, other: Group) -> Group:
+    def plus(self, other: KeyGroup) -> KeyGroup:
         """Both together."""
-        return Group(self.keys + other.keys, self.bytes + other.bytes)
+        return KeyGroup(self.keys + other.keys, self.bytes + other.bytes)
 
 
 def shape(key: str) -> str:
@@ -47,38 +47,38 @@ class Shapes:
     """Counts keys by shape, in bounded memory."""
 
     def __init__(self) -> None:
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, KeyGroup] = {}
         self.folded = False
         """Whether there were more shapes than are held at once: then what is rare may be in a coarser group."""
 
     def add(self, key: str, size: int) -> None:
         """One more key that takes ``size`` bytes."""
         name = shape(key)
-        self._groups[name] = self._groups.get(name, Group()).plus(Group(1, size))
+        self._groups[name] = self._groups.get(name, KeyGroup()).plus(KeyGroup(1, size))
         if len(self._groups) > MOST_SHAPES:
             self.folded = True
             self._groups = _join(_fold(_split(self._groups), MOST_SHAPES // 4))
 
-    def groups(self, most: int) -> dict[str, Group]:
+    def groups(self, most: int) -> dict[str, KeyGroup]:
         """At most ``most`` groups; at least one for each kind of separator."""
         return _join(_fold(_split(self._groups), most))
 
 
-def _split(groups: Mapping[str, Group]) -> dict[Parts, Group]:
+def _split(groups: Mapping[str, KeyGroup]) -> dict[Parts, KeyGroup]:
     """By the parts of their names; a name without ``:``, ``/`` and ``|`` has words."""
     return {tuple((_PARTS if re.search("[:/|]", name) else _WORDS).split(name)): one for name, one in groups.items()}
 
 
-def _join(groups: Mapping[Parts, Group]) -> dict[str, Group]:
-    joined: dict[str, Group] = {}
+def _join(groups: Mapping[Parts, KeyGroup]) -> dict[str, KeyGroup]:
+    joined: dict[str, KeyGroup] = {}
     for parts, one in groups.items():
         name = "".join(parts)
-        joined[name] = joined.get(name, Group()).plus(one)
+        joined[name] = joined.get(name, KeyGroup()).plus(one)
     return joined
 
 
-def _fold(groups: Mapping[Parts, Group], most: int) -> dict[Parts, Group]:
-    folded: dict[Parts, Group] = {}
+def _fold(groups: Mapping[Parts, KeyGroup], most: int) -> dict[Parts, KeyGroup]:
+    folded: dict[Parts, KeyGroup] = {}
     for words, depth in _COARSER:
         folded = _folded(groups, 4 * words, words, depth)
         if len(folded) <= most:
@@ -86,14 +86,14 @@ def _fold(groups: Mapping[Parts, Group], most: int) -> dict[Parts, Group]:
     return folded
 
 
-def _folded(groups: Mapping[Parts, Group], few: int, words: int, depth: int) -> dict[Parts, Group]:
+def _folded(groups: Mapping[Parts, KeyGroup], few: int, words: int, depth: int) -> dict[Parts, KeyGroup]:
     """One group for each first part that is a word, and one for all variables; the rest of the parts likewise.
 
     ``few`` different first parts are all words; of more, or of later parts, those that many keys have.
     """
     if len(groups) == 1:
         return dict(groups)
-    named: dict[str, dict[Parts, Group]] = {}
+    named: dict[str, dict[Parts, KeyGroup]] = {}
     for parts, one in groups.items():
         named.setdefault(parts[0] if parts else "", {})[parts[1:]] = one
     keys = {part: sum(one.keys for one in rest.values()) for part, rest in named.items()}
@@ -101,12 +101,12 @@ def _folded(groups: Mapping[Parts, Group], few: int, words: int, depth: int) -> 
     if len(named) > max(few, 1):
         by_keys = sorted((part for part in named if keys[part] >= MANY_KEYS), key=lambda part: (-keys[part], part))
         kept = set(by_keys[: max(few, words)])
-    merged: dict[str, dict[Parts, Group]] = {}
+    merged: dict[str, dict[Parts, KeyGroup]] = {}
     for part, rest in named.items():
         under = merged.setdefault(part if part in kept else _variable(part), {})
         for parts, one in rest.items():
             shorter = parts if depth > 1 or not any(parts) else ("*",)
-            under[shorter] = under.get(shorter, Group()).plus(one)
+            under[shorter] = under.get(shorter, KeyGroup()).plus(one)
     return {
         (part, *parts): one
         for part, rest in merged.items()
