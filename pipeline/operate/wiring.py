@@ -321,6 +321,7 @@ def serve_site(settings: Settings, service: Service, *, any_port: bool = False) 
         loops=service.heartbeat.ages,
         jobs=service.schedule.told,
         beacons=service.role == "demo",
+        raw_hours=lambda: service.retention.hours,
     )
     web = settings.web
     return _on_a_port("web.port", web.port, any_port, lambda port: Site(parts, web.host, port))

@@ -50,7 +50,7 @@ def end_silence(parts: Parts, name: str) -> bool:
 def letters(parts: Parts, store: Store, reason: str) -> list[dict[str, Any]]:
     """The newest open dead letters, each with what would become of it now."""
     found = dead_letters.letters(store, parts.buffers, reason=reason, most=SHOWN_LETTERS)
-    limits = Limits.of(parts.settings)
+    limits = parts.limits()
     return [{**one.as_dict(), "would_be": _would_be(one, limits)} for one in found]
 
 
@@ -66,7 +66,7 @@ def act_on_letters(parts: Parts, store: Store, asked: Mapping[str, Any]) -> dict
     else:
         chosen = dead_letters.letters(store, parts.buffers, reason=reason, most=MAX_LETTERS)
     chosen = [one for one in chosen if not one.mark]
-    limits = Limits.of(parts.settings)
+    limits = parts.limits()
     would_pass = sum(_would_be(one, limits) == "accepted" for one in chosen)
     told = {"action": action, "chosen": len(chosen), "would_be_accepted": would_pass}
     told["would_be_refused"] = len(chosen) - would_pass

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pipeline.base.config import Settings
 from pipeline.base.redis_link import RedisLink
 from pipeline.buffer.buffer import Buffer
+from pipeline.metric import Limits
 from pipeline.store.client import Store
 
 
@@ -40,3 +41,10 @@ class Parts:
     """Runs, failures, missed, last_took_s, began_s_ago, interval_s and trouble of each job."""
     beacons: bool = False
     """Whether the page reports its own vitals; only where they disturb no real ones."""
+    raw_hours: Callable[[], int] | None = None
+    """Items of so many hours are accepted now. Without it, those of ``retention.raw_hours``."""
+
+    def limits(self) -> Limits:
+        """What is accepted now."""
+        limits = Limits.of(self.settings)
+        return replace(limits, retention_ms=self.raw_hours() * 3_600_000) if self.raw_hours else limits

@@ -13,7 +13,6 @@ from starlette.routing import BaseRoute, Route
 
 from pipeline.base.errors import Outage
 from pipeline.base.measures import INGESTED
-from pipeline.metric import Limits
 from pipeline.serve.access import Credentials, Names, ShownCredentials, is_same_origin, same_text
 from pipeline.serve.bodies import BodyRefused, Budget, read_body, unpacked
 from pipeline.serve.workers import Workers
@@ -38,7 +37,7 @@ class Receiving:
         self._credentials = credentials
         self._names = names
         self._workers = workers
-        self._limits = Limits.of(parts.settings)
+        self._limits = parts.limits
         self._inbox = Inbox(parts.buffers)
         self._budget = Budget(MAX_BODIES_BYTES)
         self._rates = Rates(web.vitals_per_s, int(web.vitals_per_s * 10))
@@ -70,7 +69,7 @@ class Receiving:
         return _no(401, "Pushing needs the write key (setting web.write_key) or the site's credentials.")
 
     def _judge_push(self, body: bytes) -> JudgedItems:
-        return judge(split(body), time.time_ns() // 1_000_000, self._limits)
+        return judge(split(body), time.time_ns() // 1_000_000, self._limits())
 
     # /v1/vitals
 
@@ -116,7 +115,7 @@ class Receiving:
                 items.append(json.dumps(beacons.as_metric(report, user_agent, now_ms)).encode())
             except beacons.NotAReport as why:
                 refused.append({"index": index, "reason": "not a report", "detail": str(why)})
-        judged = judge(items, now_ms, self._limits)
+        judged = judge(items, now_ms, self._limits())
         return JudgedItems(judged.accepted, [*refused, *judged.refused])
 
     # Both

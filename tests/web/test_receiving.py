@@ -47,6 +47,17 @@ def test_a_body_without_items_is_refused(body: bytes) -> None:
         split(body)
 
 
+def test_the_platforms_retention_counts_at_once(open_site: OpenSite) -> None:
+    """When the platform keeps raw rows for fewer hours or more, the next push is judged by that, and so is a replay."""
+    hours = [720]
+    world = open_site(raw_hours=lambda: hours[0])
+    body = json.dumps(metric(timestamp=time.time() - 100 * 3600))
+    assert world.post("/v1/push", body).status == 202
+    hours[0] = 24
+    assert json.loads(world.post("/v1/push", body).data)["refused"][0]["reason"] == "timestamp too old"
+    assert world.parts.limits().retention_ms == 24 * 3_600_000
+
+
 def test_pushed_is_what_redis_has(open_site: OpenSite) -> None:
     """202 with the count; each refused item is named with the drainer's own reason; the others are pushed."""
     world = open_site()
