@@ -1,5 +1,6 @@
 """What real tools wrote, kept in ``reports/`` with the version of the tool, and what it comes to."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,24 @@ def test_a_test_of_mocha_has_one_identity() -> None:
         assert (f"msrc/a.spec.js::{name}", name, "msrc/a.spec.js") in of_json
         assert (f"spec/cart.js::{name}", name, "spec/cart.js") in identities("mocha-junit-2.2.xml")
     assert ("spec/cart.js::cart flakes", "cart flakes", "spec/cart.js") in identities("wdio-junit-9.32.xml")
+
+
+def test_tests_of_mocha_that_share_a_title_are_executions_each() -> None:
+    """As many as the report lists, and as many of them failed; one that failed after it had passed counts once."""
+
+    def test(title: str) -> dict[str, Any]:
+        return {"title": title, "fullTitle": f"cart {title}", "file": "/repo/spec/cart.js", "duration": 5, "err": {}}
+
+    late = test("ends twice")
+    hook = test('"after all" hook')
+    tests = [test("adds"), test("adds"), test("adds"), late]
+    lists = {"passes": [test("adds"), test("adds"), late], "failures": [test("adds"), late, hook], "pending": []}
+    report = json.dumps({"stats": {"tests": 4}, "tests": tests, **lists})
+    found = sorted((row["test_name"], row["status"]) for row in rows(report))
+    assert found == [
+        ('cart "after all" hook', "failed"), ("cart adds", "failed"), ("cart adds", "passed"), ("cart adds", "passed"),
+        ("cart ends twice", "failed"),
+    ]  # fmt: skip
 
 
 def test_attempts_have_durations_and_errors_of_their_own() -> None:

@@ -15,22 +15,28 @@ _MOST_RETRIES = 100
 
 
 def mocha(report: Node) -> Report:
-    """Executions of mocha's JSON reporter: a test's list says how it ended, a failed hook is a failed test."""
+    """Executions of mocha's JSON reporter: a test's list says how it ended, a failed hook is a failed test.
+
+    Tests of one file may share a title; then there are as many executions, and as many of them failed.
+    """
     started = report.get("stats", "start").time_ms()
-    listed = [(test, status) for name, status in _LISTS for test in report.get(name).items()]
-    seen = {_key(test): status for test, status in listed}
-    found, done = [], set()
-    for test in [*report.get("tests").items(), *(test for test, _ in listed)]:
+    listed: dict[tuple[str, str], list[tuple[Node, str]]] = {}
+    for name, status in _LISTS:
+        for test in report.get(name).items():
+            listed.setdefault(_key(test), []).append((test, status))
+    found, named = [], set()
+    for test in report.get("tests").items():
         key = _key(test)
-        if key in done:
-            continue
-        done.add(key)
-        status = seen.get(key, FAILED if test.get("err").value else PASSED)
-        found.append(_mocha_test(test, status, started))
-    return Report("mocha", "mocha", found)
+        named.add(key)
+        ends = listed.get(key)
+        # Of a test that is in two lists (it failed after it had passed) the first counts.
+        node, status = ends.pop(0) if ends else (test, FAILED if test.get("err").value else PASSED)
+        found.append(_mocha_test(node, status, started))
+    hooks = [end for key, ends in listed.items() if key not in named for end in ends]
+    return Report("mocha", "mocha", found + [_mocha_test(node, status, started) for node, status in hooks])
 
 
-_LISTS = (("passes", PASSED), ("pending", SKIPPED), ("failures", FAILED))
+_LISTS = (("failures", FAILED), ("pending", SKIPPED), ("passes", PASSED))
 
 
 def _key(test: Node) -> tuple[str, str]:
