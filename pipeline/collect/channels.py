@@ -1,7 +1,8 @@
 """Counts messages of the platform's channels, by pattern of channel and type.
 
-A channel forgets: what is published while this process is not subscribed is not counted, and every reconnection
-counts as a gap (``collect_gaps``). Messages that this product publishes carry ``source`` and are not counted.
+A channel forgets: what is published while this process is not subscribed is not counted, and every loss of the
+connection counts as one gap (``collect_gaps``), however long it lasts. Messages that this product publishes carry
+``source`` and are not counted.
 """
 
 from __future__ import annotations
@@ -79,12 +80,12 @@ class ChannelCounter:
                 return
 
     def _run(self) -> None:
-        backoff, failures = Backoff(first_s=0.5, max_s=15.0), 0
+        backoff, failures, is_subscribed = Backoff(first_s=0.5, max_s=15.0), 0, False
         while not self._stop.is_set():
             try:
                 with self._connect().pubsub() as subscription:  # type: ignore[no-untyped-call]
                     subscription.psubscribe(*sorted({entry.glob for entry in self._entries}))
-                    self.trouble, failures = "", 0
+                    self.trouble, failures, is_subscribed = "", 0, True
                     if self._listen(subscription):
                         return
             except Exception as error:
@@ -96,7 +97,8 @@ class ChannelCounter:
                 self.trouble = str(classify(error) or error)
                 _log.info("channels not subscribed", trouble=self.trouble)
                 with self._lock:
-                    self._gaps += 1
+                    self._gaps += is_subscribed
+                is_subscribed = False
             failures += 1
             if self._stop.wait(backoff.pause_s(failures)):
                 return

@@ -5,6 +5,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +362,49 @@ def test_messages_are_counted_by_channel_and_our_own_are_not(server: RedisServer
         ("test:status", "running"): 1, ("test:completed", "passed"): 1, ("alerts:critical", "high_failure_rate"): 1,
         ("dashboard:update", "metrics_update"): 1, ("user:notifications:{user_id}", "test_assigned"): 1,
     }  # fmt: skip
+
+
+def test_a_connection_that_was_lost_is_one_gap(server: RedisServer) -> None:
+    """What is published without a subscription is not known: each loss is told as one gap, and counting goes on."""
+    link = RedisLink.open(config.Settings(redis=config.RedisSettings(url=server.url), _env_file=None))
+    channels = ChannelCounter(lambda: link.database("notifications"), Catalogue(shipped()).channels())
+    told: list[Metric] = []
+
+    def take() -> list[Metric]:
+        found = [decode(item, now_ms(), Limits()) for item in channels.take(now_ms())]
+        told.extend(one for one in found if isinstance(one, Metric))
+        return told
+
+    def wait_for(is_there: Callable[[], bool]) -> None:
+        until = time.monotonic() + 60
+        while not is_there():
+            assert time.monotonic() < until
+            take()
+            time.sleep(0.05)
+
+    def gaps() -> float:
+        return sum(one.value for one in take() if one.metric_type == "collect_gaps")
+
+    def counted(messages: int) -> bool:
+        return sum(one.value for one in told if one.metric_type == "messages") == messages
+
+    try:
+        with server.client() as client:
+            for losses in range(3):
+                wait_for(lambda: client.pubsub_numpat() > 0)
+                client.publish("test:status", json.dumps({"type": "running"}))
+                wait_for(partial(counted, losses + 1))
+                assert gaps() == losses
+                client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+                wait_for(partial(lambda most: gaps() > most, losses))
+            wait_for(lambda: client.pubsub_numpat() > 0)
+        server.kill()
+        wait_for(lambda: gaps() > 3)
+        time.sleep(2)  # several attempts to connect
+        assert gaps() == 4, "an outage is one gap"
+    finally:
+        channels.close()
+        link.close()
 
 
 @pytest.fixture(autouse=True)
