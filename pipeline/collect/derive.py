@@ -23,6 +23,8 @@ from pipeline.metric import parse_time_ms
 MAX_GROUPS = 1_000
 """Groups of one ``count``, ``sum`` or ``total``; further ones are counted as ``other``."""
 MAX_LABEL_CHARS = 100
+UNREADABLE = "unreadable"
+"""Stands for a text that is no name, so that nothing that was written in the wrong place leaves Redis."""
 MAX_EVENT_AGE_MS = 7 * 86_400_000
 """An event that says it is older is given the time of the look: what is beyond the retention would be refused."""
 
@@ -134,8 +136,15 @@ def labels_of(look: KeyLook, derived: Derived, fields: Mapping[str, str] | None 
         else:
             text = member if origin == "member" else look.text or ""
         if text:
-            found.append((target, text[:MAX_LABEL_CHARS]))
+            found.append((target, name_of(text)))
     return tuple(found)
+
+
+def name_of(text: str) -> str:
+    """A text of the platform as a label: one printable line that does not begin as JSON does; else ``UNREADABLE``."""
+    text = text[:MAX_LABEL_CHARS]
+    is_name = text.isprintable() and "\ufffd" not in text and text.lstrip()[:1] not in ("{", "[", '"')
+    return text if is_name else UNREADABLE
 
 
 def number(text: str | None) -> float | None:
@@ -285,7 +294,7 @@ def _suffixes(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> s
     for element in look.elements:
         name = element.decode("utf-8", "replace")
         kind = name.rsplit(".", 1)[1].lower() if "." in name else "none"
-        gauges.add(derived.metric_type, (("tags.kind", kind[:20]),), 1)
+        gauges.add(derived.metric_type, (("tags.kind", name_of(kind[:20])),), 1)
     return ""
 
 
@@ -380,11 +389,12 @@ def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple
     newest, at_newest = cursor, set(known)
     for member, score in look.scored:
         text = member.decode("utf-8", "replace")
-        if score < cursor or (score == cursor and text in known):
+        # Versions before kept the members themselves.
+        if score < cursor or (score == cursor and {text, _digest(text)} & known):
             continue
         if score > newest:
             newest, at_newest = score, set()
-        at_newest.add(text)
+        at_newest.add(_digest(text))
         value = number(text.rsplit(":", 1)[-1])
         if value is None:
             bad += 1
@@ -392,17 +402,21 @@ def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple
         at_ms = round(score * 1000) if score < 1e11 else round(score)
         made.append(item(derived.metric_type, value, labels_of(look, derived), _recent(at_ms, now_ms)))
     trouble = f"{bad} members are not numbers" if bad else ""
-    if newest == cursor and at_newest == set(known):
+    if newest == cursor and at_newest == known:
         return None, trouble
     after = json.dumps([newest, sorted(at_newest)]).encode()
     return Events(state_name(look.match, derived), state, after, tuple(made)), trouble
 
 
-def _series_state(state: bytes) -> tuple[float, list[str]]:
+def _series_state(state: bytes) -> tuple[float, set[str]]:
     if not state:
-        return -math.inf, []
+        return -math.inf, set()
     cursor, known = json.loads(state)
-    return float(cursor), list(known)
+    return float(cursor), set(known)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def series_cursor(state: bytes) -> float:
@@ -430,7 +444,7 @@ def _once(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[E
 
 def _flags(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
     """An event for each field that changed; the first look only remembers."""
-    texts = [element.decode("utf-8", "replace")[:MAX_LABEL_CHARS] for element in look.elements]
+    texts = [name_of(element.decode("utf-8", "replace")) for element in look.elements]
     now = dict(zip(texts[::2], texts[1::2], strict=True))
     before: dict[str, str] = json.loads(state) if state else now
     if state and now == before:
@@ -497,7 +511,7 @@ def _recent(at_ms: int, now_ms: int) -> int:
 
 def by_message(fields: Mapping[str, str], derived: Derived) -> Labels:
     """Labels of a message of a channel."""
-    found = [(target, fields[source][:MAX_LABEL_CHARS]) for target, source in derived.by.items() if fields.get(source)]
+    found = [(target, name_of(fields[source])) for target, source in derived.by.items() if fields.get(source)]
     return tuple(sorted(found))
 
 

@@ -19,7 +19,7 @@ from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.collect.catalogue import Catalogue, catalogue, shipped
 from pipeline.collect.channels import ChannelCounter
-from pipeline.collect.check import walk
+from pipeline.collect.check import findings, walk
 from pipeline.collect.collector import Collector
 from pipeline.metric import Limits, Metric, decode
 
@@ -151,6 +151,61 @@ def test_names_addresses_and_tokens_never_leave_redis(server: RedisServer) -> No
         left += client.hgetall("{metrics:buffer}:collected").values()
     text = b"\n".join(left).decode("utf-8", "replace")
     assert [secret for secret in SECRETS if secret in text] == []
+
+
+BROKEN = {
+    "half JSON": b'{"userId": "planted-secret-1", "token": "planted-secret-2", "cookies": ["planted-secret-3"',
+    "bytes": b"\xff\xfeplanted-secret-1\x00planted-secret-2",
+    "deep JSON": b'{"a":' * 500 + b'"planted-secret-1"' + b"}" * 500,
+    "another shape": b'[["planted-secret-1"], {"planted-secret-2": {"planted-secret-3": 1}}]',
+    "a number with words": b"12 planted-secret-1",
+}
+
+
+@pytest.mark.parametrize("form", BROKEN)
+@pytest.mark.parametrize("kind", ["string", "list", "set", "zset", "hash"])
+def test_no_broken_value_leaves_redis(
+    server: RedisServer, form: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever type a documented key has and whatever it holds: counted and told by pattern, its text stays there."""
+    numbers, value = RedisDatabases(), BROKEN[form]
+    for entry in shipped():
+        if not entry.example or entry.type == "channel" or entry.pattern.startswith("metrics:"):
+            continue
+        key = shlex.split(entry.example)[1]
+        with server.client(getattr(numbers, entry.database)) as client:
+            client.delete(key)
+            if kind == "string":
+                client.set(key, value)
+            elif kind == "list":
+                client.rpush(key, value)
+            elif kind == "set":
+                client.sadd(key, value)
+            elif kind == "zset":
+                client.zadd(key, {value: time.time()})
+            else:
+                # A line of words is a name where the catalogue asks for one.
+                names = {name for one in entry.metrics for _, origin, name in one.sources if origin == "field"}
+                fields = shlex.split(entry.example)[2::2] if entry.type == "hash" else []
+                if form == "a number with words":
+                    fields = [] if entry.name == "features" else [name for name in fields if name not in names]
+                if fields or entry.name != "features":
+                    client.hset(key, mapping={"another": value, **dict.fromkeys(fields, value)})
+    collector = collector_on(server)
+    with caplog.at_level("DEBUG"):
+        for later_ms in (0, 15_000):
+            collector.run(now_ms() + later_ms, budget_s=60)
+    with server.client(3) as client:
+        left = [*client.lrange("metrics:buffer", 0, -1), *client.hgetall("{metrics:buffer}:collected").keys()]
+        left += client.hgetall("{metrics:buffer}:collected").values()
+    told = [record.getMessage() for record in caplog.records]
+    told += [state.trouble for state in collector.states.values()]
+    for name in {entry.database for entry in shipped()}:
+        with server.client(getattr(numbers, name)) as client:
+            checked = walk(client, [name], Catalogue(shipped()), lambda key: False, now_s=time.time())
+            told += [str(one.as_dict()) for one in findings(Catalogue(shipped()), checked)]
+    text = b"\n".join(left).decode("utf-8", "replace") + "\n".join(told)
+    assert [line[:200] for line in text.splitlines() if "planted-secret" in line] == []
 
 
 def test_a_second_round_collects_no_event_twice(server: RedisServer) -> None:
