@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import missing
 
@@ -199,6 +200,13 @@ new PerformanceObserver((list) => list.getEntries().forEach((shift) => window.sh
 """
 
 
+WITHOUT_BUTTONS = """(() => {
+  const tools = document.querySelector('.tools'), before = tools.getBoundingClientRect().x;
+  for (const button of tools.querySelectorAll('button')) button.remove();
+  return tools.getBoundingClientRect().x - before;
+})()"""
+
+
 def test_nothing_moves_while_a_view_loads(browser: Any, world: World) -> None:
     """CLS is 0: what was seen once stays where it is while figures come in, on a laptop and on a phone."""
     for width, height in ((1360, 900), (390, 844)):
@@ -208,6 +216,7 @@ def test_nothing_moves_while_a_view_loads(browser: Any, world: World) -> None:
             reader.open(f"view={view}")
             reader.page.wait_for_selector("main .is-loading", state="detached")
             assert reader.page.evaluate("window.shifts") == [], (view, width)
+        assert reader.page.evaluate(WITHOUT_BUTTONS) == 0, "painted before its end is read, the header is as wide"
         reader.close()
 
 
@@ -298,7 +307,10 @@ def test_vitals_all_the_way(browser: Any, open_site: OpenSite, settings: Setting
     ]
     VitalsJob(world.store, world.buffer.client, settings).write_windows(starts, now_ms)
     rows = dict(world.store.rows("SELECT vital, p75_rated FROM web_vitals WHERE page = '/' AND browser = 'chrome'"))
-    assert rows["lcp"] == pytest.approx(sent["lcp"])
+    # Each page that was opened on the way is a visit of its own.
+    measured = [value for (value,) in world.store.rows("SELECT value FROM metrics WHERE lower(metric_type) = 'lcp'")]
+    assert sent["lcp"] in measured
+    assert rows["lcp"] == pytest.approx(np.quantile(measured, 0.75, method="inverted_cdf"))
     reader.page.goto(world.site.address)
     reader.open("view=vitals&vital=lcp&environment=pipeline")
     shown = reader.page.locator("main").inner_text()
