@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,11 +239,11 @@ class Soak:
         except OSError:
             return 0
 
-    def asked(self, *arguments: str) -> dict[str, object]:
+    def asked(self, *arguments: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "pipeline", *arguments, "--json"]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=3600)
         assert done.stdout, done.stderr
-        answer: dict[str, object] = json.loads(done.stdout)
+        answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
     def close(self) -> None:
