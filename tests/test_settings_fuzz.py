@@ -133,7 +133,7 @@ FILES = st.lists(st.tuples(names(), VALUES), max_size=4).map(
 
 @st.composite
 def environments(draw: st.DrawFn) -> dict[str, str]:
-    """Variables of ours, near misses of them, secret files that are not there."""
+    """The product's variables, misspelt ones, and secret files that do not exist."""
     found = {}
     for _ in range(draw(st.integers(0, 3))):
         name = config.ENV_PREFIX + draw(names()).upper().replace(".", draw(st.sampled_from(["__", "__", "__", "_"])))

@@ -83,7 +83,8 @@ class Handover:
             self.may_be_executed = was_in_doubt
             raise redis.WatchError("an attempt that was given up arrived after all")
         if isinstance(results[0], redis.RedisError):
-            # The key is no list, and the marker says that this number was pushed.
+            # The buffer's key is not a list: nothing was pushed, but the marker moved on. The next attempt needs
+            # a new number.
             self._number += 1
             self.may_be_executed = was_in_doubt
             raise results[0]

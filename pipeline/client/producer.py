@@ -193,10 +193,10 @@ class MetricsClient:
     ) -> bool:
         """Queue one metric; True unless it had to be dropped.
 
-        ``timestamp``: None is now; a number is epoch seconds or milliseconds; a text is ISO-8601; the last two and a
-        datetime need their zone. ``fields``: any others; they end up in the tags. None means absent. Raises
-        ``ValueError`` for what would become a dead letter: a value that is no finite number, a type that is no text,
-        a time that is none.
+        ``timestamp``: None is now; a number is epoch seconds or milliseconds; text is ISO-8601; text and datetime need
+        their zone. ``fields``: any others; they end up in the tags. None means absent. Raises ``ValueError`` for what
+        would become a dead letter: a value that is not a finite number, a type that is not text, a timestamp that is
+        not a time.
         """
         # Every line here is paid by the caller for each metric. Named parameters cost half of what a dictionary does,
         # a lock as much as all checks together.

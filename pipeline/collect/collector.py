@@ -150,7 +150,10 @@ class Collector:
             ]
             if time.monotonic() >= ends_s or self._stopping.is_set():
                 break
-        report.items += self._push_server(now_ms)
+        try:
+            report.items += self._push_server(now_ms)
+        except RedisDenied as denied:
+            report.trouble.append(f"the server's own health is skipped: {denied}")
         if self.channels is not None:
             # Counted since the last run: a kill here loses counts of messages, which a channel forgets anyway.
             report.items += self._push_once(self.channels.take(now_ms))

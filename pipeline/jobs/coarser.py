@@ -31,6 +31,8 @@ DAY_S = 86_400
 
 FILL_STEPS = 48
 """A turn of ``fill`` begins no other day after so many hours and days were written, or so many days looked at."""
+PASS_EVERY_MS = 3_600_000
+"""The past changes by ``write``; a hole in it is left by an upgrade or a death, and is looked for no more often."""
 
 _COUNTS = ("samples", "total", "passed", "failed", "flaky", "retried")
 _RATED = ("samples", "good", "needs_improvement", "poor")
@@ -112,7 +114,7 @@ class FillReport:
 
 @dataclass
 class CoarserJob:
-    """Keeps hours and days. Holds no more than the place where ``fill`` goes on: a new one begins with today."""
+    """Keeps hours and days. Holds no more than the place where ``fill`` goes on: a new one begins a pass at once."""
 
     store: Store
     delay_s: float
@@ -120,6 +122,8 @@ class CoarserJob:
     stop: threading.Event = field(default_factory=threading.Event)
     """Looked at between two spans."""
     _next_day: int | None = None
+    """Where the pass goes on, while one is under way."""
+    _next_pass_ms: int = 0
 
     def write(self, starts_s: Collection[int], now_ms: int) -> int:
         """Bring the hours and days of these 5-minute windows up to date, as far as they are over; the rows written."""
@@ -131,29 +135,39 @@ class CoarserJob:
         return rows
 
     def fill(self, now_ms: int) -> FillReport:
-        """Write what is missing or behind, day by day into the past, until ``FILL_STEPS`` spans are written.
+        """Write what is missing or behind of today and yesterday, and go on with the pass over all days before them.
 
-        As many days are looked at, at most. At the oldest window it begins again with today.
+        A turn goes on until ``FILL_STEPS`` spans are written or as many days looked at. At the oldest window the pass
+        is through; the next one begins ``PASS_EVERY_MS`` later.
         """
-        written = rows = 0
-        today = now_ms // 1000 // DAY_S * DAY_S
-        day = min(self._next_day or today, today)
         oldest = self._oldest_day()
-        for _ in range(FILL_STEPS):
-            if oldest is None or day < oldest:
-                self._next_day = None
+        if oldest is None:
+            return FillReport()
+        today = now_ms // 1000 // DAY_S * DAY_S
+        days = [today, today - DAY_S]
+        written, rows = np.sum([self._fill_day(day, now_ms) for day in days], axis=0).tolist()
+        if self._next_day is None and now_ms >= self._next_pass_ms:
+            self._next_day = today - 2 * DAY_S
+        while self._next_day is not None and written < FILL_STEPS and len(days) < FILL_STEPS:
+            if self._next_day < oldest:
+                self._next_day, self._next_pass_ms = None, now_ms + PASS_EVERY_MS
                 break
-            for level in LEVELS:
-                for start in self._behind(level, day, now_ms):
-                    if self.stop.is_set():
-                        raise Stopped("hours and days are merged further after the next start")
-                    rows += self._write(level, start, now_ms)
-                    written += 1
-            day -= DAY_S
-            self._next_day = day
-            if written >= FILL_STEPS:
-                break
-        return FillReport(written, rows, day + DAY_S)
+            spans, merged = self._fill_day(self._next_day, now_ms)
+            written, rows = written + spans, rows + merged
+            days.append(self._next_day)
+            self._next_day -= DAY_S
+        return FillReport(written, rows, days[-1])
+
+    def _fill_day(self, day: int, now_ms: int) -> tuple[int, int]:
+        """The spans of a day that were missing or behind, and the rows written of them."""
+        spans = rows = 0
+        for level in LEVELS:
+            for start in self._behind(level, day, now_ms):
+                if self.stop.is_set():
+                    raise Stopped("hours and days are merged further after the next start")
+                rows += self._write(level, start, now_ms)
+                spans += 1
+        return spans, rows
 
     def _is_over(self, level: Coarseness, start: int, now_ms: int) -> bool:
         return now_ms >= (start + level.width_s + self.delay_s) * 1000

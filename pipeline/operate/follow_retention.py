@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from pipeline.base import log
 from pipeline.base.config import Settings
-from pipeline.base.errors import Outage, StoreRefused
+from pipeline.base.errors import Outage, PipelineError, StoreRefused
 from pipeline.base.redis_link import RedisLink
 from pipeline.jobs.retention import asked_hours
 from pipeline.store.client import Store
@@ -56,6 +56,9 @@ class RetentionFollower:
                 self.look()
             except Outage as outage:
                 _log.debug("retention not looked at", trouble=str(outage))
+            except PipelineError as error:
+                # A table that is gone or a right that was taken must not end the service; the next look may succeed.
+                self.trouble = f"the retention is not followed: {error}"
 
     def look(self) -> None:
         """Follow once. Raises ``Outage``."""

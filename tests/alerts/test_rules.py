@@ -223,7 +223,7 @@ def test_what_is_no_duration(text: str) -> None:
 
 @pytest.mark.parametrize("raw", [5, 0.0, True, None, ["5m"]])
 def test_a_number_in_a_file_is_a_duration_only_if_it_is_zero(raw: object) -> None:
-    """Whoever writes ``for: 5`` may mean seconds or minutes; 0 is 0 in every unit."""
+    """``for: 5`` may mean seconds or minutes; 0 is 0 in every unit."""
     if raw == 0:
         assert durations.read_ms(raw) == 0
     else:

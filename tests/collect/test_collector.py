@@ -21,6 +21,7 @@ from pipeline.collect.catalogue import Catalogue, catalogue, shipped
 from pipeline.collect.channels import ChannelCounter
 from pipeline.collect.check import findings, walk
 from pipeline.collect.collector import Collector
+from pipeline.collect.redis_health import RedisHealth
 from pipeline.metric import Limits, Metric, decode
 
 SECRETS = (
@@ -485,9 +486,10 @@ def test_the_shipped_user_that_collects_may_read_all_of_it(server: RedisServer) 
     url = server.url.replace("://", "://service-collecting:secret@")
     link = RedisLink.open(config.Settings(redis=config.RedisSettings(url=url)))
     collector = Collector(
-        link.database, RedisDatabases().model_dump(), BufferKeys("metrics:buffer"), catalogue(), INTERVAL_S
-    )
-    collector.run(now_ms(), budget_s=60)
+        link.database, RedisDatabases().model_dump(), BufferKeys("metrics:buffer"), catalogue(), INTERVAL_S,
+        server=RedisHealth(link.database("metrics")).look,
+    )  # fmt: skip
+    assert collector.run(now_ms(), budget_s=60).trouble == []
     assert {name: state.trouble for name, state in collector.states.items() if state.trouble} == {}
     assert {one.metric_type for one in collected(server)} >= set(EXPECTED)
     with pytest.raises(redis.exceptions.NoPermissionError):
@@ -496,15 +498,17 @@ def test_the_shipped_user_that_collects_may_read_all_of_it(server: RedisServer) 
 
 
 def test_without_rights_each_kind_of_key_says_so_and_the_rest_is_collected(server: RedisServer) -> None:
-    """A user that may not read sessions collects everything else."""
+    """A user that may not read sessions, nor ask for the server's health, collects everything else."""
     seed(server)
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", "some", "on", ">secret", "~*", "+@all", "-getrange")
+        client.execute_command("ACL", "SETUSER", "some", "on", ">secret", "~*", "+@all", "-getrange", "-info")
     link = RedisLink.open(config.Settings(redis=config.RedisSettings(url=server.url.replace("://", "://some:secret@"))))
     collector = Collector(
-        link.database, RedisDatabases().model_dump(), BufferKeys("metrics:buffer"), catalogue(), INTERVAL_S
-    )
-    collector.run(now_ms(), budget_s=60)
+        link.database, RedisDatabases().model_dump(), BufferKeys("metrics:buffer"), catalogue(), INTERVAL_S,
+        server=RedisHealth(link.database("metrics")).look,
+    )  # fmt: skip
+    (trouble,) = collector.run(now_ms(), budget_s=60).trouble
+    assert trouble.startswith("the server's own health is skipped: ")
     assert collector.states["test_session"].trouble == "no permission to read it"
     assert {one.metric_type for one in collected(server)} >= {"cpu_usage", "response_time", "queue_depth"}
     link.close()

@@ -199,7 +199,7 @@ class Platform:
         Drainer(self.buffers[0], self.store, self.settings.drainer, Limits.of(self.settings)).drain_until_empty()
 
     def seed(self) -> None:
-        """Every example of the document, its messages while somebody listens."""
+        """Every example of the document; its messages once there is a subscriber."""
         assert self.collector.channels is not None
         self.collector.channels.take(self.now_ms)
         with self.server.client() as client:

@@ -1,4 +1,4 @@
-"""Hours and days equal the windows and the raw rows they are made of, however late those came and whoever died."""
+"""Hours and days equal the windows and the raw rows they are made of, late ones and kills included."""
 
 import random
 import time
@@ -13,7 +13,7 @@ from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.windows import roll_up
 from pipeline.base import failpoints
 from pipeline.base.config import Settings
-from pipeline.jobs.coarser import DAY_S, HOUR_S, LEVELS, CoarserJob
+from pipeline.jobs.coarser import DAY_S, HOUR_S, LEVELS, PASS_EVERY_MS, CoarserJob, FillReport
 from pipeline.jobs.rebuild import rebuild
 from pipeline.jobs.rollup import RollupJob
 from pipeline.jobs.vitals import VitalsJob
@@ -139,6 +139,21 @@ def test_a_store_of_an_earlier_version_is_filled(settings: Settings, store: Stor
     assert read(store, "windows_of", FIRST, NOW_S, DAY_S) == whole
     # All is there: nothing is written again.
     assert CoarserJob(store, SETTINGS.delay_s).fill((NOW_S + 1000) * 1000).written == 0
+
+
+def test_the_past_is_looked_through_once_an_hour(settings: Settings, store: Store) -> None:
+    """Between two passes a turn asks about today and yesterday alone; a hole that came since is filled by the next."""
+    rows = some_rows(random.Random(8), 60)
+    write_raw(store, rows)
+    rebuild(store, FIRST * 1000, NOW_S * 1000, (NOW_S + 1000) * 1000, SETTINGS)
+    job, now_ms = CoarserJob(store, SETTINGS.delay_s), (NOW_S + 3 * DAY_S) * 1000
+    oldest = job._oldest_day()
+    assert job.fill(now_ms).day == oldest
+    store.command("TRUNCATE TABLE metrics_1d")
+    yesterday = now_ms // 1000 // DAY_S * DAY_S - DAY_S
+    assert job.fill(now_ms + PASS_EVERY_MS - 1) == FillReport(day=yesterday)
+    again = job.fill(now_ms + PASS_EVERY_MS)
+    assert again.day == oldest and again.written > 0
 
 
 def read(store: Store, view: str, from_s: int, to_s: int, step_s: int) -> Any:

@@ -17,7 +17,7 @@ from pipeline.operate import follow_retention
 from pipeline.operate.follow_retention import RetentionFollower
 from pipeline.operate.status import gather
 from pipeline.store.client import Store
-from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS
+from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS, kept_hours
 
 PATIENCE_S = 120.0
 
@@ -115,3 +115,32 @@ def test_junk_is_said_once(deployment: Deployment, caplog: pytest.LogCaptureFixt
         deployment.follower.look()
     assert len([one for one in caplog.records if "retention ignored" in one.getMessage()]) == 1
     assert deployment.follower.hours == 720
+
+
+def test_a_refused_look_does_not_end_the_service(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that is gone or a right that was taken is told as trouble; the looks go on, and heal."""
+    answers = [StoreRefused("table is gone"), StoreRefused("table is gone")]
+
+    def look_at(store: Store) -> int | None:
+        if answers:
+            raise answers.pop()
+        return kept_hours(store)
+
+    monkeypatch.setattr(follow_retention, "kept_hours", look_at)
+    monkeypatch.setattr(follow_retention, "INTERVAL_S", 0.01)
+    stop, failed = threading.Event(), list[BaseException]()
+
+    def run() -> None:
+        try:
+            deployment.follower.run(stop)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    until = time.monotonic() + PATIENCE_S
+    while (answers or deployment.follower.trouble) and not failed and time.monotonic() < until:
+        time.sleep(0.001)
+    stop.set()
+    thread.join()
+    assert failed == [] and answers == [] and deployment.follower.trouble == ""
