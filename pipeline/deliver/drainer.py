@@ -86,6 +86,7 @@ class Drainer:
         """
         prepare_reader()
         self._run = Run(self, stop or threading.Event(), until_empty=until_empty)
+        self._run.limits = self.limits  # ``accept`` may have come while the run was made
         return self._run.run()
 
     def accept(self, limits: Limits) -> None:

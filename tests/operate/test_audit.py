@@ -1,6 +1,8 @@
 """The audit: balances when all is well, and fails when a single row is deleted, doubled, altered or out of nowhere."""
 
+import json
 import time
+from typing import Any
 
 import pytest
 import redis
@@ -168,6 +170,34 @@ def test_rows_on_their_way_do_not_disturb(buffer: Buffer, store: Store) -> None:
     report = _audit(buffer, store)
     assert report.ok
     assert report.books.in_flight == 150
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_records_that_reach_the_table_during_an_audit_are_checked(
+    buffer: Buffer, store: Store, missing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Newer chunks come to the ledger table between two statements: no false alarm, and none is left out."""
+    _drain(buffer, store)
+    assert ledger.flush(buffer, store, settled_ms=0) == ROWS // 100
+    later_ms = time.time_ns() // 1_000_000 + 60_000
+    for number in range(150):
+        item = {"timestamp": later_ms + number, "metric_type": "duration", "value": 1, "test_id": str(number)}
+        buffer.client.lpush(buffer.key, json.dumps(item))
+    Drainer(buffer, store, SETTINGS, Limits()).drain_until_empty()
+    if missing:
+        _change(store, "ALTER TABLE metrics DELETE WHERE test_id = '149'")
+    asked, flushed = store.rows, []
+
+    def flushing(sql: str, parameters: Any = None) -> Any:
+        found = asked(sql, parameters)
+        if "max_timestamp" in sql and not flushed:
+            flushed.append(ledger.flush(buffer, store, settled_ms=0))
+        return found
+
+    monkeypatch.setattr(store, "rows", flushing)
+    report = _audit(buffer, store, full=True)
+    assert flushed == [2]
+    assert (report.ok, report.missing) == (not missing, missing), report.findings
 
 
 def test_flushed_twice_is_there_once(buffer: Buffer, store: Store) -> None:

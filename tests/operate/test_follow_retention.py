@@ -67,7 +67,7 @@ def test_the_platforms_hours_count_while_everything_runs(deployment: Deployment,
             assert deployment.told() == (hours, hours + RAW_TTL_MARGIN_HOURS)
             deployment.push(name, hours_ago=100)
             until = time.monotonic() + PATIENCE_S
-            while deployment.buffers[0].books().in_flight or deployment.buffers[0].waiting():
+            while (books := deployment.buffers[0].books()).in_flight or books.waiting:
                 assert time.monotonic() < until
                 time.sleep(0.05)
     finally:

@@ -46,7 +46,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
         return member.read().decode()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps an event loop running, in which asyncio.run fails
 def browser() -> Iterator[Any]:
     """Chromium; without it the test is skipped at a desk and fails in CI."""
     if CHROMIUM is None:
