@@ -72,7 +72,7 @@ class _Pass:
     tick: int
     cursor: int = 0
     gauges: Gauges = field(default_factory=Gauges)
-    seen: dict[str, int] = field(default_factory=dict)
+    found: dict[str, int] = field(default_factory=dict)
     troubled: dict[str, tuple[str, int]] = field(default_factory=dict)
     states: set[str] = field(default_factory=set)
     items: dict[str, int] = field(default_factory=dict)
@@ -266,7 +266,7 @@ class Collector:
                 self._derive_events(group, derived, states, now_ms, going, fresh)
         for one in there if self._remembers(entry) else ():
             going.states.update(derive.state_name(one.match, derived) for derived in entry.remembered)
-        going.seen[entry.name] = going.seen.get(entry.name, 0) + len(there)
+        going.found[entry.name] = going.found.get(entry.name, 0) + len(there)
         if troubled := [one.trouble for one in there if one.trouble]:
             first, count = going.troubled.get(entry.name, (troubled[0], 0))
             going.troubled[entry.name] = (first, count + len(troubled))
@@ -383,7 +383,7 @@ class Collector:
                         _log.warning(
                             "redis keys not collected", entry=entry.name, pattern=entry.pattern, reason=trouble
                         )
-                    state.last_ms, state.keys = now_ms, going.seen.get(entry.name, 0)
+                    state.last_ms, state.keys = now_ms, going.found.get(entry.name, 0)
                     state.trouble, state.troubled_keys = trouble, count
                     gauges = sum(by_type.get(one, 0) for one in entry.metric_types())
                     state.items = going.items.get(entry.name, 0) + gauges

@@ -325,7 +325,7 @@ def oldest(look: KeyLook, derived: Derived, state: bytes, gauges: Gauges, now_ms
     When elements without a time were first seen is the state.
     """
     known: dict[str, int] = json.loads(state) if state else {}
-    seen: dict[str, int] = {}
+    first_ms: dict[str, int] = {}
     ages_s = []
     for element in [element for element, _ in look.scored] or look.elements:
         fields = json_object(element, _TIMES) or {}
@@ -334,13 +334,13 @@ def oldest(look: KeyLook, derived: Derived, state: bytes, gauges: Gauges, now_ms
             ages_s.append(told[0])
         else:
             name = f"{zlib.crc32(element):x}"
-            seen[name] = known.get(name, now_ms)
-            ages_s.append(max(0.0, (now_ms - seen[name]) / 1000))
+            first_ms[name] = known.get(name, now_ms)
+            ages_s.append(max(0.0, (now_ms - first_ms[name]) / 1000))
     if ages_s:
         gauges.put(derived.metric_type, labels_of(look, derived), max(ages_s))
-    if seen == known:
+    if first_ms == known:
         return None
-    return Events(state_name(look.match, derived), state, json.dumps(seen).encode(), ())
+    return Events(state_name(look.match, derived), state, json.dumps(first_ms).encode(), ())
 
 
 _TIMES = ("queuedAt", "enqueuedAt", "createdAt", "timestamp")

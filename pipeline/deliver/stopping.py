@@ -28,7 +28,7 @@ class Stop:
     asked: threading.Event = field(default_factory=threading.Event)
     grace_s: float = GRACE_S
     _is_over: bool = False
-    _seen_s: float | None = None
+    _set_at_s: float | None = None
 
     def set(self) -> None:
         """End this run."""
@@ -38,13 +38,13 @@ class Stop:
         """Whether this run is to end."""
         if not (self._is_over or self.asked.is_set()):
             return False
-        if self._seen_s is None:
-            self._seen_s = time.monotonic()
+        if self._set_at_s is None:
+            self._set_at_s = time.monotonic()
         return True
 
     def is_overdue(self) -> bool:
         """Whether it was to end so long ago that nothing more is begun."""
-        return self.is_set() and self._seen_s is not None and time.monotonic() - self._seen_s >= self.grace_s
+        return self.is_set() and self._set_at_s is not None and time.monotonic() - self._set_at_s >= self.grace_s
 
     def sleep(self, pause_s: float) -> bool:
         """Wait; True at once when this run is to end."""

@@ -47,10 +47,10 @@ _CODE_OF_STATUS = {
 
 @dataclass
 class Running:
-    """A statement at work. ``mark`` stands in its text, so that it can be found and ended."""
+    """A statement at work. ``tag`` stands in its text, so that it can be found and ended."""
 
     query_id: str
-    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    tag: str = field(default_factory=lambda: uuid.uuid4().hex)
     is_unwanted: threading.Event = field(default_factory=threading.Event)
 
 
@@ -151,8 +151,8 @@ class Interface:
                 handle.is_spoilt = writable.changes_settings(statement)  # no sessions: it ends with the request
                 return writable.run(handle, bytes(statement), default_format, values)
             checked = query_guard.checked(handle, bytes(statement), values, self._limits)
-            marked = checked.text + b" /* request " + running.mark.encode() + b" */"
-            answer = handle.run(marked, default_format, values)
+            tagged = checked.text + b" /* request " + running.tag.encode() + b" */"
+            answer = handle.run(tagged, default_format, values)
             return answer, (checked.format or default_format) if checked.returns_rows else None
 
     def _settings(self, parameters: Mapping[str, str]) -> QuerySettings:
@@ -182,7 +182,7 @@ class Interface:
     def _end(self, running: Running) -> None:
         """End a statement whose client is gone; it may not have begun yet, so this is said until it is over."""
         running.is_unwanted.set()
-        find = literal(f"request {running.mark}").encode()
+        find = literal(f"request {running.tag}").encode()
         kill = b"KILL QUERY WHERE position(query, " + find + b") > 0 AND query NOT LIKE 'KILL%' ASYNC"
         try:
             killer = Handle(self._path, ())

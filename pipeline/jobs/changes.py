@@ -57,7 +57,7 @@ _DAY_MS = 86_400_000
 _ALL_EVERY_MS = 3_600_000
 
 _OVERLAP_MS = 60_000
-"""A window is computed before it is written: one that was on its way during the last run is seen by this one."""
+"""A window is computed before it is written: one that was on its way during the last run is read by this one."""
 
 _SERIES_AT_ONCE = 20_000
 """Of 400 points each they take a third of a gigabyte."""
@@ -113,7 +113,7 @@ Series = tuple[str, ...]
 
 @dataclass
 class ChangesReport:
-    """What one run did: series searched, changes and drifts seen in them, what was new and written, cycles known."""
+    """What one run did: series searched, changes and drifts found in them, what was new and written, cycles known."""
 
     searched: int = 0
     found: int = 0

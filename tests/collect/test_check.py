@@ -71,8 +71,8 @@ def test_a_sample_ends_early(redis_server: Callable[..., RedisServer]) -> None:
 def test_eviction_and_persistence_are_looked_at() -> None:
     """What the document sets (allkeys-lru) evicts the buffer."""
     found = server_findings({}, {"maxmemory-policy": "allkeys-lru", "appendonly": "no", "appendfsync": "no"})
-    assert [(one.level, one.pattern) for one in found] == [
-        ("bad", "maxmemory-policy"), ("bad", "appendonly"), ("warning", "appendfsync"),
+    assert [(one.severity, one.pattern) for one in found] == [
+        ("bad", "maxmemory-policy"), ("bad", "appendonly"), ("warn", "appendfsync"),
     ]  # fmt: skip
 
 

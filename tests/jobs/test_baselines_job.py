@@ -19,7 +19,7 @@ from pipeline.base import failpoints
 from pipeline.base.config import Settings
 from pipeline.base.errors import RedisOutage
 from pipeline.base.failpoints import Injected
-from pipeline.jobs.baselines import LEVELS, BaselinesJob
+from pipeline.jobs.baselines import GROUPINGS, BaselinesJob
 from pipeline.store.client import Store
 
 # Recent: the tables' TTL goes by the real clock.
@@ -149,7 +149,7 @@ class TestTable:
         )
         past = history(executions, settings.baselines.max_runs)
         expected = {}
-        for by in LEVELS:
+        for by in GROUPINGS:
             for row in baselines(past, by, max_runs=50, min_runs=12).to_pylist():
                 row |= {name: 0.0 for name in ("shift_pct", "autocorrelation") if row[name] != row[name]}
                 if all(row[name] for name in by[1:]):

@@ -68,7 +68,7 @@ class Deployment:
     def passed(self) -> set[str]:
         """Marks that the status shows as passed; each of them is trouble, and in words."""
         status = self.status()
-        shown = status.as_dict()["marks"][self.buffer.key]
+        shown = status.as_dict()["fills"][self.buffer.key]
         passed = {name for name, level in shown.items() if level["passed"]}
         assert len(status.high_water) == len(passed)
         assert set(status.high_water) <= set(status.trouble)
@@ -79,7 +79,7 @@ class Deployment:
         return int(self.client.info("memory")["used_memory"])
 
     def fill_by_others(self, more: int) -> None:
-        """Somebody else's key, up to the mark of memory and ``more`` bytes."""
+        """Another program's key, up to the limit of memory and ``more`` bytes."""
         while self.used() < MARK_BYTES + more:
             self.client.lpush("somebody else's", *[b"x" * 10_000] * 10)
 
@@ -108,15 +108,15 @@ def alive(deployment: Deployment, role: str = "run", trouble: str = "") -> None:
 
 
 def test_below_its_marks_a_buffer_is_no_trouble(deploy: Callable[..., Deployment]) -> None:
-    """All three levels are shown with their marks; standing at a mark is not passing it."""
+    """All three are shown with their limits; standing at a limit is not passing it."""
     deployment = deploy(high_water_rows=100)
     alive(deployment)
     deployment.push(plain_items(100, 1))
     assert deployment.passed() == set()
-    marks = deployment.status().as_dict()["marks"]["metrics:buffer"]
-    assert marks["rows"] == {"value": 100, "mark": 100, "passed": False}
-    assert (marks["age_s"]["mark"], marks["memory_pct"]["mark"]) == (300, 80)
-    assert 0 < marks["memory_pct"]["value"] < 50
+    fills = deployment.status().as_dict()["fills"]["metrics:buffer"]
+    assert fills["rows"] == {"value": 100, "limit": 100, "passed": False}
+    assert (fills["age_s"]["limit"], fills["memory_pct"]["limit"]) == (300, 80)
+    assert 0 < fills["memory_pct"]["value"] < 50
     assert deployment.status().trouble == []
 
 
@@ -197,7 +197,7 @@ def test_of_several_buffers_the_one_is_named(deploy: Callable[..., Deployment]) 
     memory = [sentence for sentence in status.high_water if "memory" in sentence]
     assert (len(rows), len(memory), len(status.high_water)) == (1, 1, 2)
     assert rows[0].startswith("two: 11 items")
-    assert set(status.as_dict()["marks"]) == {"one", "two"}
+    assert set(status.as_dict()["fills"]) == {"one", "two"}
     assert status.highest()[0].value == 11
 
 
@@ -217,7 +217,7 @@ def test_each_mark_is_logged_once_when_passed_and_once_when_not(
 
     def said(event: str) -> list[str]:
         messages = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
-        return [message["mark"] for message in messages if message["event"] == event]
+        return [message["by"] for message in messages if message["event"] == event]
 
     def look() -> list[str]:
         deployment.overflow.step()
@@ -240,7 +240,7 @@ def test_each_mark_is_logged_once_when_passed_and_once_when_not(
 
 
 def test_the_command_shows_the_marks_and_ends_with_1(deploy: Callable[..., Deployment], tmp_path: Path) -> None:
-    """`pipeline status`: above a mark exit 1, in words for people and in ``marks`` for programs."""
+    """`pipeline status`: above a mark exit 1, in words for people and in ``fills`` for programs."""
     deployment = deploy()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PIPELINE_")} | {
         "PIPELINE_REDIS__URL": deployment.settings.redis.url,
@@ -260,7 +260,7 @@ def test_the_command_shows_the_marks_and_ends_with_1(deploy: Callable[..., Deplo
     shown = json.loads(done.stdout)
     assert done.returncode == 1
     assert shown["high_water"] == ["11 items are not stored yet, more than buffer.high_water_rows 10"]
-    assert shown["marks"]["metrics:buffer"]["rows"] == {"value": 11, "mark": 10, "passed": True}
+    assert shown["fills"]["metrics:buffer"]["rows"] == {"value": 11, "limit": 10, "passed": True}
     alive(deployment)
     done = asked()
     assert done.returncode == 1
@@ -279,7 +279,7 @@ def test_a_status_without_redis_is_still_shown(capsys: pytest.CaptureFixture[str
     assert len(status.trouble) == 1
     console.print_status(status)
     assert "Redis: " in capsys.readouterr().out
-    assert status.as_dict()["marks"] == {}
+    assert status.as_dict()["fills"] == {}
 
 
 # What the rules do about it
@@ -430,6 +430,4 @@ def test_what_was_spilled_grows_old_too(deploy: Callable[..., Deployment], caplo
 
     wait_until(alarmed, "the age of the files is alarmed")
     messages = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
-    assert "age_s" in [
-        message["mark"] for message in messages if message["event"] == "buffer above its high-water mark"
-    ]
+    assert "age_s" in [message["by"] for message in messages if message["event"] == "buffer above its high-water mark"]

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pipeline.serve.bodies import Budget, read_body
-from pipeline.serve.bounds import Bounds, SeenConnection, overdue, to_displace
+from pipeline.serve.bounds import Bounds, ConnectionState, overdue, to_displace
 from pipeline.serve.server import HttpServer
 
 PATIENCE_S = 60
@@ -97,12 +97,12 @@ def asked(server: HttpServer, request: bytes = b"GET / HTTP/1.1\r\nHost: a\r\nCo
 )
 def test_each_phase_has_its_time(phase: str, since_s: float, moved: int, expected: bool) -> None:
     """Dripping header bytes buys no time, a body or an answer that moves does, work is not timed here."""
-    assert overdue(SeenConnection(phase, "a", 100.0, moved), 100.0 + since_s, Bounds()) is expected  # type: ignore[arg-type]
+    assert overdue(ConnectionState(phase, "a", 100.0, moved), 100.0 + since_s, Bounds()) is expected  # type: ignore[arg-type]
 
 
 CONNECTIONS = st.lists(
     st.builds(
-        SeenConnection,
+        ConnectionState,
         st.sampled_from(["idle", "headers", "body", "sending", "closing", "working"]),
         st.sampled_from(["a", "b", "c"]),
         st.floats(0, 100),
@@ -112,7 +112,7 @@ CONNECTIONS = st.lists(
 
 
 @given(CONNECTIONS, st.sampled_from(["a", "d"]))
-def test_a_newcomer_displaces_whoever_is_owed_least(connections: list[SeenConnection], address: str) -> None:
+def test_a_newcomer_displaces_whoever_is_owed_least(connections: list[ConnectionState], address: str) -> None:
     """Never a request at work; never somebody of another address for one that has its share; and only when full."""
     bounds = Bounds(connections=6, connections_by_address=3)
     mine = [seen for seen in connections if seen.address == address]
@@ -131,10 +131,10 @@ def test_within_one_address_the_longest_waiting_goes_first() -> None:
     """Half a header before half a body, half a body before an idle connection, of equals the oldest."""
     bounds = Bounds(connections=4, connections_by_address=4)
     full = [
-        SeenConnection("idle", "a", 1),
-        SeenConnection("body", "a", 2),
-        SeenConnection("headers", "a", 4),
-        SeenConnection("headers", "a", 3),
+        ConnectionState("idle", "a", 1),
+        ConnectionState("body", "a", 2),
+        ConnectionState("headers", "a", 4),
+        ConnectionState("headers", "a", 3),
     ]
     assert to_displace(full, "a", bounds) == 3
     assert to_displace(full[:2] * 2, "a", bounds) == 1

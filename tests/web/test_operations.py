@@ -35,7 +35,7 @@ def test_alive_is_whether_loops_turn() -> None:
         (PipelineLook(0, 1, {}), 1, True, []),
         (PipelineLook(0, 1, {}), 1, None, []),
         (PipelineLook(0, 0, {}), float("inf"), True, ["nothing is known yet"]),
-        (PipelineLook(0, 1, {}), 31, True, ["nothing was seen for 31 s"]),
+        (PipelineLook(0, 1, {}), 31, True, ["the last status check was 31 s ago"]),
         (PipelineLook(0, 1, {}, redis_trouble="Redis: away"), 1, False, ["Redis: away"]),
         (PipelineLook(0, 1, {}, clickhouse_trouble="gone"), 1, True, ["ClickHouse: gone"]),
         (PipelineLook(0, 1, {}), 1, False, ["lease: no process holds the schedule"]),

@@ -279,8 +279,8 @@ class Evaluator:
             alert = structs.replace(alert, state=State.RESOLVED, resolved_at_ms=tick_ms)
         now = "not beyond its threshold" if change.after is State.RESOLVED else "beyond its threshold"
         reason = f"late data changed the verdict: at {iso(tick_ms)} it was {now}"
-        seen = None if alert.value is None else Observation(alert.value, 0)
-        return transition(Account(rule, tick_ms), labels, alert, change, seen, {}, self._page_url, reason=reason)
+        observation = None if alert.value is None else Observation(alert.value, 0)
+        return transition(Account(rule, tick_ms), labels, alert, change, observation, {}, self._page_url, reason=reason)
 
     # Writing down
 
@@ -331,8 +331,8 @@ class _Due:
         return replace(self, until_ms=min(self.until_ms, end_ms))
 
 
-def _restored(rule: Rule, alerts: Alerts, last_seen_ms: int, now_ms: int) -> Alerts:
-    back = {labels: restore(alert, last_seen_ms, now_ms, rule) for labels, alert in alerts.items()}
+def _restored(rule: Rule, alerts: Alerts, evaluated_ms: int, now_ms: int) -> Alerts:
+    back = {labels: restore(alert, evaluated_ms, now_ms, rule) for labels, alert in alerts.items()}
     return {labels: alert for labels, alert in back.items() if alert is not None}
 
 

@@ -65,7 +65,7 @@ class SourceBatch:
     def __init__(self, source: Source, rules: Sequence[Rule], first_ms: int, last_ms: int, facts: Facts) -> None:
         self._facts = facts
         self._frames: dict[Table, Frame] = {}
-        self._seen: dict[Table, Frame] = {}
+        self._last_seen: dict[Table, Frame] = {}
         self._selections: dict[Any, Selection] = {}
         self._views: dict[Any, WindowView] = {}
         for table in dict.fromkeys(table_of(rule) for rule in rules if has_windows(rule)):
@@ -93,8 +93,8 @@ class SourceBatch:
         table = table_of(rule)
         key = (table, *selection_key(rule))
         if key not in self._selections:
-            seen = self._seen[table] if needs_memory(rule) else None
-            self._selections[key] = select(self._frames[table], rule, seen)
+            last_seen = self._last_seen[table] if needs_memory(rule) else None
+            self._selections[key] = select(self._frames[table], rule, last_seen)
         view_key = (*key, rule.window_ms)
         view = self._views.get(view_key)
         if view is None or view.tick_s != tick_ms // 1000:
@@ -113,7 +113,7 @@ class SourceBatch:
         self._frames[table] = source.windows(table, metrics, dimensions, histograms, from_s, last_ms // 1000)
         if remembering := [rule for rule in rules if needs_memory(rule)]:
             since_s = (first_ms - max(rule.remember_ms for rule in remembering)) // 1000
-            self._seen[table] = source.last_seen(table, metrics, dimensions, since_s, from_s)
+            self._last_seen[table] = source.last_seen(table, metrics, dimensions, since_s, from_s)
 
 
 def has_windows(rule: Rule) -> bool:
@@ -183,7 +183,7 @@ class StoreSource:
         return sorted(found, key=lambda baseline: baseline.computed_at_ms)
 
     def change_points(self, from_ms: int, to_ms: int) -> Sequence[ChangePoint]:
-        """Steps that happened in (from, to], and drifts seen then."""
+        """Steps that happened in (from, to], and drifts found then."""
         rows = self._store.rows(
             "SELECT toUnixTimestamp64Milli(changed_at), toUnixTimestamp64Milli(detected_at), change_pct, "
             "points_after, level_before, level_after, kind, slope_pct_per_day, slope_low, slope_high, explanation, "

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pipeline.alerts.rules.lined_yaml import shown
 from pipeline.alerts.rules.rule import (
     BASELINE_DIMENSIONS,
-    BASELINE_LEVELS,
+    BASELINE_GROUPINGS,
     MAX_WINDOW_MS,
     MINUTE_MS,
     SERIES_DIMENSIONS,
@@ -70,9 +70,9 @@ def _dimensions(rule: Rule) -> Iterable[tuple[str, str]]:
                 yield key, f"{key}: {name!r} is no dimension of {rule.statistic}; {nearest(name, known)}"
     if len(rule.metrics) > 1 and "metric_type" not in rule.by:
         yield "by", "with several metrics 'by' must name metric_type, so that they are not mixed"
-    levels = [sorted(level) for level in BASELINE_LEVELS]
-    if rule.source == "baselines" and sorted(rule.by) not in levels:
-        shown = ", ".join(f"[{', '.join(level)}]" for level in BASELINE_LEVELS)
+    groupings = [sorted(grouping) for grouping in BASELINE_GROUPINGS]
+    if rule.source == "baselines" and sorted(rule.by) not in groupings:
+        shown = ", ".join(f"[{', '.join(grouping)}]" for grouping in BASELINE_GROUPINGS)
         yield "by", f"baselines are kept for {shown}"
 
 

@@ -24,13 +24,13 @@ MAX_WINDOW_MS = 24 * 60 * MINUTE_MS
 SERIES_DIMENSIONS = SERIES
 VITAL_DIMENSIONS = ("metric_type", *WINDOW_DIMENSIONS)
 BASELINE_DIMENSIONS = ("test_suite", "environment", "browser", "test_id")
-BASELINE_LEVELS = (
+BASELINE_GROUPINGS = (
     ("test_suite",),
     ("test_suite", "environment"),
     ("test_suite", "environment", "browser"),
     ("test_suite", "test_id"),
 )
-"""What baselines are computed for (``jobs.baselines.LEVELS``)."""
+"""What baselines are computed for (``jobs.baselines.GROUPINGS``)."""
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,3})?)")
 

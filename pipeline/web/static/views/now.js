@@ -9,7 +9,7 @@ export const title = 'Now';
 const CARDS = [
   ['stored_per_s', 'Stored per second', (told) => [number(told.stored_per_s), ' rows/s'], 'Rows acknowledged, from the ledger in Redis, over the last looks', () => ''],
   ['freshness_s', 'Freshness', (told) => [seconds(told.newest_row_age_s), ''], 'Time since the newest row was stored (table metrics, ingested_at)', (told) => (told.newest_row_age_s > 120 ? 'warn' : '')],
-  ['waiting', 'Waiting', (told) => [number(told.waiting), ' items'], 'Items in the buffer (LLEN), not sealed yet', (told) => (Object.values(told.marks || {}).some((marks) => marks.rows?.passed) ? 'bad' : '')],
+  ['waiting', 'Waiting', (told) => [number(told.waiting), ' items'], 'Items in the buffer (LLEN), not sealed yet', (told) => (Object.values(told.fills || {}).some((of) => of.rows?.passed) ? 'bad' : '')],
   ['dead_lettered', 'Dead letters', (told) => [number(told.dead_letters_open), ' open'], 'Refused items that nobody has replayed or dropped (view dead_letters_open); the line: all since the ledger began', () => ''],
   ['unaccounted', 'Unaccounted', (told) => [exact(told.unaccounted), ''], 'sealed − stored − dead_lettered − in_flight − spilled − dropped − lost − set_aside; 0 unless something is wrong', (told) => (told.unaccounted === 0 ? 'good' : told.unaccounted ? 'bad' : '')],
   ['firing', 'Alerts firing', (told) => [number(told.alerts.firing || 0), told.alerts.pending ? ` ${told.alerts.pending} pending` : ''], 'Alerts whose last transition leads to firing (view alerts_now)', (told) => (told.alerts.firing ? 'bad' : 'good')],
@@ -50,8 +50,8 @@ export function render(about) {
 
 function troubles(told, section, about) {
   const said = (told.trouble || []).map((text) => h('li', {}, text));
-  const found = told.findings.map((one) => h('li', {}, h('strong', {}, `${one.check}: `), one.seen, one.fix ? h('span', { class: 'fix' }, ` — fix: ${one.fix}`) : null));
-  const bad = said.length || told.findings.some((one) => one.level === 'bad');
+  const found = told.findings.map((one) => h('li', {}, h('strong', {}, `${one.check}: `), one.detail, one.fix ? h('span', { class: 'fix' }, ` — fix: ${one.fix}`) : null));
+  const bad = said.length || told.findings.some((one) => one.severity === 'bad');
   section.className = `panel ${bad ? 'wrong' : found.length ? 'wrong warn' : 'fine'}`;
   const firing = told.alerts.firing ? h('p', {}, about.linked({ view: 'alerts' }, `${told.alerts.firing} alert${told.alerts.firing === 1 ? '' : 's'} firing`)) : null;
   if (!bad && !found.length) return [h('strong', {}, 'The pipeline is well.'), h('span', { class: 'hint' }, ` Seen ${seconds(told.age_s)} ago.`), firing];
