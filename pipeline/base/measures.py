@@ -82,7 +82,7 @@ READ: tuple[Measure, ...] = (
     Measure("pipeline_drainer_fenced_total", "counter", "Chunks taken over by another drainer.", ("buffer",)),
     Measure("pipeline_drainer_retries_total", "counter", "Attempts beyond the first at ClickHouse.", ("buffer",)),
     Measure("pipeline_loop_age_seconds", "gauge", "Time since a loop of this process turned.", ("loop",)),
-    Measure("pipeline_job_runs_total", "counter", "Runs of a job that succeeded.", ("job",)),
+    Measure("pipeline_job_turns_total", "counter", "Turns of a job that succeeded.", ("job",)),
     Measure("pipeline_job_failures_total", "counter", "Runs of a job that failed.", ("job",)),
     Measure("pipeline_job_missed_total", "counter", "Turns of a job that were due and did not begin.", ("job",)),
     Measure("pipeline_job_last_run_seconds", "gauge", "How long the last run of a job took.", ("job",)),

@@ -183,7 +183,7 @@ def spill(settings: config.Settings, rows: int, say: Callable[[str], None]) -> d
         limits = Limits.of(bench.settings)
         files = Spill(bench.settings.data_dir / "spill", bench.buffer, bench.store, bench.settings.drainer, limits)
         overflow = Overflow(bench.buffer, drainer, bench.settings.buffer, files)
-        drainer.progress.trouble = "ClickHouse is away"
+        drainer.activity.trouble = "ClickHouse is away"
         say(f"pushing {rows:,} rows while ClickHouse is away")
         redis_mb: list[float] = []
         spill_s = 0.0
@@ -193,7 +193,7 @@ def spill(settings: config.Settings, rows: int, say: Callable[[str], None]) -> d
             redis_mb.append(client.info("memory")["used_memory"] / 2**20)
         figures = files.figures()
         say(f"{figures.rows:,} rows lie on disk; ClickHouse is back")
-        drainer.progress.trouble = ""
+        drainer.activity.trouble = ""
         drain_s = _timed(drainer.drain_until_empty) + _timed(lambda: _until_nothing_moves(overflow))
         ((count, distinct),) = bench.store.rows("SELECT count(), uniqExact(segment, position) FROM metrics")
         books = bench.buffer.books()

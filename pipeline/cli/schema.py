@@ -104,7 +104,7 @@ def check(settings: config.Settings, sample: int | None, as_json: bool) -> None:
                 found += findings(catalogue, counted)
     finally:
         link.close()
-    bad = any(one.severity == "bad" for one in found)
+    is_broken = any(one.severity == "bad" for one in found)
     if as_json:
         print_json({"keys": keys, "sampled": sampled, "skipped": skipped, "findings": [one.as_dict() for one in found]})
     else:
@@ -116,7 +116,7 @@ def check(settings: config.Settings, sample: int | None, as_json: bool) -> None:
         for one in skipped:
             say(f"database {one['database']} was skipped: {one['reason']}")
         say(f"{keys} keys looked at{' (a sample)' if sampled else ''}; {len(found)} findings")
-    if bad:
+    if is_broken:
         sys.exit(1)
 
 

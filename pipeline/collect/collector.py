@@ -1,12 +1,12 @@
 """Passes over the platform's databases: what the keys say is pushed to the buffer as ordinary metrics.
 
 A pass goes through all keys of a database with SCAN, a few hundred at a time, and stops after its share of the
-interval; the next run goes on where it stopped. At the end of a pass its gauges are pushed; events are pushed as they
+interval; the next turn goes on where it stopped. At the end of a pass its gauges are pushed; events are pushed as they
 are found, together with the state that says so (``lua/push_collected.lua``), so that a kill anywhere leaves an event
 collected once or not yet. The state of a pass lies in memory: after a restart it begins again, which costs reading.
 
 One process collects at a time, the holder of the scheduler's lease; two at once push no event twice.
-When Redis is away the outage is raised and the next run goes on. A database without rights is skipped and said so.
+When Redis is away the outage is raised and the next turn goes on. A database without rights is skipped and said so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ a key instead of one and a half; a wrong type is seen when the key is read."""
 ITEMS_A_SCRIPT = 200
 """Items and states that one script pushes at most: well below 1 ms."""
 SHARE = 0.3
-"""Part of the interval that a run may take; the rest of the keys wait for the next one."""
+"""Part of the interval that a turn may take; the rest of the keys wait for the next one."""
 LEFTOVER_STATES = 1_000
 """States of keys that are gone, removed by one command."""
 
@@ -81,7 +81,7 @@ class _Pass:
 
 @dataclass
 class CollectReport:
-    """What one run did."""
+    """What one turn did."""
 
     keys: int = 0
     items: int = 0
@@ -155,7 +155,7 @@ class Collector:
         except RedisDenied as denied:
             report.trouble.append(f"the server's own health is skipped: {denied}")
         if self.channels is not None:
-            # Counted since the last run: a kill here loses counts of messages, which a channel forgets anyway.
+            # Counted since the last turn: a kill here loses counts of messages, which a channel forgets anyway.
             report.items += self._push_once(self.channels.take(now_ms))
         return report
 

@@ -111,7 +111,7 @@ class Overflow:
         if moved:
             return moved
         on_disk = books.spilled or self.spill.files()
-        if on_disk and held < LOW_WATER * most_rows and not self.drainer.progress.trouble:
+        if on_disk and held < LOW_WATER * most_rows and not self.drainer.activity.trouble:
             return self.spill.drain_one(stop)
         return 0
 
@@ -162,7 +162,7 @@ class Overflow:
 
     def _spilling_helps(self, excess: int, used: int) -> bool:
         """While ClickHouse is away, always; else only if what is to be stored is what fills Redis."""
-        if self.drainer.progress.trouble:
+        if self.drainer.activity.trouble:
             return True
         return excess <= self._memory_of_items(used, with_sealed=True)
 

@@ -24,7 +24,7 @@ from pipeline.base.errors import EngineRights
 from pipeline.base.sql_text import literal
 from pipeline.embedded import http_replies as replies
 from pipeline.embedded import http_statement, query_guard, writable
-from pipeline.embedded.handles import AnalystHandles, Answer, EngineError, Handle, QuerySettings, settings_tuple
+from pipeline.embedded.handles import AnalystHandles, Answer, EngineError, Handle, QuerySettings, as_query_settings
 from pipeline.serve.bodies import BodyRefused, Budget, read_body
 from pipeline.serve.workers import Workers
 from pipeline.store.client import analyst_settings
@@ -143,7 +143,7 @@ class Interface:
         if database == "default":
             database = self._database
         values = http_statement.fills(parameters)
-        with self._handles.take(self._settings(parameters), self._limits.query_max_s) as handle:
+        with self._handles.take(self._query_settings(parameters), self._limits.query_max_s) as handle:
             handle.use(database)
             if self._writable and writable.is_insert(statement):
                 return writable.insert(handle, statement, values), None
@@ -155,15 +155,15 @@ class Interface:
             answer = handle.run(tagged, default_format, values)
             return answer, (checked.format or default_format) if checked.returns_rows else None
 
-    def _settings(self, parameters: Mapping[str, str]) -> QuerySettings:
+    def _query_settings(self, parameters: Mapping[str, str]) -> QuerySettings:
         """What a handle is to carry: the limits, and what the client asks for and may have."""
-        asked = http_statement.settings(parameters)
+        asked = http_statement.query_settings(parameters)
         if self._writable:
             return tuple(sorted(asked.items()))
         allowed = {name: query_guard.allowed_setting(name, value, self._limits) for name, value in asked.items()}
         merged = analyst_settings(self._limits) | allowed
         merged["readonly"] = merged.pop("readonly")  # the last one
-        return settings_tuple(merged)
+        return as_query_settings(merged)
 
     @contextlib.contextmanager
     def _known(self, running: Running, parameters: Mapping[str, str]) -> Iterator[None]:

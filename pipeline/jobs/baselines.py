@@ -3,7 +3,7 @@
 The job computes all of them anew from the executions of the last ``baselines.days``: suite; suite and
 environment; suite, environment and browser; suite and test. A baseline is written to the table only if
 it differs from the last one written, all of them in one insert; so what was normal at a time T is the
-newest row with ``computed_at`` <= T. Redis is written whole every time, in one pipeline: a run that died
+newest row with ``computed_at`` <= T. Redis is written whole every time, in one pipeline: a turn that died
 between the two is made good by the next.
 
 When ClickHouse or Redis is away the outage is raised; nothing needs repair. A suite that was not
@@ -121,7 +121,7 @@ LIMIT 1 BY {", ".join(_KEY)}
 
 @dataclass
 class BaselinesReport:
-    """What one run did: executions that came out of ClickHouse, baselines computed, written, and in Redis."""
+    """What one turn did: executions that came out of ClickHouse, baselines computed, written, and in Redis."""
 
     executions: int = 0
     baselines: int = 0
@@ -141,7 +141,7 @@ class BaselinesJob:
     def run(self, now_ms: int) -> BaselinesReport:
         """Compute every baseline as of ``now_ms``, write those that changed, publish those of suites.
 
-        Raises ``StoreOutage`` or ``RedisOutage``; what is missing then follows with the next run.
+        Raises ``StoreOutage`` or ``RedisOutage``; what is missing then follows with the next turn.
         """
         executions = self._read(now_ms)
         found = self._by_groupings(executions, self.store.rows(_CYCLES))
@@ -190,7 +190,7 @@ class BaselinesJob:
         last = self._last if self._last is not None else self._last_written(now_ms)
         is_new = pa.array([last.get(key) != figures for key, figures in current.items()], pa.bool_())
         rows = found.filter(is_new)
-        # Should the insert's outcome be in doubt, the next run asks the table.
+        # Should the insert's outcome be in doubt, the next turn asks the table.
         self._last = None
         computed_at = pa.array(np.full(rows.num_rows, now_ms), pa.timestamp("ms", "UTC"))
         self.store.insert(TABLE, rows.append_column("computed_at", computed_at))

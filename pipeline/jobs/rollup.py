@@ -1,8 +1,8 @@
 """The rollup job: keeps ``metrics_1min`` and ``metrics_5min`` equal to the raw rows.
 
-The acknowledgement of a chunk notes the minutes it touched; a run takes that set, computes the
+The acknowledgement of a chunk notes the minutes it touched; a turn takes that set, computes the
 windows of those minutes that are over, writes them and forgets a minute only if nobody touched it
-meanwhile, and only once both its windows are final. So a run that is missed, or dies at any
+meanwhile, and only once both its windows are final. So a turn that is missed, or dies at any
 instruction, leaves work lying that the next one finds; a late row costs its own two windows.
 
 Why two workers at once, or a stale one, do no harm: the revision of a window grows with the number of raw
@@ -93,7 +93,7 @@ class Window:
 
 @dataclass
 class RollupReport:
-    """What one run did."""
+    """What one turn did."""
 
     windows_1min: int = 0
     windows_5min: int = 0

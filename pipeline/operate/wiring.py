@@ -317,7 +317,7 @@ def serve_site(settings: Settings, service: Service, *, any_port: bool = False) 
         service.buffers,
         store=service.store.clone,
         reader=lambda: Store.open(settings, role="reader"),
-        progress={drainer.buffer.key: drainer.progress for drainer in service.drainers},
+        drainers={drainer.buffer.key: drainer.activity for drainer in service.drainers},
         loops=service.heartbeat.ages,
         jobs=service.schedule.told,
         beacons=service.role == "demo",

@@ -251,7 +251,7 @@ class Delivery(RuleBasedStateMachine):
         while world.late:
             world.deliver(0)
         world.check_all_done()
-        world.happened["fenced"] += sum(process.drainer.progress.fenced for process in self.slots)
+        world.happened["fenced"] += sum(process.drainer.activity.fenced for process in self.slots)
 
     def _drain_plainly(self) -> None:
         world = self.world

@@ -16,7 +16,7 @@ from conftest import effort
 from pipeline.base import resources
 from pipeline.base.config import Settings, WebSettings
 from pipeline.embedded import query_guard
-from pipeline.embedded.handles import EngineError, Handle, settings_tuple
+from pipeline.embedded.handles import EngineError, Handle, as_query_settings
 from pipeline.embedded.statement_lists import SYSTEM, allowed_functions
 from pipeline.store.client import Store, analyst_settings
 from pipeline.store.migrate import migrate
@@ -30,7 +30,7 @@ class Guarded:
     """A handle whose every statement passes the guard first; ``role`` says whether the engine's role is under it."""
 
     def __init__(self, path: Path, role: bool) -> None:
-        settings = settings_tuple(analyst_settings(LIMITS))
+        settings = as_query_settings(analyst_settings(LIMITS))
         self.handle = Handle(path, settings, HOME) if role else Handle(path, settings)
         self.handle.use(HOME)
         self.handle.home = HOME
@@ -600,7 +600,7 @@ import sys, threading
 from pathlib import Path
 from pipeline.base.config import WebSettings
 from pipeline.embedded import engine
-from pipeline.embedded.handles import EngineError, Handle, settings_tuple
+from pipeline.embedded.handles import EngineError, Handle, as_query_settings
 from pipeline.store.client import analyst_settings
 
 def peak_mb():
@@ -613,7 +613,7 @@ limits = WebSettings(query_max_s=20, query_max_at_once=4, query_max_memory_bytes
 before = peak_mb()
 
 def ask(sql):
-    handle = Handle(path, settings_tuple(analyst_settings(limits)), "pipeline")
+    handle = Handle(path, as_query_settings(analyst_settings(limits)), "pipeline")
     try:
         handle.run(sql.encode(), "JSONEachRow")
         print("answered", flush=True)

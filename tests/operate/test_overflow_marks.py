@@ -368,13 +368,13 @@ def test_spill_gives_memory_back(deploy: Callable[..., Deployment], store: Store
     alive(deployment)
     deployment.push(heavy_items(18_000))
     assert deployment.passed() == {"memory_pct"}
-    deployment.overflow.drainer.progress.trouble = "ClickHouse is away"
+    deployment.overflow.drainer.activity.trouble = "ClickHouse is away"
     deployment.guard()
     assert deployment.passed() == set()
     books = deployment.buffer.books()
     assert 500 <= books.spilled <= 6_000, "and no more than needed"
     assert books.spilled + books.in_flight + books.waiting == 18_000
-    deployment.drainer.progress.trouble = ""
+    deployment.drainer.activity.trouble = ""
     deployment.drainer.drain_until_empty()
     deployment.guard()
     books = deployment.buffer.books()
@@ -389,11 +389,11 @@ def test_spill_leaves_the_buffer_to_clickhouse_when_others_fill_redis(
     and what lies there comes back."""
     deployment = deploy("spill")
     deployment.push(heavy_items(1_000))
-    deployment.drainer.progress.trouble = "ClickHouse is away"
+    deployment.drainer.activity.trouble = "ClickHouse is away"
     deployment.fill_by_others(2 << 20)
     deployment.guard()
     assert deployment.buffer.books().spilled == 1_000, "while ClickHouse is away, room is worth more"
-    deployment.drainer.progress.trouble = ""
+    deployment.drainer.activity.trouble = ""
     deployment.push(heavy_items(100))
     deployment.guard()
     books = deployment.buffer.books()
@@ -414,7 +414,7 @@ def test_what_was_spilled_grows_old_too(deploy: Callable[..., Deployment], caplo
         query = insert
 
     deployment.drainer.store = Away()  # type: ignore[assignment]
-    deployment.drainer.progress.trouble = "ClickHouse is away"
+    deployment.drainer.activity.trouble = "ClickHouse is away"
     deployment.push(plain_items(1_000, 1))
     deployment.guard()
     books = deployment.buffer.books()

@@ -23,7 +23,7 @@ class Drainer:
 
     def __init__(self, key: str, work: Callable[[threading.Event], None]) -> None:
         self.buffer = SimpleNamespace(key=key)
-        self.progress = SimpleNamespace(trouble="", heartbeat_s=1.0, stored=0, fenced=0, retries=0)
+        self.activity = SimpleNamespace(trouble="", heartbeat_s=1.0, stored=0, fenced=0, retries=0)
         self.work = work
         self.runs = 0
 
@@ -106,7 +106,7 @@ def test_a_loop_that_has_not_begun_has_no_age(tmp_path: Path) -> None:
 
     def prepare(_stop: threading.Event) -> None:
         proceed.wait(PATIENCE_S)
-        drainer.progress.heartbeat_s = time.monotonic()
+        drainer.activity.heartbeat_s = time.monotonic()
         _stop.wait(PATIENCE_S)
 
     drainer = Drainer("buffer", prepare)

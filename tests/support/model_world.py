@@ -33,7 +33,7 @@ from pipeline.deliver import drainer as drainer_module
 from pipeline.deliver import protocol
 from pipeline.deliver import spill as spill_module
 from pipeline.deliver.delivery import Delivery
-from pipeline.deliver.drainer import DECODING, READING, WRITING, Drainer, Run
+from pipeline.deliver.drainer import DECODING, READING, WRITING, Drainer, Draining
 from pipeline.deliver.ledger import digest, pending_records
 from pipeline.deliver.spill import Spill
 from pipeline.metric import Limits
@@ -491,7 +491,7 @@ class Process:
         spiller = self._own(SteppedBuffer(world.client), "spiller")
         self.spill = SteppedSpill(world.directory / f"spill-{slot}", spiller, store, SETTINGS, world.limits)
         self.stop = threading.Event()
-        self.run = Run(self.drainer, self.stop)
+        self.run = Draining(self.drainer, self.stop)
         self.drains: list[Work] = []
         self.spills: list[Work] = []
 
@@ -511,7 +511,7 @@ class Process:
         """Claim, read, decode, write and acknowledge one chunk."""
         if not self.drains:
             self.stop = threading.Event()
-            self.run = Run(self.drainer, self.stop)
+            self.run = Draining(self.drainer, self.stop)
         return self._start(self.drains, self._drain)
 
     def start_spill(self) -> Work:

@@ -75,7 +75,7 @@ def test_strangers_learn_yes_or_no_alone(open_site: OpenSite) -> None:
 def test_metrics_by_prometheus_conventions(open_site: OpenSite) -> None:
     """Every name of the catalogue is told, and each keeps the rules that promtool checks."""
     world = open_site(
-        jobs=lambda: {"rollup": {"runs": 3, "failures": 0, "missed": 1, "last_took_s": 0.1, "began_s_ago": 9.0,
+        jobs=lambda: {"rollup": {"turns": 3, "failures": 0, "missed": 1, "last_took_s": 0.1, "began_s_ago": 9.0,
                                  "interval_s": 5.0, "trouble": ""}},
         loops=lambda: {"schedule": 0.5},
     )  # fmt: skip

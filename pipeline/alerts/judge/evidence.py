@@ -40,11 +40,11 @@ class Account:
         self._mixes_units = len(rule.metrics) > 1
         self._unit = _suffix(rule.unit_of())
         self._window = {"from": iso(tick_ms - rule.window_ms), "to": iso(tick_ms)}
-        self._query = TickQuery.of(rule, tick_ms) if rule.source != "facts" else None
+        self._query = TickQuery.of(rule, tick_ms) if rule.subject != "facts" else None
         self._fields = _rule_fields(rule)
         self.identity = hashlib.blake2b(sized(rule.name).encode(), digest_size=16)
         self.identity_ends = {state: (sized(str(tick_ms)) + sized(state)).encode() for state in (FIRING, RESOLVED)}
-        metric = "vital" if rule.source == "vitals" else "metric_type"
+        metric = "vital" if rule.subject == "vitals" else "metric_type"
         self.columns = tuple([metric if name == "metric_type" else name for name in rule.by])
         self._threshold, self._clears_at = shown(rule.threshold), shown(rule.clears_at)
         self._is, self._beyond = f"{self._about} is ", f"{self._unit}, {rule.direction} {self._threshold}{self._unit}"
@@ -141,15 +141,15 @@ class TickQuery(msgspec.Struct, frozen=True):
     def of(cls, rule: Rule, tick_ms: int) -> TickQuery:
         """The query of a rule at a tick."""
         begin, end = _sql_time(tick_ms - rule.window_ms), _sql_time(tick_ms)
-        metric = "vital" if rule.source == "vitals" else "metric_type"
+        metric = "vital" if rule.subject == "vitals" else "metric_type"
         after = ""
-        if rule.source == "vitals":
+        if rule.subject == "vitals":
             number = "p75" if rule.statistic == "vital_p75" else "100 * poor / samples"
             before = (
                 f"SELECT window_start, vital, environment, browser, page, samples, {number} AS value "
                 f"FROM web_vitals FINAL WHERE window_start >= '{begin[:19]}' AND window_start < '{end[:19]}'"
             )
-        elif rule.source == "change_points":
+        elif rule.subject == "change_points":
             kind, time = ("drift", "detected_at") if rule.statistic == "drift" else ("step", "changed_at")
             before = (
                 f"SELECT * FROM change_points FINAL WHERE kind = '{kind}' AND {time} > '{begin}' AND {time} <= '{end}'"

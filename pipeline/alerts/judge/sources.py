@@ -73,19 +73,19 @@ class SourceBatch:
             self._read(source, table, mine, first_ms, last_ms)
         self._baselines: Sequence[Baseline] = ()
         self._changes: Sequence[ChangePoint] = ()
-        if compared := [rule for rule in rules if rule.source == "baselines"]:
+        if compared := [rule for rule in rules if rule.subject == "baselines"]:
             longest = max(rule.window_ms for rule in compared)
             self._baselines = source.baselines(first_ms - longest, last_ms)
-        if found := [rule for rule in rules if rule.source == "change_points"]:
+        if found := [rule for rule in rules if rule.subject == "change_points"]:
             self._changes = source.change_points(first_ms - max(rule.window_ms for rule in found), last_ms)
 
     def view_at(self, rule: Rule) -> Callable[[int], View]:
         """What ``rule`` sees at a tick."""
-        if rule.source == "facts":
+        if rule.subject == "facts":
             return lambda _tick_ms: fact_view(readings(self._facts, rule.fact), rule)
-        if rule.source == "change_points":
+        if rule.subject == "change_points":
             return lambda tick_ms: change_point_view(self._changes, rule, tick_ms)
-        if rule.source == "baselines":
+        if rule.subject == "baselines":
             return lambda tick_ms: BaselineView(self._window(rule, tick_ms), self._baselines, rule, tick_ms)
         return lambda tick_ms: self._window(rule, tick_ms)
 
@@ -118,12 +118,12 @@ class SourceBatch:
 
 def has_windows(rule: Rule) -> bool:
     """Whether the rule reads a table of windows."""
-    return rule.source in ("windows", "vitals", "baselines")
+    return rule.subject in ("windows", "vitals", "baselines")
 
 
 def table_of(rule: Rule) -> Table:
     """The table whose windows answer the rule with the least reading."""
-    if rule.source == "vitals":
+    if rule.subject == "vitals":
         return "web_vitals"
     return "metrics_5min" if rule.five_minutes else "metrics_1min"
 
@@ -202,7 +202,7 @@ class StoreSource:
 
 def _parts(rule: Rule) -> tuple[str, ...]:
     """The statistics that a rule's number is made of."""
-    return ("avg",) if rule.source == "baselines" else (rule.statistic,)
+    return ("avg",) if rule.subject == "baselines" else (rule.statistic,)
 
 
 def _column(table: Table, dimension: str) -> str:

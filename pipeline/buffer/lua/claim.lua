@@ -21,9 +21,9 @@ local function take(name, facts, chunk, attempts, lapsed)
   local key = ARGV[1] .. name
   local lease = ARGV[2] .. '#' .. attempts .. ' ' .. as_text(now + ARGV[3]) .. ' ' .. attempts
   redis.call('HSET', key .. ':leases', chunk, lease)
-  local first_run = 0
-  if facts.run == string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') then first_run = 1 end
-  return {name, chunk, facts.rows, facts.chunk_rows, as_text(facts.sealed_at), attempts, first_run,
+  local same_server = 0
+  if facts.run == string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') then same_server = 1 end
+  return {name, chunk, facts.rows, facts.chunk_rows, as_text(facts.sealed_at), attempts, same_server,
     lapses(key, chunk, lapsed)}
 end
 
