@@ -114,7 +114,7 @@ def grouped_sums(grouped: Grouped) -> tuple[Float64Array, Float64Array]:
 
 
 def group_sums(values: Float64Array, group_ids: IndexArray, groups: int) -> tuple[Float64Array, Float64Array]:
-    """As ``grouped_sums``, of values (n,) that nobody has sorted: an exact sum has no order."""
+    """As ``grouped_sums``, of unsorted values (n,): an exact sum does not depend on the order."""
     return _sums(values[_partition(group_ids, groups)], np.bincount(group_ids, minlength=groups))
 
 

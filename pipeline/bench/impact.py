@@ -169,7 +169,7 @@ def backlog(settings: config.Settings, rows: int, say: Callable[[str], None]) ->
 def spill(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dict[str, Any]:
     """ClickHouse is away while ``rows`` rows come in: what lies on disk, and what Redis needs meanwhile.
 
-    Nobody drains until all has come; what is more than a fifth of the rows goes to disk. Then ClickHouse
+    No drainer runs until all has come; what is more than a fifth of the rows goes to disk. Then ClickHouse
     is back, and everything is drained and counted.
     """
     limit_rows = max(1, rows // 5)

@@ -43,7 +43,7 @@ STOP_S = 3.5
 """A drainer has ended this long after the request to stop, whatever its neighbours do."""
 
 GIVE_BACK_S = 0.5
-"""Of it, what is kept for giving back the chunks that nobody began to write."""
+"""Of it, what is kept for giving back chunks whose insert has not begun."""
 
 COMPILED_S = 2.0
 """Loading it from numba's cache takes a tenth of this."""
@@ -143,7 +143,7 @@ class Draining(Deliverer):
         return self.activity
 
     def _end(self, threads: list[threading.Thread]) -> None:
-        """Wait for the threads, and give back what nobody began to write; neither takes longer than it may."""
+        """Wait for the threads, and give back chunks whose insert has not begun; neither takes longer than it may."""
         self.stop.set()
         _join(threads, STOP_S - GIVE_BACK_S)
         left = [*_emptied(self._read), *_emptied(self._ready)]
@@ -333,7 +333,7 @@ class Draining(Deliverer):
                     return None
 
     def _return(self, deliveries: list[Delivery]) -> None:
-        """Give back what nobody began to write."""
+        """Give back chunks whose insert has not begun."""
         for delivery in deliveries:
             if not delivery.state.is_over:
                 delivery.take(steps.ToldToStop())

@@ -1,7 +1,7 @@
 """The rollup job: keeps ``metrics_1min`` and ``metrics_5min`` equal to the raw rows.
 
 The acknowledgement of a chunk notes the minutes it touched; a turn takes that set, computes the
-windows of those minutes that are over, writes them and forgets a minute only if nobody touched it
+windows of those minutes that are over, writes them and forgets a minute only if no chunk touched it
 meanwhile, and only once both its windows are final. So a turn that is missed, or dies at any
 instruction, leaves work lying that the next one finds; a late row costs its own two windows.
 
@@ -174,7 +174,7 @@ class RollupJob:
         return is_final(window.start_s, window.width_s, now_ms, self.settings.grace_s)
 
     def _unchanged(self, due: Mapping[Window, Touches]) -> dict[Window, Windows]:
-        """Windows that nobody touched since they were written and that are due because they became final."""
+        """Windows that did not change since they were written and that are due because they became final."""
         unchanged: dict[Window, Windows] = {}
         for window, touches in due.items():
             known = self._written.get(window)

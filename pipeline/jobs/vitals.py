@@ -7,7 +7,7 @@ rows of the last ``vitals.rolling_s`` seconds and remembers nothing that the nex
 
 Reports of one page view are counted once *within* a window, respectively within the rolling hour.
 
-When ClickHouse or Redis is away the outage is raised; the next turn catches up. Should nobody publish any
+When ClickHouse or Redis is away the outage is raised; the next turn catches up. Should no process publish any
 more, the keys expire instead of passing old figures off as the last hour.
 """
 

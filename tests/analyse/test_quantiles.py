@@ -66,7 +66,7 @@ def test_any_finite_values_give_numpys_quantile_to_the_last_bit(rows: list[tuple
 @given(st.lists(FINITE, min_size=1, max_size=40))
 @example([-1.7e308, 1.7e308])
 def test_where_numpy_overflows_the_result_is_finite_and_between_its_neighbours(values: list[float]) -> None:
-    """At ±1.7e308 numpy's ``b - a`` is infinite; ours stays within the sample, monotone in the quantile."""
+    """At ±1.7e308 numpy's ``b - a`` is infinite; this one stays within the sample, monotone in the quantile."""
     got = grouped_quantiles(group_sorted(values, [0] * len(values), 1), ALL_QUANTILES)[0]
     assert np.isfinite(got).all()
     assert min(values) <= got[0] <= got[-1] <= max(values)
@@ -149,7 +149,7 @@ def test_a_value_that_is_not_finite_is_refused(bad: float) -> None:
 
 @pytest.mark.parametrize("ids", [[0, 2], [-1, 0]])
 def test_a_group_out_of_range_is_refused(ids: list[int]) -> None:
-    """An id nobody counted would be lost silently otherwise."""
+    """An id that was not counted would be lost silently otherwise."""
     with pytest.raises(ValueError, match="group_ids"):
         group_sorted([1.0, 2.0], ids, 2)
 

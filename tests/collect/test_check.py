@@ -116,7 +116,7 @@ def test_names_without_end_take_bounded_memory(separator: str) -> None:
 def test_unknown_keys_make_a_short_answer_that_prints(
     redis_server: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """10,000 names that nobody knows: a few lines with their share of memory; secret, binary and hostile names print
+    """10,000 unknown names: a few lines with their share of memory; secret, binary and hostile names print
     safely; one database for all of the document's names is gone through once."""
     server = redis_server()
     letters = str.maketrans("0123456789", "ghijklmnop")

@@ -160,7 +160,7 @@ def test_a_refused_item_is_kept_to_the_byte(url: str, store: Store) -> None:
 
 
 def test_one_item_pushed_alone_arrives(url: str, store: Store) -> None:
-    """Nobody pushes after it, and it is not left waiting for a batch to fill."""
+    """No push follows it, and it is not left waiting for a batch to fill."""
     buffer = buffer_on(url)
     with running(drainer_on(buffer, store, batch_rows=50_000)):
         push(buffer.client, [good(7)])
@@ -297,7 +297,7 @@ def test_a_tenth_of_refused_rows_is_not_a_schema_at_odds(url: str, embedded: Sto
 
 
 def test_a_long_search_for_rows_at_fault_keeps_its_lease(url: str, embedded: Store) -> None:
-    """Every insert on the way renews it, so that nobody takes the chunk over, however long the search."""
+    """Every insert on the way renews it, so that no other drainer takes the chunk over, however long the search."""
     refuse_values_over(embedded, 10)
     items = [metric(number, str(now_s()), value=99.0 if number == 41 else 1.0) for number in range(100)]
     buffer = buffer_on(url)
@@ -664,7 +664,7 @@ def test_a_drainer_that_is_stopped_gives_its_chunks_back(
 
 
 def leased(buffer: Buffer) -> int:
-    """Chunks that somebody holds now."""
+    """Chunks that a drainer holds now."""
     now_ms = buffer._disk.now_ms()
     leases = [
         lease
@@ -706,7 +706,7 @@ def test_a_drainer_ends_in_time_although_clickhouse_hangs_in_an_insert(
         thread.join(120)
         assert not thread.is_alive()
         assert time.monotonic() - asked_s < 60, "it waited for the time-out"
-        assert leased(buffer) == 1, "what nobody began to write is given back, the hanging one is not"
+        assert leased(buffer) == 1, "what no insert was begun for is given back, the hanging one is not"
         proxy.always = ""
         (segment,) = buffer.client.zrange(buffer.keys.segments, 0, -1)
         key = buffer.keys.leases(segment.decode())

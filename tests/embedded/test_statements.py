@@ -43,7 +43,7 @@ class Guarded:
 
 @dataclass
 class Trap:
-    """A file that nobody may read, and a port that nobody may call."""
+    """A file that no statement may read, and a port that none may call."""
 
     path: Path
     port: int
@@ -339,7 +339,7 @@ def statements(trap: Trap, count: int, seed: int) -> Iterator[str]:
 def assert_never_reached(
     ask: Callable[[str, Mapping[str, str]], bytes], trap: Trap, home: Store, count: int, seed: int
 ) -> dict[int, int]:
-    """No answer shows the file, nobody calls, nothing is written; returns the refusals by their code."""
+    """No answer shows the file, no call arrives, nothing is written; returns the refusals by their code."""
     parameters = {"d": "default", "p": str(trap.path)}
     codes: dict[int, int] = {}
     engine_path = str(home.hold.path) if home.hold else "?"

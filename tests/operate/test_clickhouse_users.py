@@ -38,7 +38,7 @@ class Place:
         return config.Settings(clickhouse={"dsn": url, "cluster": self.cluster}, **more)
 
     def users(self, role: str) -> str:
-        """The configuration under which the engine knows nobody but ``role``."""
+        """The configuration under which the engine knows no user but ``role``."""
         if not self.cluster:
             return server.users_xml(role)
         filters = server.shard_filters(server.sharding_keys(self.settings("http://nowhere")))

@@ -27,7 +27,7 @@ from pipeline.store.client import Store
 from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS, migrate
 
 GOOD_REDIS = ("--maxmemory", "100mb", "--maxclients", "20000")
-NOBODY = "redis://127.0.0.1:1"
+NO_SERVER = "redis://127.0.0.1:1"
 
 
 def settings_of(url: str, **overrides: Any) -> config.Settings:
@@ -113,7 +113,7 @@ def test_appendfsync_no_is_warned_of(redis_with: Callable[..., str]) -> None:
 
 @pytest.mark.parametrize("policy", ["always", "everysec"])
 def test_a_seal_that_is_switched_off_is_warned_of(policy: str, redis_with: Callable[..., str]) -> None:
-    """``drainer.durable_seal`` false: whatever Redis does, nobody waits for it."""
+    """``drainer.durable_seal`` false: whatever Redis does, it is not waited for."""
     off = config.DrainerSettings(durable_seal=False)
     assert redis_severities(redis_with("--appendfsync", policy), drainer=off) == {"durable seal": "warn"}
 
@@ -171,8 +171,8 @@ def test_a_user_without_rights_is_a_finding(redis_with: Callable[..., str]) -> N
 
 
 def test_a_redis_that_is_away_is_a_finding() -> None:
-    """Nobody answers: one finding for Redis, which names the setting, and the rest is still looked at."""
-    settings = settings_of(NOBODY)
+    """No server answers: one finding for Redis, which names the setting, and the rest is still looked at."""
+    settings = settings_of(NO_SERVER)
     found = by_check(examine(settings, RedisLink.open(settings), None))
     assert severities(found) == {"redis": "bad"}
     assert "redis.url" in found["redis"].fix
@@ -361,10 +361,10 @@ def test_rows_that_vanish_too_early_are_bad(redis_url: str, server: config.Setti
 
 
 def test_a_clickhouse_that_is_away_is_a_finding(server: config.Settings, store: Store) -> None:
-    """Nobody answers at the start, or any more: bad, with the setting to look at; Redis is still looked at."""
+    """No server answers at the start, or any more: bad, with the setting to look at; Redis is still looked at."""
     port = free_port()
     away = config.Settings(
-        redis=config.RedisSettings(url=NOBODY),
+        redis=config.RedisSettings(url=NO_SERVER),
         clickhouse=config.ClickHouseSettings(dsn=f"http://127.0.0.1:{port}", connect_timeout_s=1),
     )
     link, nothing, findings = doctor.open_for_doctor(away)
@@ -444,14 +444,14 @@ def test_the_command_tells_by_its_exit_code(
     assert (done.returncode, report["ok"]) == (0, True), "what only weakens a promise is no failure"
     assert "warn" in {finding["severity"] for finding in report["findings"]}
 
-    done = asked(surroundings | {"REDIS__URL": NOBODY, "CLICKHOUSE__DATABASE": "other"}, "--json")
+    done = asked(surroundings | {"REDIS__URL": NO_SERVER, "CLICKHOUSE__DATABASE": "other"}, "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["ok"], done.stderr) == (1, False, "")
     bad = [finding for finding in report["findings"] if finding["severity"] == "bad"]
     assert [finding["check"] for finding in bad] == ["redis", "schema"]
     assert all(finding["fix"] for finding in bad)
 
-    done = asked(surroundings | {"REDIS__URL": NOBODY})
+    done = asked(surroundings | {"REDIS__URL": NO_SERVER})
     assert done.returncode == 1
     assert "fix: see that it runs, and that 'redis.url' is its address" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
@@ -484,7 +484,7 @@ def test_the_service_says_at_its_start_what_is_not_well(
 def test_an_engine_that_is_named_by_its_path_is_looked_at_beside_its_service(
     make_settings: Callable[..., config.Settings], _open_engine: None, redis_url: str
 ) -> None:
-    """``chdb:///path``: the doctor reads as it does with ``embedded``, and takes the engine from nobody."""
+    """``chdb:///path``: the doctor reads as it does with ``embedded``, and takes the engine from no other process."""
     link, store, findings = doctor.open_for_doctor(make_settings(redis={"url": redis_url}))
     assert link is not None and store is not None
     with store:

@@ -81,7 +81,7 @@ class Deployment:
     def fill_by_others(self, more: int) -> None:
         """Another program's key, up to the limit of memory and ``more`` bytes."""
         while self.used() < MARK_BYTES + more:
-            self.client.lpush("somebody else's", *[b"x" * 10_000] * 10)
+            self.client.lpush("another program's", *[b"x" * 10_000] * 10)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_items_that_nobody_seals_are_as_old_as_their_own_time(deploy: Callable[.
 
 @pytest.mark.parametrize("role", ["run", "drain"])
 def test_old_measurements_are_no_old_items(role: str, deploy: Callable[..., Deployment]) -> None:
-    """While a drainer runs, an import of last week's results waits for half a second, and nobody is alarmed."""
+    """While a drainer runs, an import of last week's results waits for half a second, and no alarm is raised."""
     deployment = deploy()
     alive(deployment, role)
     deployment.push([b'{"timestamp":%d,"metric_type":"lcp","value":1}' % (time.time() - 7 * 86_400)])
@@ -168,7 +168,7 @@ def test_old_measurements_are_no_old_items(role: str, deploy: Callable[..., Depl
 
 @pytest.mark.parametrize("rule", RULES)
 def test_memory_is_alarmed(rule: str, deploy: Callable[..., Deployment]) -> None:
-    """Redis is fuller than the mark, whoever fills it: one alarm, in percent of ``maxmemory``."""
+    """Redis is fuller than the mark, whichever program fills it: one alarm, in percent of ``maxmemory``."""
     deployment = deploy(rule)
     alive(deployment)
     deployment.fill_by_others(1 << 20)
@@ -187,7 +187,7 @@ def test_without_a_limit_memory_is_measured_by_the_machine(deploy: Callable[...,
 
 
 def test_of_several_buffers_the_one_is_named(deploy: Callable[..., Deployment]) -> None:
-    """Marks are each buffer's own; the memory, which is everybody's, is said once."""
+    """Marks are each buffer's own; the memory, which all share, is said once."""
     deployment = deploy(key=["one", "two"], high_water_rows=10, high_water_memory_pct=1)
     alive(deployment)
     deployment.client.lpush("one", *plain_items(9, 1))
@@ -209,7 +209,7 @@ def test_each_mark_is_logged_once_when_passed_and_once_when_not(
     caplog.set_level("INFO", "pipeline")
     deployment = deploy(rule, high_water_rows=100, high_water_age_s=0.1)
     deployment.push(plain_items(101, 1))
-    # In flight and with somebody else, so that no rule can do anything about it.
+    # In flight and held by another drainer, so that no rule can do anything about it.
     deployment.buffer.seal(101)
     chunk = deployment.buffer.claim()
     assert chunk is not None
@@ -232,7 +232,7 @@ def test_each_mark_is_logged_once_when_passed_and_once_when_not(
     assert {record.msg["rule"] for record in warned} == {rule}  # type: ignore[index]
     assert said("buffer below its high-water mark") == []
     deployment.buffer.ack(chunk, stored=101, dead_lettered=0, minutes=[])
-    deployment.client.delete("somebody else's")
+    deployment.client.delete("another program's")
     deployment.overflow.step()
     deployment.overflow.step()
     assert sorted(said("buffer below its high-water mark")) == ["age_s", "memory_pct", "rows"]
@@ -335,7 +335,7 @@ def test_drop_oldest_spares_the_buffer_when_others_fill_redis(deploy: Callable[.
 
 
 def test_drop_oldest_keeps_the_newest_whatever_is_in_flight(deploy: Callable[..., Deployment]) -> None:
-    """More is in flight than the mark allows, which nobody can drop: what waits keeps a tenth of it, the newest."""
+    """More is in flight than the mark allows, which cannot be dropped: what waits keeps a tenth of it, the newest."""
     deployment = deploy("drop_oldest", high_water_rows=100)
     deployment.push(plain_items(150, 1))
     deployment.buffer.seal(50)

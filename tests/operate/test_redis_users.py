@@ -104,7 +104,7 @@ def test_each_right_of_the_service_is_missed(address: Callable[[str], config.Set
     settings = address("service")
     (line,) = [one for one in SHIPPED.read_text().splitlines() if one.startswith("user service ")]
     rights = line.replace("CHANGE-ME", "secret").split()[2:]
-    # Redis asks for these before anybody can say anything, or the commands of a whole group stand for many.
+    # Redis asks for these before a client can send a command, or the commands of a whole group stand for many.
     silent = ("+auth", "+hello", "+multi", "+exec", "+discard", "+@")
     unnoticed = []
     with redis.Redis.from_url(settings.redis.url.replace("service:secret@", "")) as administrator:

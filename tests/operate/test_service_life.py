@@ -101,7 +101,7 @@ def test_a_thread_that_hangs_does_not_hold_the_stop_up(tmp_path: Path, caplog: p
 
 
 def test_a_loop_that_has_not_begun_has_no_age(tmp_path: Path) -> None:
-    """While the reader is compiled, a minute on a slow machine, nobody takes the process for stuck."""
+    """While the reader is compiled, a minute on a slow machine, the process does not count as stuck."""
     proceed = threading.Event()
 
     def prepare(_stop: threading.Event) -> None:

@@ -113,7 +113,7 @@ CONNECTIONS = st.lists(
 
 @given(CONNECTIONS, st.sampled_from(["a", "d"]))
 def test_a_newcomer_displaces_whoever_is_owed_least(connections: list[ConnectionState], address: str) -> None:
-    """Never a request at work; never somebody of another address for one that has its share; and only when full."""
+    """Never a request at work; never one of another address for one that has its share; and only when full."""
     bounds = Bounds(connections=6, connections_by_address=3)
     mine = [seen for seen in connections if seen.address == address]
     goes = to_displace(connections, address, bounds)
@@ -144,7 +144,7 @@ def test_within_one_address_the_longest_waiting_goes_first() -> None:
 
 
 def test_half_sent_headers_cost_others_nothing(serve: Callable[[Bounds], HttpServer]) -> None:
-    """Five times as many half requests as there are places: whoever comes next is answered, and they are told off."""
+    """Five times as many half requests as there are places: the next client is answered, and they are refused."""
     server = serve(QUICK)
     floods = [connect(server, b"GET / HTTP/1.1\r\nHost: a\r\nX-Sl") for _ in range(100)]
     for _ in range(5):
@@ -181,7 +181,7 @@ def test_nothing_sent_at_all_is_cut_off_too(serve: Callable[[Bounds], HttpServer
 
 
 def test_who_does_not_read_the_answer_is_cut_off(serve: Callable[[Bounds], HttpServer]) -> None:
-    """An answer nobody takes does not stay in memory."""
+    """An answer that is not read does not stay in memory."""
     server = serve(QUICK)
     with connect(server, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n") as connection:
         give_up = time.monotonic() + PATIENCE_S
@@ -195,7 +195,7 @@ def test_who_does_not_read_the_answer_is_cut_off(serve: Callable[[Bounds], HttpS
 
 
 def test_a_request_at_work_keeps_its_place(serve: Callable[[Bounds], HttpServer]) -> None:
-    """A flood displaces nobody who waits for an answer; when all places work, one more is refused, not left hanging."""
+    """A flood displaces no client that waits for an answer; when all places work, one more is refused at once."""
     server = serve(Bounds(connections=3, connections_by_address=3))
     request = b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     waiting = [connect(server, request) for _ in range(2)]

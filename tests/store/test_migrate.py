@@ -296,7 +296,7 @@ def test_tokens_are_remembered_for_hours(make_settings: Callable[..., Settings])
 
 @pytest.mark.parametrize("layout", ["checkout", "wheel"])
 def test_files_are_found_in_a_checkout_and_in_a_wheel(tmp_path: Path, layout: str) -> None:
-    """Beside the package in a checkout, inside it once installed, and never in somebody else's ``sql`` next to it."""
+    """Beside the package in a checkout, inside it once installed, and never in another project's ``sql`` next to it."""
     package = tmp_path / "pipeline"
     package.mkdir()
     (package / "__init__.py").touch()

@@ -255,7 +255,7 @@ class World:
             raise StoreOutage("the reply is lost")
 
     def deliver(self, which: int) -> None:
-        """An insert arrives after all; nobody waits for its answer."""
+        """An insert arrives after all; its answer is not waited for."""
         table, rows, token = self.late.pop(which % len(self.late))
         with contextlib.suppress(StoreRefused):
             self.clickhouse.check(table, rows)
@@ -263,7 +263,7 @@ class World:
             self.happened["late insert landed" if landed else "late insert dropped"] += 1
 
     def _alone(self, work: Work) -> bool:
-        """Nobody else has an insert for the chunk under way, or will wake up with one."""
+        """No other process has an insert for the chunk under way, or will wake up with one."""
         chunk: Chunk = work.notes["chunk"]
         place = (chunk.segment, chunk.number)
         others = [other for other in self.works() if other is not work and other.next and _place(other) == place]
@@ -438,7 +438,7 @@ for _name in ("read", "read_at", "make_durable", "renew", "release", "ack", "spi
 
 
 class WorldsDisk(RedisDisk):
-    """The disk under the world's Redis: whoever waits for it finds everything synced at once."""
+    """The disk under the world's Redis: a process that waits for it finds everything synced at once."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world.client, None)
@@ -523,7 +523,7 @@ class Process:
         return self._start(self.spills, self.spill.drain_one)
 
     def step(self, work: Work, fate: Fate = DONE) -> None:
-        """Go on with a work of ours; one that would write waits for those read before it."""
+        """Go on with a work of this process; one that would write waits for those read before it."""
         if work.next == "write":
             work = next(one for one in self.drains if one.next)
         work.step(fate)

@@ -47,12 +47,12 @@ def test_ready_names_what_is_missing(look: PipelineLook, age_s: float, lease: bo
 
 
 def test_health_on_a_real_site(open_site: OpenSite) -> None:
-    """Alive at once; ready when somebody holds the schedule."""
+    """Alive at once; ready when a process holds the schedule."""
     world = open_site()
     assert (world.get("/healthz").status, world.get("/healthz").data) == (200, b"ok\n")
     until(lambda: world.get("/readyz").data == b"lease: no process holds the schedule\n")
     assert world.get("/readyz").status == 503
-    world.buffer.client.set(FleetKeys("pipeline").scheduler, "somebody")
+    world.buffer.client.set(FleetKeys("pipeline").scheduler, "another")
     assert world.get("/readyz").status == 200
 
 

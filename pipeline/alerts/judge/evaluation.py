@@ -93,7 +93,7 @@ def judge_tick(rule: Rule, tick_ms: int, view: View, alerts: Alerts, page_url: s
     )
     judged = _judged(view, rule, groups, alerts)
     judged += [(labels, -1, None, NO_DATA) for labels, number in known.items() if number < 0]
-    # A series that nobody remembers any more is not missing; it is gone.
+    # A series that is no longer remembered is not missing; it is gone.
     gone = replace(rule, no_data="ignore") if rule.no_data == "alert" else rule
     remembered = set(missing.tolist())
     account = Account(rule, tick_ms)

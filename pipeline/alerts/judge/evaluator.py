@@ -223,7 +223,7 @@ class Evaluator:
             return None
         state = committed.states.get(rule.name) or RuleState()
         if state.tick_ms is None:
-            # A rule begins with the newest tick: what was before it came is nobody's alarm.
+            # A rule begins with the newest tick: what happened before it is not alerted.
             return _Due(rule, RuleState(), until_ms - rule.every_ms, until_ms)
         if until_ms <= state.tick_ms:
             return None

@@ -8,7 +8,7 @@ States and times are Prometheus's (rules/alerting.go):
 - *inactive*: no ``Alert`` at all. A pending alert whose condition clears becomes this, silently.
 - *pending*: the condition holds, but not yet for the rule's ``for``, or not surely enough.
 - *firing*: it has held for ``for``. It keeps firing until the condition was away for ``keep_firing_for``.
-- *resolved*: it was firing and is over; kept for 15 minutes so that nobody misses it.
+- *resolved*: it was firing and is over; kept for 15 minutes so that every reader notices it.
 
 Added to that: a second level at which the condition clears (for pending and firing alerts, as
 Grafana's recovery threshold), what absent data means (``no_data``), too few samples, from which

@@ -27,7 +27,7 @@ local function take(name, facts, chunk, attempts, lapsed)
     lapses(key, chunk, lapsed)}
 end
 
--- attempts(lease): how often a chunk was tried, when nobody holds it, and whether its last holder died. A lease further ahead than the longest was taken
+-- attempts(lease): how often a chunk was tried, when it has no holder, and whether its last holder died. A lease further ahead than the longest was taken
 -- while Redis's clock was ahead; what is not a lease was put there by another program.
 local function attempts(lease)
   local expires, tried = string.match(lease, '^%S+ (%d+) (%d+)$')

@@ -10,7 +10,7 @@ const CARDS = [
   ['stored_per_s', 'Stored per second', (told) => [number(told.stored_per_s), ' rows/s'], 'Rows acknowledged, from the ledger in Redis, over the last looks', () => ''],
   ['freshness_s', 'Freshness', (told) => [seconds(told.newest_row_age_s), ''], 'Time since the newest row was stored (table metrics, ingested_at)', (told) => (told.newest_row_age_s > 120 ? 'warn' : '')],
   ['waiting', 'Waiting', (told) => [number(told.waiting), ' items'], 'Items in the buffer (LLEN), not sealed yet', (told) => (Object.values(told.fills || {}).some((of) => of.rows?.passed) ? 'bad' : '')],
-  ['dead_lettered', 'Dead letters', (told) => [number(told.dead_letters_open), ' open'], 'Refused items that nobody has replayed or dropped (view dead_letters_open); the line: all since the ledger began', () => ''],
+  ['dead_lettered', 'Dead letters', (told) => [number(told.dead_letters_open), ' open'], 'Refused items, neither replayed nor dropped (view dead_letters_open); the line: all since the ledger began', () => ''],
   ['unaccounted', 'Unaccounted', (told) => [exact(told.unaccounted), ''], 'sealed − stored − dead_lettered − in_flight − spilled − dropped − lost − set_aside; 0 unless something is wrong', (told) => (told.unaccounted === 0 ? 'good' : told.unaccounted ? 'bad' : '')],
   ['firing', 'Alerts firing', (told) => [number(told.alerts.firing || 0), told.alerts.pending ? ` ${told.alerts.pending} pending` : ''], 'Alerts whose last transition leads to firing (view alerts_now)', (told) => (told.alerts.firing ? 'bad' : 'good')],
   ['job_lag_s', 'Job lag', (told) => [seconds(told.job_lag_s), ''], 'How long after its time the latest scheduled job is', (told) => (told.job_lag_s > 60 ? 'warn' : '')],
