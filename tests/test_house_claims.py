@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.base import config
-from pipeline.deliver.protocol import Phase
+from pipeline.deliver.chunk_state import Phase
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))

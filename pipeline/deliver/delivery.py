@@ -25,8 +25,8 @@ from pipeline.buffer.chunk import Chunk
 from pipeline.decode.columns import COLUMNS, decode_chunk, is_all_empty
 from pipeline.deliver import ledger, protocol, steps, traces
 from pipeline.deliver.activity import Activity
+from pipeline.deliver.chunk_state import ChunkState, Phase, Route
 from pipeline.deliver.dead_letters import DEAD_LETTERS, DeadLetter, as_table
-from pipeline.deliver.protocol import ChunkState, Phase, Route
 from pipeline.deliver.stopping import Interrupted, Stop
 from pipeline.metric import RUN_FIELDS, Limits, Refusal
 from pipeline.store.client import Store, rows_at_fault

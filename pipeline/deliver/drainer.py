@@ -24,10 +24,10 @@ from pipeline.base.config import DrainerSettings
 from pipeline.base.errors import LeaseLost, PipelineError, RedisOutage
 from pipeline.buffer.buffer import Buffer
 from pipeline.decode.columns import prepare
-from pipeline.deliver import protocol, steps, traces
+from pipeline.deliver import steps, traces
 from pipeline.deliver.activity import Activity
+from pipeline.deliver.chunk_state import WORKING, Phase, Route
 from pipeline.deliver.delivery import Deliverer, Delivery, chunk_token, mismatch
-from pipeline.deliver.protocol import Phase, Route
 from pipeline.deliver.stopping import Interrupted, Stop
 from pipeline.metric import Limits
 from pipeline.store.client import Store
@@ -36,7 +36,7 @@ _log = log.get(__name__)
 
 READING = frozenset({Phase.CLAIM, Phase.READ, Phase.SYNC_SEAL})
 DECODING = frozenset({Phase.DECODE})
-WRITING = frozenset(protocol.WORKING) - READING - DECODING
+WRITING = frozenset(WORKING) - READING - DECODING
 """Which thread does what; every other phase is the writer's."""
 
 STOP_S = 3.5

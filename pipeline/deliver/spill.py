@@ -35,10 +35,10 @@ from pipeline.base.config import DrainerSettings
 from pipeline.base.errors import LeaseLost, PipelineError, RedisOutage
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.chunk import Chunk, chunk_name
-from pipeline.deliver import protocol, steps
+from pipeline.deliver import steps
 from pipeline.deliver.activity import Activity
+from pipeline.deliver.chunk_state import WORKING, Phase, Route
 from pipeline.deliver.delivery import Deliverer, Delivery, chunk_token, mismatch
-from pipeline.deliver.protocol import Phase, Route
 from pipeline.deliver.stopping import Stop
 from pipeline.metric import Limits
 from pipeline.store.client import Store
@@ -91,7 +91,7 @@ class Spill:
         """
         spiller = _Spiller(self, self._buffer, self._store, self._settings, self.limits, self.activity, Stop())
         delivery = Delivery.start(Route.SPILL, self._settings.max_bad_share)
-        spiller.advance(delivery, protocol.WORKING)
+        spiller.advance(delivery, WORKING)
         if spiller.error is not None:
             raise spiller.error
         return delivery.held.rows if delivery.state.phase is Phase.SPILLED else 0
@@ -132,7 +132,7 @@ class Spill:
             origin, self._store, self._settings, self.limits, self.activity, Stop(stop or threading.Event())
         )
         delivery = Delivery.of_file(chunk, items, self._settings.max_bad_share)
-        deliverer.advance(delivery, protocol.WORKING)
+        deliverer.advance(delivery, WORKING)
         if delivery.state.reason:
             raise mismatch(delivery)
         return delivery.state.phase is Phase.DELIVERED

@@ -32,6 +32,7 @@ from pipeline.deliver import delivery as delivery_module
 from pipeline.deliver import drainer as drainer_module
 from pipeline.deliver import protocol
 from pipeline.deliver import spill as spill_module
+from pipeline.deliver.chunk_state import Route
 from pipeline.deliver.delivery import Delivery
 from pipeline.deliver.drainer import DECODING, READING, WRITING, Drainer, Draining
 from pipeline.deliver.ledger import digest, pending_records
@@ -548,7 +549,7 @@ class Process:
 
     def _drain(self) -> None:
         """The drainer's own three stages, one after the other for one chunk."""
-        run, delivery = self.run, Delivery.start(protocol.Route.DRAIN, SETTINGS.max_bad_share)
+        run, delivery = self.run, Delivery.start(Route.DRAIN, SETTINGS.max_bad_share)
         run.advance(delivery, READING)
         run.advance(delivery, DECODING)
         if not delivery.state.is_over:
