@@ -65,7 +65,7 @@ ONE_MEANING = {
     # Stands in the outboxes of Redis.
     "seen": Word((), terms="_?last_seen(_m?s)?|seen_ms"),
     "run": Word(
-        ("analyse/", "bench/", "client/", "demo/", "jobs/", "base/config.py", "cli/push.py", "metric.py"),
+        ("analyse/", "bench/", "client/", "demo/", "jobs/", "base/config", "cli/push.py", "metric.py"),
         terms="run_id|RunsJob|runs|dry_run",
         is_noun=True,
     ),
