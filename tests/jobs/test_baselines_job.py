@@ -203,7 +203,7 @@ class TestTable:
             "AND computed_at <= fromUnixTimestamp64Milli({then:Int64}, 'UTC') ORDER BY computed_at DESC LIMIT 1"
         )
         assert store.rows(normal, {"then": last_tuesday_ms + DAY_MS}) == [(1000.0, 20)]
-        assert store.rows(normal, {"then": NOW_MS}) == [(3000.0, 50)]
+        assert store.rows(normal, {"then": NOW_MS}) == [(3000.0, 70)]
 
     def test_history_begins_at_the_last_confirmed_change(self, store: Store, run: Callable[..., Any]) -> None:
         """What was before it is another level; the execution at the change belongs to the new one."""
