@@ -274,7 +274,7 @@ class BaselineSettings(Section):
 
     interval_s: Positive = Field(60, description="interval of the job")
     days: Positive = Field(7, le=3660, description="how many days of runs count")
-    max_runs: PositiveInt = Field(50, le=10_000, description="maximum number of runs; the newest count")
+    max_runs: PositiveInt = Field(100, le=10_000, description="maximum number of runs; the newest count")
     min_runs: PositiveInt = Field(
         12, le=10_000, description="minimum number of runs; with fewer the state is insufficient_history or learning"
     )

@@ -150,7 +150,7 @@ class TestTable:
         past = history(executions, settings.baselines.max_runs)
         expected = {}
         for by in LEVELS:
-            for row in baselines(past, by, max_runs=50, min_runs=12).to_pylist():
+            for row in baselines(past, by, max_runs=settings.baselines.max_runs, min_runs=12).to_pylist():
                 row |= {name: 0.0 for name in ("shift_pct", "autocorrelation") if row[name] != row[name]}
                 if all(row[name] for name in by[1:]):
                     expected[

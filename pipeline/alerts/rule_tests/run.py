@@ -41,7 +41,7 @@ from pipeline.alerts.rules.rule import Rule
 from pipeline.base import durations
 from pipeline.base.nearest import nearest
 
-_TEST_KEYS = ("name", "interval", "input_series", "baselines", "change_points", "alert_rule_test")
+_TEST_KEYS = ("name", "interval", "input_series", "baselines", "change_points", "drifts", "alert_rule_test")
 _CASE_KEYS = ("eval_time", "alertname", "exp_alerts")
 _ALERT_KEYS = ("exp_labels", "exp_annotations")
 
