@@ -86,8 +86,8 @@ def _against(runs: Floats, older: int, counts: tuple[int, ...]) -> tuple[Mask, F
     careful = _CAREFUL * np.sqrt((1.0 - positive**2) / older) + (1.0 + 4.0 * positive) / older
     rho = np.clip(measured + careful, 0.0, _MOST_AUTOCORRELATION)
     # The spread of few autocorrelated runs is smaller than that of many.
-    seen = np.maximum(1.0 - _variance_of_mean(older, rho), 0.2)
-    deviation = np.sqrt(squares / older / seen)
+    share = np.maximum(1.0 - _variance_of_mean(older, rho), 0.2)
+    deviation = np.sqrt(squares / older / share)
     newest = np.median(runs[:, -NEWEST_RUNS:], axis=1)
     side = np.sign(newest - level)
     furthest = np.zeros(len(runs))

@@ -1,4 +1,4 @@
-"""Channels: what they are sent, over real sockets; threads that hold nobody up."""
+"""Channels: what they are sent, over real sockets; threads that delay no other."""
 
 import contextlib
 import json

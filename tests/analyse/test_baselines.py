@@ -150,7 +150,7 @@ def executions_of(run_ids: list[str]) -> Any:
             "since_ms": st.sampled_from([0, 0, 0, 7000]),
         }
     )
-    # Times differ, so that the order of runs is the model's and ours alike.
+    # Times differ, so that the order of runs is the same in the model and the code.
     return st.lists(one, min_size=1, max_size=60).map(
         lambda many: [execution | {"timestamp_ms": 1000 * second} for second, execution in enumerate(many)]
     )
@@ -274,7 +274,7 @@ def test_twelve_runs_make_a_history(runs: int, state: str) -> None:
 
 
 def test_nothing_executed_is_no_baseline() -> None:
-    """A suite whose tests were all skipped has no row, and nobody falls over."""
+    """A suite whose tests were all skipped has no row, and nothing fails."""
     assert baseline_rows([]) == []
     assert baseline_rows([{"status": "skipped"}]) == []
 
@@ -370,7 +370,7 @@ def test_a_slow_run_alone_is_no_shift() -> None:
 
 
 def test_a_level_that_moved_by_less_than_a_hundredth_has_not_moved() -> None:
-    """Steady durations make the smallest step significant; it still matters to nobody."""
+    """Steady durations make the smallest step significant; it still does not matter."""
     assert of_durations([1000.0] * 20 + [1005.0] * 5)["state"] == "ok"
     assert of_durations([1000.0] * 20 + [1020.0] * 5)["state"] == "shifted"
 

@@ -8,7 +8,7 @@ export const filters = ['span', 'environment'];
 export function render(about) {
   const processes = h('div', {}, empty('Looking…', ''));
   const found = h('div', {}, empty('Looking…', ''));
-  const marks = h('div', {}, empty('Looking…', ''));
+  const limits = h('div', {}, empty('Looking…', ''));
   const databases = h('div', {}, empty('Looking…', ''));
   const figures = h('div', {}, empty('Looking…', ''));
   const collectors = h('div', {}, empty('Looking…', ''));
@@ -17,9 +17,9 @@ export function render(about) {
     first.classList.remove('is-loading');
     const services = told.services || [];
     fill(processes, services.length ? table(services, [['Process', (one) => one.name], ['Role', (one) => one.role], ['Runs for', (one) => seconds(one.running_s), { numeric: true }], ['Stored', (one) => number(one.stored), { numeric: true }], ['Retries', (one) => number(one.retries), { numeric: true }], ['Fenced', (one) => number(one.fenced), { numeric: true, hint: 'chunks that another drainer took over' }], ['Schedule', (one) => (one.schedules ? tag('holds it', 'good') : '–')], ['Trouble', (one) => one.trouble || '–', { wide: true }]], 'Processes') : empty('No process says anything', 'Each writes a heartbeat to Redis every second.'));
-    fill(found, told.findings.length ? table(told.findings, [['Check', (one) => one.check], ['Level', (one) => tag(one.level, one.level === 'bad' ? 'bad' : 'warn')], ['Seen', (one) => one.seen, { wide: true }], ['Fix', (one) => one.fix, { wide: true }]], 'Findings') : empty('The doctor finds nothing', 'Redis, ClickHouse, clocks and disk are as the promises need them.'));
-    const levels = Object.entries(told.marks || {}).flatMap(([buffer, of]) => Object.entries(of).map(([name, level]) => ({ buffer, name, ...level })));
-    fill(marks, levels.length ? table(levels, [['Buffer', (one) => one.buffer], ['Mark', (one) => one.name.replace('_', ' ')], ['Now', (one) => decimal(one.value), { numeric: true }], ['Alarm above', (one) => decimal(one.mark), { numeric: true }], ['', (one) => (one.passed ? tag('passed', 'bad') : tag('below', 'good'))]], 'High-water marks') : empty('Nothing known', 'Redis does not answer.'));
+    fill(found, told.findings.length ? table(told.findings, [['Check', (one) => one.check], ['Severity', (one) => tag(one.severity, one.severity === 'bad' ? 'bad' : 'warn')], ['Detail', (one) => one.detail, { wide: true }], ['Fix', (one) => one.fix, { wide: true }]], 'Findings') : empty('The doctor finds nothing', 'Redis, ClickHouse, clocks and disk are as the promises need them.'));
+    const fills = Object.entries(told.fills || {}).flatMap(([buffer, of]) => Object.entries(of).map(([name, fill]) => ({ buffer, name, ...fill })));
+    fill(limits, fills.length ? table(fills, [['Buffer', (one) => one.buffer], ['By', (one) => one.name.replace('_', ' ')], ['Now', (one) => decimal(one.value), { numeric: true }], ['Alarm above', (one) => decimal(one.limit), { numeric: true }], ['', (one) => (one.passed ? tag('passed', 'bad') : tag('below', 'good'))]], 'High-water marks') : empty('Nothing known', 'Redis does not answer.'));
     const health = told.redis_health || { figures: {}, databases: [] };
     fill(databases, health.databases.length ? table(health.databases, [['Database', (one) => one.database, { numeric: true }], ['Holds', (one) => one.names.join(', ')], ['Keys', (one) => number(one.keys), { numeric: true }], ['With a TTL', (one) => number(one.expires), { numeric: true }], ['Mean TTL', (one) => (one.expires ? seconds(one.avg_ttl_s) : '–'), { numeric: true }]], 'Databases of Redis') : empty('Nothing known', 'Redis does not answer, or forbids INFO.'));
     const named = Object.entries(health.figures).map(([name, value]) => ({ name, value }));
@@ -30,7 +30,7 @@ export function render(about) {
   return [
     h('div', { class: 'two' },
       first,
-      h('section', { class: 'panel', 'aria-label': 'High-water marks' }, h('header', {}, h('h2', {}, 'High-water marks')), marks)),
+      h('section', { class: 'panel', 'aria-label': 'High-water marks' }, h('header', {}, h('h2', {}, 'High-water marks')), limits)),
     h('section', { class: 'panel', 'aria-label': 'Findings' }, h('header', {}, h('h2', {}, 'What the doctor finds'), h('span', { class: 'hint' }, 'looked at every minute')), found),
     h('div', { class: 'two' },
       h('section', { class: 'panel', 'aria-label': 'Databases of Redis' }, h('header', {}, h('h2', {}, 'Databases of Redis'), h('span', { class: 'hint' }, 'what INFO keyspace says')), databases),
