@@ -67,7 +67,8 @@ def effort(usual: _Count, thorough: _Count, long: _Count | None = None) -> _Coun
 
 REDIS_FIXTURES = ("redis_url", "redis_server")
 """Where the buffer's own tests use these they always run on every Redis there is; others on the newest, and with
-``--thorough`` on every one."""
+``--thorough`` on every one. Tests of draining and operating that also need ClickHouse run on the older one with
+``--long`` alone: the scripts that they call are the buffer's."""
 
 SLOWEST_FILES = (
     *("test_model.py", "test_kill_places.py", "test_service.py", "test_neighbours.py", "test_kill.py"),
@@ -91,6 +92,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _redis_of(item) not in ("", newest) and "buffer" not in item.path.parts:
             item.add_marker(pytest.mark.thorough)
+            if {"operate", "deliver"} & set(item.path.parts) and "store" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.long)
     for depth, name in enumerate(("thorough", "long"), 1):
         for item in items:
             if _depth < depth and item.get_closest_marker(name):

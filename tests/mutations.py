@@ -1,4 +1,4 @@
-"""Thirty-three one-line mistakes, each of which some test must notice.
+"""Thirty-eight one-line mistakes, each of which some test must notice.
 
 ``python tests/mutations.py`` applies every one to a copy of the tree, runs the tests that are named with it, and
 reports which were caught, by which test, and which survived; exit 1 when one survived. ``--only NAME`` (repeatable)
@@ -219,6 +219,32 @@ MUTATIONS = [
         "keep_firing_for is ignored", "pipeline/alerts/judge/state.py",
         "if now_ms - since_ms < rule.keep_firing_for_ms:", "if False:",
         "tests/alerts/test_states.py",
+    ),
+    Mutation(
+        "judged by arrays, enough samples are too few", "pipeline/alerts/judge/verdicts.py",
+        "series.samples < rule.min_samples", "series.samples <= rule.min_samples",
+        "tests/alerts/test_states.py -k many",
+    ),
+    # Feeding, collecting, the web
+    Mutation(
+        "a re-run in CI is the same run", "pipeline/client/run_context.py",
+        '("github-{GITHUB_RUN_ID}-{GITHUB_RUN_ATTEMPT}", "github-{GITHUB_RUN_ID}-1")', '("github-{GITHUB_RUN_ID}-1",)',
+        "tests/client/test_run_context.py",
+    ),
+    Mutation(
+        "a list that slid is all new", "pipeline/collect/sliding.py",
+        "            return shift, False", "            return len(now), False",
+        "tests/collect/test_check.py -k shift",
+    ),
+    Mutation(
+        "a rest saves up requests", "pipeline/web/rates.py",
+        "tokens = min(self._burst, tokens + (now_s - at_s) * self._per_s)", "tokens += (now_s - at_s) * self._per_s",
+        "tests/web/test_receiving.py -k bounded",
+    ),
+    Mutation(
+        "a slow sender is never overdue", "pipeline/serve/bounds.py",
+        "return now_s - one.since_s > granted_s[one.phase]", "return now_s - one.since_s > 1000 * granted_s[one.phase]",
+        "tests/serve/test_bounds.py",
     ),
 ]  # fmt: skip
 

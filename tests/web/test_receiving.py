@@ -204,8 +204,9 @@ def test_rates_are_by_address_and_bounded() -> None:
     assert [rates.allow("a", 0.0) for _ in range(3)] == [True, True, False]
     assert rates.allow("b", 0.0)
     assert rates.allow("a", 1.0)
+    assert [rates.allow("b", 100.0) for _ in range(3)] == [True, True, False], "a long rest saves up no more"
     for number in range(10):
-        rates.allow(str(number), 2.0)
+        rates.allow(str(number), 102.0)
     assert len(rates._buckets) == 3
 
 
