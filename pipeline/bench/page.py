@@ -70,19 +70,19 @@ def fill(store: Store, rows: int, end_s: int, say: Say) -> None:
     store.command("CREATE TABLE one_day AS metrics")
     store.command(
         "INSERT INTO one_day (timestamp, metric_type, environment, browser, test_suite, test_id, test_name, status, value, "
-        "segment, position, ingested_at, run_id, branch) "
+        "segment, position, ingested_at, run_id, branch, commit) "
         f"SELECT toDateTime64({end_s - _DAY_S}, 3, 'UTC') + toIntervalMillisecond(intDiv(number * {_DAY_S * 1000}, {a_day})), "
         f"'duration', 'staging', {_names('browser')}, {_names('suite')}, {_names('test')}, {_names('test')}, "
         "if(cityHash64(number) % 50 = 0, 'failed', 'passed'), 500 + cityHash64(number, 1) % 1000, 'bench', number, "
-        f"now64(3), concat('r', toString(intDiv(number * 48, {a_day}))), 'main' FROM "
+        f"now64(3), concat('r', toString(intDiv(number * 48, {a_day}))) AS run, 'main', run FROM "
         f"(SELECT number, cityHash64(number, 2) % {_TESTS} AS t FROM numbers({a_day}))"
     )
     for day in range(DAYS):
         store.command(
             "INSERT INTO metrics (timestamp, metric_type, environment, browser, test_suite, test_id, test_name, status, "
-            f"value, segment, position, ingested_at, run_id, branch) SELECT timestamp - toIntervalDay({day}), metric_type, "
+            f"value, segment, position, ingested_at, run_id, branch, commit) SELECT timestamp - toIntervalDay({day}), metric_type, "
             f"environment, browser, test_suite, test_id, test_name, status, value, 'bench{day}', position, ingested_at, "
-            f"concat(run_id, '-{day}'), branch FROM one_day"
+            f"concat(run_id, '-{day}') AS run, branch, run FROM one_day"
         )
         _windows(store, end_s - (day + 1) * _DAY_S)
         if day % 10 == 9:
