@@ -5,6 +5,8 @@ import { empty, panel, table, tag, when } from '../parts.js';
 
 export const filters = ['span', 'environment'];
 
+const level = ({ name }, value) => (value === null || value === undefined ? '–' : name === 'age_s' ? seconds(value) : name === 'memory_pct' ? `${value.toFixed(value < 10 ? 2 : 0)} %` : number(value));
+
 export function render(about) {
   const processes = h('div', {}, empty('Looking…', ''));
   const found = h('div', {}, empty('Looking…', ''));
@@ -16,14 +18,14 @@ export function render(about) {
     fill(processes, services.length ? table(services, [['Process', (one) => one.name], ['Role', (one) => one.role], ['Runs for', (one) => seconds(one.running_s), { numeric: true }], ['Stored', (one) => number(one.stored), { numeric: true }], ['Retries', (one) => number(one.retries), { numeric: true }], ['Fenced', (one) => number(one.fenced), { numeric: true, hint: 'chunks that another drainer took over' }], ['Schedule', (one) => (one.schedules ? tag('holds it', 'good') : '–')], ['Trouble', (one) => one.trouble || '–', { wide: true }]], 'Processes') : empty('No process says anything', 'Each writes a heartbeat to Redis every second.'));
     fill(found, told.findings.length ? table(told.findings, [['Check', (one) => one.check], ['Level', (one) => tag(one.level, one.level === 'bad' ? 'bad' : 'warn')], ['Seen', (one) => one.seen, { wide: true }], ['Fix', (one) => one.fix, { wide: true }]], 'Findings') : empty('The doctor finds nothing', 'Redis, ClickHouse, clocks and disk are as the promises need them.'));
     const levels = Object.entries(told.marks || {}).flatMap(([buffer, of]) => Object.entries(of).map(([name, level]) => ({ buffer, name, ...level })));
-    fill(marks, levels.length ? table(levels, [['Buffer', (one) => one.buffer], ['Mark', (one) => one.name.replace('_', ' ')], ['Now', (one) => decimal(one.value), { numeric: true }], ['Alarm above', (one) => decimal(one.mark), { numeric: true }], ['', (one) => (one.passed ? tag('passed', 'bad') : tag('below', 'good'))]], 'High-water marks') : empty('Nothing known', 'Redis does not answer.'));
+    fill(marks, levels.length ? table(levels, [['Buffer', (one) => one.buffer], ['Mark', (one) => ({ rows: 'rows waiting', age_s: 'age of the oldest', memory_pct: 'memory of Redis' }[one.name] || one.name)], ['Now', (one) => level(one, one.value), { numeric: true }], ['Alarm above', (one) => level(one, one.mark), { numeric: true }], ['', (one) => (one.passed ? tag('passed', 'bad') : tag('below', 'good'))]], 'High-water marks') : empty('Nothing known', 'Redis does not answer.'));
   });
   return [
     h('div', { class: 'two' },
       first,
       h('section', { class: 'panel', 'aria-label': 'High-water marks' }, h('header', {}, h('h2', {}, 'High-water marks')), marks)),
     h('section', { class: 'panel', 'aria-label': 'Findings' }, h('header', {}, h('h2', {}, 'What the doctor finds'), h('span', { class: 'hint' }, 'looked at every minute')), found),
-    panel('Collected metrics', 'every kind besides durations and vitals', async () => {
+    panel('Collected metrics', 'every kind besides durations and vitals; values in the unit they were sent in', async () => {
       const told = await about.figure('platform');
       return { source: told, content: told.list.length ? table(told.list, [['Metric', (row) => row.metric_type], ['Node', (row) => row.node || '–'], ['Endpoint', (row) => row.endpoint || '–', { wide: true }], ['Environment', (row) => row.environment || '–'], ['Newest mean', (row) => decimal(row.newest), { numeric: true }], ['p50', (row) => decimal(row.p50), { numeric: true }], ['p95', (row) => decimal(row.p95), { numeric: true }], ['Metrics', (row) => number(row.metrics), { numeric: true }], ['Newest window', (row) => when(row.newest_window * (row.newest_window < 1e11 ? 1000 : 1))]], 'Collected metrics', { tall: true }) : empty('Nothing was collected in this span', 'Queues, locks, workers and cost appear here once collectors or producers send them.') };
     }),
