@@ -4,7 +4,7 @@ ClickHouse reads a name that is both a column and an alias as the alias. Where t
 name is an argument of another aggregate, or stands in WHERE or GROUP BY, that is error 184 whatever was meant. Only
 there the name gets its table in front (``sum(metrics_5min.passed)``), so no statement that runs changes its meaning.
 (The setting ``prefer_column_name_to_alias`` would: GROUP BY an alias named as a column then groups by the column.)
-With several tables in FROM nobody can tell whose column is meant, and the error stays.
+With several tables in FROM the name may be a column of any, and the error stays.
 
 Pure: takes a judged tree, gives a new one; what it gives is judged again.
 """
