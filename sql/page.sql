@@ -207,12 +207,31 @@ FROM change_points
 WHERE test_suite = {suite:String} AND test_id = {test:String} AND changed_at >= toDateTime({from:UInt32}, 'UTC')
 ORDER BY at;
 
+-- hours_of_attempts
+-- The newest hours in which a test had fifty attempts, by its windows: raw rows of no other hours are read.
+SELECT arrayDistinct(arrayFlatten(groupArrayIf(
+    -- What begins at midnight may be a whole day.
+    arrayMap(number -> toUInt32(toUnixTimestamp(start) + 3600 * number), range(if(toHour(start) = 0, 24, 1))),
+    newer < 50))) AS hours
+FROM
+(
+    SELECT toStartOfHour(w.window_start, 'UTC') AS start, sum(w.samples + w.retried) AS attempts,
+        sum(attempts) OVER (ORDER BY start DESC) - attempts AS newer
+    FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+    WHERE lower(metric_type) = 'duration' AND test_suite = {suite:String} AND test_id = {test:String}
+        AND ({environment:String} = '' OR environment = {environment:String})
+        AND ({browser:String} = '' OR browser = {browser:String})
+    GROUP BY start
+);
+
 -- test_attempts
--- The newest attempts of one test.
+-- The newest attempts of one test: those of hours whose windows have any, and of the newest two hours.
 SELECT timestamp, status, value AS duration_ms, attempt, browser, environment, run_id, branch, error_type
 FROM metrics
-WHERE timestamp >= toDateTime({from:UInt32}, 'UTC') AND timestamp <= toDateTime({to:UInt32}, 'UTC')
-    AND metric_type = 'duration' AND test_suite = {suite:String} AND test_id = {test:String}
+WHERE (toStartOfHour(timestamp) IN (SELECT toDateTime(arrayJoin({hours:Array(UInt32)}), 'UTC'))
+        OR toStartOfHour(timestamp) >= toStartOfHour(toDateTime({to:UInt32}, 'UTC')) - 3600)
+    AND timestamp >= toDateTime({from:UInt32}, 'UTC') AND timestamp <= toDateTime({to:UInt32}, 'UTC')
+    AND lower(metric_type) = 'duration' AND test_suite = {suite:String} AND test_id = {test:String}
     AND ({environment:String} = '' OR environment = {environment:String})
     AND ({browser:String} = '' OR browser = {browser:String})
 ORDER BY timestamp DESC

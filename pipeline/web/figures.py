@@ -20,8 +20,8 @@ from pipeline.store.client import Store
 from pipeline.web.spans import written_out
 
 FILE = "sql/page.sql"
-NEWEST = "newest_executions"
-"""The query that says since when: asked before those with the parameter ``since``."""
+ASKED_BEFORE = {"since": "newest_executions", "hours": "hours_of_attempts"}
+"""Parameters that another query of the file gives, out of windows, so that few raw rows are read."""
 HANDLES = 2
 MAX_SHOWN_ROWS = 2_000
 """Of an answer to a question; downloads have all rows."""
@@ -111,8 +111,9 @@ def figure(handles: ReaderPool, name: str, values: Mapping[str, Any]) -> dict[st
         raise BadRequest(f"there is no figure {name[:80]!r}")
     with handles.take() as store:
         began = time.perf_counter()
-        if "{since:" in known[name].sql:
-            values = {**values, "since": _answer(store, NEWEST, values)[1].column("since")[0].as_py()}
+        for parameter, before in ASKED_BEFORE.items():
+            if "{" + parameter + ":" in known[name].sql:
+                values = {**values, parameter: _answer(store, before, values)[1].column(parameter)[0].as_py()}
         used, table = _answer(store, name, values)
         took_ms = (time.perf_counter() - began) * 1000
     return {
