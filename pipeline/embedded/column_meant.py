@@ -41,17 +41,17 @@ def _rebuilt(value: Any) -> Any:
 
 def _select(select: Node) -> Node:
     traps = _aggregate_aliases(select)
-    source = _only_source(select) if traps else None
-    if source is None:
+    table_name = _only_table(select) if traps else None
+    if table_name is None:
         return select
     chosen = {
-        name: _qualified(part, traps, source, must_be_column=name in _NO_AGGREGATES)
+        name: _qualified(part, traps, table_name, must_be_column=name in _NO_AGGREGATES)
         for name, part in select.items()
         if name != "tables"
     }
     if chosen == {name: part for name, part in select.items() if name != "tables"}:
         return select
-    return {**select, **chosen, "tables": _named(select["tables"], source)}
+    return {**select, **chosen, "tables": _named(select["tables"], table_name)}
 
 
 def _aggregate_aliases(select: Node) -> frozenset[str]:
@@ -79,18 +79,18 @@ def _own_nodes(value: Any) -> Iterator[Node]:
                 yield from _own_nodes(one)
 
 
-def _qualified(value: Any, traps: frozenset[str], source: str, *, must_be_column: bool) -> Any:
+def _qualified(value: Any, traps: frozenset[str], table_name: str, *, must_be_column: bool) -> Any:
     if isinstance(value, list):
-        return [_qualified(one, traps, source, must_be_column=must_be_column) for one in value]
+        return [_qualified(one, traps, table_name, must_be_column=must_be_column) for one in value]
     if not isinstance(value, dict) or value.get("type") in _INNER:
         return value
     if must_be_column and _is_bare(value) and value["name"] in traps:
-        return {**value, "name": f"{source}.{value['name']}", "name_parts": [source, value["name"]]}
+        return {**value, "name": f"{table_name}.{value['name']}", "name_parts": [table_name, value["name"]]}
     if value.get("name") == "lambda":
         traps -= {node["name"] for node in _own_nodes(value["arguments"]["children"][:1]) if _is_bare(node)}
     inside = must_be_column or _is_aggregate(value)
     return {
-        name: _qualified(one, traps, source, must_be_column=inside if name == "arguments" else must_be_column)
+        name: _qualified(one, traps, table_name, must_be_column=inside if name == "arguments" else must_be_column)
         for name, one in value.items()
     }
 
@@ -109,25 +109,25 @@ def _is_bare(node: Node) -> bool:
     return node.get("type") == "Identifier" and len(node.get("name_parts") or ()) < 2
 
 
-def _only_source(select: Node) -> str | None:
+def _only_table(select: Node) -> str | None:
     """The name of the only table in FROM."""
     elements = select.get("tables", {}).get("children", [])
-    sources = [element["table_expression"] for element in elements if element.get("table_expression")]
-    if len(sources) != 1:
+    tables_read = [element["table_expression"] for element in elements if element.get("table_expression")]
+    if len(tables_read) != 1:
         return None
-    table = sources[0].get("database_and_table_name")
+    table = tables_read[0].get("database_and_table_name")
     if table:
         return str(table.get("alias") or (table.get("name_parts") or [table["name"]])[-1])
-    inner = sources[0].get("subquery") or sources[0].get("table_function") or {}
+    inner = tables_read[0].get("subquery") or tables_read[0].get("table_function") or {}
     return str(inner.get("alias") or _UNNAMED)
 
 
-def _named(tables: Node, source: str) -> Node:
-    """FROM, in which the source goes by a name."""
-    if source != _UNNAMED:
+def _named(tables: Node, table_name: str) -> Node:
+    """FROM, in which the only table goes by a name."""
+    if table_name != _UNNAMED:
         return tables
     children = [
-        {**element, "table_expression": _with_alias(element["table_expression"], source)}
+        {**element, "table_expression": _with_alias(element["table_expression"], table_name)}
         if element.get("table_expression")
         else element
         for element in tables["children"]
