@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.nearest import nearest
-from pipeline.collect.entry_checks import faults
+from pipeline.collect.entry_checks import mistakes
 
 Type = Literal["string", "json", "hash", "list", "set", "zset", "channel"]
 Kind = Literal[
@@ -314,8 +314,8 @@ def catalogue(own: Sequence[Mapping[str, Any]] = ()) -> Catalogue:
                 known = [*Entry.model_fields, "field", "metric_type", "by"]
                 message = f"there is no such name; {nearest(str(first['loc'][-1]), known)}"
             raise ConfigError(f"setting 'collect.keys.{number}.{place}': {message}") from None
-        for fault in faults(entry, [*shipped(), *added]):
-            raise ConfigError(f"setting 'collect.keys.{number}': {fault}")
+        for mistake in mistakes(entry, [*shipped(), *added]):
+            raise ConfigError(f"setting 'collect.keys.{number}': {mistake}")
         added.append(entry)
     return Catalogue([*shipped(), *added])
 

@@ -33,7 +33,7 @@ EXECUTIONS = "duration"
 """The metric type of executions, which come from the buffer alone."""
 
 
-def faults(entry: Entry, others: Iterable[Entry] = ()) -> Iterator[str]:
+def mistakes(entry: Entry, others: Iterable[Entry] = ()) -> Iterator[str]:
     """Each mistake of an entry; ``others`` are those whose keys it must not claim."""
     databases = list(RedisDatabases.model_fields)
     if entry.database not in databases:
@@ -46,10 +46,10 @@ def faults(entry: Entry, others: Iterable[Entry] = ()) -> Iterator[str]:
     else:
         yield from (_overlap(entry, other) for other in others if _claims_keys_of(entry, other))
     for derived in entry.metrics:
-        yield from _faults_of(entry, derived, names)
+        yield from _mistakes_of(entry, derived, names)
 
 
-def _faults_of(entry: Entry, derived: Derived, names: list[str]) -> Iterator[str]:
+def _mistakes_of(entry: Entry, derived: Derived, names: list[str]) -> Iterator[str]:
     if derived.kind not in _KINDS[entry.type]:
         yield f"a {entry.type} has no {derived.kind!r}; {nearest(derived.kind, sorted(_KINDS[entry.type]))}"
     elif derived.kind in _OF_FIELDS:

@@ -23,7 +23,7 @@ from pipeline.collect.catalogue import Catalogue, catalogue, shipped
 from pipeline.collect.channels import ChannelCounter
 from pipeline.collect.check import findings, walk
 from pipeline.collect.collector import Collector
-from pipeline.collect.entry_checks import faults
+from pipeline.collect.entry_checks import mistakes
 from pipeline.collect.redis_health import RedisHealth
 from pipeline.metric import Limits, Metric, decode
 from pipeline.operate import preflight
@@ -190,7 +190,7 @@ def test_no_broken_value_leaves_redis(
                 client.zadd(key, {value: time.time()})
             else:
                 # A line of words is a name where the catalogue asks for one.
-                names = {name for one in entry.metrics for _, origin, name in one.sources if origin == "field"}
+                names = {name for one in entry.metrics for _, origin, name in one.label_origins if origin == "field"}
                 fields = shlex.split(entry.example)[2::2] if entry.type == "hash" else []
                 if form == "a number with words":
                     fields = [] if entry.name == "features" else [name for name in fields if name not in names]
@@ -385,7 +385,7 @@ def test_an_entry_that_would_collect_nothing_is_refused_in_words(differs: dict[s
 
 def test_the_shipped_catalogue_is_held_to_what_is_asked_of_own_entries() -> None:
     """No entry of the document has a mistake of these kinds; a more exact pattern than one of its is taken."""
-    assert {entry.name: found for entry in shipped() if (found := list(faults(entry)))} == {}
+    assert {entry.name: found for entry in shipped() if (found := list(mistakes(entry)))} == {}
     urgent = {"pattern": "test:queue:urgent", "type": "zset", "metric_type": "urgent", "database": "coordination"}
     match = catalogue([urgent]).match("coordination", "test:queue:urgent")
     assert match is not None
