@@ -97,7 +97,7 @@ class SettingAside(Acking, Reading):
         return first
 
     def _set_rest_aside(self, chunk: Chunk, why: str) -> None:
-        """Set aside the chunk and every other of its segment that nobody holds."""
+        """Set aside the chunk and every other of its segment that no drainer holds."""
         keys = self.keys
         kept, lost = self._run(
             "set_aside_rest",

@@ -32,12 +32,12 @@ _WIDE = 200
 """Columns assumed where no terminal tells: lines in a pipe must not be broken."""
 
 _MAX_CELL = 60
-_LEVELS = {
+_FILLS = {
     "rows": ("items not stored", "{:,.0f}", "high_water_rows"),
     "age_s": ("oldest item not stored", "{:,.1f} s", "high_water_age_s"),
     "memory_pct": ("redis memory in use", "{:.1f} %", "high_water_memory_pct"),
 }
-"""How the levels of the buffer are shown: name, value, and the setting that is the mark."""
+"""How full the buffer is: name, form of the value, and the setting that holds its limit."""
 
 
 def stdout() -> Console:
@@ -83,11 +83,11 @@ def status_table(status: Status, rates: dict[str, float] | None = None) -> Table
         rate = f"{rates[name]:,.0f}/s" if rates and name in rates else ""
         style = "red" if name in ("unaccounted", "set_aside") and value else ""
         table.add_row(name, Text("unknown" if value is None else f"{value:,}", style=style), rate)
-    for level in status.highest():
-        name, form, setting = _LEVELS[level.name]
-        style = "red" if level.is_passed else ""
-        of_mark = f"{level.pct:,.0f} % of buffer.{setting}"
-        table.add_row(*(Text(text, style=style) for text in (name, form.format(level.value), of_mark)))
+    for fill in status.highest():
+        name, form, setting = _FILLS[fill.name]
+        style = "red" if fill.is_passed else ""
+        of_limit = f"{fill.pct:,.0f} % of buffer.{setting}"
+        table.add_row(*(Text(text, style=style) for text in (name, form.format(fill.value), of_limit)))
     table.add_row("minutes to roll up", _known(status.dirty_minutes), "")
     memory = status.redis_memory_bytes
     table.add_row("redis memory", "unknown" if memory is None else f"{memory / 1048576:,.1f} MiB", "")
@@ -121,15 +121,15 @@ def print_findings(findings: Sequence[Finding]) -> None:
     """The doctor's findings, each that is not well with its fix, and the sum of them."""
     table = _plain_table(columns=3)
     for finding in findings:
-        table.add_row(Text(finding.level, style=_COLOURS[finding.level]), finding.check, Text(finding.seen))
+        table.add_row(Text(finding.severity, style=_COLOURS[finding.severity]), finding.check, Text(finding.detail))
         if finding.fix:
             table.add_row("", "", Text(f"fix: {finding.fix}", style="bold"))
     console = stdout()
     console.print(table)
-    levels = [finding.level for finding in findings]
-    warned = f", {levels.count('warn')} to be warned of" if "warn" in levels else ""
-    if "bad" in levels:
-        console.print(Text(f"{levels.count('bad')} bad{warned}: a promise cannot be kept", style="red"))
+    severities = [finding.severity for finding in findings]
+    warned = f", {severities.count('warn')} to be warned of" if "warn" in severities else ""
+    if "bad" in severities:
+        console.print(Text(f"{severities.count('bad')} bad{warned}: a promise cannot be kept", style="red"))
     else:
         console.print(Text(f"nothing bad{warned}", style="yellow" if warned else "green"))
 

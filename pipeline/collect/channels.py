@@ -104,7 +104,7 @@ class ChannelCounter:
                 return
 
     def _listen(self, subscription: redis.client.PubSub) -> bool:
-        """Count until told to stop, or until no one takes the counts; True then."""
+        """Count until told to stop, or until the counts are not taken any more; True then."""
         while not self._stop.is_set():
             if time.monotonic() - self._taken_s > IDLE_S:
                 return True

@@ -1,12 +1,12 @@
 """Passes over the platform's databases: what the keys say is pushed to the buffer as ordinary metrics.
 
 A pass goes through all keys of a database with SCAN, a few hundred at a time, and stops after its share of the
-interval; the next run goes on where it stopped. At the end of a pass its gauges are pushed; events are pushed as they
+interval; the next turn goes on where it stopped. At the end of a pass its gauges are pushed; events are pushed as they
 are found, together with the state that says so (``lua/push_collected.lua``), so that a kill anywhere leaves an event
 collected once or not yet. The state of a pass lies in memory: after a restart it begins again, which costs reading.
 
 One process collects at a time, the holder of the scheduler's lease; two at once push no event twice.
-When Redis is away the outage is raised and the next run goes on. A database without rights is skipped and said so.
+When Redis is away the outage is raised and the next turn goes on. A database without rights is skipped and said so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ a key instead of one and a half; a wrong type is seen when the key is read."""
 ITEMS_A_SCRIPT = 200
 """Items and states that one script pushes at most: well below 1 ms."""
 SHARE = 0.3
-"""Part of the interval that a run may take; the rest of the keys wait for the next one."""
+"""Part of the interval that a turn may take; the rest of the keys wait for the next one."""
 LEFTOVER_STATES = 1_000
 """States of keys that are gone, removed by one command."""
 
@@ -72,7 +72,7 @@ class _Pass:
     tick: int
     cursor: int = 0
     gauges: Gauges = field(default_factory=Gauges)
-    seen: dict[str, int] = field(default_factory=dict)
+    found: dict[str, int] = field(default_factory=dict)
     troubled: dict[str, tuple[str, int]] = field(default_factory=dict)
     states: set[str] = field(default_factory=set)
     items: dict[str, int] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class _Pass:
 
 @dataclass
 class CollectReport:
-    """What one run did."""
+    """What one turn did."""
 
     keys: int = 0
     items: int = 0
@@ -155,7 +155,7 @@ class Collector:
         except RedisDenied as denied:
             report.trouble.append(f"the server's own health is skipped: {denied}")
         if self.channels is not None:
-            # Counted since the last run: a kill here loses counts of messages, which a channel forgets anyway.
+            # Counted since the last turn: a kill here loses counts of messages, which a channel forgets anyway.
             report.items += self._push_once(self.channels.take(now_ms))
         return report
 
@@ -266,7 +266,7 @@ class Collector:
                 self._derive_events(group, derived, states, now_ms, going, fresh)
         for one in there if self._remembers(entry) else ():
             going.states.update(derive.state_name(one.match, derived) for derived in entry.remembered)
-        going.seen[entry.name] = going.seen.get(entry.name, 0) + len(there)
+        going.found[entry.name] = going.found.get(entry.name, 0) + len(there)
         if troubled := [one.trouble for one in there if one.trouble]:
             first, count = going.troubled.get(entry.name, (troubled[0], 0))
             going.troubled[entry.name] = (first, count + len(troubled))
@@ -383,7 +383,7 @@ class Collector:
                         _log.warning(
                             "redis keys not collected", entry=entry.name, pattern=entry.pattern, reason=trouble
                         )
-                    state.last_ms, state.keys = now_ms, going.seen.get(entry.name, 0)
+                    state.last_ms, state.keys = now_ms, going.found.get(entry.name, 0)
                     state.trouble, state.troubled_keys = trouble, count
                     gauges = sum(by_type.get(one, 0) for one in entry.metric_types())
                     state.items = going.items.get(entry.name, 0) + gauges

@@ -126,7 +126,7 @@ def labels_of(look: KeyLook, derived: Derived, fields: Mapping[str, str] | None 
     """Where a metric belongs; secret entries give only what the catalogue names."""
     fields = look.fields if fields is None else fields
     found = []
-    for target, origin, name in derived.sources:
+    for target, origin, name in derived.label_origins:
         if origin == "field":
             text = fields.get(name, "")
         elif origin == "part":
@@ -205,12 +205,12 @@ def _size(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
 def samples(derived: Derived, fields: Mapping[str, str], now_ms: int) -> tuple[dict[str, float], list[str]]:
     """The numbers that a hash becomes, by metric type, and the fields that hold none."""
     found: dict[str, float] = {}
-    bad = []
+    unreadable = []
     for name, metric_type in derived.fields.items():
         if name in fields:
             value = number(fields[name])
             if value is None:
-                bad.append(name)
+                unreadable.append(name)
             else:
                 found[metric_type] = value
     if derived.less is not None:
@@ -225,14 +225,14 @@ def samples(derived: Derived, fields: Mapping[str, str], now_ms: int) -> tuple[d
         found[derived.good.metric_type] = float(fields[derived.good.field].strip().lower() in derived.good.words)
     if derived.age is not None and (age_s := _age_s(fields.get(derived.age.field), now_ms)) is not None:
         found[derived.age.metric_type] = age_s
-    return found, bad
+    return found, unreadable
 
 
 def _fields(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
-    found, bad = samples(derived, look.fields, now_ms)
+    found, unreadable = samples(derived, look.fields, now_ms)
     for metric_type, value in found.items():
         gauges.put(metric_type, labels_of(look, derived), value)
-    return f"{', '.join(bad)} is not a number" if bad else ""
+    return f"{', '.join(unreadable)} is not a number" if unreadable else ""
 
 
 def _members(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
@@ -242,12 +242,12 @@ def _members(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> st
         if fields is None:
             trouble = "a member is not a JSON object"
             continue
-        found, bad = samples(derived, fields, now_ms)
+        found, unreadable = samples(derived, fields, now_ms)
         labels = labels_of(look, derived, fields, name.decode("utf-8", "replace"))
         for metric_type, number_ in found.items():
             gauges.put(metric_type, labels, number_)
-        if bad:
-            trouble = f"{', '.join(bad)} is not a number"
+        if unreadable:
+            trouble = f"{', '.join(unreadable)} is not a number"
     return trouble
 
 
@@ -325,7 +325,7 @@ def oldest(look: KeyLook, derived: Derived, state: bytes, gauges: Gauges, now_ms
     When elements without a time were first seen is the state.
     """
     known: dict[str, int] = json.loads(state) if state else {}
-    seen: dict[str, int] = {}
+    first_ms: dict[str, int] = {}
     ages_s = []
     for element in [element for element, _ in look.scored] or look.elements:
         fields = json_object(element, _TIMES) or {}
@@ -334,13 +334,13 @@ def oldest(look: KeyLook, derived: Derived, state: bytes, gauges: Gauges, now_ms
             ages_s.append(told[0])
         else:
             name = f"{zlib.crc32(element):x}"
-            seen[name] = known.get(name, now_ms)
-            ages_s.append(max(0.0, (now_ms - seen[name]) / 1000))
+            first_ms[name] = known.get(name, now_ms)
+            ages_s.append(max(0.0, (now_ms - first_ms[name]) / 1000))
     if ages_s:
         gauges.put(derived.metric_type, labels_of(look, derived), max(ages_s))
-    if seen == known:
+    if first_ms == known:
         return None
-    return Events(state_name(look.match, derived), state, json.dumps(seen).encode(), ())
+    return Events(state_name(look.match, derived), state, json.dumps(first_ms).encode(), ())
 
 
 _TIMES = ("queuedAt", "enqueuedAt", "createdAt", "timestamp")
@@ -353,16 +353,16 @@ def _values(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple
     now = fingerprints(look.elements)
     fresh, gap = new_elements(unpack(state), now)
     read = _event if derived.kind == "events" else _value
-    made, bad = [], 0
+    made, unreadable = [], 0
     for element in reversed(look.elements[:fresh]):
         one = read(look, derived, element, now_ms)
         if one is None:
-            bad += 1
+            unreadable += 1
         else:
             made.append(one)
     if gap:
         made.append(item("collect_gaps", 1.0, (("tags.key", look.entry.name),), now_ms))
-    trouble = f"{bad} of {fresh} new elements cannot be read" if bad else ""
+    trouble = f"{unreadable} of {fresh} new elements cannot be read" if unreadable else ""
     after = pack(now)
     if after == state:
         return None, trouble
@@ -385,7 +385,7 @@ def _event(look: KeyLook, derived: Derived, element: bytes, now_ms: int) -> byte
 def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
     """New members of a sorted set of times. Members at the newest score are remembered: more may come at it."""
     cursor, known = _series_state(state)
-    made, bad = [], 0
+    made, unreadable = [], 0
     newest, at_newest = cursor, set(known)
     for member, score in look.scored:
         text = member.decode("utf-8", "replace")
@@ -397,11 +397,11 @@ def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple
         at_newest.add(_digest(text))
         value = number(text.rsplit(":", 1)[-1])
         if value is None:
-            bad += 1
+            unreadable += 1
             continue
         at_ms = round(score * 1000) if score < 1e11 else round(score)
         made.append(item(derived.metric_type, value, labels_of(look, derived), _recent(at_ms, now_ms)))
-    trouble = f"{bad} members are not numbers" if bad else ""
+    trouble = f"{unreadable} members are not numbers" if unreadable else ""
     if newest == cursor and at_newest == known:
         return None, trouble
     after = json.dumps([newest, sorted(at_newest)]).encode()
@@ -425,8 +425,8 @@ def series_cursor(state: bytes) -> float:
 
 
 def _changed_fields(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
-    found, bad = samples(derived, look.fields, now_ms)
-    trouble = f"{', '.join(bad)} is not a number" if bad else ""
+    found, unreadable = samples(derived, look.fields, now_ms)
+    trouble = f"{', '.join(unreadable)} is not a number" if unreadable else ""
     labels = labels_of(look, derived)
     after = hashlib.blake2b(json.dumps([sorted(found.items()), labels]).encode(), digest_size=8).digest()
     if not found or after == state:
@@ -511,7 +511,7 @@ def _recent(at_ms: int, now_ms: int) -> int:
 
 def by_message(fields: Mapping[str, str], derived: Derived) -> Labels:
     """Labels of a message of a channel."""
-    found = [(target, name_of(fields[source])) for target, source in derived.by.items() if fields.get(source)]
+    found = [(target, name_of(fields[name])) for target, name in derived.by.items() if fields.get(name)]
     return tuple(sorted(found))
 
 

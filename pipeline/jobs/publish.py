@@ -7,7 +7,7 @@
 
 ``avg_duration`` is the mean over executions: a skipped test has no duration. Everything here can be written again:
 a hash is only replaced by a revision that is not older. When Redis is away or full, publishing is tried again
-in the next run, and the minutes concerned are not forgotten before it succeeded.
+in the next turn, and the minutes concerned are not forgotten before it succeeded.
 """
 
 from __future__ import annotations

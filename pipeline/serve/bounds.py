@@ -4,7 +4,7 @@ uvicorn has no deadline for headers and bodies, and counts slow clients against 
 protocol is given three things here, and no parsing of our own: a place among a bounded number of
 connections, in total and by address, where a newcomer displaces the connection that waits longest and is owed
 nothing; a deadline for each phase of a connection; an end for clients that do not read their answer.
-What is decided, is decided by ``overdue``, ``to_displace`` and ``too_much_unsent``, pure functions of what is seen.
+What is decided, is decided by ``overdue``, ``to_displace`` and ``too_much_unsent``, pure functions of these states.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class SeenConnection:
+class ConnectionState:
     """One connection as the watch finds it: its phase, since when, and the bytes moved in that phase."""
 
     phase: Phase
@@ -53,9 +53,9 @@ class SeenConnection:
     unsent_bytes: int = 0
 
 
-def overdue(seen: SeenConnection, now_s: float, bounds: Bounds) -> bool:
+def overdue(one: ConnectionState, now_s: float, bounds: Bounds) -> bool:
     """Whether this connection has had its time; work itself has limits of its own."""
-    earned_s = seen.moved_bytes / bounds.least_bytes_per_s
+    earned_s = one.moved_bytes / bounds.least_bytes_per_s
     granted_s: dict[Phase, float] = {
         "idle": bounds.idle_s,
         "headers": bounds.headers_s,
@@ -64,14 +64,14 @@ def overdue(seen: SeenConnection, now_s: float, bounds: Bounds) -> bool:
         "closing": bounds.closing_s,
         "working": math.inf,
     }
-    return now_s - seen.since_s > granted_s[seen.phase]
+    return now_s - one.since_s > granted_s[one.phase]
 
 
 _OWED_LEAST_FIRST: tuple[Phase, ...] = ("closing", "headers", "body", "idle", "sending")
 """Half a request goes before an idle connection: its client finds out at once, and a flood is made of such halves."""
 
 
-def to_displace(connections: Iterable[SeenConnection], address: str, bounds: Bounds) -> int | Literal["refuse"] | None:
+def to_displace(connections: Iterable[ConnectionState], address: str, bounds: Bounds) -> int | Literal["refuse"] | None:
     """Which connection (by position) has to go so that one more from ``address`` may come; None if there is room.
 
     Within an address that has its share only its own go; otherwise those of the address that has most.
@@ -79,35 +79,35 @@ def to_displace(connections: Iterable[SeenConnection], address: str, bounds: Bou
     never does: "refuse" if there is nothing else.
     """
     all_open = list(connections)
-    counts = Counter(seen.address for seen in all_open)
+    counts = Counter(one.address for one in all_open)
     if counts[address] >= bounds.connections_by_address:
         candidates = {address}
     elif len(all_open) >= bounds.connections:
-        waiting = Counter(seen.address for seen in all_open if seen.phase != "working")
+        waiting = Counter(one.address for one in all_open if one.phase != "working")
         candidates = {name for name, count in waiting.items() if count == max(waiting.values())}
     else:
         return None
     found = [
-        (_OWED_LEAST_FIRST.index(seen.phase), seen.since_s, index)
-        for index, seen in enumerate(all_open)
-        if seen.address in candidates and seen.phase != "working"
+        (_OWED_LEAST_FIRST.index(one.phase), one.since_s, index)
+        for index, one in enumerate(all_open)
+        if one.address in candidates and one.phase != "working"
     ]
     return min(found)[2] if found else "refuse"
 
 
-def too_much_unsent(connections: Iterable[SeenConnection], bounds: Bounds) -> list[int]:
-    """Which connections (by position) have to go so that the answers that nobody reads fit into memory.
+def too_much_unsent(connections: Iterable[ConnectionState], bounds: Bounds) -> list[int]:
+    """Which connections (by position) have to go so that the answers that wait to be read fit into memory.
 
     Of the address that most waits for, the one that has been sent to longest goes first; the last one stays.
     """
-    sending = {index: seen for index, seen in enumerate(connections) if seen.unsent_bytes}
+    sending = {index: one for index, one in enumerate(connections) if one.unsent_bytes}
     ended = []
-    while len(sending) > 1 and sum(seen.unsent_bytes for seen in sending.values()) > bounds.unsent_bytes:
+    while len(sending) > 1 and sum(one.unsent_bytes for one in sending.values()) > bounds.unsent_bytes:
         unsent: Counter[str] = Counter()
-        for seen in sending.values():
-            unsent[seen.address] += seen.unsent_bytes
+        for one in sending.values():
+            unsent[one.address] += one.unsent_bytes
         (address, _), *_ = unsent.most_common(1)
-        found = [(seen.since_s, index) for index, seen in sending.items() if seen.address == address]
+        found = [(one.since_s, index) for index, one in sending.items() if one.address == address]
         ended.append(min(found)[1])
         del sending[ended[-1]]
     return ended
@@ -123,7 +123,7 @@ class Gate:
     def admit(self, newcomer: BoundedProtocol) -> bool:
         """Give the newcomer a place, another's if need be; False when there is none."""
         now_s = newcomer.loop.time()
-        displaced = to_displace((one.seen(now_s) for one in self.connections), newcomer.address, self.bounds)
+        displaced = to_displace((one.state(now_s) for one in self.connections), newcomer.address, self.bounds)
         if displaced == "refuse":
             return False
         if displaced is not None:
@@ -139,11 +139,11 @@ class Gate:
     def sweep(self, now_s: float) -> None:
         """End every connection that has had its time, and those whose answers take too much memory."""
         connections = list(self.connections)
-        seen = [connection.seen(now_s) for connection in connections]
-        for connection, one in zip(connections, seen, strict=True):
+        states = [connection.state(now_s) for connection in connections]
+        for connection, one in zip(connections, states, strict=True):
             if overdue(one, now_s, self.bounds):
                 connection.end()
-        for index in too_much_unsent(seen, self.bounds):
+        for index in too_much_unsent(states, self.bounds):
             connections[index].transport.abort()
 
 
@@ -204,13 +204,13 @@ class BoundedProtocol(H11Protocol):
         except h11.LocalProtocolError:
             self.transport.abort()
 
-    def seen(self, now_s: float) -> SeenConnection:
+    def state(self, now_s: float) -> ConnectionState:
         """Where this connection stands."""
         phase, unsent = self._now_in(), self.transport.get_write_buffer_size()
         if (phase, self.cycle) != self._phase:
             self._phase, self._since_s, self._received, self._unsent = (phase, self.cycle), now_s, 0, unsent
         moved = self._unsent - unsent if phase == "sending" else self._received
-        return SeenConnection(phase, self.address, self._since_s, max(0, moved), unsent)
+        return ConnectionState(phase, self.address, self._since_s, max(0, moved), unsent)
 
     def end(self) -> None:
         """Time is up. Where a request was begun and nothing answered yet, say so first."""

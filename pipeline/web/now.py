@@ -30,7 +30,7 @@ def now(parts: Parts, pulse: Pulse) -> dict[str, Any]:
         "jobs": parts.jobs(),
         "loops": parts.loops(),
         "job_lag_s": job_lag_s(parts),
-        "marks": look.status.get("marks", {}),
+        "fills": look.status.get("fills", {}),
     }
 
 

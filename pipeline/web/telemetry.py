@@ -36,7 +36,7 @@ _OF_STATUS = {
     "pipeline_redis_memory_bytes": "redis_memory_bytes",
 }
 _OF_JOB = {
-    "pipeline_job_runs_total": "runs",
+    "pipeline_job_turns_total": "turns",
     "pipeline_job_failures_total": "failures",
     "pipeline_job_missed_total": "missed",
     "pipeline_job_last_run_seconds": "last_took_s",
@@ -92,7 +92,7 @@ class Telemetry(Collector):
             (job,): max(0.0, state["began_s_ago"] - state["interval_s"]) for job, state in jobs.items()
         }
         for name, key in _OF_DRAINER.items():
-            found[name] = {(buffer,): float(getattr(own, key)) for buffer, own in self._parts.progress.items()}
+            found[name] = {(buffer,): float(getattr(own, key)) for buffer, own in self._parts.drainers.items()}
         return found
 
 

@@ -82,7 +82,7 @@ def test_a_value_that_is_no_finite_number_is_refused_at_the_call(value: Any) -> 
 
 
 def test_a_datetime_without_zone_is_refused_and_one_with_an_offset_is_converted(redis_url: str) -> None:
-    """Nobody has to guess what a naive time meant."""
+    """What a naive time meant is not guessed."""
     with MetricsClient(redis_url) as client:
         with pytest.raises(ValueError, match="zone"):
             client.push("duration", 1, timestamp=datetime(2025, 1, 11))
@@ -432,7 +432,7 @@ raise SystemExit(0)
 @pytest.mark.parametrize("redis_url", sorted(redis_executables())[:1], indirect=True)
 @pytest.mark.parametrize("name", EXIT_SCRIPTS)
 def test_the_queue_is_flushed_when(name: str, redis_url: str) -> None:
-    """Nobody called close(), yet what was queued arrives."""
+    """close() was not called, yet what was queued arrives."""
     script = f"from pipeline import MetricsClient\nclient = MetricsClient({redis_url!r}, flush_interval_s=3600)\n"
     subprocess.run([sys.executable, "-c", script + EXIT_SCRIPTS[name]], check=True)
     expected = {b"main": 1, b"child": 1} if "child" in name else {b"main": 1}
@@ -461,7 +461,7 @@ def test_a_child_ended_by_sigterm_sends_what_it_holds(method: str, redis_url: st
 
 
 def test_a_sender_outlives_any_error(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error that nobody thought of is shown as trouble and tried again; the sender does not die of it."""
+    """An unforeseen error is shown as trouble and tried again; the sender does not die of it."""
     client = MetricsClient(redis_url)
     attempt, failed = client._attempt, []
 

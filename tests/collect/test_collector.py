@@ -402,7 +402,7 @@ def test_messages_are_counted_by_channel_and_our_own_are_not(server: RedisServer
             for entry in shipped():
                 if entry.type == "channel":
                     client.execute_command(*shlex.split(entry.example))
-            client.publish("alerts:critical", json.dumps({"type": "ours", "source": "metrics-pipeline"}))
+            client.publish("alerts:critical", json.dumps({"type": "own", "source": "metrics-pipeline"}))
             counts: Counter[tuple[str, str]] = Counter()
             deadline = time.monotonic() + 60
             while sum(counts.values()) < 5 and time.monotonic() < deadline:

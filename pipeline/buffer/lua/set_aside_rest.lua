@@ -1,4 +1,4 @@
--- Take out of delivery a chunk, and all chunks of its segment that nobody holds: the list is gone, or nothing proves any
+-- Take out of delivery a chunk, and all chunks of its segment that no drainer holds: the list is gone, or nothing proves any
 -- more which items are where. What is left of it waits for a person under the segment's name. Returns {kept, lost}.
 -- The list may also hold items of chunks that are acknowledged, or held: then "kept" is too high until the items are
 -- compared with ClickHouse (measure_aside.py). The record says for that which chunks were taken out, and from which
