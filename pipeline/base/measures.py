@@ -75,6 +75,24 @@ READ: tuple[Measure, ...] = (
     Measure("pipeline_dirty_minutes", "gauge", "Minutes whose windows are to be computed again."),
     Measure("pipeline_ledger_pending", "gauge", "Acknowledged chunks on their way to the ledger table."),
     Measure("pipeline_redis_memory_bytes", "gauge", "Memory that Redis uses."),
+    Measure("pipeline_redis_figure", "gauge", "A figure of the Redis server, as alert rules name it.", ("name",)),
+    Measure("pipeline_redis_db_keys", "gauge", "Keys of a Redis database.", ("database",)),
+    Measure("pipeline_redis_db_expiring_keys", "gauge", "Keys of a database that have a TTL.", ("database",)),
+    Measure(
+        "pipeline_redis_db_mean_ttl_seconds", "gauge", "Their mean time to live, as Redis estimates it.", ("database",)
+    ),
+    Measure("pipeline_collect_last_look_timestamp_seconds", "gauge", "When a collector looked last.", ("collector",)),
+    Measure(
+        "pipeline_collect_keys", "gauge", "Keys (of a channel: messages) in a collector's last look.", ("collector",)
+    ),
+    Measure("pipeline_collect_items", "gauge", "Metrics that a collector's last look pushed.", ("collector",)),
+    Measure("pipeline_collect_troubled_keys", "gauge", "Keys that a collector could not read.", ("collector",)),
+    Measure(
+        "pipeline_collect_gaps_total",
+        "counter",
+        "Times that some were missed: a list slid too far, the subscription was lost.",
+        ("collector",),
+    ),
     Measure("pipeline_redis_up", "gauge", "Whether Redis answers."),
     Measure("pipeline_clickhouse_up", "gauge", "Whether ClickHouse answers."),
     Measure("pipeline_drainer_chunks_total", "counter", "Chunks this process acknowledged.", ("buffer",)),

@@ -19,6 +19,7 @@ from rich.text import Text
 from pipeline.base.text import printable
 from pipeline.buffer.books import UNKNOWN
 from pipeline.cli.results import QueryResult
+from pipeline.collect.told import quiet
 
 if TYPE_CHECKING:
     from pipeline.base.resources import Query
@@ -55,7 +56,12 @@ def print_facts(facts: dict[str, Any]) -> None:
 
 def print_status(status: Status) -> None:
     """The whole status, once."""
-    stdout().print(status_table(status))
+    console = stdout()
+    console.print(status_table(status))
+    for heading, table in platform_tables(status):
+        console.print("")
+        console.print(Text(heading, style="bold"))
+        console.print(table)
 
 
 def live_status(gather: Callable[[], Status], interval_s: float) -> None:
@@ -115,6 +121,47 @@ def status_table(status: Status, rates: dict[str, float] | None = None) -> Table
 
 def _known(value: int | None) -> str:
     return "unknown" if value is None else f"{value:,}"
+
+
+def platform_tables(status: Status) -> list[tuple[str, Table]]:
+    """The platform's Redis: the server, each database, and each collector that found something."""
+    found: list[tuple[str, Table]] = []
+    told = status.redis_health or {}
+    if figures := told.get("figures"):
+        server = _plain_table()
+        for name, value in figures.items():
+            server.add_row(name.replace("_", " "), f"{value:,.10g}")
+        found.append(("Redis", server))
+    if told.get("databases"):
+        databases = _headed("database", "holds", ">keys", ">with a TTL", ">mean TTL, s")
+        for one in told["databases"]:
+            numbers = (one.get(name) for name in ("keys", "expires", "avg_ttl_s"))
+            databases.add_row(str(one["database"]), ", ".join(one["names"]), *(_number(value) for value in numbers))
+        found.append(("Databases", databases))
+    states = status.collect or {}
+    silent = set(quiet(states))
+    if len(silent) < len(states):
+        collectors = _headed("collector", ">last look, s ago", ">keys", ">items", ">gaps", "trouble")
+        for name, one in sorted(states.items()):
+            if name not in silent:
+                ago = max(0.0, time.time() - int(one.get("last_ms", 0)) / 1000)
+                told_of = f"{one['trouble']} ({one.get('troubled_keys', 0)} keys)" if one.get("trouble") else ""
+                counts = (_number(one.get(name, 0)) for name in ("keys", "items", "gaps"))
+                collectors.add_row(name, f"{ago:,.0f}", *counts, Text(told_of, style="yellow"))
+        found.append((f"Collectors ({len(silent)} more found nothing)" if silent else "Collectors", collectors))
+    return found
+
+
+def _headed(*headings: str) -> Table:
+    """A table with headings; ``>`` before one has its numbers to the right."""
+    table = _Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading.lstrip(">"), justify="right" if heading[0] == ">" else "left", overflow="fold")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.10g}"
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

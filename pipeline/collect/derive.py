@@ -10,8 +10,10 @@ import hashlib
 import json
 import math
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pipeline.collect.catalogue import METRIC_FIELDS, Derived, Match
@@ -52,6 +54,9 @@ class Events:
     before: bytes
     after: bytes
     items: tuple[bytes, ...]
+    gap: str = ""
+    """What gaps are counted under: an entry whose list slid too far between two looks, or the channels."""
+    gaps: int = 0
 
 
 @dataclass
@@ -100,6 +105,9 @@ class Gauges:
 
 def gauge(looks: Sequence[KeyLook], derived: Derived, gauges: Gauges, now_ms: int) -> None:
     """Add what keys of one entry say to the gauges of their pass; what is wrong with one goes to its ``trouble``."""
+    if derived.kind == "count":
+        _count(looks, derived, gauges)
+        return
     handler = _GAUGES.get(derived.kind)
     if handler is not None:
         for look in looks:
@@ -124,25 +132,37 @@ def state_name(match: Match, derived: Derived) -> str:
 
 def labels_of(look: KeyLook, derived: Derived, fields: Mapping[str, str] | None = None, member: str = "") -> Labels:
     """Where a metric belongs; secret entries give only what the catalogue names."""
-    fields = look.fields if fields is None else fields
+    return _labels(derived, _texts(look, derived, look.fields if fields is None else fields, member))
+
+
+def _texts(look: KeyLook, derived: Derived, fields: Mapping[str, str], member: str = "") -> tuple[str, ...]:
+    """The text of each dimension as it stands in Redis, in the order of ``Derived.label_origins``."""
     found = []
-    for target, origin, name in derived.label_origins:
+    for _, origin, name in derived.label_origins:
         if origin == "field":
-            text = fields.get(name, "")
+            found.append(fields.get(name, ""))
         elif origin == "part":
-            text = look.match.parts.get(name, "")
+            found.append(look.match.parts.get(name, ""))
         elif origin == "constant":
-            text = name
+            found.append(name)
         else:
-            text = member if origin == "member" else look.text or ""
-        if text:
-            found.append((target, name_of(text)))
+            found.append(member if origin == "member" else look.text or "")
     return tuple(found)
+
+
+def _labels(derived: Derived, texts: tuple[str, ...]) -> Labels:
+    return tuple(
+        (target, name_of(text)) for (target, _, _), text in zip(derived.label_origins, texts, strict=True) if text
+    )
 
 
 def name_of(text: str) -> str:
     """A text of the platform as a label: one printable line that does not begin as JSON does; else ``UNREADABLE``."""
-    text = text[:MAX_LABEL_CHARS]
+    return _name_of(text[:MAX_LABEL_CHARS])
+
+
+@lru_cache(maxsize=4_096)
+def _name_of(text: str) -> str:
     is_name = text.isprintable() and "\ufffd" not in text and text.lstrip()[:1] not in ("{", "[", '"')
     return text if is_name else UNREADABLE
 
@@ -164,13 +184,16 @@ def _age_s(text: str | None, now_ms: int) -> float | None:
 # Gauges
 
 
-def _count(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
-    gauges.add(derived.metric_type, labels_of(look, derived), 1)
-    if look.entry.name == "test_running":
-        gauges.executors.add(look.fields.get("executor", ""))
-    if look.entry.name == "ws_connection":
-        gauges.connections.add(look.match.parts.get("connection_id", ""))
-    return ""
+def _count(looks: Sequence[KeyLook], derived: Derived, gauges: Gauges) -> None:
+    """Most of many keys have the same few dimensions: they are told apart before labels are made of them."""
+    counts = Counter([_texts(look, derived, look.fields) for look in looks]) if derived.by else {(): len(looks)}
+    for texts, count in counts.items():
+        if count:
+            gauges.add(derived.metric_type, _labels(derived, texts), count)
+    if looks and looks[0].entry.name == "test_running":
+        gauges.executors.update(look.fields.get("executor", "") for look in looks)
+    elif looks and looks[0].entry.name == "ws_connection":
+        gauges.connections.update(look.match.parts.get("connection_id", "") for look in looks)
 
 
 def _text_number(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
@@ -299,7 +322,6 @@ def _suffixes(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> s
 
 
 _GAUGES: dict[str, Callable[[KeyLook, Derived, Gauges, int], str]] = {
-    "count": _count,
     "sum": _text_number,
     "number": _text_number,
     "total": _total,
@@ -366,7 +388,7 @@ def _values(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple
     after = pack(now)
     if after == state:
         return None, trouble
-    return Events(state_name(look.match, derived), state, after, tuple(made)), trouble
+    return Events(state_name(look.match, derived), state, after, tuple(made), look.entry.name, int(gap)), trouble
 
 
 def _value(look: KeyLook, derived: Derived, element: bytes, now_ms: int) -> bytes | None:

@@ -20,7 +20,8 @@ from pipeline.buffer.books import UNKNOWN, Books
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.high_water import Fill, fills_of, memory
 from pipeline.buffer.lag import lag_s, oldest_waiting_s
-from pipeline.collect.collector import read_states
+from pipeline.collect.catalogue import catalogue
+from pipeline.collect.told import read_health, read_states
 from pipeline.jobs.retention import retention_hours
 from pipeline.operate.fleet import Fleet
 from pipeline.operate.lease import LEASE_S
@@ -50,7 +51,9 @@ class Status:
     high_water: list[str] = field(default_factory=list)
     services: list[dict[str, Any]] | None = None
     collect: dict[str, dict[str, Any]] | None = None
-    """How each entry of the platform's schema is collected."""
+    """How each entry of the platform's schema is collected: last look, keys, items, trouble, gaps."""
+    redis_health: dict[str, Any] | None = None
+    """The document's health list: figures of the server, and what Redis says of each database."""
     retention_h: int | None = None
     """How old items may be, as the platform's Redis or the settings say."""
     kept_h: int | None = None
@@ -121,7 +124,10 @@ def _ask_redis(status: Status, settings: Settings, link: RedisLink, buffers: Seq
         status.redis_memory_pct = round(memory_pct, 1)
     status.retention_h = _part(status, "Redis", lambda: retention_hours(link, settings.retention.raw_hours))
     status.services = _part(status, "Redis", lambda: fleet.services(now_ms))
-    status.collect = _part(status, "Redis", lambda: read_states(link.database("metrics"), buffers[0].keys))
+    client, keys = link.database("metrics"), buffers[0].keys
+    status.collect = _part(status, "Redis", lambda: read_states(client, keys, catalogue(settings.collect.keys)))
+    databases = settings.redis.databases.model_dump()
+    status.redis_health = _part(status, "Redis", lambda: read_health(client, keys, info, databases, now_ms))
     drains = any(said.get("role") in DRAINING for said in status.services or [])
     all_books: list[Books | None] = []
     for buffer in buffers:

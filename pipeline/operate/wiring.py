@@ -261,6 +261,7 @@ def _wire(
     schedule = Schedule(jobs, Lease(link.database("metrics"), fleet_keys.scheduler))
 
     def accept(raw_hours: int) -> None:
+        publisher.keep(raw_hours)
         limits = Limits.of(_keeping(settings, raw_hours))
         for drainer, overflow in zip(drainers, overflows, strict=True):
             drainer.accept(limits)
