@@ -36,7 +36,7 @@ export function lines(at, series, { label, format, height = 190, low, high, band
     cursor: { y: false, points: { size: 6 } },
     legend: { live: true },
     scales: { x: { time: true }, y: { range: (_, min, max) => [low ?? Math.min(0, min), high ?? (max > 0 ? max * 1.08 : 1)] }, ...(scale2 ? { z: { range: () => scale2.range } } : {}) },
-    padding: [8, scale2 ? 0 : 26, 0, 0],
+    padding: [8, scale2 ? 0 : 36, 0, 0],
     axes: [{ ...axis(), size: 40, values: times }, axis(format), ...(scale2 ? [{ ...axis(scale2.format), scale: 'z', side: 1, grid: { show: false } }] : [])],
     series: [{ label: 'time', value: (_, at) => moment(at) }, ...series.map((one) => ({
       label: one.name, stroke: colour(one.colour || '--accent'), width: one.width ?? 2, scale: one.scale || 'y', dash: one.dash, spanGaps: one.gaps ?? false,
