@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -111,7 +112,9 @@ class Account:
         window, query, conditions = self._window, self._query, described.conditions
         if seen is None:
             return Evidence(0, None, None, window, query, conditions, context, link, has_data=False)
-        return Evidence(seen.samples, finite(seen.low), finite(seen.high), window, query, conditions, context, link)
+        low = seen.low if isfinite(seen.low) else None
+        high = seen.high if isfinite(seen.high) else None
+        return Evidence(seen.samples, low, high, window, query, conditions, context, link)
 
 
 class TickQuery(msgspec.Struct, frozen=True):
@@ -253,7 +256,7 @@ iso = lru_cache(maxsize=1024)(clock.iso_short)  # all alerts of a tick share the
 
 def shown(value: float) -> str:
     """A number for people: six significant digits, no exponent for everyday sizes."""
-    return f"{value:,.0f}" if abs(value) >= 100_000 else f"{value:.6g}"
+    return f"{value:.6g}" if -100_000 < value < 100_000 or value != value else f"{value:,.0f}"
 
 
 def finite(value: float | None) -> float | None:
