@@ -5,7 +5,7 @@
     producers ──LPUSH──▶ metrics:buffer ──seal──▶ segment ──claim──▶ drainer ──▶ ClickHouse metrics
     (client, pytest plugin,   Redis db 3          immutable, named     decode, write,      │ raw rows, each with
      importers, collectors)                                            verify, ack         │ (segment, position)
-                                                       bad item ─▶ dead letters            ▼
+                                                       refused ──▶ dead letters            ▼
          Redis hashes, lists, channels ◀── publish ── alerts ◀── baselines ◀── rollups 1min, 5min, web vitals
 
 Imports point downstream; only ``operate`` and ``cli`` import from every folder:

@@ -264,7 +264,7 @@ ORDER BY metric_type, p95 DESC
 LIMIT 200;
 
 -- letters
--- Dead letters by reason: those that nobody has replayed or dropped.
+-- Dead letters by reason: those that were neither replayed nor dropped.
 SELECT reason, count() AS items, max(refused_at) AS newest, any(detail) AS example
 FROM dead_letters_open
 GROUP BY reason

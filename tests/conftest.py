@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _database_numbers = itertools.count(1)
 
-# On a busy machine one example may take any time; no test of ours fails by the clock.
+# On a busy machine one example may take any time; no test fails by the clock.
 hypothesis.settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )

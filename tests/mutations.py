@@ -84,7 +84,7 @@ MUTATIONS = [
     # Delivery
     Mutation(
         "the overflow rule keeps less than it says", "pipeline/deliver/overflow.py",
-        "keep = max(int(mark * KEPT_SHARE), mark - books.in_flight)", "keep = mark - books.in_flight - 1",
+        "keep = max(int(most * KEPT_SHARE), most - books.in_flight)", "keep = most - books.in_flight - 1",
         "tests/operate/test_overflow_marks.py -k drop",
     ),
     Mutation(
@@ -207,7 +207,7 @@ MUTATIONS = [
     # The store and alerts
     Mutation(
         "a missing column is not noticed", "pipeline/store/schema.py",
-        "            if seen is None:", "            if seen is None and False:",
+        "            if has is None:", "            if has is None and False:",
         "tests/store/test_schema.py",
     ),
     Mutation(

@@ -39,7 +39,7 @@ def interpolated(text: str) -> str:
 
 
 def mounts() -> Iterator[tuple[Path, str, str]]:
-    """(file or directory of ours, where, "ro") of every bind mount."""
+    """(file or directory of the project, where, "ro") of every bind mount."""
     for service in SERVICES.values():
         for volume in service["volumes"]:
             source, target, *mode = volume.split(":")
@@ -49,7 +49,7 @@ def mounts() -> Iterator[tuple[Path, str, str]]:
 
 @services
 def test_service_has_no_more_rights_than_it_needs(name: str) -> None:
-    """Nobody runs as root, gains privileges, or writes to the image; ports are this machine's alone."""
+    """No service runs as root, gains privileges, or writes to the image; ports are this machine's alone."""
     service = SERVICES[name]
     user = service.get("user") or re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)[-1]
     assert int(user.split(":")[0]) > 0
@@ -62,7 +62,7 @@ def test_service_has_no_more_rights_than_it_needs(name: str) -> None:
 
 @services
 def test_service_is_known_to_be_well(name: str) -> None:
-    """Whatever stays up has a health check; whoever waits, waits for one or for an end."""
+    """Whatever stays up has a health check; a service that waits, waits for one or for an end."""
     service = SERVICES[name]
     is_task = service["restart"] == "no"
     if not is_task and "build" not in service:
@@ -75,7 +75,7 @@ def test_service_is_known_to_be_well(name: str) -> None:
 
 
 def test_what_lasts_lies_in_named_volumes() -> None:
-    """Every volume is declared and used, and nothing of ours is mounted writable."""
+    """Every volume is declared and used, and nothing of the project is mounted writable."""
     used = {volume.split(":")[0] for service in SERVICES.values() for volume in service["volumes"]}
     assert {name for name in used if not name.startswith(".")} == set(COMPOSE["volumes"])
     assert all(mode == "ro" for _, _, mode in mounts())
@@ -236,7 +236,7 @@ def test_rules_of_grafana_and_prometheus_are_whole() -> None:
 
 
 def test_the_unit_is_hardened() -> None:
-    """No root, no new privileges, nothing writable but its own directories, and a stop that waits longer than ours."""
+    """No root, no new privileges, nothing writable but its own directories, and a stop that waits long enough."""
     unit = (ROOT / "config/systemd/metrics-pipeline.service").read_text()
     said = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
     for name in ("DynamicUser", "NoNewPrivileges", "PrivateTmp", "PrivateDevices", "ProtectHome", "RestrictNamespaces"):
@@ -253,7 +253,7 @@ def test_the_unit_is_hardened() -> None:
 
 
 def test_the_example_for_kubernetes() -> None:
-    """Probes ask what they should: a restart only for loops that stand still; nobody is root; settings are known."""
+    """Probes ask what they should: a restart only for loops that stand still; no user is root; settings are known."""
     documents = list(yaml.safe_load_all((ROOT / "config/kubernetes/pipeline.yaml").read_text()))
     kinds = {document["kind"]: document for document in documents}
     (container,) = kinds["StatefulSet"]["spec"]["template"]["spec"]["containers"]

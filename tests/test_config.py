@@ -263,7 +263,7 @@ def test_any_text_is_read_or_refused_with_a_sentence(value: str) -> None:
     ],
 )
 def test_other_programs_variables_are_left_alone(name: str) -> None:
-    """PIPELINE_ is a common prefix in CI: a variable whose section and key are not both ours is not ours."""
+    """PIPELINE_ is a common prefix in CI: a variable whose section and key are not both known is not a setting."""
     assert config.load(None, {name: "7"}) == config.load(None, {})
 
 
@@ -281,7 +281,7 @@ def test_other_programs_variables_are_left_alone(name: str) -> None:
     ],
 )
 def test_variable_with_wrong_underscores_is_refused(name: str, meant: str) -> None:
-    """A variable whose section and key are ours, but not its underscores, stops the start with the right name."""
+    """A variable whose section and key are known, but not its underscores, stops the start with the right name."""
     text = sentence(environment={name: "redis://:hunter2hunter2@h"})
     assert f"did you mean {meant}" in text
     assert "hunter2" not in text

@@ -176,7 +176,7 @@ def test_only_the_store_talks_to_clickhouse() -> None:
 
 
 def test_only_service_and_cli_know_everybody() -> None:
-    """Imports point downstream: nobody imports the service or the command line but what starts them."""
+    """Imports point downstream: only what starts them imports the service and the command line."""
     starters = {name for name in map(dotted, MODULES) if name.startswith("pipeline.cli")}
     starters |= {"pipeline.__main__", "pipeline.demo.demo", "pipeline.operate.commands"}
     assert importers_of("pipeline.cli", "pipeline.operate.wiring", "pipeline.operate.commands") <= starters

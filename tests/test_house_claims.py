@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.base import config
-from pipeline.deliver.protocol import Phase
+from pipeline.deliver.chunk_state import Phase
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
@@ -255,77 +255,6 @@ def test_no_function_of_lua_is_written_twice() -> None:
         for name in re.findall(r"^local function (\w+)", file.read_text(), re.MULTILINE):
             places.setdefault(f"{file.parent.parent.name}.{name}", []).append(here(file))
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
-
-
-# Words
-
-RIDDLES = re.compile(
-    r"\b(?:somebody|everybody|anybody|someone|anyone|whoever|ours)\b|(?<!@)\beveryone\b", re.IGNORECASE
-)
-
-
-def test_texts_name_who_does_it() -> None:
-    """No text of the product says "somebody", "whoever" or "ours": the subject is named."""
-    kinds = ("*.py", "*.lua", "*.sql", "*.yaml", "*.md")
-    files = [ROOT / "README.md", *(file for kind in kinds for name in ("pipeline", "config", "sql")
-             for file in (ROOT / name).rglob(kind))]  # fmt: skip
-    found = {(here(file), word[0]) for file in files for word in RIDDLES.finditer(file.read_text(encoding="utf-8"))}
-    assert found == set()
-
-
-ONE_MEANING = {
-    "ledger": ("base/keys.py", "deliver/"),
-    "books": ("bench/", "buffer/", "client/", "deliver/", "demo/", "operate/"),
-    "dead": ("deliver/", "operate/audit.py"),
-    "buried": ("deliver/",),
-    "fault": ("deliver/",),
-}
-"""Words of ``pipeline/README.md`` that have one meaning, and the rooms in which something is named by them alone."""
-
-
-def named_in(file: Path) -> Iterator[str]:
-    """Every name that the file gives: to a class, a function, an argument, a variable, an attribute."""
-    for node in ast.walk(tree_of(file)):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            yield node.name
-        elif isinstance(node, ast.arg):
-            yield node.arg
-        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            yield last_name(node)
-
-
-def test_a_word_of_the_delivery_means_one_thing() -> None:
-    """The word alone names its one thing, in the rooms of that thing; a table says what it means."""
-    table = (ROOT / "pipeline/README.md").read_text()
-    assert {word for word in ONE_MEANING if f"| {word} |" not in table} == set()
-    found = {
-        (word, here(file))
-        for file in MODULES
-        for name in named_in(file)
-        for word, rooms in ONE_MEANING.items()
-        if name.strip("_").lower().removesuffix("s") == word.removesuffix("s")
-        and not here(file).removeprefix("pipeline/").startswith(rooms)
-    }
-    assert found == set()
-
-
-RETIRED = {"strangers", "hash_text", "merged", "surroundings", "common", "helpers", "utils", "misc"}
-"""Names of modules that say nothing of what is inside."""
-
-
-def test_a_class_name_means_one_thing() -> None:
-    """No two public classes of the package share a name."""
-    places: dict[str, list[str]] = {}
-    for file in MODULES:
-        for node in tree_of(file).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places.setdefault(node.name, []).append(here(file))
-    assert {name: files for name, files in places.items() if len(files) > 1} == {}
-
-
-def test_module_names_say_what_is_inside() -> None:
-    """No module has a name that was retired for saying nothing."""
-    assert {here(file) for file in MODULES if file.stem in RETIRED} == set()
 
 
 # Walls

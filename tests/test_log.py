@@ -98,7 +98,7 @@ def test_no_password_is_written(format: Any, written: Callable[[], str]) -> None
 
 
 def test_a_line_is_one_line(written: Callable[[], str]) -> None:
-    """What somebody else sent cannot begin a line of its own, in either form."""
+    """What a producer sent cannot begin a line of its own, in either form."""
     for format in ("json", "pretty"):
         log.configure(LogSettings(format=format))
         log.get("pipeline.x").warning("refused", item='{"a":\n"b"}\r\n\x1b[31m')
@@ -143,7 +143,7 @@ def test_writes_to_the_stderr_of_the_moment(written: Callable[[], str], monkeypa
 
 
 def test_silent_in_other_peoples_programs(written: Callable[[], str]) -> None:
-    """Where nobody configured us, as in a test suite that only pushes, nothing below a warning is written."""
+    """Without configuration, as in a test suite that only pushes, nothing below a warning is written."""
     log.get("pipeline.client.producer").info("connected")
     assert written() == ""
 

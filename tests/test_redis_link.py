@@ -272,7 +272,7 @@ def test_a_command_that_only_reads_is_sent_again_as_often_as_the_settings_say(
 
 
 def test_a_link_opens_while_redis_is_away_and_works_when_it_is_back(redis_server: Callable[..., RedisServer]) -> None:
-    """Opening does not connect; a restart heals without anybody's help."""
+    """Opening does not connect; a restart heals without help."""
     server = redis_server(appendonly=True)
     server.kill()
     link = link_to(server.url)
@@ -472,7 +472,7 @@ def test_what_a_server_answers_in_trouble(
         "IOERR error or timeout writing to target instance",
         "UNKILLABLE Sorry the script already executed write commands against the dataset.",
         "ERR max number of clients reached",
-        "SOMETHINGNEW that no list of ours knows",
+        "SOMETHINGNEW that no list knows",
         "no upstream host",
     ],
 )

@@ -40,7 +40,7 @@ RELOADABLE = ("rules_file", "delay_s", "channels", "page_url")
 
 @dataclass
 class AlertingReport:
-    """What one run did."""
+    """What one turn did."""
 
     evaluation: EvaluationReport
     published: int = 0

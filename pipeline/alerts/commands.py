@@ -39,7 +39,7 @@ def replay(
     told how far (epoch milliseconds) it has come.
     """
     reader = StoreSource(source) if isinstance(source, Store) else source
-    judged = [rule for rule in rules if rule.source != "facts"]
+    judged = [rule for rule in rules if rule.subject != "facts"]
     alerts: dict[str, Alerts] = {rule.name: {} for rule in judged}
     found: list[Transition] = []
     begin_ms = from_ms

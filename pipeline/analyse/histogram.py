@@ -39,7 +39,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.analyse.quantiles import LEVELS, Float64Array, Grouped, IndexArray, lerp
+from pipeline.analyse.quantiles import QUANTILES, Float64Array, Grouped, IndexArray, lerp
 
 GAMMA = 1.0202
 ORIGIN = 35_400
@@ -121,11 +121,11 @@ def merge(keys: ArrayLike, counts: ArrayLike) -> tuple[KeyArray, IndexArray]:
     return merged, total
 
 
-def histogram_quantile(keys: ArrayLike, counts: ArrayLike, levels: Sequence[float] = LEVELS) -> Float64Array:
-    """Quantiles of one histogram (buckets in any order, even repeated), shape (levels,); NaN when it is empty."""
-    q = np.asarray(levels, dtype=np.float64)
+def histogram_quantile(keys: ArrayLike, counts: ArrayLike, quantiles: Sequence[float] = QUANTILES) -> Float64Array:
+    """Quantiles of one histogram (buckets in any order, even repeated), shape (quantiles,); NaN when it is empty."""
+    q = np.asarray(quantiles, dtype=np.float64)
     if ((q < 0) | (q > 1)).any():
-        raise ValueError(f"levels must lie in [0, 1], not {list(levels)}")
+        raise ValueError(f"quantiles must lie in [0, 1], not {list(quantiles)}")
     bucket, count = merge(keys, counts)
     cumulative = np.cumsum(count)
     if not len(cumulative) or cumulative[-1] == 0:

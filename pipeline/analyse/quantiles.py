@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 METHOD = "linear"
-LEVELS = (0.5, 0.75, 0.9, 0.95, 0.99)
+QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99)
 """The percentiles of every window: p50 p75 p90 p95 p99."""
 
 Float64Array = NDArray[np.float64]
@@ -65,15 +65,15 @@ def group_sorted(values: ArrayLike, group_ids: ArrayLike, groups: int) -> Groupe
     return Grouped(_sort_within_groups(flat, ids, starts), starts)
 
 
-def grouped_quantiles(grouped: Grouped, levels: Sequence[float] = LEVELS) -> Float64Array:
-    """Quantiles of every group, shape (groups, levels); NaN where a group is empty.
+def grouped_quantiles(grouped: Grouped, quantiles: Sequence[float] = QUANTILES) -> Float64Array:
+    """Quantiles of every group, shape (groups, quantiles); NaN where a group is empty.
 
-    Bit for bit ``np.quantile(group, levels, method="linear")`` for finite values, except that
+    Bit for bit ``np.quantile(group, quantiles, method="linear")`` for finite values, except that
     where numpy's ``b - a`` overflows to infinity the finite, correct value is given.
     """
-    q = np.asarray(levels, dtype=np.float64)
+    q = np.asarray(quantiles, dtype=np.float64)
     if ((q < 0) | (q > 1)).any():
-        raise ValueError(f"levels must lie in [0, 1], not {list(levels)}")
+        raise ValueError(f"quantiles must lie in [0, 1], not {list(quantiles)}")
     result = np.full((len(grouped.sizes), len(q)), np.nan)
     filled = np.flatnonzero(grouped.sizes)
     last = grouped.sizes[filled, None] - 1
@@ -114,7 +114,7 @@ def grouped_sums(grouped: Grouped) -> tuple[Float64Array, Float64Array]:
 
 
 def group_sums(values: Float64Array, group_ids: IndexArray, groups: int) -> tuple[Float64Array, Float64Array]:
-    """As ``grouped_sums``, of values (n,) that nobody has sorted: an exact sum has no order."""
+    """As ``grouped_sums``, of unsorted values (n,): an exact sum does not depend on the order."""
     return _sums(values[_partition(group_ids, groups)], np.bincount(group_ids, minlength=groups))
 
 

@@ -106,11 +106,11 @@ def densify(codes: IndexArray) -> tuple[IndexArray, IndexArray]:
         return np.flatnonzero(present) + low, (np.cumsum(present) - 1)[codes - low]
     # Codes far apart: Arrow's hash table beats sorting a million rows.
     encoded = pa.array(codes).dictionary_encode()
-    seen = encoded.dictionary.to_numpy()
-    order = np.argsort(seen)
-    place = np.empty(len(seen), dtype=np.int64)
-    place[order] = np.arange(len(seen))
-    return seen[order], place[encoded.indices.to_numpy()]
+    values = encoded.dictionary.to_numpy()
+    order = np.argsort(values)
+    place = np.empty(len(values), dtype=np.int64)
+    place[order] = np.arange(len(values))
+    return values[order], place[encoded.indices.to_numpy()]
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -31,10 +31,7 @@ _SHIFT_SHARE = 0.01
 """A level that moved by a hundredth of itself or less has not moved for practical purposes."""
 
 # How far the newest runs must lie from the reference, in standard errors of autocorrelated runs; the shorter the
-# reference, the less is known of its autocorrelation. ``pipeline bench changes`` prints what is false and found: of
-# 20,000 simulated histories of 50 runs without a change 0.0000 (independent noise), 0.0011 and 0.0048 (AR(1) with
-# 0.6 and 0.8) were called shifted, of 25 runs 0.0000, 0.0006 and 0.0045; of 50 runs, the newest 20 three spreads
-# higher, 0.98, 0.73 and 0.87.
+# reference, the less is known of its autocorrelation. ``pipeline bench changes`` prints what is false and found.
 _SHIFT_T, _ENOUGH, _T_PER_RUN_LESS = 4.8, 28, 0.2
 _LITTLE_RHO, _T_PER_RHO = 0.45, 4.0
 """Of runs that look more autocorrelated than this the step says more than their mean."""
@@ -42,8 +39,8 @@ _CAREFUL = 1.5
 """Standard errors that are added to the measured autocorrelation."""
 _MOST_AUTOCORRELATION = 0.9
 
-_STEP_EVIDENCE, _MORE_EVIDENCE = 18.7, 1.5
-"""What a step must gain at 50 runs, and what more for each time that many again (natural logarithm)."""
+_STEP_EVIDENCE, _LESS_PER_LENGTH = 18.5, 0.5
+"""Twice the log of the Bayes factor that a step needs at 50 runs, and how much less for e times as many."""
 _STEP_SPREADS = 1.0
 _MOST_PLACES = 60
 """Newest runs among which a step is sought."""
@@ -89,8 +86,8 @@ def _against(runs: Floats, older: int, counts: tuple[int, ...]) -> tuple[Mask, F
     careful = _CAREFUL * np.sqrt((1.0 - positive**2) / older) + (1.0 + 4.0 * positive) / older
     rho = np.clip(measured + careful, 0.0, _MOST_AUTOCORRELATION)
     # The spread of few autocorrelated runs is smaller than that of many.
-    seen = np.maximum(1.0 - _variance_of_mean(older, rho), 0.2)
-    deviation = np.sqrt(squares / older / seen)
+    share = np.maximum(1.0 - _variance_of_mean(older, rho), 0.2)
+    deviation = np.sqrt(squares / older / share)
     newest = np.median(runs[:, -NEWEST_RUNS:], axis=1)
     side = np.sign(newest - level)
     furthest = np.zeros(len(runs))
@@ -118,28 +115,32 @@ def _stepped(runs: Floats, first: int) -> Mask:
     spread = np.maximum(SPREAD_OF_MAD * np.nanmedian(rest, axis=1), SPREAD_OF_MEAN_DEVIATION * np.nanmean(rest, axis=1))
     away = np.abs(np.median(runs[:, -NEWEST_RUNS:], axis=1) - centre)
     is_apart = away > np.maximum(_STEP_SPREADS * spread, _SHIFT_SHARE * np.abs(centre))
-    return np.asarray((evidence > _STEP_EVIDENCE + _MORE_EVIDENCE * np.log(runs.shape[1] / 50)) & is_apart)
+    return np.asarray((evidence > _STEP_EVIDENCE - _LESS_PER_LENGTH * np.log(runs.shape[1] / 50)) & is_apart)
 
 
 def _best_step(block: Block, first: int, last: int) -> tuple[Floats, Ints]:
-    """The place from ``first`` to ``last`` (both included) where a step explains most, and what twice the restricted
-    log-likelihood gains by it; both with the autocorrelation that suits them best."""
+    """How much more likely the runs are with a step at a place from ``first`` to ``last`` (both included) than without
+    one, as twice the logarithm of the Bayes factor (every place and autocorrelation has its share in it), and the
+    likeliest place."""
     rows = np.arange(block.rows)
-    begin, freedom, least = np.zeros_like(rows), block.width - 2, (block.floor * block.size)[:, None]
+    begin, least = np.zeros_like(rows), (block.floor * block.size)[:, None]
     level = fit_level(block, rows, begin, block.size, AUTOCORRELATIONS)
     of_level = PRIOR + level.log_weight
-
-    def likelihood(residual: Floats) -> Floats:
-        return np.asarray(-freedom * np.log(np.maximum(residual, least)))
-
-    null = (2.0 * of_level + likelihood(level.residual)).max(axis=1)
-    best, place = np.full(block.rows, -np.inf), np.full(block.rows, last)
-    for at in range(first, last + 1):
+    half = 0.5 * (block.width - 2)
+    without = _log_sum(of_level - (half + 0.5) * np.log(np.maximum(level.residual, least)))
+    places = np.empty((block.rows, last - first + 1))
+    for column, at in enumerate(range(first, last + 1)):
         step = fit_step(block, rows, begin, np.full(block.rows, at), block.size, AUTOCORRELATIONS, level)
-        gained = (2.0 * (of_level + step.log_weight) + likelihood(level.residual - step.gain)).max(axis=1) - null
-        place[gained > best] = at
-        best = np.maximum(best, gained)
-    return best, place
+        residual = np.maximum(level.residual - step.gain, least)
+        places[:, column] = _log_sum(of_level + step.log_weight - half * np.log(residual))
+    likelihood = _log_sum(places) - np.log(places.shape[1])
+    return 2.0 * (likelihood - without), first + places.argmax(axis=1)
+
+
+def _log_sum(logarithms: Floats) -> Floats:
+    """The logarithm of the sum along the last axis."""
+    largest = logarithms.max(axis=-1, keepdims=True)
+    return np.asarray(largest[..., 0] + np.log(np.exp(logarithms - largest).sum(axis=-1)))
 
 
 def _variance_of_mean(count: int, rho: Floats) -> Floats:

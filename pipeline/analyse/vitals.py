@@ -187,7 +187,7 @@ def _statistics(grouped: Grouped) -> dict[str, pa.Array]:
         pa.array(histograms.offsets.astype(np.int32)), pa.array(histograms.keys), _unsigned(histograms.counts)
     )
     columns = {"samples": _unsigned(grouped.sizes), "avg": pa.array(grouped_sums(grouped)[1])}
-    columns |= {name: pa.array(percentiles[:, level]) for level, name in enumerate(PERCENTILES)}
+    columns |= {name: pa.array(percentiles[:, column]) for column, name in enumerate(PERCENTILES)}
     return columns | {"histogram": buckets}
 
 

@@ -150,7 +150,7 @@ def roll_up(
         "min": pa.array(_at(grouped.values, grouped.starts[:-1], is_empty)),
         "max": pa.array(_at(grouped.values, grouped.starts[1:] - 1, is_empty)),
     }
-    columns |= {name: pa.array(percentiles[:, level]) for level, name in enumerate(_PERCENTILES)}
+    columns |= {name: pa.array(percentiles[:, column]) for column, name in enumerate(_PERCENTILES)}
     judged = _judged(rows, kinds, branches)
     if np.array_equal(judged, counted):
         speed_samples, speed_p50 = grouped.sizes, percentiles[:, _PERCENTILES.index("p50")]

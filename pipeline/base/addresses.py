@@ -147,7 +147,7 @@ def _scheme_and_rest(url: str, known: Collection[str]) -> tuple[str, str]:
 def _parts(rest: str) -> tuple[str | None, str, str, dict[str, str]]:
     """User and password, host and port, path, options."""
     login, at, behind = rest.rpartition("@")
-    if any(mark in login for mark in "/?"):
+    if any(character in login for character in "/?"):
         raise ValueError(
             "holds a '/' or '?' in front of an at sign; in a password write / as %2F, ? as %3F, the at sign as %40"
         )

@@ -177,13 +177,13 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _strict_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[str, int] = {}
+    lines: dict[str, int] = {}
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
             line = key.start_mark.line + 1
-            if key.value in seen:
-                raise _GivenTwiceError(key.value, seen[key.value], line)
-            seen[key.value] = line
+            if key.value in lines:
+                raise _GivenTwiceError(key.value, lines[key.value], line)
+            lines[key.value] = line
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
 
@@ -219,8 +219,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
     """Where and what, without the words that the parser quotes: a password that is not quoted is among them."""
-    mark = error.problem_mark or error.context_mark
-    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    place = error.problem_mark or error.context_mark
+    where = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
     what = re.sub(r"'[^']*'|\"[^\"]*\"", "'…'", error.problem or "it cannot be parsed")
     if isinstance(error, yaml.constructor.ConstructorError) and "tag" not in what:
         return f"{where}{what}"

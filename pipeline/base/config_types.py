@@ -67,16 +67,16 @@ def shown(field: FieldInfo | None, value: Any) -> str:
     """The value for people; hidden unless it is known that it holds no secret."""
     if value is None or isinstance(value, bool | int | float):
         return repr(value)
-    mark = next((one for one in field.metadata if isinstance(one, Shown)), None) if field else None
+    declared = next((one for one in field.metadata if isinstance(one, Shown)), None) if field else None
     if isinstance(value, Path | Enum):
-        value, mark = str(value), Shown()
-    if isinstance(value, list) and mark and all(isinstance(one, str) for one in value):
+        value, declared = str(value), Shown()
+    if isinstance(value, list) and declared and all(isinstance(one, str) for one in value):
         return f"[{', '.join(shown(field, one) for one in value)}]"
     if not isinstance(value, str) or field is None:
         return HIDDEN
-    if mark and mark.as_url:
+    if declared and declared.as_url:
         return "'embedded'" if value == "embedded" else f"'{masked_url(value)}'" if value else "''"
-    if (mark or not _holds_text(field)) and _is_harmless(value):
+    if (declared or not _holds_text(field)) and _is_harmless(value):
         return f"'{printable(value)}'"
     return HIDDEN if value else "''"
 
@@ -116,10 +116,10 @@ def _secret_texts(field: FieldInfo | None, value: Any) -> Iterator[str]:
         return
     if not isinstance(value, str):
         return
-    mark = next((one for one in field.metadata if isinstance(one, Shown)), None) if field else None
-    if mark and not mark.as_url:
+    declared = next((one for one in field.metadata if isinstance(one, Shown)), None) if field else None
+    if declared and not declared.as_url:
         return
     if "://" in value:
         yield from passwords_in(value)
-    elif field is not None and is_text(field) and not mark:
+    elif field is not None and is_text(field) and not declared:
         yield value

@@ -1,7 +1,7 @@
 """What can go wrong, in the words the operator reads.
 
 Three kinds, and nothing in between: an *outage* is retried for ever and costs no
-item anything; *bad data* goes to the dead letters with its reason; *wrong use*
+item anything; *refused data* goes to the dead letters with its reason; *wrong use*
 (configuration, arguments) stops the command with exit code 2 and one sentence.
 Anything else is a bug and is meant to be loud.
 """

@@ -22,14 +22,14 @@ def paused() -> Iterator[None]:
     with _lock:
         if _pauses or gc.isenabled():
             _pauses += 1
-            ours = True
+            is_mine = True
             gc.disable()
         else:
-            ours = False
+            is_mine = False
     try:
         yield
     finally:
         with _lock:
-            _pauses -= ours
-            if ours and not _pauses:
+            _pauses -= is_mine
+            if is_mine and not _pauses:
                 gc.enable()

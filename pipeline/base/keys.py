@@ -66,7 +66,7 @@ CHANNEL_DASHBOARD_UPDATE = "dashboard:update"
 # Environment state (database 6)
 
 SOURCE = "metrics-pipeline"
-"""What our own messages on channels carry as ``source``, so that nobody takes them for the platform's."""
+"""What our own messages on channels carry as ``source``, so that they are not taken for the platform's."""
 
 CLEANUP_STATUS = "cleanup:status"
 RETENTION_PERFORMANCE_METRICS = "retention:performance_metrics"

@@ -71,10 +71,28 @@ READ: tuple[Measure, ...] = (
     Measure("pipeline_oldest_item_age_seconds", "gauge", "Age of the oldest item that is not stored."),
     Measure("pipeline_freshness_seconds", "gauge", "Time since the newest row was stored."),
     Measure("pipeline_stored_rows", "gauge", "Rows in the table of raw metrics."),
-    Measure("pipeline_dead_letters", "gauge", "Dead letters that nobody has replayed or dropped.", ("reason",)),
+    Measure("pipeline_dead_letters", "gauge", "Dead letters that were neither replayed nor dropped.", ("reason",)),
     Measure("pipeline_dirty_minutes", "gauge", "Minutes whose windows are to be computed again."),
     Measure("pipeline_ledger_pending", "gauge", "Acknowledged chunks on their way to the ledger table."),
     Measure("pipeline_redis_memory_bytes", "gauge", "Memory that Redis uses."),
+    Measure("pipeline_redis_figure", "gauge", "A figure of the Redis server, as alert rules name it.", ("name",)),
+    Measure("pipeline_redis_db_keys", "gauge", "Keys of a Redis database.", ("database",)),
+    Measure("pipeline_redis_db_expiring_keys", "gauge", "Keys of a database that have a TTL.", ("database",)),
+    Measure(
+        "pipeline_redis_db_mean_ttl_seconds", "gauge", "Their mean time to live, as Redis estimates it.", ("database",)
+    ),
+    Measure("pipeline_collect_last_look_timestamp_seconds", "gauge", "When a collector looked last.", ("collector",)),
+    Measure(
+        "pipeline_collect_keys", "gauge", "Keys (of a channel: messages) in a collector's last look.", ("collector",)
+    ),
+    Measure("pipeline_collect_items", "gauge", "Metrics that a collector's last look pushed.", ("collector",)),
+    Measure("pipeline_collect_troubled_keys", "gauge", "Keys that a collector could not read.", ("collector",)),
+    Measure(
+        "pipeline_collect_gaps_total",
+        "counter",
+        "Times that some were missed: a list slid too far, the subscription was lost.",
+        ("collector",),
+    ),
     Measure("pipeline_redis_up", "gauge", "Whether Redis answers."),
     Measure("pipeline_clickhouse_up", "gauge", "Whether ClickHouse answers."),
     Measure("pipeline_drainer_chunks_total", "counter", "Chunks this process acknowledged.", ("buffer",)),
@@ -82,7 +100,7 @@ READ: tuple[Measure, ...] = (
     Measure("pipeline_drainer_fenced_total", "counter", "Chunks taken over by another drainer.", ("buffer",)),
     Measure("pipeline_drainer_retries_total", "counter", "Attempts beyond the first at ClickHouse.", ("buffer",)),
     Measure("pipeline_loop_age_seconds", "gauge", "Time since a loop of this process turned.", ("loop",)),
-    Measure("pipeline_job_runs_total", "counter", "Runs of a job that succeeded.", ("job",)),
+    Measure("pipeline_job_turns_total", "counter", "Turns of a job that succeeded.", ("job",)),
     Measure("pipeline_job_failures_total", "counter", "Runs of a job that failed.", ("job",)),
     Measure("pipeline_job_missed_total", "counter", "Turns of a job that were due and did not begin.", ("job",)),
     Measure("pipeline_job_last_run_seconds", "gauge", "How long the last run of a job took.", ("job",)),

@@ -17,25 +17,27 @@ _RECEIVE_BYTES = 1 << 16
 _MORE = object()
 
 
-def exchange(client: Any, commands: bytes, count: int) -> list[Any]:
+def exchange(connection: Any, commands: bytes, count: int) -> list[Any]:
     """Send ``commands``, which are ``count`` in Redis's protocol; one reply each, an error as ``redis.ResponseError``.
 
     Nothing is sent again: what was lost on the way is an outage.
     """
+    connection.send_packed_command([commands])
+    return receive(connection, count)
+
+
+def receive(connection: Any, count: int) -> list[Any]:
+    """The replies to ``count`` commands that were sent before."""
     replies: list[Any] = []
-    with lent_connection(client) as connection:
-        connection.send_packed_command([commands])
-        socket = connection._get_socket()
-        reader = hiredis.Reader(
-            protocolError=redis.InvalidResponse, replyError=redis.ResponseError, notEnoughData=_MORE
-        )
-        while len(replies) < count:
-            if (reply := reader.gets()) is not _MORE:
-                replies.append(reply)
-            elif received := socket.recv(_RECEIVE_BYTES):
-                reader.feed(received)
-            else:
-                raise redis.ConnectionError("Redis closed the connection")
+    socket = connection._get_socket()
+    reader = hiredis.Reader(protocolError=redis.InvalidResponse, replyError=redis.ResponseError, notEnoughData=_MORE)
+    while len(replies) < count:
+        if (reply := reader.gets()) is not _MORE:
+            replies.append(reply)
+        elif received := socket.recv(_RECEIVE_BYTES):
+            reader.feed(received)
+        else:
+            raise redis.ConnectionError("Redis closed the connection")
     return replies
 
 

@@ -129,11 +129,11 @@ def trouble(error: BaseException, section: str) -> str:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """An error and what caused it; urllib3 and redis-py wrap in several ways."""
-    seen: set[int] = set()
+    followed: set[int] = set()
     waiting: list[object] = [error]
     while waiting:
         one = waiting.pop(0)
-        if isinstance(one, BaseException) and id(one) not in seen:
-            seen.add(id(one))
+        if isinstance(one, BaseException) and id(one) not in followed:
+            followed.add(id(one))
             yield one
             waiting += [*one.args, one.__cause__, one.__context__, getattr(one, "reason", None)]

@@ -1,7 +1,7 @@
 """How often a baseline says ``shifted`` without a change and with one, beside what is possible at all.
 
-A look is one evaluation of a history of runs, 5 % of noise. *False*: of histories of 25 and 50 runs without a change.
-*Found*: of 50 runs, the newest 20 of which are 15 % slower. *Possible*: the same by a test that knows spread and
+A look is one evaluation of a history of runs, 5 % of noise. *False*: of histories of 25 and 100 runs without a change.
+*Found*: of 100 runs, the newest 20 of which are 15 % slower. *Possible*: the same by a test that knows spread and
 autocorrelation of the noise (the likelihood ratio, best over all places of a step, at 0.005 false a look), which a test
 has to learn that does not.
 """
@@ -18,7 +18,7 @@ from pipeline.analyse.shifts import NEWEST_RUNS, shifts
 
 Floats = NDArray[np.float64]
 
-RUNS, SHORT, AFTER, STEP_SPREADS, NOISE, MIN_RUNS = 50, 25, 20, 3.0, 0.05, 12
+RUNS, SHORT, AFTER, STEP_SPREADS, NOISE, MIN_RUNS = 100, 25, 20, 3.0, 0.05, 12
 AUTOCORRELATIONS = (0.0, 0.6, 0.8)
 FALSE_A_LOOK = 0.005
 

@@ -159,8 +159,8 @@ def figures(detector: Detector, noise: Noise, seeds: int, *, within: bool) -> di
         told[f"{step:+.0%} 12 after"] = _share(_hits(detector(values[:, : BEFORE + SOON])))
         if within:
             cuts = range(BEFORE + SHORTEST_SEGMENT, BEFORE + SOON + 1)
-            seen = [_hits(detector(values[:, :cut])) for cut in cuts]
-            told[f"{step:+.0%} within 12"] = _share(np.any(seen, axis=0))
+            hits = [_hits(detector(values[:, :cut])) for cut in cuts]
+            told[f"{step:+.0%} within 12"] = _share(np.any(hits, axis=0))
     return told
 
 
@@ -205,7 +205,7 @@ def speed() -> float:
 
 
 def null_tail(points: int, series: int, autocorrelation: float = 0.6) -> dict[str, float]:
-    """What ``changepoints._NULL_TAIL`` says of series of so many points, seen anew in so many series without a change.
+    """What ``changepoints._NULL_TAIL`` says of series of so many points, found anew in so many series without a change.
 
     How often one shows a change with an evidence of ``PENALTY``, whatever was found and where little autocorrelation
     was, and how fast that falls. The tail is watched from a little below, where there is more of it. The first chance

@@ -42,7 +42,7 @@ FLOOR_PAGE_ROWS = 5_000
 """The floor reads as fast as redis-py can: that many items a call."""
 
 SPREAD_MS = 1_800_000
-BAD_SHARE = 0.001
+REFUSED_SHARE = 0.001
 
 Maker = Callable[[int, int], list[bytes]]
 
@@ -78,8 +78,8 @@ def full_items(rows: int, seed: int) -> list[bytes]:
             strict=True,
         )
     ]  # fmt: skip
-    bad = np.random.default_rng(seed).choice(rows, max(1, int(rows * BAD_SHARE)), replace=False)
-    for index in bad:
+    refused = np.random.default_rng(seed).choice(rows, max(1, int(rows * REFUSED_SHARE)), replace=False)
+    for index in refused:
         items[index] = items[index][: len(items[index]) // 2]
     return items
 
@@ -268,21 +268,21 @@ def _floor(bench: Bench, rows: int, tables: list[pa.Table]) -> dict[str, Any]:
 def _drain(bench: Bench, rows: int) -> dict[str, Any]:
     drainer = bench.drainer()
     started, cpu = time.perf_counter(), time.process_time()
-    progress = drainer.drain_until_empty()
+    activity = drainer.drain_until_empty()
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     count, distinct, segments = bench.store.rows(
         "SELECT count(), uniqExact(segment, position), uniqExact(segment) FROM metrics"
     )[0]
     books = bench.buffer.books()
-    if count != distinct or count + progress.dead_lettered != rows or books.unaccounted or books.in_flight:
+    if count != distinct or count + activity.dead_lettered != rows or books.unaccounted or books.in_flight:
         raise AssertionError(f"{rows} pushed, {count} stored, {distinct} distinct, in {segments} segments, {books}")
-    stages = {name: seconds for name, seconds in vars(progress.stages).items() if name != "rows"}
+    stages = {name: seconds for name, seconds in vars(activity.stages).items() if name != "rows"}
     return {
         "seconds": seconds,
         "cpu_s": cpu_s,
         "stages": stages,
-        "stored": progress.stored,
-        "dead_lettered": progress.dead_lettered,
+        "stored": activity.stored,
+        "dead_lettered": activity.dead_lettered,
     }
 
 

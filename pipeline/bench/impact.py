@@ -29,7 +29,7 @@ from pipeline.store.client import Store
 
 
 def freshness(settings: config.Settings, rate: int, seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
-    """Push ``rate`` rows a second for ``seconds`` and measure how long a marked row takes until it can be queried."""
+    """Push ``rate`` rows a second for ``seconds``; measure how long single rows take until they can be queried."""
     with private(settings) as bench:
         warm_up(bench)
         say(f"pushing {rate:,} rows/s for {seconds:g} s")
@@ -169,12 +169,12 @@ def backlog(settings: config.Settings, rows: int, say: Callable[[str], None]) ->
 def spill(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dict[str, Any]:
     """ClickHouse is away while ``rows`` rows come in: what lies on disk, and what Redis needs meanwhile.
 
-    Nobody drains until all has come; what runs over the mark of a fifth of the rows goes to disk. Then ClickHouse
+    No drainer runs until all has come; what is more than a fifth of the rows goes to disk. Then ClickHouse
     is back, and everything is drained and counted.
     """
-    mark = max(1, rows // 5)
+    limit_rows = max(1, rows // 5)
     guarded = settings.model_copy(
-        update={"buffer": settings.buffer.model_copy(update={"overflow": "spill", "high_water_rows": mark})}
+        update={"buffer": settings.buffer.model_copy(update={"overflow": "spill", "high_water_rows": limit_rows})}
     )
     with private(guarded) as bench:
         warm_up(bench)
@@ -183,7 +183,7 @@ def spill(settings: config.Settings, rows: int, say: Callable[[str], None]) -> d
         limits = Limits.of(bench.settings)
         files = Spill(bench.settings.data_dir / "spill", bench.buffer, bench.store, bench.settings.drainer, limits)
         overflow = Overflow(bench.buffer, drainer, bench.settings.buffer, files)
-        drainer.progress.trouble = "ClickHouse is away"
+        drainer.activity.trouble = "ClickHouse is away"
         say(f"pushing {rows:,} rows while ClickHouse is away")
         redis_mb: list[float] = []
         spill_s = 0.0
@@ -193,7 +193,7 @@ def spill(settings: config.Settings, rows: int, say: Callable[[str], None]) -> d
             redis_mb.append(client.info("memory")["used_memory"] / 2**20)
         figures = files.figures()
         say(f"{figures.rows:,} rows lie on disk; ClickHouse is back")
-        drainer.progress.trouble = ""
+        drainer.activity.trouble = ""
         drain_s = _timed(drainer.drain_until_empty) + _timed(lambda: _until_nothing_moves(overflow))
         ((count, distinct),) = bench.store.rows("SELECT count(), uniqExact(segment, position) FROM metrics")
         books = bench.buffer.books()

@@ -25,7 +25,14 @@ import pyarrow as pa
 
 from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.histogram import grouped_histograms
-from pipeline.analyse.quantiles import LEVELS, Float64Array, IndexArray, group_sorted, grouped_quantiles, grouped_sums
+from pipeline.analyse.quantiles import (
+    QUANTILES,
+    Float64Array,
+    IndexArray,
+    group_sorted,
+    grouped_quantiles,
+    grouped_sums,
+)
 from pipeline.base import config
 from pipeline.bench.drain import Bench, private
 from pipeline.jobs.raw_rows import FRAME_S, MINUTE_S
@@ -91,7 +98,7 @@ def _equals_numpy(values: Float64Array, ids: IndexArray) -> bool:
     found = _percentiles(values, ids)
     checked = range(0, GROUPS, 50)
     return all(
-        np.array_equal(found[group], np.quantile(values[ids == group], LEVELS))
+        np.array_equal(found[group], np.quantile(values[ids == group], QUANTILES))
         for group in checked
         if (ids == group).any()
     )
@@ -106,7 +113,7 @@ class _OneMinute:
     def dirty_minutes(self) -> dict[int, int]:
         return {self.minute: 1}
 
-    def forget_minutes(self, seen: Mapping[int, int]) -> None:
+    def forget_minutes(self, counters: Mapping[int, int]) -> None:
         pass
 
 

@@ -97,7 +97,7 @@ class SettingAside(Acking, Reading):
         return first
 
     def _set_rest_aside(self, chunk: Chunk, why: str) -> None:
-        """Set aside every chunk of the segment that nobody holds."""
+        """Set aside every chunk of the segment that no drainer holds."""
         keys = self.keys
         record = json.dumps({"reason": why, "unproved": True, "sealed_at_ms": chunk.sealed_at_ms})
         kept, lost = self._run(

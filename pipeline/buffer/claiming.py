@@ -35,7 +35,7 @@ class Claiming(Sealing):
             self.mend()
         else:
             raise KeyDamaged(self.keys.segment(found[1].decode("utf-8", "backslashreplace")), "junk", "a segment")
-        name, number, rows, chunk_rows, sealed_at, attempts, same_run, lapses = found
+        name, number, rows, chunk_rows, sealed_at, attempts, same_server, lapses = found
         first = int(number) * int(chunk_rows)
         return Chunk(
             segment=name.decode(),
@@ -46,7 +46,7 @@ class Claiming(Sealing):
             chunk_rows=int(chunk_rows),
             sealed_at_ms=int(sealed_at),
             attempts=int(attempts),
-            doubtful=int(attempts) > 1 or not int(same_run),
+            doubtful=int(attempts) > 1 or not int(same_server),
             lapses=int(lapses),
         )
 

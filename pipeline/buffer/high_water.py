@@ -1,6 +1,6 @@
 """High-water marks: how much a buffer holds, how long the oldest of it has waited, how full its Redis is.
 
-Each stands in ``pipeline status``, and passing one is alarmed: a line in the service's log, trouble (and exit
+Each stands in ``pipeline status``; passing one raises an alarm: a line in the service's log, trouble (and exit
 code 1) in ``status``, an alert. Which of them the overflow rule acts on is the rule's business.
 """
 
@@ -18,39 +18,39 @@ Name = Literal["rows", "age_s", "memory_pct"]
 
 
 @dataclass(frozen=True)
-class Level:
-    """Where one of the three stands, and its mark."""
+class Fill:
+    """How full the buffer is by one of the three, and the limit from the settings."""
 
     name: Name
     value: float
-    mark: float
+    limit: float
 
     @property
     def is_passed(self) -> bool:
-        """Standing at the mark is not passing it."""
-        return self.value > self.mark
+        """Standing at the limit is not passing it."""
+        return self.value > self.limit
 
     @property
     def pct(self) -> float:
-        """Percent of the mark."""
-        return 100 * self.value / self.mark
+        """Percent of the limit."""
+        return 100 * self.value / self.limit
 
     def __str__(self) -> str:
         """What passing it means, in words, with the setting's name."""
-        seen = {
+        words = {
             "rows": f"{self.value:,.0f} items are not stored yet",
             "age_s": f"the oldest item has waited for {self.value:,.0f} s",
             "memory_pct": f"Redis uses {self.value:.1f} % of its memory",
         }
-        return f"{seen[self.name]}, more than buffer.high_water_{self.name} {self.mark:,.10g}"
+        return f"{words[self.name]}, more than buffer.high_water_{self.name} {self.limit:,.10g}"
 
 
-def levels(settings: BufferSettings, books: Books, age_s: float, memory_pct: float) -> list[Level]:
-    """The three levels of a buffer."""
+def fills_of(settings: BufferSettings, books: Books, age_s: float, memory_pct: float) -> list[Fill]:
+    """How full a buffer is, by rows, age and memory."""
     return [
-        Level("rows", books.waiting + books.in_flight, settings.high_water_rows),
-        Level("age_s", age_s, settings.high_water_age_s),
-        Level("memory_pct", memory_pct, settings.high_water_memory_pct),
+        Fill("rows", books.waiting + books.in_flight, settings.high_water_rows),
+        Fill("age_s", age_s, settings.high_water_age_s),
+        Fill("memory_pct", memory_pct, settings.high_water_memory_pct),
     ]
 
 

@@ -42,9 +42,9 @@ class Notes(BufferCommands):
         # What is not a minute was written by another program.
         return {int(minute): int(touch) for minute, touch in found.items() if minute.isdigit() and touch.isdigit()}
 
-    def forget_minutes(self, seen: Mapping[int, int]) -> None:
-        """Forget minutes whose counter is still as seen; one touched meanwhile stays."""
-        pairs = [(minute, counter) for minute, counter in seen.items()]
+    def forget_minutes(self, counters: Mapping[int, int]) -> None:
+        """Forget minutes whose counter is still the same; one touched meanwhile stays."""
+        pairs = [(minute, counter) for minute, counter in counters.items()]
         for start in range(0, len(pairs), MINUTES_PER_ACK):
             flat = [value for pair in pairs[start : start + MINUTES_PER_ACK] for value in pair]
             self._run("forget", [self.keys.dirty, self.keys.scratch], flat)

@@ -42,16 +42,16 @@ class RedisDisk:
     def wait(self, written_at_ms: Callable[[str], int]) -> None:
         """Return once all that was written is on the disk, as far as the server's configuration allows.
 
-        ``written_at_ms(run_id)`` says when, by the server's clock, this run of the server wrote the last of it. A
+        ``written_at_ms(server)`` says when, by its clock, the server of this start wrote the last of it. A
         server syncs its file, with what its predecessor wrote, only after a write of its own.
         """
         policy = self.policy()
         if policy == "local":
             self._fsync_files()
         elif policy == "everysec":
-            run = ""
-            while run != (run := self.run_id()):
-                self._wait_for_sync(written_at_ms(run))
+            server = ""
+            while server != (server := self.server_id()):
+                self._wait_for_sync(written_at_ms(server))
 
     def tidy_after_restart(self, checkpoints: str) -> None:
         """Have a server that was started since the last look rewrite its append-only file, once a start.
@@ -61,17 +61,17 @@ class RedisDisk:
         start, which would bring the half back, or drop all that came after it. ``checkpoints`` is the hash in
         which the last look is kept.
         """
-        run = self.run_id()
-        if run == self._tidied:
+        server = self.server_id()
+        if server == self._tidied:
             return
         before = self.client.hget(checkpoints, "tidied")
-        if before != run.encode():
+        if before != server.encode():
             # Before the first of us there was no script that could be torn.
             if before and self.client.info("persistence").get("aof_enabled"):
                 self._rewrite()
             with contextlib.suppress(redis.exceptions.OutOfMemoryError):  # then it is rewritten once more
-                self.client.hset(checkpoints, "tidied", run)
-        self._tidied = run
+                self.client.hset(checkpoints, "tidied", server)
+        self._tidied = server
 
     def policy(self) -> Policy:
         """How this server makes a write durable.
@@ -87,7 +87,7 @@ class RedisDisk:
                 self._policy = self._configured()
         return self._policy
 
-    def run_id(self) -> str:
+    def server_id(self) -> str:
         """Another one after each start of the server."""
         return str(self.client.info("server")["run_id"])
 

@@ -105,22 +105,22 @@ class Sealing(BufferCommands):
             return
         with outages():
             meta = self.keys.meta(chunk.segment)
-            self._disk.wait(lambda run: self._sealed_at_ms(meta, run))
+            self._disk.wait(lambda server: self._sealed_at_ms(meta, server))
         if len(self._durable) > 10_000:
             self._durable.clear()
         self._durable[chunk.segment] = True
 
-    def _sealed_at_ms(self, meta: str, run: str) -> int:
-        """When this run of the server wrote the last of a seal, by its own clock."""
+    def _sealed_at_ms(self, meta: str, server: str) -> int:
+        """When the server, of this start, wrote the last of a seal, by its own clock."""
         sealed_in, written_at_ms = self.client.hmget(meta, "run", "written_at")
-        if sealed_in != run.encode() or not (written_at_ms or b"").isdigit():
+        if sealed_in != server.encode() or not (written_at_ms or b"").isdigit():
             return self._write_now()
         return int(written_at_ms)
 
     def wait_for_disk(self) -> None:
         """Return once all that was written before the call is on Redis's disk, as far as its configuration allows."""
         with outages():
-            self._disk.wait(lambda _run: self._write_now())
+            self._disk.wait(lambda _server: self._write_now())
 
     def tidy_after_restart(self) -> None:
         """See ``RedisDisk.tidy_after_restart`` and ``mend``; cheap enough to be called every second."""

@@ -19,6 +19,7 @@ from rich.text import Text
 from pipeline.base.text import printable
 from pipeline.buffer.books import UNKNOWN
 from pipeline.cli.results import QueryResult
+from pipeline.collect.told import quiet
 
 if TYPE_CHECKING:
     from pipeline.base.resources import Query
@@ -32,12 +33,12 @@ _WIDE = 200
 """Columns assumed where no terminal tells: lines in a pipe must not be broken."""
 
 _MAX_CELL = 60
-_LEVELS = {
+_FILLS = {
     "rows": ("items not stored", "{:,.0f}", "high_water_rows"),
     "age_s": ("oldest item not stored", "{:,.1f} s", "high_water_age_s"),
     "memory_pct": ("redis memory in use", "{:.1f} %", "high_water_memory_pct"),
 }
-"""How the levels of the buffer are shown: name, value, and the setting that is the mark."""
+"""How full the buffer is: name, form of the value, and the setting that holds its limit."""
 
 
 def stdout() -> Console:
@@ -55,7 +56,12 @@ def print_facts(facts: dict[str, Any]) -> None:
 
 def print_status(status: Status) -> None:
     """The whole status, once."""
-    stdout().print(status_table(status))
+    console = stdout()
+    console.print(status_table(status))
+    for heading, table in platform_tables(status):
+        console.print("")
+        console.print(Text(heading, style="bold"))
+        console.print(table)
 
 
 def live_status(gather: Callable[[], Status], interval_s: float) -> None:
@@ -83,11 +89,11 @@ def status_table(status: Status, rates: dict[str, float] | None = None) -> Table
         rate = f"{rates[name]:,.0f}/s" if rates and name in rates else ""
         style = "red" if name in ("unaccounted", "set_aside") and value else ""
         table.add_row(name, Text("unknown" if value is None else f"{value:,}", style=style), rate)
-    for level in status.highest():
-        name, form, setting = _LEVELS[level.name]
-        style = "red" if level.is_passed else ""
-        of_mark = f"{level.pct:,.0f} % of buffer.{setting}"
-        table.add_row(*(Text(text, style=style) for text in (name, form.format(level.value), of_mark)))
+    for fill in status.highest():
+        name, form, setting = _FILLS[fill.name]
+        style = "red" if fill.is_passed else ""
+        of_limit = f"{fill.pct:,.0f} % of buffer.{setting}"
+        table.add_row(*(Text(text, style=style) for text in (name, form.format(fill.value), of_limit)))
     table.add_row("minutes to roll up", _known(status.dirty_minutes), "")
     memory = status.redis_memory_bytes
     table.add_row("redis memory", "unknown" if memory is None else f"{memory / 1048576:,.1f} MiB", "")
@@ -117,19 +123,60 @@ def _known(value: int | None) -> str:
     return "unknown" if value is None else f"{value:,}"
 
 
+def platform_tables(status: Status) -> list[tuple[str, Table]]:
+    """The platform's Redis: the server, each database, and each collector that found something."""
+    found: list[tuple[str, Table]] = []
+    told = status.redis_health or {}
+    if figures := told.get("figures"):
+        server = _plain_table()
+        for name, value in figures.items():
+            server.add_row(name.replace("_", " "), f"{value:,.10g}")
+        found.append(("Redis", server))
+    if told.get("databases"):
+        databases = _headed("database", "holds", ">keys", ">with a TTL", ">mean TTL, s")
+        for one in told["databases"]:
+            numbers = (one.get(name) for name in ("keys", "expires", "avg_ttl_s"))
+            databases.add_row(str(one["database"]), ", ".join(one["names"]), *(_number(value) for value in numbers))
+        found.append(("Databases", databases))
+    states = status.collect or {}
+    silent = set(quiet(states))
+    if len(silent) < len(states):
+        collectors = _headed("collector", ">last look, s ago", ">keys", ">items", ">gaps", "trouble")
+        for name, one in sorted(states.items()):
+            if name not in silent:
+                ago = max(0.0, time.time() - int(one.get("last_ms", 0)) / 1000)
+                told_of = f"{one['trouble']} ({one.get('troubled_keys', 0)} keys)" if one.get("trouble") else ""
+                counts = (_number(one.get(name, 0)) for name in ("keys", "items", "gaps"))
+                collectors.add_row(name, f"{ago:,.0f}", *counts, Text(told_of, style="yellow"))
+        found.append((f"Collectors ({len(silent)} more found nothing)" if silent else "Collectors", collectors))
+    return found
+
+
+def _headed(*headings: str) -> Table:
+    """A table with headings; ``>`` before one has its numbers to the right."""
+    table = _Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading.lstrip(">"), justify="right" if heading[0] == ">" else "left", overflow="fold")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.10g}"
+
+
 def print_findings(findings: Sequence[Finding]) -> None:
     """The doctor's findings, each that is not well with its fix, and the sum of them."""
     table = _plain_table(columns=3)
     for finding in findings:
-        table.add_row(Text(finding.level, style=_COLOURS[finding.level]), finding.check, Text(finding.seen))
+        table.add_row(Text(finding.severity, style=_COLOURS[finding.severity]), finding.check, Text(finding.detail))
         if finding.fix:
             table.add_row("", "", Text(f"fix: {finding.fix}", style="bold"))
     console = stdout()
     console.print(table)
-    levels = [finding.level for finding in findings]
-    warned = f", {levels.count('warn')} to be warned of" if "warn" in levels else ""
-    if "bad" in levels:
-        console.print(Text(f"{levels.count('bad')} bad{warned}: a promise cannot be kept", style="red"))
+    severities = [finding.severity for finding in findings]
+    warned = f", {severities.count('warn')} to be warned of" if "warn" in severities else ""
+    if "bad" in severities:
+        console.print(Text(f"{severities.count('bad')} bad{warned}: a promise cannot be kept", style="red"))
     else:
         console.print(Text(f"nothing bad{warned}", style="yellow" if warned else "green"))
 

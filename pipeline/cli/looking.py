@@ -144,10 +144,10 @@ def doctor(settings: config.Settings, as_json: bool) -> None:
             if opened is not None:
                 opened.close()
     if as_json:
-        print_json({"ok": all(f.level != "bad" for f in findings), "findings": [vars(f) for f in findings]})
+        print_json({"ok": all(f.severity != "bad" for f in findings), "findings": [vars(f) for f in findings]})
     else:
         print_findings(findings)
-    if any(finding.level == "bad" for finding in findings):
+    if any(finding.severity == "bad" for finding in findings):
         sys.exit(1)
 
 

@@ -25,11 +25,11 @@ def reporter() -> None:
 @JSON
 def playwright(settings: config.Settings, out: Path, as_json: bool) -> None:  # noqa: ARG001  # every command gets them
     """Write the reporter for Playwright; name it in playwright.config under 'reporter'."""
-    from pipeline.client.reporters import RUNNERS, source
+    from pipeline.client.reporters import RUNNERS, script
 
     out.mkdir(parents=True, exist_ok=True)
     file = out / RUNNERS["playwright"]
-    file.write_text(source("playwright"), encoding="utf-8")
+    file.write_text(script("playwright"), encoding="utf-8")
     if as_json:
         print_json({"file": str(file)})
         return

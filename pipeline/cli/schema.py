@@ -88,8 +88,8 @@ def check(settings: config.Settings, sample: int | None, as_json: bool) -> None:
         with progress_bar("looking at keys", quiet=as_json) as advance:
             for number, called in names.items():
 
-                def tell(seen: int, before: int = keys) -> None:
-                    advance(min(before + seen, total), total)
+                def tell(done: int, before: int = keys) -> None:
+                    advance(min(before + done, total), total)
 
                 try:
                     counted = walk(
@@ -104,19 +104,19 @@ def check(settings: config.Settings, sample: int | None, as_json: bool) -> None:
                 found += findings(catalogue, counted)
     finally:
         link.close()
-    bad = any(one.level == "bad" for one in found)
+    is_broken = any(one.severity == "bad" for one in found)
     if as_json:
         print_json({"keys": keys, "sampled": sampled, "skipped": skipped, "findings": [one.as_dict() for one in found]})
     else:
         rows = [
-            {"": one.level, "pattern": one.pattern, "what": f"{one.what} ({one.count})", "fix": one.fix}
+            {"": one.severity, "pattern": one.pattern, "what": f"{one.what} ({one.count})", "fix": one.fix}
             for one in found
         ]
         print_rows(rows, "everything is as the document says")
         for one in skipped:
             say(f"database {one['database']} was skipped: {one['reason']}")
         say(f"{keys} keys looked at{' (a sample)' if sampled else ''}; {len(found)} findings")
-    if bad:
+    if is_broken:
         sys.exit(1)
 
 

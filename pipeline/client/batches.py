@@ -66,8 +66,8 @@ class Handover:
     def _execute(self, connection: redis.Connection, items: Sequence[bytes], *, more: bool) -> None:
         """Push in the open transaction. redis-py's ``WatchError`` says that the marker was touched."""
         was_in_doubt = self.may_be_executed
-        mark = _packed("SET", self.marker, self._number, "EX", MARKER_TTL_S)
-        after = b"".join([mark, _packed("EXEC"), *(self._opening() if more else ())])
+        note = _packed("SET", self.marker, self._number, "EX", MARKER_TTL_S)
+        after = b"".join([note, _packed("EXEC"), *(self._opening() if more else ())])
         _send(connection, _packed_push(self._key, items, after))
         # Only what left as a whole can be executed; from here on the reply is what tells.
         self.may_be_executed = True

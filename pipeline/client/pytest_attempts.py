@@ -252,5 +252,5 @@ def message_of(report: Any) -> str:
         return str(crash.message)
     text = str(getattr(longrepr, "longrepr", longrepr) or "")
     # A module that cannot be imported: the error stands in the last line that pytest marks with E.
-    marked = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
-    return marked[-1] if marked else text
+    errors = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
+    return errors[-1] if errors else text

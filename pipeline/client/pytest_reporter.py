@@ -22,7 +22,7 @@ from pipeline.client.pytest_plugin import FIELDS, variable_of
 CLOSE_TIMEOUT_S = 2.0
 """At the end, where Redis answers."""
 TROUBLED_CLOSE_TIMEOUT_S = 0.1
-"""At the end, where Redis is known not to answer: nobody waits for it."""
+"""At the end, where Redis is known not to answer, it is not waited for."""
 
 _PLAYWRIGHT_BROWSERS = frozenset({"chromium", "firefox", "webkit"})
 _NOTED_CHARACTERS = 4_000

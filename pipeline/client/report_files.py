@@ -155,12 +155,12 @@ def inputs_of(arguments: Sequence[str]) -> list[Input]:
     return found
 
 
-def read(source: Input, asked: Asked, result: ReadReport) -> Iterator[ReportBatch]:
+def read(given: Input, asked: Asked, result: ReadReport) -> Iterator[ReportBatch]:
     """The batches of one input. Raises ``ReportRefused``, but for NDJSON before the first one."""
-    if len(source.paths) > 1:
-        yield from _of_allure(source, asked, result)
+    if len(given.paths) > 1:
+        yield from _of_allure(given, asked, result)
         return
-    opened = source.paths[0].open("rb") if source.paths else contextlib.nullcontext(sys.stdin.buffer)
+    opened = given.paths[0].open("rb") if given.paths else contextlib.nullcontext(sys.stdin.buffer)
     with opened as file:
         head, stream = formats.peeked(file)
         if asked.format == formats.NDJSON or (not asked.format and formats.is_ndjson(head)):
@@ -202,11 +202,11 @@ def _said(asked: Asked) -> list[str]:
     return [*known, *(f"{name}={value}" for name, value in sorted(asked.defaults.items()))]
 
 
-def _of_allure(source: Input, asked: Asked, result: ReadReport) -> Iterator[ReportBatch]:
+def _of_allure(given: Input, asked: Asked, result: ReadReport) -> Iterator[ReportBatch]:
     content = hashlib.sha256()
     context = replace(asked.context, now_ms=asked.now_ms, warnings=result.warnings)
     nodes = []
-    for path in source.paths:
+    for path in given.paths:
         read = path.read_bytes()
         content.update(hashlib.sha256(read).digest())
         try:

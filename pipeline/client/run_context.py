@@ -224,7 +224,7 @@ def _of_system(system: _System, environ: Mapping[str, str], read_file: Reader) -
 
 
 def _of_github_event(found: RunContext, environ: Mapping[str, str], read_file: Reader) -> RunContext:
-    """A pull request's GITHUB_SHA is a merge commit that nobody knows; the event's file names the commit."""
+    """A pull request's GITHUB_SHA is a temporary merge commit; the event's file names the commit."""
     number = re.fullmatch(r"refs/pull/(\d+)/\w+", environ.get("GITHUB_REF", ""))
     if number is None:
         return found

@@ -100,26 +100,26 @@ class Derived(_Strict):
         return self
 
     @cached_property
-    def sources(self) -> tuple[tuple[str, Origin, str], ...]:
+    def label_origins(self) -> tuple[tuple[str, Origin, str], ...]:
         """``by`` sorted by target, each with where its text comes from and its name there (or the constant)."""
         found: list[tuple[str, Origin, str]] = []
-        for target, source in sorted(self.by.items()):
-            if source == "{member}":
+        for target, text in sorted(self.by.items()):
+            if text == "{member}":
                 found.append((target, "member", ""))
-            elif source == "{value}":
+            elif text == "{value}":
                 found.append((target, "value", ""))
-            elif source.startswith("{"):
-                found.append((target, "part", source[1:-1]))
-            elif source.startswith("="):
-                found.append((target, "constant", source[1:]))
+            elif text.startswith("{"):
+                found.append((target, "part", text[1:-1]))
+            elif text.startswith("="):
+                found.append((target, "constant", text[1:]))
             else:
-                found.append((target, "field", source))
+                found.append((target, "field", text))
         return tuple(found)
 
     @cached_property
     def read_fields(self) -> tuple[str, ...]:
         """The fields of the value that this reads."""
-        named = [source for source in self.by.values() if not source.startswith(("{", "="))]
+        named = [text for text in self.by.values() if not text.startswith(("{", "="))]
         named += [*self.fields, self.field]
         for part in (self.less, self.share):
             if part is not None:

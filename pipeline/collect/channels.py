@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import redis
 
@@ -20,6 +21,7 @@ from pipeline.base.keys import SOURCE
 from pipeline.base.redis_link import classify
 from pipeline.collect.catalogue import Entry
 from pipeline.collect.derive import MAX_GROUPS, Labels, by_message, item, message_fields
+from pipeline.collect.told import CHANNELS
 
 _log = log.get(__name__)
 
@@ -27,6 +29,14 @@ POLL_S = 0.5
 IDLE_S = 60.0
 """Without a call of ``take`` for this long another process collects: the subscription ends."""
 MAX_MESSAGE_BYTES = 65_536
+
+
+class Taken(NamedTuple):
+    """What came since the last look: as metrics, connections lost, and by entry how many messages and metrics."""
+
+    items: tuple[bytes, ...]
+    gaps: int
+    messages: dict[str, tuple[int, int]]
 
 
 class ChannelCounter:
@@ -38,15 +48,15 @@ class ChannelCounter:
         self._connect = connect
         self._entries = entries
         self._lock = threading.Lock()
-        self._counts: Counter[tuple[str, Labels]] = Counter()
+        self._counts: Counter[tuple[str, str, Labels]] = Counter()
         self._gaps = 0
         self._taken_s = time.monotonic()
         self._stop = stop or threading.Event()
         self._thread: threading.Thread | None = None
         self.trouble = ""
 
-    def take(self, now_ms: int) -> list[bytes]:
-        """The counts since the last call, as metrics; the first call subscribes."""
+    def take(self, now_ms: int) -> Taken:
+        """What came since the last call; the first call subscribes."""
         self._taken_s = time.monotonic()
         if not self._stop.is_set() and (self._thread is None or not self._thread.is_alive()):
             self._thread = threading.Thread(target=self._run, name="collect-channels", daemon=True)
@@ -54,10 +64,14 @@ class ChannelCounter:
         with self._lock:
             counts, self._counts = self._counts, Counter()
             gaps, self._gaps = self._gaps, 0
-        found = [item(metric_type, count, labels, now_ms) for (metric_type, labels), count in sorted(counts.items())]
+        found, messages = [], dict[str, tuple[int, int]]()
+        for (name, metric_type, labels), count in sorted(counts.items()):
+            found.append(item(metric_type, count, labels, now_ms))
+            before = messages.get(name, (0, 0))
+            messages[name] = before[0] + count, before[1] + 1
         if gaps:
-            found.append(item("collect_gaps", gaps, (("tags.key", "channels"),), now_ms))
-        return found
+            found.append(item("collect_gaps", gaps, (("tags.key", CHANNELS),), now_ms))
+        return Taken(tuple(found), gaps, messages)
 
     def close(self) -> None:
         """End the subscription."""
@@ -75,8 +89,9 @@ class ChannelCounter:
                 for derived in entry.metrics:
                     labels = tuple(sorted((*by_message(fields, derived), ("tags.channel", entry.pattern))))
                     with self._lock:
-                        if len(self._counts) < MAX_GROUPS or (derived.metric_type, labels) in self._counts:
-                            self._counts[derived.metric_type, labels] += 1
+                        key = (entry.name, derived.metric_type, labels)
+                        if len(self._counts) < MAX_GROUPS or key in self._counts:
+                            self._counts[key] += 1
                 return
 
     def _run(self) -> None:
@@ -104,7 +119,7 @@ class ChannelCounter:
                 return
 
     def _listen(self, subscription: redis.client.PubSub) -> bool:
-        """Count until told to stop, or until no one takes the counts; True then."""
+        """Count until told to stop, or until the counts are not taken any more; True then."""
         while not self._stop.is_set():
             if time.monotonic() - self._taken_s > IDLE_S:
                 return True

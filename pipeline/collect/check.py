@@ -26,14 +26,14 @@ MAX_UNKNOWN = 20
 _REDIS_TYPE = {"json": "string"}
 _LENGTH = {"list": "LLEN", "zset": "ZCARD", "set": "SCARD", "hash": "HLEN", "string": "STRLEN"}
 
-Level = Literal["ok", "warning", "bad"]
+Severity = Literal["ok", "warn", "bad"]
 
 
 @dataclass(frozen=True)
 class KeyFinding:
     """One thing that is not as the document says; ``keys`` are examples, none of a secret entry."""
 
-    level: Level
+    severity: Severity
     pattern: str
     what: str
     count: int
@@ -72,7 +72,7 @@ class Counted:
     too_long: dict[str, Noted] = field(default_factory=dict)
     stale: dict[str, int] = field(default_factory=dict)
     unknown: Shapes = field(default_factory=Shapes)
-    bytes_seen: int = 0
+    bytes_read: int = 0
 
 
 def walk(
@@ -128,7 +128,7 @@ def _look(
         if isinstance(kind, redis.RedisError) or kind in (b"none", None):
             continue
         bytes_ = size if isinstance(size, int) else 0
-        counted.bytes_seen += bytes_
+        counted.bytes_read += bytes_
         match = matches.get(key)
         if match is None:
             counted.unknown.add(secret.get(key) or printable(key), bytes_)
@@ -186,27 +186,27 @@ def findings(catalogue: Catalogue, counted: Counted) -> list[KeyFinding]:
     by_name = {entry.name: entry for entry in catalogue.entries}
     found: list[KeyFinding] = []
 
-    def add(level: Level, notes: Mapping[str, Noted], what: str, fix: str) -> None:
+    def add(severity: Severity, notes: Mapping[str, Noted], what: str, fix: str) -> None:
         for name, noted in notes.items():
             entry = by_name[name]
             words = {"type": entry.type, "ttl": f"{entry.ttl_s} s", "most": str(entry.most)}
             said, shown = what.format(**words), tuple(noted.examples)
-            found.append(KeyFinding(level, entry.pattern, said, noted.count, fix.format(**words), shown))
+            found.append(KeyFinding(severity, entry.pattern, said, noted.count, fix.format(**words), shown))
 
     add("bad", counted.wrong_type, "is not a {type}", "delete the key, and let its writer write a {type}")
     add("bad", counted.no_ttl, "never expires", "set its TTL ({ttl}) where it is written: EXPIRE key, or SET … EX")
-    add("warning", counted.long_ttl, "expires later than the document says ({ttl})", "use the document's TTL")
+    add("warn", counted.long_ttl, "expires later than the document says ({ttl})", "use the document's TTL")
     add("bad", counted.too_long, "is longer than {most}", "LTRIM it after each push, to {most}")
     for name, count in counted.stale.items():
         if count:
             found.append(
-                KeyFinding("warning", by_name[name].pattern, "has members whose time has passed", count,
+                KeyFinding("warn", by_name[name].pattern, "has members whose time has passed", count,
                         "run the platform's clean-up, or ZREMRANGEBYSCORE key 0 NOW")
             )  # fmt: skip
-    total = max(counted.bytes_seen, 1)
+    total = max(counted.bytes_read, 1)
     unknown = [
         KeyFinding(
-            "warning",
+            "warn",
             pattern,
             f"is not in the schema ({100 * group.bytes / total:.1f} % of the memory looked at)",
             group.keys,
@@ -214,8 +214,8 @@ def findings(catalogue: Catalogue, counted: Counted) -> list[KeyFinding]:
         )
         for pattern, group in sorted(counted.unknown.groups(MAX_UNKNOWN).items(), key=lambda one: -one[1].bytes)
     ]
-    order = {"bad": 0, "warning": 1, "ok": 2}
-    return [*sorted(found, key=lambda one: (order[one.level], one.pattern)), *unknown]
+    order = {"bad": 0, "warn": 1, "ok": 2}
+    return [*sorted(found, key=lambda one: (order[one.severity], one.pattern)), *unknown]
 
 
 def server_findings(info: Mapping[str, Any], config: Mapping[str, str]) -> list[KeyFinding]:
@@ -234,7 +234,7 @@ def server_findings(info: Mapping[str, Any], config: Mapping[str, str]) -> list[
         )  # fmt: skip
     if config.get("appendfsync") == "no":
         found.append(
-            KeyFinding("warning", "appendfsync", "is no: a power cut loses up to half a minute", 1,
+            KeyFinding("warn", "appendfsync", "is no: a power cut loses up to half a minute", 1,
                     "CONFIG SET appendfsync everysec")
         )  # fmt: skip
     return found

@@ -1,12 +1,13 @@
 """Passes over the platform's databases: what the keys say is pushed to the buffer as ordinary metrics.
 
 A pass goes through all keys of a database with SCAN, a few hundred at a time, and stops after its share of the
-interval; the next run goes on where it stopped. At the end of a pass its gauges are pushed; events are pushed as they
+interval; the next turn goes on where it stopped. At the end of a pass its gauges are pushed; events are pushed as they
 are found, together with the state that says so (``lua/push_collected.lua``), so that a kill anywhere leaves an event
 collected once or not yet. The state of a pass lies in memory: after a restart it begins again, which costs reading.
 
 One process collects at a time, the holder of the scheduler's lease; two at once push no event twice.
-When Redis is away the outage is raised and the next run goes on. A database without rights is skipped and said so.
+When Redis is away the outage is raised and the next turn begins the pass again. A database without rights is skipped
+and said so.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.alerts.judge.facts import Facts, readings
 from pipeline.base import failpoints, log, lua
-from pipeline.base.errors import RedisDenied
+from pipeline.base.errors import RedisDenied, RedisOutage
 from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import outages
 from pipeline.collect import derive
@@ -28,6 +30,8 @@ from pipeline.collect.catalogue import REMEMBERED, Catalogue, Derived, Entry, Ma
 from pipeline.collect.channels import ChannelCounter
 from pipeline.collect.derive import Events, Gauges, item
 from pipeline.collect.looks import KeyLook, look
+from pipeline.collect.pages import pages
+from pipeline.collect.told import CHANNELS, SERVER, STATUS, server_text
 
 _log = log.get(__name__)
 
@@ -37,12 +41,9 @@ a key instead of one and a half; a wrong type is seen when the key is read."""
 ITEMS_A_SCRIPT = 200
 """Items and states that one script pushes at most: well below 1 ms."""
 SHARE = 0.3
-"""Part of the interval that a run may take; the rest of the keys wait for the next one."""
+"""Part of the interval that a turn may take; the rest of the keys wait for the next one."""
 LEFTOVER_STATES = 1_000
 """States of keys that are gone, removed by one command."""
-
-STATUS = "status"
-"""Field of the collected hash that says how each entry fares, for ``pipeline status``."""
 
 DATABASES = ("sessions", "coordination", "results", "metrics", "ai", "notifications", "environment", "temporary")
 
@@ -72,7 +73,7 @@ class _Pass:
     tick: int
     cursor: int = 0
     gauges: Gauges = field(default_factory=Gauges)
-    seen: dict[str, int] = field(default_factory=dict)
+    found: dict[str, int] = field(default_factory=dict)
     troubled: dict[str, tuple[str, int]] = field(default_factory=dict)
     states: set[str] = field(default_factory=set)
     items: dict[str, int] = field(default_factory=dict)
@@ -81,7 +82,7 @@ class _Pass:
 
 @dataclass
 class CollectReport:
-    """What one run did."""
+    """What one turn did."""
 
     keys: int = 0
     items: int = 0
@@ -155,8 +156,8 @@ class Collector:
         except RedisDenied as denied:
             report.trouble.append(f"the server's own health is skipped: {denied}")
         if self.channels is not None:
-            # Counted since the last run: a kill here loses counts of messages, which a channel forgets anyway.
-            report.items += self._push_once(self.channels.take(now_ms))
+            # Counted since the last turn: a kill here loses counts of messages, which a channel forgets anyway.
+            report.items += self._push_messages(self.channels, now_ms)
         return report
 
     def _go_on(self, number: int, names: Sequence[str], now_ms: int, deadline_s: float, report: CollectReport) -> bool:
@@ -168,6 +169,10 @@ class Collector:
             report.trouble.append(f"database {number} is skipped: {denied}")
             _log.warning("redis database not collected", database=number, reason=str(denied))
             return True
+        except RedisOutage:
+            # Of some keys it is not known whether they are in the gauges: the pass begins again.
+            self._passes.pop(number, None)
+            raise
 
     def close(self) -> None:
         """End the subscription to channels."""
@@ -187,18 +192,28 @@ class Collector:
             for name in sorted(facts)
             for labels, value in readings(facts, name)
         ]
-        return self._push_groups([("tick:server", before, tick, items)])
+        pushed = self._push_groups([Events("tick:server", before, tick, tuple(items))], now_ms)
+        with outages():
+            self._buffer.hset(self._keys.collected, SERVER, server_text(facts, now_ms))
+        return pushed
 
     def _tick(self, now_ms: int) -> int:
         return int(now_ms // (self._interval_s * 1000))
 
-    def _push_once(self, items: Sequence[bytes]) -> int:
-        pushed = 0
-        for first in range(0, len(items), ITEMS_A_SCRIPT):
-            batch = items[first : first + ITEMS_A_SCRIPT]
+    def _push_messages(self, channels: ChannelCounter, now_ms: int) -> int:
+        taken, pushed = channels.take(now_ms), 0
+        for first in range(0, len(taken.items), ITEMS_A_SCRIPT):
+            batch, gaps = taken.items[first : first + ITEMS_A_SCRIPT], 0 if first else taken.gaps
             with outages():
-                before = self._buffer.hget(self._keys.collected, "channels") or b""
-            pushed += self._push_groups([("channels", before, str(int(before or 0) + 1).encode(), batch)])
+                before = self._buffer.hget(self._keys.collected, CHANNELS) or b""
+            after = str(int(before or 0) + 1).encode()
+            pushed += self._push_groups([Events(CHANNELS, before, after, batch, CHANNELS, gaps)], now_ms)
+        for entry in self._catalogue.channels():
+            if entry.name in self.states:
+                state = self.states[entry.name]
+                state.last_ms, state.trouble = now_ms, channels.trouble
+                state.keys, state.items = taken.messages.get(entry.name, (0, 0))
+        self._write_states()
         return pushed
 
     def _pass_over(
@@ -206,15 +221,13 @@ class Collector:
     ) -> bool:
         client = self._database(names[0])
         going = self._passes.setdefault(number, _Pass(tick=self._tick(now_ms)))
-        while True:
-            with outages():
-                going.cursor, found = client.scan(going.cursor, count=SCAN_COUNT)
-            report.keys += len(found)
-            self._look_at(client, names, found, now_ms, going, report)
-            if going.cursor == 0:
-                break
-            if time.monotonic() > deadline_s or self._stopping.is_set():
-                return False
+        with closing(pages(client, going.cursor, SCAN_COUNT)) as scanned:
+            for cursor, found in scanned:
+                report.keys += len(found)
+                self._look_at(client, names, found, now_ms, going, report)
+                going.cursor = cursor
+                if cursor and (time.monotonic() > deadline_s or self._stopping.is_set()):
+                    return False
         self._finish(number, names, going, now_ms, report)
         return True
 
@@ -246,7 +259,7 @@ class Collector:
         for group in look(client, matches, now_ms / 1000, cursors):
             self._derive(group, states, now_ms, going, fresh)
         fresh += self._missing_executions(matches, states, now_ms)
-        report.items += self._push_events(fresh)
+        report.items += self._push_events(fresh, now_ms)
 
     def _derive(
         self, group: list[KeyLook], states: Mapping[str, bytes], now_ms: int, going: _Pass, fresh: list[Events]
@@ -266,7 +279,7 @@ class Collector:
                 self._derive_events(group, derived, states, now_ms, going, fresh)
         for one in there if self._remembers(entry) else ():
             going.states.update(derive.state_name(one.match, derived) for derived in entry.remembered)
-        going.seen[entry.name] = going.seen.get(entry.name, 0) + len(there)
+        going.found[entry.name] = going.found.get(entry.name, 0) + len(there)
         if troubled := [one.trouble for one in there if one.trouble]:
             first, count = going.troubled.get(entry.name, (troubled[0], 0))
             going.troubled[entry.name] = (first, count + len(troubled))
@@ -339,18 +352,18 @@ class Collector:
             held = self._buffer.hmget(self._keys.collected, names)
         return {name: state for name, state in zip(names, held, strict=True) if state is not None}
 
-    def _push_events(self, fresh: list[Events]) -> int:
+    def _push_events(self, fresh: list[Events], now_ms: int) -> int:
         pushed = 0
         for batch in derive.batches(fresh, ITEMS_A_SCRIPT):
             failpoints.hit("collect.before_push")
-            pushed += self._push_groups([(one.name, one.before, one.after, one.items) for one in batch])
+            pushed += self._push_groups(batch, now_ms)
             failpoints.hit("collect.after_push")
         return pushed
 
-    def _push_groups(self, groups: Sequence[tuple[str, bytes, bytes, Sequence[bytes]]]) -> int:
-        args: list[Any] = []
-        for name, before, after, items in groups:
-            args += [name, before, after, len(items), *items]
+    def _push_groups(self, groups: Sequence[Events], now_ms: int) -> int:
+        args: list[Any] = [now_ms]
+        for one in groups:
+            args += [one.name, one.before, one.after, one.gap, one.gaps, len(one.items), *one.items]
         keys = [self._keys.scratch, self._keys.buffer, self._keys.collected]
         with outages():
             counts: list[int] = self._push(keys=keys, args=args)
@@ -368,7 +381,8 @@ class Collector:
                 before = self._buffer.hget(self._keys.collected, name) or b""
             if before != tick:
                 failpoints.hit("collect.before_gauges")
-                report.items += self._push_groups([(name, before, tick, items[first : first + ITEMS_A_SCRIPT])])
+                batch = tuple(items[first : first + ITEMS_A_SCRIPT])
+                report.items += self._push_groups([Events(name, before, tick, batch)], now_ms)
                 failpoints.hit("collect.after_gauges")
         self._forget(names, going)
         by_type: dict[str, int] = {}
@@ -376,22 +390,25 @@ class Collector:
             by_type[metric_type] = by_type.get(metric_type, 0) + 1
         for name in names:
             for entry in self._catalogue.entries:
-                if entry.database == name and entry.name in self.states:
+                if entry.database == name and entry.name in self.states and entry.type != "channel":
                     trouble, count = going.troubled.get(entry.name, ("", 0))
                     state = self.states[entry.name]
                     if trouble and trouble != state.trouble:
                         _log.warning(
                             "redis keys not collected", entry=entry.name, pattern=entry.pattern, reason=trouble
                         )
-                    state.last_ms, state.keys = now_ms, going.seen.get(entry.name, 0)
+                    state.last_ms, state.keys = now_ms, going.found.get(entry.name, 0)
                     state.trouble, state.troubled_keys = trouble, count
                     gauges = sum(by_type.get(one, 0) for one in entry.metric_types())
                     state.items = going.items.get(entry.name, 0) + gauges
+        self._write_states()
+        report.passes += 1
+        del self._passes[number]
+
+    def _write_states(self) -> None:
         said = {name: asdict(state) for name, state in self.states.items() if state.last_ms}
         with outages():
             self._buffer.hset(self._keys.collected, STATUS, json.dumps(said))
-        report.passes += 1
-        del self._passes[number]
 
     def _forget(self, names: Sequence[str], going: _Pass) -> None:
         """Remove the states of keys that this pass did not see."""
@@ -412,14 +429,3 @@ class Collector:
                     self._buffer.hdel(self._keys.collected, *gone[first : first + LEFTOVER_STATES])
             if cursor == 0:
                 return
-
-
-def read_states(client: Any, keys: BufferKeys) -> dict[str, dict[str, Any]]:
-    """How each catalogue entry fares, as the collector last wrote it down. Raises ``RedisOutage``."""
-    with outages():
-        text = client.hget(keys.collected, STATUS)
-    try:
-        loaded = json.loads(text) if text else {}
-    except ValueError:
-        return {}
-    return loaded if isinstance(loaded, dict) else {}

@@ -10,8 +10,10 @@ import hashlib
 import json
 import math
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pipeline.collect.catalogue import METRIC_FIELDS, Derived, Match
@@ -52,6 +54,9 @@ class Events:
     before: bytes
     after: bytes
     items: tuple[bytes, ...]
+    gap: str = ""
+    """What gaps are counted under: an entry whose list slid too far between two looks, or the channels."""
+    gaps: int = 0
 
 
 @dataclass
@@ -100,6 +105,9 @@ class Gauges:
 
 def gauge(looks: Sequence[KeyLook], derived: Derived, gauges: Gauges, now_ms: int) -> None:
     """Add what keys of one entry say to the gauges of their pass; what is wrong with one goes to its ``trouble``."""
+    if derived.kind == "count":
+        _count(looks, derived, gauges)
+        return
     handler = _GAUGES.get(derived.kind)
     if handler is not None:
         for look in looks:
@@ -124,25 +132,37 @@ def state_name(match: Match, derived: Derived) -> str:
 
 def labels_of(look: KeyLook, derived: Derived, fields: Mapping[str, str] | None = None, member: str = "") -> Labels:
     """Where a metric belongs; secret entries give only what the catalogue names."""
-    fields = look.fields if fields is None else fields
+    return _labels(derived, _texts(look, derived, look.fields if fields is None else fields, member))
+
+
+def _texts(look: KeyLook, derived: Derived, fields: Mapping[str, str], member: str = "") -> tuple[str, ...]:
+    """The text of each dimension as it stands in Redis, in the order of ``Derived.label_origins``."""
     found = []
-    for target, origin, name in derived.sources:
+    for _, origin, name in derived.label_origins:
         if origin == "field":
-            text = fields.get(name, "")
+            found.append(fields.get(name, ""))
         elif origin == "part":
-            text = look.match.parts.get(name, "")
+            found.append(look.match.parts.get(name, ""))
         elif origin == "constant":
-            text = name
+            found.append(name)
         else:
-            text = member if origin == "member" else look.text or ""
-        if text:
-            found.append((target, name_of(text)))
+            found.append(member if origin == "member" else look.text or "")
     return tuple(found)
+
+
+def _labels(derived: Derived, texts: tuple[str, ...]) -> Labels:
+    return tuple(
+        (target, name_of(text)) for (target, _, _), text in zip(derived.label_origins, texts, strict=True) if text
+    )
 
 
 def name_of(text: str) -> str:
     """A text of the platform as a label: one printable line that does not begin as JSON does; else ``UNREADABLE``."""
-    text = text[:MAX_LABEL_CHARS]
+    return _name_of(text[:MAX_LABEL_CHARS])
+
+
+@lru_cache(maxsize=4_096)
+def _name_of(text: str) -> str:
     is_name = text.isprintable() and "\ufffd" not in text and text.lstrip()[:1] not in ("{", "[", '"')
     return text if is_name else UNREADABLE
 
@@ -164,13 +184,16 @@ def _age_s(text: str | None, now_ms: int) -> float | None:
 # Gauges
 
 
-def _count(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
-    gauges.add(derived.metric_type, labels_of(look, derived), 1)
-    if look.entry.name == "test_running":
-        gauges.executors.add(look.fields.get("executor", ""))
-    if look.entry.name == "ws_connection":
-        gauges.connections.add(look.match.parts.get("connection_id", ""))
-    return ""
+def _count(looks: Sequence[KeyLook], derived: Derived, gauges: Gauges) -> None:
+    """Most of many keys have the same few dimensions: they are told apart before labels are made of them."""
+    counts = Counter([_texts(look, derived, look.fields) for look in looks]) if derived.by else {(): len(looks)}
+    for texts, count in counts.items():
+        if count:
+            gauges.add(derived.metric_type, _labels(derived, texts), count)
+    if looks and looks[0].entry.name == "test_running":
+        gauges.executors.update(look.fields.get("executor", "") for look in looks)
+    elif looks and looks[0].entry.name == "ws_connection":
+        gauges.connections.update(look.match.parts.get("connection_id", "") for look in looks)
 
 
 def _text_number(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
@@ -205,12 +228,12 @@ def _size(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
 def samples(derived: Derived, fields: Mapping[str, str], now_ms: int) -> tuple[dict[str, float], list[str]]:
     """The numbers that a hash becomes, by metric type, and the fields that hold none."""
     found: dict[str, float] = {}
-    bad = []
+    unreadable = []
     for name, metric_type in derived.fields.items():
         if name in fields:
             value = number(fields[name])
             if value is None:
-                bad.append(name)
+                unreadable.append(name)
             else:
                 found[metric_type] = value
     if derived.less is not None:
@@ -225,14 +248,14 @@ def samples(derived: Derived, fields: Mapping[str, str], now_ms: int) -> tuple[d
         found[derived.good.metric_type] = float(fields[derived.good.field].strip().lower() in derived.good.words)
     if derived.age is not None and (age_s := _age_s(fields.get(derived.age.field), now_ms)) is not None:
         found[derived.age.metric_type] = age_s
-    return found, bad
+    return found, unreadable
 
 
 def _fields(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
-    found, bad = samples(derived, look.fields, now_ms)
+    found, unreadable = samples(derived, look.fields, now_ms)
     for metric_type, value in found.items():
         gauges.put(metric_type, labels_of(look, derived), value)
-    return f"{', '.join(bad)} is not a number" if bad else ""
+    return f"{', '.join(unreadable)} is not a number" if unreadable else ""
 
 
 def _members(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
@@ -242,12 +265,12 @@ def _members(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> st
         if fields is None:
             trouble = "a member is not a JSON object"
             continue
-        found, bad = samples(derived, fields, now_ms)
+        found, unreadable = samples(derived, fields, now_ms)
         labels = labels_of(look, derived, fields, name.decode("utf-8", "replace"))
         for metric_type, number_ in found.items():
             gauges.put(metric_type, labels, number_)
-        if bad:
-            trouble = f"{', '.join(bad)} is not a number"
+        if unreadable:
+            trouble = f"{', '.join(unreadable)} is not a number"
     return trouble
 
 
@@ -299,7 +322,6 @@ def _suffixes(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> s
 
 
 _GAUGES: dict[str, Callable[[KeyLook, Derived, Gauges, int], str]] = {
-    "count": _count,
     "sum": _text_number,
     "number": _text_number,
     "total": _total,
@@ -325,7 +347,7 @@ def oldest(look: KeyLook, derived: Derived, state: bytes, gauges: Gauges, now_ms
     When elements without a time were first seen is the state.
     """
     known: dict[str, int] = json.loads(state) if state else {}
-    seen: dict[str, int] = {}
+    first_ms: dict[str, int] = {}
     ages_s = []
     for element in [element for element, _ in look.scored] or look.elements:
         fields = json_object(element, _TIMES) or {}
@@ -334,13 +356,13 @@ def oldest(look: KeyLook, derived: Derived, state: bytes, gauges: Gauges, now_ms
             ages_s.append(told[0])
         else:
             name = f"{zlib.crc32(element):x}"
-            seen[name] = known.get(name, now_ms)
-            ages_s.append(max(0.0, (now_ms - seen[name]) / 1000))
+            first_ms[name] = known.get(name, now_ms)
+            ages_s.append(max(0.0, (now_ms - first_ms[name]) / 1000))
     if ages_s:
         gauges.put(derived.metric_type, labels_of(look, derived), max(ages_s))
-    if seen == known:
+    if first_ms == known:
         return None
-    return Events(state_name(look.match, derived), state, json.dumps(seen).encode(), ())
+    return Events(state_name(look.match, derived), state, json.dumps(first_ms).encode(), ())
 
 
 _TIMES = ("queuedAt", "enqueuedAt", "createdAt", "timestamp")
@@ -353,20 +375,20 @@ def _values(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple
     now = fingerprints(look.elements)
     fresh, gap = new_elements(unpack(state), now)
     read = _event if derived.kind == "events" else _value
-    made, bad = [], 0
+    made, unreadable = [], 0
     for element in reversed(look.elements[:fresh]):
         one = read(look, derived, element, now_ms)
         if one is None:
-            bad += 1
+            unreadable += 1
         else:
             made.append(one)
     if gap:
         made.append(item("collect_gaps", 1.0, (("tags.key", look.entry.name),), now_ms))
-    trouble = f"{bad} of {fresh} new elements cannot be read" if bad else ""
+    trouble = f"{unreadable} of {fresh} new elements cannot be read" if unreadable else ""
     after = pack(now)
     if after == state:
         return None, trouble
-    return Events(state_name(look.match, derived), state, after, tuple(made)), trouble
+    return Events(state_name(look.match, derived), state, after, tuple(made), look.entry.name, int(gap)), trouble
 
 
 def _value(look: KeyLook, derived: Derived, element: bytes, now_ms: int) -> bytes | None:
@@ -385,7 +407,7 @@ def _event(look: KeyLook, derived: Derived, element: bytes, now_ms: int) -> byte
 def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
     """New members of a sorted set of times. Members at the newest score are remembered: more may come at it."""
     cursor, known = _series_state(state)
-    made, bad = [], 0
+    made, unreadable = [], 0
     newest, at_newest = cursor, set(known)
     for member, score in look.scored:
         text = member.decode("utf-8", "replace")
@@ -397,11 +419,11 @@ def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple
         at_newest.add(_digest(text))
         value = number(text.rsplit(":", 1)[-1])
         if value is None:
-            bad += 1
+            unreadable += 1
             continue
         at_ms = round(score * 1000) if score < 1e11 else round(score)
         made.append(item(derived.metric_type, value, labels_of(look, derived), _recent(at_ms, now_ms)))
-    trouble = f"{bad} members are not numbers" if bad else ""
+    trouble = f"{unreadable} members are not numbers" if unreadable else ""
     if newest == cursor and at_newest == known:
         return None, trouble
     after = json.dumps([newest, sorted(at_newest)]).encode()
@@ -425,8 +447,8 @@ def series_cursor(state: bytes) -> float:
 
 
 def _changed_fields(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
-    found, bad = samples(derived, look.fields, now_ms)
-    trouble = f"{', '.join(bad)} is not a number" if bad else ""
+    found, unreadable = samples(derived, look.fields, now_ms)
+    trouble = f"{', '.join(unreadable)} is not a number" if unreadable else ""
     labels = labels_of(look, derived)
     after = hashlib.blake2b(json.dumps([sorted(found.items()), labels]).encode(), digest_size=8).digest()
     if not found or after == state:
@@ -511,7 +533,7 @@ def _recent(at_ms: int, now_ms: int) -> int:
 
 def by_message(fields: Mapping[str, str], derived: Derived) -> Labels:
     """Labels of a message of a channel."""
-    found = [(target, name_of(fields[source])) for target, source in derived.by.items() if fields.get(source)]
+    found = [(target, name_of(fields[name])) for target, name in derived.by.items() if fields.get(name)]
     return tuple(sorted(found))
 
 

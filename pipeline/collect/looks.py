@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import redis
 
 from pipeline.base.errors import RedisDenied
-from pipeline.base.redis_link import classify
-from pipeline.base.redis_replies import exchange
+from pipeline.base.redis_link import classify, outages
+from pipeline.base.redis_replies import exchange, lent_connection
 from pipeline.collect.catalogue import Derived, Entry, Match
 from pipeline.collect.json_text import json_object
 
@@ -83,10 +83,12 @@ def look(
     for match in matches:
         by_entry.setdefault(match.entry.name, []).append(KeyLook(match))
     groups = list(by_entry.values())
-    _run(client, [ask for group in groups for ask in _first(group[0].entry, group)])
-    going = [still for group in groups if (still := [one for one in group if not one.gone and not one.trouble])]
-    _run(client, [ask for group in going for ask in _second(group[0].entry, group, now_s, cursors)])
-    _run(client, [_third(one) for group in going for one in group if one.more and not one.gone and not one.trouble])
+    with outages(), lent_connection(client) as connection:
+        _run(connection, [ask for group in groups for ask in _first(group[0].entry, group)])
+        going = [still for group in groups if (still := [one for one in group if not one.gone and not one.trouble])]
+        _run(connection, [ask for group in going for ask in _second(group[0].entry, group, now_s, cursors)])
+        longer = [one for group in going for one in group if one.more and not one.gone and not one.trouble]
+        _run(connection, [_third(one) for one in longer])
     return groups
 
 
@@ -288,16 +290,12 @@ def _text(value: bytes) -> str:
 # Replies
 
 
-def _run(client: redis.Redis, asks: Iterable[_Ask]) -> None:
+def _run(connection: Any, asks: Iterable[_Ask]) -> None:
     """Hand each reply to its key; an error of one command is its key's trouble, an outage is raised."""
     asks = [ask for ask in asks if ask.looks]
     if not asks:
         return
-    try:
-        replies = exchange(client, b"".join([ask.packed() for ask in asks]), sum(len(ask.looks) for ask in asks))
-    except redis.RedisError as error:
-        meaning = classify(error)
-        raise meaning if meaning is not None else error from error
+    replies = exchange(connection, b"".join([ask.packed() for ask in asks]), sum(len(ask.looks) for ask in asks))
     at = 0
     for ask in asks:
         take = ask.take

@@ -54,7 +54,7 @@ def facts(now: HealthLook, before: HealthLook | None = None) -> dict[str, float 
     found |= _databases(info)
     if replicas := _replicas(info):
         found["redis_replication_lag_s"] = replicas
-    if before is not None and now.at_s > before.at_s and _same_run(now, before):
+    if before is not None and now.at_s > before.at_s and _same_server(now, before):
         found |= _rates(now, before)
     return found
 
@@ -116,7 +116,7 @@ def _rates(now: HealthLook, before: HealthLook) -> dict[str, float]:
     return found
 
 
-def _same_run(now: HealthLook, before: HealthLook) -> bool:
+def _same_server(now: HealthLook, before: HealthLook) -> bool:
     """A restarted server counts from zero again."""
     return now.info.get("run_id") == before.info.get("run_id")
 

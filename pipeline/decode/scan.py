@@ -251,7 +251,7 @@ def scan_items(
             text_lengths[field] = 0
         timestamp_ms = _OUT_OF_RANGE
         value, exact, value_start, value_length = 0.0, False, 0, 0
-        seen = key = inner = outer = 0
+        present = key = inner = outer = 0
         in_tags = good = False
         while _byte(buffer, at) == 34:  # "
             # Its key,
@@ -272,9 +272,9 @@ def scan_items(
                     if _is_name(buffer, key_start, names, known):
                         field = expected[key] = known
             if field >= 0:
-                if seen >> field & 1:
+                if present >> field & 1:
                     break
-                seen |= 1 << field
+                present |= 1 << field
             key_length = at - key_start
             key += not in_tags and key < _TEXTS + MAX_TAGS - 1
             at = _skip_space(buffer, at + 1, end)
@@ -353,7 +353,10 @@ def scan_items(
             break
         if not (good and earliest_ms <= timestamp_ms <= latest_ms):
             continue
-        if not (seen >> _VALUE & 1 and text_lengths[_METRIC_TYPE]) or entry_counts[_TAG_NAMES] + inner + outer > room:
+        if (
+            not (present >> _VALUE & 1 and text_lengths[_METRIC_TYPE])
+            or entry_counts[_TAG_NAMES] + inner + outer > room
+        ):
             continue
         if tags + inner + outer > tag_room:
             tag_room = 2 * (tags + inner + outer)
@@ -526,16 +529,16 @@ def _string_end(buffer: int, at: int) -> tuple[int, bool]:
     """Where the closing quote stands, -1 if a control character comes first; and whether there are escapes."""
     escaped = False
     while True:
-        # The lowest high bit marks the first byte that is a quote, a backslash or a control character; above it
-        # there may be false marks, because what is borrowed there ran through.
+        # The lowest high bit belongs to the first byte that is a quote, a backslash or a control character; above it
+        # there may be false ones, because what is borrowed there ran through.
         word = _word(buffer, at)
         quote, backslash = word ^ _QUOTES, word ^ _BACKSLASHES
-        marks = ((quote - _ONES) & ~quote) | ((backslash - _ONES) & ~backslash) | ((word - _SPACES) & ~word)
-        marks &= _HIGHS
-        if marks == 0:
+        stops = ((quote - _ONES) & ~quote) | ((backslash - _ONES) & ~backslash) | ((word - _SPACES) & ~word)
+        stops &= _HIGHS
+        if stops == 0:
             at += 8
             continue
-        at += _trailing_zeros(marks) >> 3
+        at += _trailing_zeros(stops) >> 3
         byte = _byte(buffer, at)
         if byte == 34:
             return at, escaped

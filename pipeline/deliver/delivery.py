@@ -24,9 +24,9 @@ from pipeline.base.errors import LeaseLost, RedisOutage, SchemaMismatch, StoreOu
 from pipeline.buffer.chunk import Chunk
 from pipeline.decode.columns import COLUMNS, decode_chunk, is_all_empty
 from pipeline.deliver import ledger, protocol, steps, traces
+from pipeline.deliver.activity import Activity
+from pipeline.deliver.chunk_state import ChunkState, Phase, Route
 from pipeline.deliver.dead_letters import DEAD_LETTERS, DeadLetter, as_table
-from pipeline.deliver.progress import Progress
-from pipeline.deliver.protocol import ChunkState, Phase, Route
 from pipeline.deliver.stopping import Interrupted, Stop
 from pipeline.metric import RUN_FIELDS, Limits, Refusal
 from pipeline.store.client import Store, rows_at_fault
@@ -45,7 +45,7 @@ EXPIRY_MARGIN_MS = 47 * 3_600_000
 """The table keeps rows two days longer than the oldest accepted; past this they are no longer looked for."""
 
 
-class ChunkSource(Protocol):
+class ChunkOrigin(Protocol):
     """Where the items of a chunk are, and who is told what became of them: a ``Buffer``, or a spilled file."""
 
     @property
@@ -145,22 +145,22 @@ class Delivery:
 
 
 class Deliverer:
-    """Takes decoded chunks of one source into ClickHouse. A subclass adds how chunks are claimed and read."""
+    """Takes decoded chunks of one origin into ClickHouse. A subclass adds how chunks are claimed and read."""
 
     def __init__(
         self,
-        source: ChunkSource,
+        origin: ChunkOrigin,
         store: Store,
         settings: DrainerSettings,
         limits: Limits,
-        progress: Progress,
+        activity: Activity,
         stop: Stop,
     ) -> None:
-        self.source = source
+        self.origin = origin
         self.store = store
         self.settings = settings
         self.limits = limits
-        self.progress = progress
+        self.activity = activity
         self.stop = stop
 
     def advance(self, delivery: Delivery, phases: Collection[Phase]) -> None:
@@ -172,7 +172,7 @@ class Deliverer:
         """Do the step; what came of it."""
         is_ending = delivery.state.phase is Phase.GIVE_BACK
         if delivery.is_lease_lost and not is_ending:
-            self.progress.fenced += 1
+            self.activity.fenced += 1
             return steps.Fenced()
         if self.stop.is_overdue() and not is_ending:
             return steps.ToldToStop()
@@ -180,7 +180,7 @@ class Deliverer:
             return self._do(delivery, delivery.step)
         except LeaseLost as lost:
             _log.warning("lease lost", chunk=delivery.state.name, reason=str(lost))
-            self.progress.fenced += 1
+            self.activity.fenced += 1
             return steps.Fenced()
         except Interrupted:
             return steps.ToldToStop()
@@ -211,8 +211,8 @@ class Deliverer:
             case steps.Ack():
                 return self._ack(delivery)
             case steps.SetAside():
-                self.redis(lambda: self.source.set_aside(delivery.held, step.reason))
-                self.progress.set_aside += 1
+                self.redis(lambda: self.origin.set_aside(delivery.held, step.reason))
+                self.activity.set_aside += 1
                 return steps.Done()
             case steps.GiveBack():
                 self._give_back(delivery.held)
@@ -221,7 +221,7 @@ class Deliverer:
                 raise AssertionError(f"a deliverer does not do {step}")
 
     def _took(self, delivery: Delivery, stage: str, seconds: float) -> None:
-        self.progress.stages.took(stage, seconds)
+        self.activity.stages.took(stage, seconds)
         if self.settings.traces:
             delivery.stages.append(traces.ended(stage, seconds))
 
@@ -327,7 +327,7 @@ class Deliverer:
         if not letters:
             return steps.Accepted()
         self._check_lease(delivery)
-        written = self.store.insert(DEAD_LETTERS, as_table(letters, delivery.held, self.source.key), token=token)
+        written = self.store.insert(DEAD_LETTERS, as_table(letters, delivery.held, self.origin.key), token=token)
         failpoints.hit("drainer.between_inserts")
         return steps.Accepted(written == len(letters))
 
@@ -344,35 +344,35 @@ class Deliverer:
         return outcome
 
     def _check_lease(self, delivery: Delivery) -> None:
-        self.redis(lambda: self.source.renew(delivery.held, before_insert=True))
+        self.redis(lambda: self.origin.renew(delivery.held, before_insert=True))
         failpoints.hit("drainer.before_insert")
 
     def _payload(self, delivery: Delivery, position: int) -> bytes:
         chunk = delivery.held
-        return self.redis(lambda: self.source.read_at(chunk, chunk.segment_rows - 1 - position))
+        return self.redis(lambda: self.origin.read_at(chunk, chunk.segment_rows - 1 - position))
 
     # Ack, wait, give back
 
     def _ack(self, delivery: Delivery) -> steps.Event:
         failpoints.hit("drainer.before_ack")
         started = time.perf_counter()
-        chunk, content, progress = delivery.held, delivery.decoded, self.progress
+        chunk, content, activity = delivery.held, delivery.decoded, self.activity
         stored, dead_lettered = content.rows.num_rows, content.dead_lettered
         _expect(stored + dead_lettered == chunk.rows, "stored and dead-lettered make up the chunk", chunk)
-        progress.recovered()
+        activity.recovered()
         record = ledger.record(chunk, content.tally, stored=stored, dead_lettered=dead_lettered)
         self.redis(
-            lambda: self.source.ack(
+            lambda: self.origin.ack(
                 chunk, stored=stored, dead_lettered=dead_lettered, minutes=content.tally.minutes, record=record
             )
         )
         failpoints.hit("drainer.after_ack")
-        progress.chunks += 1
-        progress.stored += stored
-        progress.dead_lettered += dead_lettered
-        progress.stages.rows += chunk.rows
+        activity.chunks += 1
+        activity.stored += stored
+        activity.dead_lettered += dead_lettered
+        activity.stages.rows += chunk.rows
         self._took(delivery, "ack", time.perf_counter() - started)
-        progress.heartbeat_s = time.monotonic()
+        activity.heartbeat_s = time.monotonic()
         _log.debug("chunk delivered", segment=chunk.segment, chunk=chunk.number, rows=chunk.rows, refused=dead_lettered)
         return steps.Done()
 
@@ -380,14 +380,14 @@ class Deliverer:
         """Wait for ClickHouse; half the lease is left for the attempt itself."""
         longest_s = min(self.settings.max_retry_pause_s, self.settings.lease_s / 2)
         pause_s = Backoff(FIRST_PAUSE_S, longest_s).pause_s(step.failures)
-        self.progress.retrying(delivery.trouble or "ClickHouse", pause_s)
+        self.activity.retrying(delivery.trouble or "ClickHouse", pause_s)
         self.stop.wait(pause_s)
-        self.redis(lambda: self.source.renew(delivery.held))
+        self.redis(lambda: self.origin.renew(delivery.held))
         return steps.Done()
 
     def _give_back(self, chunk: Chunk) -> None:
         try:
-            self.source.release(chunk)
+            self.origin.release(chunk)
         except (LeaseLost, RedisOutage):
             return  # its lease runs out by itself
 
@@ -399,11 +399,11 @@ class Deliverer:
                 answer = action()
             except RedisOutage as outage:
                 pause_s = backoff.pause_s(failures)
-                self.progress.retrying(outage, pause_s)
+                self.activity.retrying(outage, pause_s)
                 self.stop.wait(pause_s)
             else:
                 if failures > 1:
-                    self.progress.recovered()
+                    self.activity.recovered()
                 return answer
         raise AssertionError("unreachable")
 

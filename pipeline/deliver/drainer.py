@@ -24,10 +24,10 @@ from pipeline.base.config import DrainerSettings
 from pipeline.base.errors import LeaseLost, PipelineError, RedisOutage
 from pipeline.buffer.buffer import Buffer
 from pipeline.decode.columns import prepare
-from pipeline.deliver import protocol, steps, traces
+from pipeline.deliver import steps, traces
+from pipeline.deliver.activity import Activity
+from pipeline.deliver.chunk_state import WORKING, Phase, Route
 from pipeline.deliver.delivery import Deliverer, Delivery, chunk_token, mismatch
-from pipeline.deliver.progress import Progress
-from pipeline.deliver.protocol import Phase, Route
 from pipeline.deliver.stopping import Interrupted, Stop
 from pipeline.metric import Limits
 from pipeline.store.client import Store
@@ -36,14 +36,14 @@ _log = log.get(__name__)
 
 READING = frozenset({Phase.CLAIM, Phase.READ, Phase.SYNC_SEAL})
 DECODING = frozenset({Phase.DECODE})
-WRITING = frozenset(protocol.WORKING) - READING - DECODING
+WRITING = frozenset(WORKING) - READING - DECODING
 """Which thread does what; every other phase is the writer's."""
 
 STOP_S = 3.5
 """A drainer has ended this long after the request to stop, whatever its neighbours do."""
 
 GIVE_BACK_S = 0.5
-"""Of it, what is kept for giving back the chunks that nobody began to write."""
+"""Of it, what is kept for giving back chunks whose insert has not begun."""
 
 COMPILED_S = 2.0
 """Loading it from numba's cache takes a tenth of this."""
@@ -72,12 +72,12 @@ class Drainer:
         self.store = store
         self.settings = settings
         self.limits = limits
-        self._run: Run | None = None
-        self.progress = Progress()
+        self._draining: Draining | None = None
+        self.activity = Activity()
         self.traces = traces.opened() if settings.traces else None
         buffer.third_clock = lambda: _clock_ms(store)
 
-    def run(self, stop: threading.Event | None = None, *, until_empty: bool = False) -> Progress:
+    def run(self, stop: threading.Event | None = None, *, until_empty: bool = False) -> Activity:
         """Drain until ``stop`` is set, or until buffer and segments are empty.
 
         Chunks in hand when ``stop`` is set are finished if ClickHouse answers within seconds, else given back.
@@ -85,26 +85,26 @@ class Drainer:
         stays in Redis. Bugs raise as they are.
         """
         prepare_reader()
-        self._run = Run(self, stop or threading.Event(), until_empty=until_empty)
-        self._run.limits = self.limits  # ``accept`` may have come while the run was made
-        return self._run.run()
+        self._draining = Draining(self, stop or threading.Event(), until_empty=until_empty)
+        self._draining.limits = self.limits  # ``accept`` may have come while it was made
+        return self._draining.run()
 
     def accept(self, limits: Limits) -> None:
         """Judge what is decoded from now on by other limits; chunks that were decoded keep their verdicts."""
         self.limits = limits
-        if self._run is not None:
-            self._run.limits = limits
+        if self._draining is not None:
+            self._draining.limits = limits
 
-    def drain_until_empty(self) -> Progress:
+    def drain_until_empty(self) -> Activity:
         """Drain what is there and return; for ``drain --until-empty`` and tests."""
         return self.run(until_empty=True)
 
 
-class Run(Deliverer):
-    """One run of a drainer: its threads, and the chunks that they have in hand."""
+class Draining(Deliverer):
+    """A drainer at work: its threads, and the chunks that they have in hand."""
 
     def __init__(self, drainer: Drainer, stop: threading.Event, *, until_empty: bool = False) -> None:
-        super().__init__(drainer.buffer, drainer.store, drainer.settings, drainer.limits, drainer.progress, Stop(stop))
+        super().__init__(drainer.buffer, drainer.store, drainer.settings, drainer.limits, drainer.activity, Stop(stop))
         self.buffer = drainer.buffer
         self.traces = drainer.traces
         self.until_empty = until_empty
@@ -119,7 +119,7 @@ class Run(Deliverer):
 
     # The main verb
 
-    def run(self) -> Progress:
+    def run(self) -> Activity:
         """Until told to stop, or until nothing is left."""
         threads = [
             threading.Thread(target=self._guarded, args=(work,), name=f"drainer-{work.__name__}", daemon=True)
@@ -129,7 +129,7 @@ class Run(Deliverer):
             self.redis(self.buffer.tidy_after_restart)
             self.redis(self.buffer.release_orphans)
         except Interrupted:
-            return self.progress
+            return self.activity
         failpoints.hit("drainer.after_orphans")
         for thread in threads:
             thread.start()
@@ -140,10 +140,10 @@ class Run(Deliverer):
             self._end(threads)
         if self._failure is not None:
             raise self._failure
-        return self.progress
+        return self.activity
 
     def _end(self, threads: list[threading.Thread]) -> None:
-        """Wait for the threads, and give back what nobody began to write; neither takes longer than it may."""
+        """Wait for the threads, and give back chunks whose insert has not begun; neither takes longer than it may."""
         self.stop.set()
         _join(threads, STOP_S - GIVE_BACK_S)
         left = [*_emptied(self._read), *_emptied(self._ready)]
@@ -181,7 +181,7 @@ class Run(Deliverer):
                 self.redis(self.buffer.tidy_after_restart)
                 looked = time.monotonic()
             waiting, open_segments = self.redis(lambda: (self.buffer.waiting(), self.buffer.open_segments()))
-            self.progress.heartbeat_s = time.monotonic()
+            self.activity.heartbeat_s = time.monotonic()
             if not waiting:
                 since = time.monotonic()
             full = waiting >= self.settings.batch_rows
@@ -224,12 +224,12 @@ class Run(Deliverer):
     def write(self) -> None:
         """Rows into ClickHouse, and the acknowledgement."""
         while (delivery := self._next(self._ready)) is not None:
-            started, acked_s = time.perf_counter(), self.progress.stages.ack_s
+            started, acked_s = time.perf_counter(), self.activity.stages.ack_s
             try:
                 self.advance(delivery, WRITING)
             finally:
                 self._let_go(delivery)
-            acked_s = self.progress.stages.ack_s - acked_s
+            acked_s = self.activity.stages.ack_s - acked_s
             self._took(delivery, "write", time.perf_counter() - started - acked_s)
             if self.traces is not None and delivery.stages and delivery.state.phase is Phase.DELIVERED:
                 self.traces.batch(delivery.held, self.buffer.key, delivery.stages)
@@ -291,7 +291,7 @@ class Run(Deliverer):
         started = time.perf_counter()
         found = self.redis(lambda: self.buffer.read_or_recover(delivery.held))
         if found is None:
-            self.progress.set_aside += 1
+            self.activity.set_aside += 1
             return steps.Damaged("nothing of it is left to deliver")
         delivery.chunk, delivery.items = found
         failpoints.hit("drainer.after_read")
@@ -323,17 +323,17 @@ class Run(Deliverer):
                 if self.stop.is_set():
                     return False
 
-    def _next(self, source: queue.Queue[Delivery | None]) -> Delivery | None:
+    def _next(self, chunks: queue.Queue[Delivery | None]) -> Delivery | None:
         """What comes next; None when the stage before has ended, or the drainer ends."""
         while True:
             try:
-                return source.get(timeout=0.1)
+                return chunks.get(timeout=0.1)
             except queue.Empty:
                 if self.stop.is_set():
                     return None
 
     def _return(self, deliveries: list[Delivery]) -> None:
-        """Give back what nobody began to write."""
+        """Give back chunks whose insert has not begun."""
         for delivery in deliveries:
             if not delivery.state.is_over:
                 delivery.take(steps.ToldToStop())

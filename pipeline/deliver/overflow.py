@@ -2,9 +2,9 @@
 
 ``refuse`` leaves it to Redis: at ``maxmemory`` Redis refuses producers, and the drainer still drains.
 ``drop_oldest`` drops the items that waited longest, counted as ``dropped``. ``spill`` writes chunks to disk and drains
-them once ClickHouse answers again and the buffer is well below its mark.
+them once ClickHouse answers again and the buffer is well below its limit.
 
-Both act on the marks of rows and of memory. The mark of age only raises an alarm, since neither rule makes an item
+Both act on the limits of rows and of memory. The limit of age only raises an alarm, since neither rule makes an item
 younger. When other keys fill Redis's memory, nothing is dropped, and nothing is spilled while ClickHouse answers.
 
 When Redis is away, nothing is done. When the disk is full, spilling stops with an error in the log, and all
@@ -26,7 +26,7 @@ from pipeline.base.config import BufferSettings
 from pipeline.base.errors import LeaseLost, Outage, RedisDenied, SchemaMismatch
 from pipeline.buffer.books import Books
 from pipeline.buffer.buffer import Buffer
-from pipeline.buffer.high_water import Level, levels, memory, sealed_age_s, spilled_age_s
+from pipeline.buffer.high_water import Fill, fills_of, memory, sealed_age_s, spilled_age_s
 from pipeline.deliver.drainer import Drainer
 from pipeline.deliver.spill import Spill
 
@@ -39,16 +39,16 @@ DROP_ROWS = 20_000
 """Items dropped in one step at most: LTRIM blocks Redis while it frees memory."""
 
 KEPT_SHARE = 0.1
-"""Share of the mark that is kept of the newest items, however much is in flight, which cannot be dropped."""
+"""Share of ``buffer.high_water_rows``: as many of the newest items are kept, however many are in flight."""
 
 SLACK_PCT = 1
-"""Memory is brought this far below its mark, in percent of the limit."""
+"""Memory is brought this far below its high-water mark, in percent of Redis's limit."""
 
 SAID_BELOW_PCT = 90
-"""Hysteresis: a level is reported below its mark again only from here on."""
+"""Hysteresis: the buffer is reported below a high-water mark again only from here on."""
 
 LOW_WATER = 0.5
-"""Spilled chunks are drained while less than this share of the mark lies in Redis."""
+"""Spilled chunks are drained while less than this share of ``buffer.high_water_rows`` lies in Redis."""
 
 DISK_PAUSE_S = 10.0
 SPILLED_AGE_EVERY_S = 10.0
@@ -94,14 +94,14 @@ class Overflow:
         """Do what the rule asks for once; the rows moved, 0 when nothing is to be done."""
         books = self.buffer.books()
         held = books.waiting + books.in_flight
-        mark = self.settings.high_water_rows
+        most_rows = self.settings.high_water_rows
         used, limit = self._memory()
         memory_pct = 100 * used / limit if limit else 0.0
         age_s = self._age_s(books)
-        now = {level.name: level for level in levels(self.settings, books, age_s, memory_pct)}
+        now = {fill.name: fill for fill in fills_of(self.settings, books, age_s, memory_pct)}
         self._tell(now.values())
         over_rows, over_memory = now["rows"].is_passed, now["memory_pct"].is_passed
-        # A little more than is needed, or the next look would find it at the mark again.
+        # A little more than is needed, or the next look would find it at the limit again.
         excess = used - int(limit * (self.settings.high_water_memory_pct - SLACK_PCT) / 100) if over_memory else 0
         moved = 0
         if self.settings.overflow == "drop_oldest":
@@ -111,7 +111,7 @@ class Overflow:
         if moved:
             return moved
         on_disk = books.spilled or self.spill.files()
-        if on_disk and held < LOW_WATER * mark and not self.drainer.progress.trouble:
+        if on_disk and held < LOW_WATER * most_rows and not self.drainer.activity.trouble:
             return self.spill.drain_one(stop)
         return 0
 
@@ -126,27 +126,27 @@ class Overflow:
             self._spilled_age = (time.monotonic(), spilled_s)
         return max(age_s, spilled_s + since)
 
-    def _tell(self, levels: Iterable[Level]) -> None:
-        """Each mark once when it is passed, and once when it is well below again."""
-        for level in levels:
-            if level.is_passed and level.name not in self._said:
-                self._said.add(level.name)
+    def _tell(self, fills: Iterable[Fill]) -> None:
+        """Log each limit once when it is passed, and once when the buffer is well below it again."""
+        for fill in fills:
+            if fill.is_passed and fill.name not in self._said:
+                self._said.add(fill.name)
                 rule = self.settings.overflow
                 _log.warning(
                     "buffer above its high-water mark",
                     buffer=self.buffer.key,
-                    mark=level.name,
-                    seen=str(level),
+                    by=fill.name,
+                    reason=str(fill),
                     rule=rule,
                 )
-            elif level.name in self._said and level.pct < SAID_BELOW_PCT:
-                self._said.remove(level.name)
-                _log.info("buffer below its high-water mark", buffer=self.buffer.key, mark=level.name)
+            elif fill.name in self._said and fill.pct < SAID_BELOW_PCT:
+                self._said.remove(fill.name)
+                _log.info("buffer below its high-water mark", buffer=self.buffer.key, by=fill.name)
 
     def _drop(self, books: Books, excess: int, used: int) -> int:
-        """What is more than the mark of rows allows, or what frees ``excess`` bytes if that much waits."""
-        mark = self.settings.high_water_rows
-        keep = max(int(mark * KEPT_SHARE), mark - books.in_flight)
+        """Drop what exceeds ``buffer.high_water_rows``, or what frees ``excess`` bytes if that much waits."""
+        most = self.settings.high_water_rows
+        keep = max(int(most * KEPT_SHARE), most - books.in_flight)
         if excess > 0 and books.waiting:
             waiting_bytes = self._memory_of_items(used, with_sealed=False)
             if excess <= waiting_bytes:
@@ -162,7 +162,7 @@ class Overflow:
 
     def _spilling_helps(self, excess: int, used: int) -> bool:
         """While ClickHouse is away, always; else only if what is to be stored is what fills Redis."""
-        if self.drainer.progress.trouble:
+        if self.drainer.activity.trouble:
             return True
         return excess <= self._memory_of_items(used, with_sealed=True)
 

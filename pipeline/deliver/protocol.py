@@ -32,10 +32,10 @@ Redis being away is not an event: every step that asks Redis is safe to repeat a
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
+from pipeline.deliver.chunk_state import ENDS, HOLDING, ChunkState, Outcome, Phase, Range, Route
+from pipeline.deliver.fault_search import found_in_range, tried_half
 from pipeline.deliver.steps import (
     Accepted,
     Ack,
@@ -48,7 +48,6 @@ from pipeline.deliver.steps import (
     Done,
     End,
     Event,
-    Fault,
     Fenced,
     Fetched,
     Found,
@@ -72,93 +71,8 @@ from pipeline.deliver.steps import (
     WriteFile,
 )  # fmt: skip
 
-MAX_BLAMED_ROWS = 16
-"""Fewer rows that ClickHouse refuses one by one say nothing about the schema, whatever their share."""
-
-PROBES = 16
-"""When most rows tried so far are refused, so many rows all over the chunk are tried before the schema is blamed.
-
-It is blamed when clearly more of them are refused than ``max_bad_share``; else every row is tried."""
-
 MAX_LAPSES = 20
 """A chunk whose drainers died this often before they reached ClickHouse is set aside, so that others go on."""
-
-
-class Route(StrEnum):
-    """Where a chunk goes."""
-
-    DRAIN = "from Redis to ClickHouse"
-    SPILL = "from Redis to a file"
-    UNSPILL = "from a file to ClickHouse"
-
-
-class Phase(StrEnum):
-    """What is being done about a chunk; the last six are ends."""
-
-    CLAIM = "claim"
-    READ = "read"
-    SYNC_SEAL = "sync_seal"
-    WRITE_FILE = "write_file"
-    LET_GO = "let_go"
-    DECODE = "decode"
-    READ_BACK = "read_back"
-    INSERT_LETTERS = "insert_letters"
-    INSERT_ROWS = "insert_rows"
-    SETTLE = "settle"
-    PAUSE = "pause"
-    READ_BACK_RANGE = "read_back_range"
-    INSERT_RANGE = "insert_range"
-    BURY = "bury"
-    ACK = "ack"
-    SET_ASIDE = "set_aside"
-    GIVE_BACK = "give_back"
-    IDLE = "idle"
-    DELIVERED = "delivered"
-    SPILLED = "spilled"
-    FENCED = "fenced"
-    GIVEN_BACK = "given_back"
-    WAITS_FOR_A_PERSON = "waits_for_a_person"
-
-
-ENDS = frozenset({Phase.IDLE, Phase.DELIVERED, Phase.SPILLED, Phase.FENCED, Phase.GIVEN_BACK, Phase.WAITS_FOR_A_PERSON})
-WORKING = tuple(phase for phase in Phase if phase not in ENDS)
-HOLDING = tuple(phase for phase in WORKING if phase not in (Phase.CLAIM, Phase.GIVE_BACK))
-"""Phases with a chunk in hand: in each of them the lease may turn out lost, and the drainer may be told to stop."""
-
-
-class Outcome(StrEnum):
-    """What an event means in a phase: the labels of the drawing's arrows."""
-
-    NOTHING = "nothing to claim"
-    CLAIMED = "claimed"
-    LAPSED_TOO_OFTEN = "its drainers died too often"
-    READ = "read"
-    DAMAGED = "items are gone or unreadable"
-    DURABLE = "seal is on disk"
-    DURABLE_TO_SPILL = "seal is on disk, ClickHouse is away"
-    WRITTEN = "file is on disk"
-    LET_GO = "Redis let go"
-    NEVER_TRIED = "decoded, never tried before"
-    TRIED_BEFORE = "decoded, tried before"
-    COMPLETE = "nothing is missing"
-    MISSING = "rows are missing"
-    STILL_MISSING = "missing although accepted: next token"
-    ACCEPTED = "accepted"
-    PROVED = "accepted, first attempt"
-    UNPROVED = "accepted, in doubt"
-    ROWS_REFUSED = "rows refused"
-    UNKNOWN = "unknown"
-    WAITED = "waited"
-    HALVED = "rows to try"
-    NARROWER = "refused ranges left"
-    FAULTS_FOUND = "rows at fault found"
-    NO_FAULTS = "no row at fault"
-    MOST_REFUSED = "most rows refused"
-    ACKED = "acknowledged"
-    ASIDE = "set aside"
-    GAVE_BACK = "given back"
-    LEASE_LOST = "lease lost"
-    GIVE_UP = "told to stop"
 
 
 TABLE: dict[tuple[Phase, Outcome], Phase] = {
@@ -207,77 +121,6 @@ TABLE: dict[tuple[Phase, Outcome], Phase] = {
     **{(phase, Outcome.GIVE_UP): Phase.GIVE_BACK for phase in HOLDING},
 }
 """The whole protocol: from one phase, by what came of it, to the next."""
-
-
-# The state
-
-
-@dataclass(frozen=True)
-class Range:
-    """Positions ``first`` to ``last - 1``: refused for a reason, or still to be tried."""
-
-    first: int
-    last: int
-    rows: int
-    reason: str = ""
-    is_probe: bool = False
-
-
-@dataclass(frozen=True)
-class ChunkState:
-    """Everything that the next step depends on."""
-
-    phase: Phase
-    route: Route
-    max_bad_share: float = 0.5
-    name: str = ""
-    first: int = 0
-    last: int = 0
-    is_doubtful: bool = False
-    """Whether rows may be stored already: then nothing is inserted that was not read back first."""
-    is_read_back: bool = False
-    """Whether what is missing is known by reading back, with no insert since."""
-    rows: int = 0
-    letters: int = 0
-    """What is to be inserted: everything, or what was missing when it was read back."""
-    is_unproved: bool = False
-    """Whether the letters were accepted without proof."""
-    is_accepted: bool = False
-    """Whether ClickHouse accepted all that was missing, so that nothing may be missing now."""
-    missing_when_refused: int = -1
-    tokens_spent: int = 0
-    failures: int = 0
-    """Attempts in a row whose outcome is unknown."""
-    ranges: tuple[Range, ...] = ()
-    """Where rows at fault are looked for, the next one last: refused ranges, and probes."""
-    halves: tuple[Range, ...] = ()
-    """What is inserted next in the search, all of it read back before."""
-    faults: tuple[Fault, ...] = ()
-    cleared: int = 0
-    """Rows that were accepted in the search."""
-    is_probed: bool = False
-    probes_refused: int = 0
-    reason: str = ""
-    """Why it is set aside, or why the drainer halts."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.phase in ENDS
-
-    @property
-    def token(self) -> str:
-        """Under which everything that is missing is inserted."""
-        return self.name + (f".{self.tokens_spent}" if self.tokens_spent else "")
-
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether most of what was tried is refused row by row."""
-        faults = len(self.faults)
-        if faults <= MAX_BLAMED_ROWS:
-            return False
-        tried = self.last - self.first if self.is_probed else faults + self.cleared
-        return faults > tried * self.max_bad_share
 
 
 def start(route: Route, max_bad_share: float = 0.5) -> tuple[ChunkState, Step]:
@@ -385,7 +228,7 @@ def _meaning(state: ChunkState, event: Event) -> tuple[Outcome, ChunkState]:
         case Found():
             return _found(state, event)
         case FoundInRange():
-            return _found_in_range(state, event)
+            return found_in_range(state, event)
         case Accepted() | Refused():
             return _inserted(state, event)
         case Done():
@@ -441,7 +284,7 @@ def _found(state: ChunkState, event: Found) -> tuple[Outcome, ChunkState]:
 def _inserted(state: ChunkState, event: Accepted | Refused) -> tuple[Outcome, ChunkState]:
     match state.phase, event:
         case Phase.INSERT_RANGE, _:
-            return _tried_half(state, event)
+            return tried_half(state, event)
         case ((Phase.INSERT_LETTERS | Phase.BURY), Refused()):
             return _meaning(state, Unknown(event.reason))
         case Phase.INSERT_LETTERS, Accepted():
@@ -458,55 +301,6 @@ def _inserted(state: ChunkState, event: Accepted | Refused) -> tuple[Outcome, Ch
             accepted = replace(state, is_accepted=True, is_read_back=False, is_unproved=False)
             return (Outcome.PROVED if is_proved else Outcome.UNPROVED), replace(accepted, is_doubtful=not is_proved)
     raise AssertionError(f"not an insert: {state}")
-
-
-# Rows at fault: a refused insert is halved until single rows are refused; the others are stored on the way
-
-
-def _found_in_range(state: ChunkState, event: FoundInRange) -> tuple[Outcome, ChunkState]:
-    *others, tried = state.ranges
-    state = replace(state, ranges=tuple(others))
-    if tried.is_probe:
-        return _narrowed(replace(state, halves=(tried,) if event.high else ()))
-    if tried.last - tried.first == 1:
-        fault = (Fault(tried.first, tried.reason),) if event.high else ()
-        return _narrowed(replace(state, faults=state.faults + fault))
-    middle = (tried.first + tried.last) // 2
-    halves = (Range(tried.first, middle, event.low), Range(middle, tried.last, event.high))
-    return _narrowed(replace(state, halves=tuple(half for half in halves if half.rows)))
-
-
-def _tried_half(state: ChunkState, event: Accepted | Refused) -> tuple[Outcome, ChunkState]:
-    half, *others = state.halves
-    state = replace(state, halves=tuple(others))
-    if half.is_probe:
-        state = replace(state, probes_refused=state.probes_refused + isinstance(event, Refused))
-    elif isinstance(event, Refused):
-        state = replace(state, ranges=(*state.ranges, replace(half, reason=event.reason)))
-    else:
-        state = replace(state, cleared=state.cleared + half.rows)
-    return _narrowed(state)
-
-
-def _narrowed(state: ChunkState) -> tuple[Outcome, ChunkState]:
-    """What is to be tried next."""
-    if state.halves:
-        return Outcome.HALVED, state
-    is_probing = any(one.is_probe for one in state.ranges)
-    if state.is_hopeless and not state.is_probed:
-        state = replace(state, ranges=state.ranges + _probes(state), is_probed=True)
-    elif not is_probing and (state.is_hopeless or state.probes_refused > PROBES * (1 + state.max_bad_share) / 2):
-        return Outcome.MOST_REFUSED, replace(state, reason=state.faults[0].reason)
-    if state.ranges:
-        return Outcome.NARROWER, state
-    return (Outcome.FAULTS_FOUND if state.faults else Outcome.NO_FAULTS), state
-
-
-def _probes(state: ChunkState) -> tuple[Range, ...]:
-    """Single rows all over the chunk, the same for every drainer; what is found so far may be a bad neighbourhood."""
-    rows = state.last - state.first
-    places = [state.first + zlib.crc32(f"{state.name}/{number}".encode()) % rows for number in range(PROBES)]
-    return tuple(Range(place, place + 1, 1, is_probe=True) for place in places)
 
 
 # The drawing

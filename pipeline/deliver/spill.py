@@ -35,10 +35,10 @@ from pipeline.base.config import DrainerSettings
 from pipeline.base.errors import LeaseLost, PipelineError, RedisOutage
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.chunk import Chunk, chunk_name
-from pipeline.deliver import protocol, steps
+from pipeline.deliver import steps
+from pipeline.deliver.activity import Activity
+from pipeline.deliver.chunk_state import WORKING, Phase, Route
 from pipeline.deliver.delivery import Deliverer, Delivery, chunk_token, mismatch
-from pipeline.deliver.progress import Progress
-from pipeline.deliver.protocol import Phase, Route
 from pipeline.deliver.stopping import Stop
 from pipeline.metric import Limits
 from pipeline.store.client import Store
@@ -74,7 +74,7 @@ class Spill:
         self, directory: Path, buffer: Buffer, store: Store, settings: DrainerSettings, limits: Limits
     ) -> None:
         self.directory = directory
-        self.progress = Progress()
+        self.activity = Activity()
         self._buffer = buffer
         self._store = store
         self._settings = settings
@@ -89,9 +89,9 @@ class Spill:
         Raises ``RedisOutage`` or ``OSError`` (disk full); the chunk then stays in Redis. Raises ``LeaseLost`` when a
         drainer finished the chunk meanwhile; its file is an orphan then, and is removed later.
         """
-        spiller = _Spiller(self, self._buffer, self._store, self._settings, self.limits, self.progress, Stop())
+        spiller = _Spiller(self, self._buffer, self._store, self._settings, self.limits, self.activity, Stop())
         delivery = Delivery.start(Route.SPILL, self._settings.max_bad_share)
-        spiller.advance(delivery, protocol.WORKING)
+        spiller.advance(delivery, WORKING)
         if spiller.error is not None:
             raise spiller.error
         return delivery.held.rows if delivery.state.phase is Phase.SPILLED else 0
@@ -127,12 +127,12 @@ class Spill:
 
     def _deliver(self, chunk: Chunk, items: list[bytes], stop: threading.Event | None) -> bool:
         """Into ClickHouse; False when told to stop before it was done."""
-        source = _File(self._buffer, items)
+        origin = _File(self._buffer, items)
         deliverer = Deliverer(
-            source, self._store, self._settings, self.limits, self.progress, Stop(stop or threading.Event())
+            origin, self._store, self._settings, self.limits, self.activity, Stop(stop or threading.Event())
         )
         delivery = Delivery.of_file(chunk, items, self._settings.max_bad_share)
-        deliverer.advance(delivery, protocol.WORKING)
+        deliverer.advance(delivery, WORKING)
         if delivery.state.reason:
             raise mismatch(delivery)
         return delivery.state.phase is Phase.DELIVERED
@@ -247,7 +247,7 @@ class _Spiller(Deliverer):
 
 @dataclass(frozen=True)
 class _File:
-    """The source of a chunk that lies on disk: no drainer competes for it, so it has no lease."""
+    """The origin of a chunk that lies on disk: no drainer competes for it, so it has no lease."""
 
     buffer: Buffer
     items: list[bytes]

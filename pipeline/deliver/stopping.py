@@ -11,7 +11,7 @@ GRACE_S = 2.0
 
 
 TICK_S = 0.05
-"""A waiting thread notices within this that its run is over."""
+"""A waiting thread notices within this that its work is over."""
 
 
 class Interrupted(Exception):
@@ -20,34 +20,34 @@ class Interrupted(Exception):
 
 @dataclass
 class Stop:
-    """A request to stop, and since when it is known here. Shared by the threads of one run.
+    """A request to stop, and since when it is known here. Shared by the threads of one drainer.
 
-    ``asked`` belongs to the caller and is only looked at: a run that ends by itself must not stop the caller's others.
+    ``asked`` belongs to the caller and is only looked at: a drainer that ends by itself stops no other.
     """
 
     asked: threading.Event = field(default_factory=threading.Event)
     grace_s: float = GRACE_S
     _is_over: bool = False
-    _seen_s: float | None = None
+    _set_at_s: float | None = None
 
     def set(self) -> None:
-        """End this run."""
+        """End this work."""
         self._is_over = True
 
     def is_set(self) -> bool:
-        """Whether this run is to end."""
+        """Whether the work is to end."""
         if not (self._is_over or self.asked.is_set()):
             return False
-        if self._seen_s is None:
-            self._seen_s = time.monotonic()
+        if self._set_at_s is None:
+            self._set_at_s = time.monotonic()
         return True
 
     def is_overdue(self) -> bool:
         """Whether it was to end so long ago that nothing more is begun."""
-        return self.is_set() and self._seen_s is not None and time.monotonic() - self._seen_s >= self.grace_s
+        return self.is_set() and self._set_at_s is not None and time.monotonic() - self._set_at_s >= self.grace_s
 
     def sleep(self, pause_s: float) -> bool:
-        """Wait; True at once when this run is to end."""
+        """Wait; True at once when the work is to end."""
         until_s = time.monotonic() + pause_s
         while not self.is_set():
             if (left_s := until_s - time.monotonic()) <= 0:
@@ -56,6 +56,6 @@ class Stop:
         return True
 
     def wait(self, pause_s: float) -> None:
-        """Wait for a neighbour; raises ``Interrupted`` at once when this run is to end."""
+        """Wait for a neighbour; raises ``Interrupted`` at once when the work is to end."""
         if self.sleep(pause_s):
             raise Interrupted

@@ -117,7 +117,7 @@ def hold(path: Path, role: Role, databases: Sequence[str] = ()) -> Hold:
 
 
 def owner(path: Path) -> Owner | None:
-    """Who holds the engine at ``path`` now; None if nobody does, whatever an old file says."""
+    """Who holds the engine at ``path`` now; None if no process does, whatever an old file says."""
     path = path.resolve()
     lock_file = _lock_file(path)
     if not lock_file.exists():

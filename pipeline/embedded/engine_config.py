@@ -78,10 +78,10 @@ def connection_string(path: Path) -> str:
     return f"{path}?{urlencode(options(path))}"
 
 
-def take_role(run: Callable[[str], object], ask: Callable[[str], str], home: str = "") -> None:
+def take_role(execute: Callable[[str], object], ask: Callable[[str], str], home: str = "") -> None:
     """Make a fresh handle an analyst's, who reads the database ``home``, or without one make sure it is an owner's.
 
-    ``run`` and ``ask`` run a statement on the handle, without and with an answer. Raises ``EngineRights`` unless the
+    ``execute`` and ``ask`` send a statement to the handle, the latter for an answer. Raises ``EngineRights`` unless the
     engine says that it is so: then this process opened the engine without the configuration above, or for another
     database.
     """
@@ -98,7 +98,7 @@ def take_role(run: Callable[[str], object], ask: Callable[[str], str], home: str
             f"this process opened the embedded ClickHouse for another database, so analysts cannot read {home}; "
             "restart it with this clickhouse.database"
         )
-    run(f"SET ROLE {ANALYST}")
+    execute(f"SET ROLE {ANALYST}")
     roles = _roles(ask)
     if roles != [ANALYST]:
         raise EngineRights(

@@ -74,8 +74,8 @@ class Handle:
     that database, and it works in it. Raises ``EngineRights`` when the engine does not hold that role back.
     """
 
-    def __init__(self, path: Path, settings: QuerySettings, home: str = "") -> None:
-        self.settings = settings
+    def __init__(self, path: Path, query_settings: QuerySettings, home: str = "") -> None:
+        self.query_settings = query_settings
         self.home = home
         self.database = ""
         self.is_spoilt = False
@@ -88,7 +88,7 @@ class Handle:
             )
             if home:
                 self.use(home)
-            for name, value in settings:
+            for name, value in query_settings:
                 self.run(f"SET {identifier(name)} = {literal(value)}".encode())
         except BaseException:
             self.close()
@@ -153,7 +153,7 @@ class AnalystHandles:
         self._closed = False
 
     @contextmanager
-    def take(self, settings: QuerySettings, patience_s: float) -> Iterator[Handle]:
+    def take(self, query_settings: QuerySettings, patience_s: float) -> Iterator[Handle]:
         """A handle with exactly these settings, for one request. Raises ``EngineError`` when all stay busy."""
         if not self._free.acquire(timeout=patience_s):
             raise EngineError(
@@ -161,7 +161,7 @@ class AnalystHandles:
                 _TOO_MANY_SIMULTANEOUS_QUERIES,
             )
         try:
-            handle = self._find(settings) or Handle(self._path, settings, self._home)
+            handle = self._find(query_settings) or Handle(self._path, query_settings, self._home)
             try:
                 yield handle
             finally:
@@ -177,10 +177,10 @@ class AnalystHandles:
         for handle in idle:
             handle.close()
 
-    def _find(self, settings: QuerySettings) -> Handle | None:
+    def _find(self, query_settings: QuerySettings) -> Handle | None:
         with self._lock:
             for handle in reversed(self._idle):
-                if handle.settings == settings:
+                if handle.query_settings == query_settings:
                     self._idle.remove(handle)
                     return handle
         return None
@@ -196,6 +196,6 @@ class AnalystHandles:
                 unwanted.close()
 
 
-def settings_tuple(settings: Mapping[str, Any]) -> QuerySettings:
+def as_query_settings(values: Mapping[str, Any]) -> QuerySettings:
     """Settings in the order in which they are to be SET."""
-    return tuple((name, str(value)) for name, value in settings.items())
+    return tuple((name, str(value)) for name, value in values.items())

@@ -24,7 +24,7 @@ from pipeline.base.errors import EngineRights
 from pipeline.base.sql_text import literal
 from pipeline.embedded import http_replies as replies
 from pipeline.embedded import http_statement, query_guard, writable
-from pipeline.embedded.handles import AnalystHandles, Answer, EngineError, Handle, QuerySettings, settings_tuple
+from pipeline.embedded.handles import AnalystHandles, Answer, EngineError, Handle, QuerySettings, as_query_settings
 from pipeline.serve.bodies import BodyRefused, Budget, read_body
 from pipeline.serve.workers import Workers
 from pipeline.store.client import analyst_settings
@@ -47,10 +47,10 @@ _CODE_OF_STATUS = {
 
 @dataclass
 class Running:
-    """A statement at work. ``mark`` stands in its text, so that it can be found and ended."""
+    """A statement at work. ``tag`` stands in its text, so that it can be found and ended."""
 
     query_id: str
-    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    tag: str = field(default_factory=lambda: uuid.uuid4().hex)
     is_unwanted: threading.Event = field(default_factory=threading.Event)
 
 
@@ -143,7 +143,7 @@ class Interface:
         if database == "default":
             database = self._database
         values = http_statement.fills(parameters)
-        with self._handles.take(self._settings(parameters), self._limits.query_max_s) as handle:
+        with self._handles.take(self._query_settings(parameters), self._limits.query_max_s) as handle:
             handle.use(database)
             if self._writable and writable.is_insert(statement):
                 return writable.insert(handle, statement, values), None
@@ -151,19 +151,19 @@ class Interface:
                 handle.is_spoilt = writable.changes_settings(statement)  # no sessions: it ends with the request
                 return writable.run(handle, bytes(statement), default_format, values)
             checked = query_guard.checked(handle, bytes(statement), values, self._limits)
-            marked = checked.text + b" /* request " + running.mark.encode() + b" */"
-            answer = handle.run(marked, default_format, values)
+            tagged = checked.text + b" /* request " + running.tag.encode() + b" */"
+            answer = handle.run(tagged, default_format, values)
             return answer, (checked.format or default_format) if checked.returns_rows else None
 
-    def _settings(self, parameters: Mapping[str, str]) -> QuerySettings:
+    def _query_settings(self, parameters: Mapping[str, str]) -> QuerySettings:
         """What a handle is to carry: the limits, and what the client asks for and may have."""
-        asked = http_statement.settings(parameters)
+        asked = http_statement.query_settings(parameters)
         if self._writable:
             return tuple(sorted(asked.items()))
         allowed = {name: query_guard.allowed_setting(name, value, self._limits) for name, value in asked.items()}
         merged = analyst_settings(self._limits) | allowed
         merged["readonly"] = merged.pop("readonly")  # the last one
-        return settings_tuple(merged)
+        return as_query_settings(merged)
 
     @contextlib.contextmanager
     def _known(self, running: Running, parameters: Mapping[str, str]) -> Iterator[None]:
@@ -182,7 +182,7 @@ class Interface:
     def _end(self, running: Running) -> None:
         """End a statement whose client is gone; it may not have begun yet, so this is said until it is over."""
         running.is_unwanted.set()
-        find = literal(f"request {running.mark}").encode()
+        find = literal(f"request {running.tag}").encode()
         kill = b"KILL QUERY WHERE position(query, " + find + b") > 0 AND query NOT LIKE 'KILL%' ASYNC"
         try:
             killer = Handle(self._path, ())

@@ -58,7 +58,7 @@ def fills(parameters: Mapping[str, str]) -> dict[str, str]:
     return {name.removeprefix("param_"): text for name, text in parameters.items() if name.startswith("param_")}
 
 
-def settings(parameters: Mapping[str, str]) -> dict[str, str]:
+def query_settings(parameters: Mapping[str, str]) -> dict[str, str]:
     """The parameters that are settings."""
     return {k: v for k, v in parameters.items() if k not in TRANSPORT and not k.startswith("param_")}
 

@@ -71,12 +71,12 @@ class GuardHandle(Protocol):
 
 @dataclass(frozen=True)
 class Checked:
-    """A statement that may run: ``text`` is what runs, and nothing else; ``settings`` are those it names itself."""
+    """A statement that may run: ``text`` is what runs, and nothing else; ``query_settings`` are those it names."""
 
     text: bytes
     format: str | None
     returns_rows: bool
-    settings: QuerySettings
+    query_settings: QuerySettings
 
 
 def checked(handle: GuardHandle, statement: bytes, parameters: Mapping[str, str], limits: WebSettings) -> Checked:
@@ -98,7 +98,7 @@ def checked(handle: GuardHandle, statement: bytes, parameters: Mapping[str, str]
     judged = judge(tree, place)
     text, again = _written(handle, judged.tree)
     judge(again, place)
-    return Checked(text, judged.format, judged.returns_rows, judged.settings)
+    return Checked(text, judged.format, judged.returns_rows, judged.query_settings)
 
 
 def _looking(handle: GuardHandle, statement: bytes, place: Place) -> Checked:
@@ -118,7 +118,7 @@ def _looking(handle: GuardHandle, statement: bytes, place: Place) -> Checked:
         bare = {name: value for name, value in inner.tree.items() if name not in ("format_ast", "settings_ast")}
         query, again = _written(handle, bare)
         judge(again, place)
-        return Checked(b"DESCRIBE TABLE (" + query + b")", inner.format, True, inner.settings)
+        return Checked(b"DESCRIBE TABLE (" + query + b")", inner.format, True, inner.query_settings)
     return refuse(
         READONLY, "only questions are answered here, and DESCRIBE, EXISTS and SHOW CREATE take one plain name"
     )

@@ -46,7 +46,7 @@ class JudgedStatement:
     tree: Node
     format: str | None
     returns_rows: bool
-    settings: QuerySettings
+    query_settings: QuerySettings
 
 
 def judge(tree: Node, place: Place) -> JudgedStatement:
@@ -56,7 +56,7 @@ def judge(tree: Node, place: Place) -> JudgedStatement:
     judgement = _Judgement(place, _aliases(tree))
     judged = judgement.node(tree)
     format_name = judged["format_ast"]["name"] if judged.get("format_ast") else None
-    return JudgedStatement(judged, format_name, tree["type"] != "UseQuery", tuple(judgement.settings))
+    return JudgedStatement(judged, format_name, tree["type"] != "UseQuery", tuple(judgement.query_settings))
 
 
 def refuse(code: int, why: str) -> NoReturn:
@@ -115,7 +115,7 @@ _CHECKS = {
 class _Judgement:
     place: Place
     aliases: "_Aliases"
-    settings: list[tuple[str, str]] = field(default_factory=list)
+    query_settings: list[tuple[str, str]] = field(default_factory=list)
 
     def node(self, node: Node) -> Node:
         """The node, judged with everything below it."""
@@ -206,7 +206,7 @@ class _Judgement:
             if value.get("field_type") not in ("UInt64", "Int64", "Float64", "String", "Bool"):
                 refuse(READONLY, "a setting has a plain value")
             text = {True: "1", False: "0"}.get(value["value"], str(value["value"]))
-            self.settings.append((change["name"], allowed_setting(change["name"], text, self.place.limits)))
+            self.query_settings.append((change["name"], allowed_setting(change["name"], text, self.place.limits)))
         return node
 
     def _explain_query(self, node: Node) -> Node:

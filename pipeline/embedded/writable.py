@@ -48,9 +48,9 @@ def insert(handle: Handle, statement: bytes | bytearray, values: Mapping[str, st
     with tempfile.NamedTemporaryFile(prefix="pipeline-insert-") as file:
         file.write(memoryview(statement)[piece.end() :])
         file.flush()
-        source = b" FROM INFILE " + literal(file.name).encode() + b" "
-        into, settings = bytes(statement[:into_ends]), bytes(statement[into_ends : piece.start()])
-        return handle.run(into + source + settings + b" FORMAT " + piece["format"], parameters=values)
+        infile = b" FROM INFILE " + literal(file.name).encode() + b" "
+        into, clause = bytes(statement[:into_ends]), bytes(statement[into_ends : piece.start()])
+        return handle.run(into + infile + clause + b" FORMAT " + piece["format"], parameters=values)
 
 
 def run(handle: Handle, statement: bytes, default_format: str, values: Mapping[str, str]) -> tuple[Answer, str | None]:

@@ -1,9 +1,9 @@
 """Keeps what is normal: the table ``baselines`` with its history, and ``baseline:{test_suite}`` in Redis.
 
-A run computes every level anew from the executions of the last ``baselines.days``: suite; suite and
+The job computes all of them anew from the executions of the last ``baselines.days``: suite; suite and
 environment; suite, environment and browser; suite and test. A baseline is written to the table only if
 it differs from the last one written, all of them in one insert; so what was normal at a time T is the
-newest row with ``computed_at`` <= T. Redis is written whole every time, in one pipeline: a run that died
+newest row with ``computed_at`` <= T. Redis is written whole every time, in one pipeline: a turn that died
 between the two is made good by the next.
 
 When ClickHouse or Redis is away the outage is raised; nothing needs repair. A suite that was not
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 TABLE = "baselines"
 
-LEVELS = (
+GROUPINGS = (
     ("test_suite",),
     ("test_suite", "environment"),
     ("test_suite", "environment", "browser"),
@@ -121,7 +121,7 @@ LIMIT 1 BY {", ".join(_KEY)}
 
 @dataclass
 class BaselinesReport:
-    """What one run did: executions that came out of ClickHouse, baselines computed, written, and in Redis."""
+    """What one turn did: executions that came out of ClickHouse, baselines computed, written, and in Redis."""
 
     executions: int = 0
     baselines: int = 0
@@ -141,10 +141,10 @@ class BaselinesJob:
     def run(self, now_ms: int) -> BaselinesReport:
         """Compute every baseline as of ``now_ms``, write those that changed, publish those of suites.
 
-        Raises ``StoreOutage`` or ``RedisOutage``; what is missing then follows with the next run.
+        Raises ``StoreOutage`` or ``RedisOutage``; what is missing then follows with the next turn.
         """
         executions = self._read(now_ms)
-        found = self._levels(executions, self.store.rows(_CYCLES))
+        found = self._by_groupings(executions, self.store.rows(_CYCLES))
         written = self._write(found, now_ms)
         hit("baselines.before_publish")
         with outages():
@@ -160,26 +160,26 @@ class BaselinesJob:
         }
         return self.store.query(_READ % limits.max_runs, span)
 
-    def _levels(self, executions: pa.Table, cycles: Sequence[tuple[Any, ...]]) -> pa.Table:
-        """All levels in one table, ``""`` where a level does not tell apart.
+    def _by_groupings(self, executions: pa.Table, cycles: Sequence[tuple[Any, ...]]) -> pa.Table:
+        """All groupings in one table, ``""`` where a grouping does not tell apart.
 
-        Since that means "all" there, executions that lack a dimension are in no group of a level that has it;
+        Since that means "all" there, executions that lack a dimension are in no group of a grouping that has it;
         only the absent suite is one.
         """
         limits = self.settings.baselines
         past = history(executions, limits.max_runs)
-        levels = []
-        for by in LEVELS:
-            level = baselines(past, by, max_runs=limits.max_runs, min_runs=limits.min_runs)
+        tables = []
+        for by in GROUPINGS:
+            table = baselines(past, by, max_runs=limits.max_runs, min_runs=limits.min_runs)
             for name in by[1:]:
-                level = level.filter(pc.not_equal(level.column(name), ""))
-            everything = pa.array([""] * level.num_rows, pa.string())
+                table = table.filter(pc.not_equal(table.column(name), ""))
+            everything = pa.array([""] * table.num_rows, pa.string())
             dimensions = {
-                name: level.column(name).cast(pa.string()) if name in by else pa.chunked_array([everything])
+                name: table.column(name).cast(pa.string()) if name in by else pa.chunked_array([everything])
                 for name in _KEY
             }
-            levels.append(pa.table(dimensions | {name: level.column(name) for name in _FIGURES[:-2]}))
-        return _with_cycles(pa.concat_tables(levels), past, cycles)
+            tables.append(pa.table(dimensions | {name: table.column(name) for name in _FIGURES[:-2]}))
+        return _with_cycles(pa.concat_tables(tables), past, cycles)
 
     def _write(self, found: pa.Table, now_ms: int) -> int:
         """Write the baselines that differ from what was last written; returns how many."""
@@ -190,7 +190,7 @@ class BaselinesJob:
         last = self._last if self._last is not None else self._last_written(now_ms)
         is_new = pa.array([last.get(key) != figures for key, figures in current.items()], pa.bool_())
         rows = found.filter(is_new)
-        # Should the insert's outcome be in doubt, the next run asks the table.
+        # Should the insert's outcome be in doubt, the next turn asks the table.
         self._last = None
         computed_at = pa.array(np.full(rows.num_rows, now_ms), pa.timestamp("ms", "UTC"))
         self.store.insert(TABLE, rows.append_column("computed_at", computed_at))
@@ -275,7 +275,7 @@ def _with_cycles(found: pa.Table, past: History, cycles: Sequence[tuple[Any, ...
     kinds: dict[tuple[str, ...], str] = {}
     for test in tests if of_test else ():
         own = of_test.get(tuple(test[name] for name in _KEY), [])
-        for by in LEVELS:
+        for by in GROUPINGS:
             group = tuple(test[name] if name in by else "" for name in _KEY)
             count[group] = count.get(group, 0) + 1
             if own:

@@ -4,16 +4,16 @@ A point of a series is the median of a final 5-minute window (``speed_p50``: pas
 of a test that runs now and then that is the execution itself, of a metric that comes by the thousand a figure quiet
 enough to show a small change. The newest ``changes.max_points`` of the last ``changes.days`` count.
 
-A run searches the series that got a point since the last one, and all of them once an hour and after a start. A change
+A turn searches the series that got a point since the last one, and all of them once an hour and after a start. A change
 found again, at most a few points away from where it is stored, is the same change and is not written again; so a
-run that died, or two at once, write nothing twice. Of what is new, so much is written that
+turn that died, or two at once, write nothing twice. Of what is new, so much is written that
 ``changes.false_discovery_rate`` bounds the expected share of false changes, over all series searched. A change that is
 new must also be there in the series without its newest points: what one late point makes or breaks waits for the next.
 
 Daily and weekly cycles (``jobs/cycles.py``) are taken out before. A drift is written as such, and again every
 ``RENEW_DRIFT_MS`` while it lasts, under the time it was first dated.
 
-When ClickHouse is away the outage is raised; the next run looks at the same series.
+When ClickHouse is away the outage is raised; the next turn looks at the same series.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _DAY_MS = 86_400_000
 _ALL_EVERY_MS = 3_600_000
 
 _OVERLAP_MS = 60_000
-"""A window is computed before it is written: one that was on its way during the last run is seen by this one."""
+"""A window is computed before it is written: one that was on its way during the last turn is read by this one."""
 
 _SERIES_AT_ONCE = 20_000
 """Of 400 points each they take a third of a gigabyte."""
@@ -113,7 +113,7 @@ Series = tuple[str, ...]
 
 @dataclass
 class ChangesReport:
-    """What one run did: series searched, changes and drifts seen in them, what was new and written, cycles known."""
+    """What one turn did: series searched, changes and drifts found in them, what was new and written, cycles known."""
 
     searched: int = 0
     found: int = 0
@@ -296,13 +296,13 @@ def _drift_row(names: Series, drifts: Drifts, index: int, days: float) -> dict[s
     return row | {"kind": "drift", **dict.fromkeys(_CHANCES, math.nan), "points_before": 0, "points_after": points}
 
 
-def _cycle_columns(cycles: Cycles, series: int, finding: str) -> dict[str, Any]:
+def _cycle_columns(cycles: Cycles, series: int, sentence: str) -> dict[str, Any]:
     kind = int(cycles.kind[series])
     words = explain(kind, cycles.effects[series], is_factor=bool(cycles.is_factor[series]))
     return {
         "cycle": KINDS[kind],
         "cycle_share": float(cycles.share[series]),
-        "explanation": f"{finding} {words}." if words else finding,
+        "explanation": f"{sentence} {words}." if words else sentence,
     }
 
 

@@ -65,26 +65,26 @@ _VITAL = {"avg": _RANGE["avg"], "is_legacy": "any(w.is_legacy)", "form_factor": 
 
 
 @dataclass(frozen=True)
-class Coarseness:
-    """A table of spans of ``width_s`` seconds, merged from the shorter ones of ``source``."""
+class CoarseTable:
+    """A table of spans of ``width_s`` seconds, merged from the shorter ones of ``finer``."""
 
     table: str
-    source: str
+    finer: str
     width_s: int
     keys: tuple[str, ...]
     merged: Mapping[str, str]
-    """By column the expression over the rows of the source, which is called w."""
-    source_keys: tuple[str, ...]
-    """What names a row of the source, beside ``window_start``."""
+    """By column the expression over the rows of the finer table, which is called w."""
+    finer_keys: tuple[str, ...]
+    """What names a row of the finer table, beside ``window_start``."""
     only: str = "1"
-    """The rows of the source that count."""
+    """The rows of the finer table that count."""
 
 
-LEVELS = (
-    Coarseness(
+COARSE_TABLES = (
+    CoarseTable(
         "metrics_1h", "metrics_5min", HOUR_S, SERIES, _sums(_COUNTS) | _SUM | _RANGE | _NEWEST_WINDOW | _MERGED, SERIES
     ),
-    Coarseness(
+    CoarseTable(
         "suites_1h",
         "metrics_5min",
         HOUR_S,
@@ -93,11 +93,11 @@ LEVELS = (
         SERIES,
         only="lower(w.metric_type) = 'duration'",
     ),
-    Coarseness(
+    CoarseTable(
         "metrics_1d", "metrics_1h", DAY_S, SERIES, _sums(_COUNTS) | _SUM | _RANGE | _NEWEST_HOUR | _MERGED, SERIES
     ),
-    Coarseness("web_vitals_1h", "web_vitals", HOUR_S, _VITAL_KEYS, _sums(_RATED) | _VITAL | _MERGED, _VITAL_KEYS),
-    Coarseness("web_vitals_1d", "web_vitals_1h", DAY_S, _VITAL_KEYS, _sums(_RATED) | _VITAL | _MERGED, _VITAL_KEYS),
+    CoarseTable("web_vitals_1h", "web_vitals", HOUR_S, _VITAL_KEYS, _sums(_RATED) | _VITAL | _MERGED, _VITAL_KEYS),
+    CoarseTable("web_vitals_1d", "web_vitals_1h", DAY_S, _VITAL_KEYS, _sums(_RATED) | _VITAL | _MERGED, _VITAL_KEYS),
 )
 """Hours before the days that are made of them."""
 
@@ -128,10 +128,10 @@ class CoarserJob:
     def write(self, starts_s: Collection[int], now_ms: int) -> int:
         """Bring the hours and days of these 5-minute windows up to date, as far as they are over; the rows written."""
         rows = 0
-        for level in LEVELS:
-            for start in sorted({start // level.width_s * level.width_s for start in starts_s}):
-                if self._is_over(level, start, now_ms):
-                    rows += self._write(level, start, now_ms)
+        for coarse in COARSE_TABLES:
+            for start in sorted({start // coarse.width_s * coarse.width_s for start in starts_s}):
+                if self._is_over(coarse, start, now_ms):
+                    rows += self._write(coarse, start, now_ms)
         return rows
 
     def fill(self, now_ms: int) -> FillReport:
@@ -161,16 +161,16 @@ class CoarserJob:
     def _fill_day(self, day: int, now_ms: int) -> tuple[int, int]:
         """The spans of a day that were missing or behind, and the rows written of them."""
         spans = rows = 0
-        for level in LEVELS:
-            for start in self._behind(level, day, now_ms):
+        for coarse in COARSE_TABLES:
+            for start in self._behind(coarse, day, now_ms):
                 if self.stop.is_set():
                     raise Stopped("hours and days are merged further after the next start")
-                rows += self._write(level, start, now_ms)
+                rows += self._write(coarse, start, now_ms)
                 spans += 1
         return spans, rows
 
-    def _is_over(self, level: Coarseness, start: int, now_ms: int) -> bool:
-        return now_ms >= (start + level.width_s + self.delay_s) * 1000
+    def _is_over(self, coarse: CoarseTable, start: int, now_ms: int) -> bool:
+        return now_ms >= (start + coarse.width_s + self.delay_s) * 1000
 
     def _oldest_day(self) -> int | None:
         starts = [
@@ -179,13 +179,13 @@ class CoarserJob:
         ]
         return min((start // DAY_S * DAY_S for start in starts if start), default=None)
 
-    def _behind(self, level: Coarseness, day: int, now_ms: int) -> list[int]:
-        """Spans of a day whose rows have seen less than there is to see; days whose hours are behind are among them."""
-        has = self._revisions(level.table, day, level.width_s)
+    def _behind(self, coarse: CoarseTable, day: int, now_ms: int) -> list[int]:
+        """Spans of a day whose rows are older than the finer table; days whose hours are behind are among them."""
+        has = self._revisions(coarse.table, day, coarse.width_s)
         return [
             start
-            for start, revision in sorted(self._revisions(level.source, day, level.width_s, level.only).items())
-            if self._is_over(level, start, now_ms) and has.get(start, 0) < revision
+            for start, revision in sorted(self._revisions(coarse.finer, day, coarse.width_s, coarse.only).items())
+            if self._is_over(coarse, start, now_ms) and has.get(start, 0) < revision
         ]
 
     def _revisions(self, table: str, day: int, width_s: int, only: str = "1") -> dict[int, int]:
@@ -197,51 +197,51 @@ class CoarserJob:
         )
         return {int(start): int(revision) for start, revision in found}
 
-    def _write(self, level: Coarseness, start: int, now_ms: int) -> int:
+    def _write(self, coarse: CoarseTable, start: int, now_ms: int) -> int:
         """Merge one span anew and write it, whole, in one insert."""
-        if level.width_s == DAY_S:
+        if coarse.width_s == DAY_S:
             # A day is made of hours: those that are missing, of a store filled by an earlier version, come first.
-            hours = next(one for one in LEVELS if one.table == level.source)
+            hours = next(one for one in COARSE_TABLES if one.table == coarse.finer)
             for hour in self._behind(hours, start, now_ms):
                 self._write(hours, hour, now_ms)
-        table = self.store.query(_merging(self.store, level, start))
+        table = self.store.query(_merging(self.store, coarse, start))
         if not table.num_rows:
             return 0
         stamp = pa.array(np.full(table.num_rows, now_ms), pa.timestamp("ms", "UTC"))
         hit("coarser.before_insert")
-        self.store.insert(level.table, table.append_column("computed_at", stamp))
+        self.store.insert(coarse.table, table.append_column("computed_at", stamp))
         hit("coarser.after_insert")
         rows: int = table.num_rows
         return rows
 
 
-def _merging(store: Store, level: Coarseness, start: int) -> str:
-    """The statement that merges one span; the same rows of the source give the same bits.
+def _merging(store: Store, coarse: CoarseTable, start: int) -> str:
+    """The statement that merges one span; the same rows of the finer table give the same bits.
 
     The revisions of the windows are taken once each: all series of a window carry the same one.
     """
-    source = _newest(store, level, start)
-    chosen = ", ".join(f"{expression} AS {name}" for name, expression in level.merged.items())
+    finer = _newest(store, coarse, start)
+    chosen = ", ".join(f"{expression} AS {name}" for name, expression in coarse.merged.items())
     return f"""
 WITH (SELECT sum(revision) FROM (
-    SELECT max(w.revision) AS revision FROM {source} AS w
-    WHERE {_within(start, level.width_s)} AND {level.only} GROUP BY w.window_start)) AS seen,
-(SELECT min(w.is_final) FROM {source} AS w WHERE {_within(start, level.width_s)} AND {level.only}) AS final_ones
-SELECT toDateTime({start}, 'UTC') AS window_start, {", ".join(f"w.{key} AS {key}" for key in level.keys)},
-    {chosen}, assumeNotNull(toUInt64(seen)) AS revision, assumeNotNull(final_ones) AS is_final
-FROM {source} AS w
-WHERE {_within(start, level.width_s)} AND {level.only}
-GROUP BY {", ".join(f"w.{key}" for key in level.keys)}
+    SELECT max(w.revision) AS revision FROM {finer} AS w
+    WHERE {_within(start, coarse.width_s)} AND {coarse.only} GROUP BY w.window_start)) AS newest,
+(SELECT min(w.is_final) FROM {finer} AS w WHERE {_within(start, coarse.width_s)} AND {coarse.only}) AS final_ones
+SELECT toDateTime({start}, 'UTC') AS window_start, {", ".join(f"w.{key} AS {key}" for key in coarse.keys)},
+    {chosen}, assumeNotNull(toUInt64(newest)) AS revision, assumeNotNull(final_ones) AS is_final
+FROM {finer} AS w
+WHERE {_within(start, coarse.width_s)} AND {coarse.only}
+GROUP BY {", ".join(f"w.{key}" for key in coarse.keys)}
 """
 
 
-def _newest(store: Store, level: Coarseness, start: int) -> str:
-    """The source, each row in its newest revision. A replica may lag behind the one that took the last insert."""
+def _newest(store: Store, coarse: CoarseTable, start: int) -> str:
+    """The finer table, each row in its newest revision. A replica may lag behind the one that took the last insert."""
     if not store.cluster:
-        return level.source
+        return coarse.finer
     return (
-        f"(SELECT * FROM {store.every_replica(level.source)} AS w WHERE {_within(start, level.width_s)} "
-        f"ORDER BY w.revision DESC LIMIT 1 BY w.window_start, {', '.join(f'w.{key}' for key in level.source_keys)})"
+        f"(SELECT * FROM {store.every_replica(coarse.finer)} AS w WHERE {_within(start, coarse.width_s)} "
+        f"ORDER BY w.revision DESC LIMIT 1 BY w.window_start, {', '.join(f'w.{key}' for key in coarse.finer_keys)})"
     )
 
 

@@ -2,8 +2,8 @@
 
 Each key is rebuilt from the raw rows of the last 24 hours in one transaction, so that a kill doubles nothing and
 readers never see half of it. A history has the newest 100 executions, the newest first; attempts that were tried again
-are no executions. Only tests that got rows since the last run are read again. When ClickHouse or Redis is away the
-outage is raised; the next run does the work.
+are no executions. Only tests that got rows since the last turn are read again. When ClickHouse or Redis is away the
+outage is raised; the next turn does the work.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ FROM (SELECT statusWord(status) AS word, test_name FROM metrics WHERE {_SPAN})
 
 @dataclass
 class FailuresReport:
-    """What one run wrote."""
+    """What one turn wrote."""
 
     histories: int = 0
     patterns: int = 0

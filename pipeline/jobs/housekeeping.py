@@ -2,7 +2,7 @@
 
 Trims ``resource:*`` to a day, forgets processes that fell silent, and leaves its traces in
 ``cleanup:status`` as the schema has them. Everything is safe to repeat; when Redis is away the outage is raised
-and the next run does the work.
+and the next turn does the work.
 """
 
 from __future__ import annotations

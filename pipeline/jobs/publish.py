@@ -7,7 +7,7 @@
 
 ``avg_duration`` is the mean over executions: a skipped test has no duration. Everything here can be written again:
 a hash is only replaced by a revision that is not older. When Redis is away or full, publishing is tried again
-in the next run, and the minutes concerned are not forgotten before it succeeded.
+in the next turn, and the minutes concerned are not forgotten before it succeeded.
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ class _Pending:
     expires_at_s: int
 
 
+def _days(hours: int) -> int:
+    return -(-hours // 24)
+
+
 @dataclass
 class Publisher:
     """Writes rollups to Redis. Holds what is not written yet."""
@@ -77,9 +81,13 @@ class Publisher:
             results=link.database("results"),
             notifications=link.database("notifications"),
             coordination=link.database("coordination"),
-            retained_days=-(-retained_hours // 24),
+            retained_days=_days(retained_hours),
             skip=skip,
         )
+
+    def keep(self, retained_hours: int) -> None:
+        """Follow a retention that was changed; from any thread."""
+        self._stats.retained_days = _days(retained_hours)
 
     def offer(self, windows: Windows, now_ms: int, grace_s: float) -> None:
         """Take windows that were written to ClickHouse; they go out with the next ``publish``."""

@@ -1,8 +1,8 @@
 """The rollup job: keeps ``metrics_1min`` and ``metrics_5min`` equal to the raw rows.
 
-The acknowledgement of a chunk notes the minutes it touched; a run takes that set, computes the
-windows of those minutes that are over, writes them and forgets a minute only if nobody touched it
-meanwhile, and only once both its windows are final. So a run that is missed, or dies at any
+The acknowledgement of a chunk notes the minutes it touched; a turn takes that set, computes the
+windows of those minutes that are over, writes them and forgets a minute only if no chunk touched it
+meanwhile, and only once both its windows are final. So a turn that is missed, or dies at any
 instruction, leaves work lying that the next one finds; a late row costs its own two windows.
 
 Why two workers at once, or a stale one, do no harm: the revision of a window grows with the number of raw
@@ -49,8 +49,8 @@ class DirtyMinutes(Protocol):
         """Minute (epoch seconds) to a counter that grows with every touch."""
         ...
 
-    def forget_minutes(self, seen: Mapping[int, int]) -> None:
-        """Forget minutes whose counter is still as seen."""
+    def forget_minutes(self, counters: Mapping[int, int]) -> None:
+        """Forget minutes whose counter is still the same."""
         ...
 
 
@@ -93,7 +93,7 @@ class Window:
 
 @dataclass
 class RollupReport:
-    """What one run did."""
+    """What one turn did."""
 
     windows_1min: int = 0
     windows_5min: int = 0
@@ -143,8 +143,8 @@ class RollupJob:
 
         Raises ``StoreOutage``, ``RedisOutage`` or ``Stopped``; then some windows may be written and nothing is lost.
         """
-        seen = [buffer.dirty_minutes() for buffer in self.buffers]
-        touched = _touched(seen)
+        dirty = [buffer.dirty_minutes() for buffer in self.buffers]
+        touched = _touched(dirty)
         # A minute that is not dirty any more was settled, by us or another worker: what is known of it is void.
         self._written = {window: known for window, known in self._written.items() if window in touched}
         due = {window: touches for window, touches in touched.items() if self._is_due(window, touches, now_ms)}
@@ -155,11 +155,11 @@ class RollupJob:
             if self.stop.is_set():
                 raise Stopped("rolling up was stopped between two pieces")
             self._roll_up(piece, due, now_ms, report)
-            self._settle(seen, touched, piece.ranges, report)
+            self._settle(dirty, touched, piece.ranges, report)
         if self.publisher is not None:
             self.publisher.publish(now_ms)
-        self._settle(seen, touched, {_frame(minute) for minutes in seen for minute in minutes}, report)
-        report.dirty_minutes = len(set().union(*seen))
+        self._settle(dirty, touched, {_frame(minute) for minutes in dirty for minute in minutes}, report)
+        report.dirty_minutes = len(set().union(*dirty))
         return report
 
     # What is due
@@ -174,7 +174,7 @@ class RollupJob:
         return is_final(window.start_s, window.width_s, now_ms, self.settings.grace_s)
 
     def _unchanged(self, due: Mapping[Window, Touches]) -> dict[Window, Windows]:
-        """Windows that nobody touched since they were written and that are due because they became final."""
+        """Windows that did not change since they were written and that are due because they became final."""
         unchanged: dict[Window, Windows] = {}
         for window, touches in due.items():
             known = self._written.get(window)
@@ -227,15 +227,15 @@ class RollupJob:
 
     def _settle(
         self,
-        seen: Sequence[dict[int, int]],
+        dirty: Sequence[dict[int, int]],
         touched: Mapping[Window, Touches],
         frames: Iterable[int],
         report: RollupReport,
     ) -> None:
-        """Forget the minutes whose windows are final, and published where they are to be; ``seen`` loses them too."""
+        """Forget the minutes whose windows are final, and published where they are to be; ``dirty`` loses them too."""
         hit("rollup.before_forget")
         frames = set(frames)
-        for buffer, minutes in zip(self.buffers, seen, strict=True):
+        for buffer, minutes in zip(self.buffers, dirty, strict=True):
             settled = {
                 minute: counter
                 for minute, counter in minutes.items()
@@ -291,10 +291,10 @@ def _windows_of(minute: int) -> tuple[Window, Window]:
     return Window(MINUTE_S, minute), Window(FRAME_S, _frame(minute))
 
 
-def _touched(seen: Sequence[Mapping[int, int]]) -> dict[Window, Touches]:
+def _touched(dirty: Sequence[Mapping[int, int]]) -> dict[Window, Touches]:
     """Every window that has a dirty minute, with what there is to see of it."""
     touches: dict[Window, list[tuple[int, int, int]]] = {}
-    for number, minutes in enumerate(seen):
+    for number, minutes in enumerate(dirty):
         for minute, counter in minutes.items():
             for window in _windows_of(minute):
                 touches.setdefault(window, []).append((minute, number, counter))

@@ -49,6 +49,8 @@ class StatsOfTests:
     store: Store
     results: redis.Redis
     retained_days: int
+    """May be changed at any time; the next ``publish`` follows."""
+    _followed_days: int = 0
     _days: dict[int, pa.Table] = field(default_factory=dict)
     _touched: set[int] = field(default_factory=set)
     _published: dict[str, Fields] = field(default_factory=dict)
@@ -60,10 +62,14 @@ class StatsOfTests:
 
     def publish(self, now_ms: int) -> None:
         """Write the hashes of tests whose figures changed."""
-        if not self._touched or (self._published_ms is not None and now_ms < self._published_ms + INTERVAL_MS):
+        retained_days = self.retained_days
+        is_due = self._published_ms is None or now_ms >= self._published_ms + INTERVAL_MS
+        if not is_due or not (self._touched or retained_days != self._followed_days):
             return
         today = now_ms // 1000 // DAY_S
-        first = today - self.retained_days
+        first = today - retained_days
+        if retained_days > self._followed_days:
+            self._days = {}  # days count again that were forgotten
         wanted = {day for day in self._touched if day >= first} if self._days else set(range(first, today + 2))
         self._read(wanted)
         self._days = {day: table for day, table in self._days.items() if day >= first}
@@ -75,7 +81,7 @@ class StatsOfTests:
             report_damaged([keys.test_stats(name) for name in changed], pipe.execute(raise_on_error=False))
         self._published = figures
         self._touched.clear()
-        self._published_ms = now_ms
+        self._published_ms, self._followed_days = now_ms, retained_days
 
     def _read(self, days: set[int]) -> None:
         if not days:

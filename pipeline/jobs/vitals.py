@@ -3,11 +3,11 @@
 ``write_windows`` is called by the job that knows which windows were touched (the rollup job, before it forgets their
 minutes) and is safe to repeat: a window is a function of its raw rows, its revision grows with their
 number, and it is written whole. ``run`` publishes ``cwv:{browser}:{vital}`` and ``compat:scores`` from the raw
-rows of the last ``vitals.rolling_s`` seconds and remembers nothing that the next run would need.
+rows of the last ``vitals.rolling_s`` seconds and remembers nothing that the next turn would need.
 
 Reports of one page view are counted once *within* a window, respectively within the rolling hour.
 
-When ClickHouse or Redis is away the outage is raised; the next run makes good. Should nobody publish any
+When ClickHouse or Redis is away the outage is raised; the next turn catches up. Should no process publish any
 more, the keys expire instead of passing old figures off as the last hour.
 """
 

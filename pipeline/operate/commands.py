@@ -76,13 +76,13 @@ def run_drainer(settings: Settings, stop: threading.Event, *, until_empty: bool)
         else:
             service.start()
             service.wait(stop)
-        progress = [drainer.progress for drainer in service.drainers]
+        activity = [drainer.activity for drainer in service.drainers]
         return {
             **service.books().as_dict(),
-            "stored": sum(one.stored for one in progress),
-            "dead_lettered": sum(one.dead_lettered for one in progress),
-            "fenced": sum(one.fenced for one in progress),
-            "retries": sum(one.retries for one in progress),
+            "stored": sum(one.stored for one in activity),
+            "dead_lettered": sum(one.dead_lettered for one in activity),
+            "fenced": sum(one.fenced for one in activity),
+            "retries": sum(one.retries for one in activity),
         }
     finally:
         service.stop(within_s=STOP_S)

@@ -37,7 +37,7 @@ from pipeline.store.migrate import (
 )
 from pipeline.store.schema import differences
 
-Level = Literal["ok", "warn", "bad"]
+Severity = Literal["ok", "warn", "bad"]
 
 MAX_CLOCK_DIFFERENCE_S = 2.0
 MIN_REDIS = (6, 2)
@@ -57,11 +57,11 @@ _RIGHTS = "give the user of clickhouse.dsn the rights and the profile that confi
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: how it came out, what was seen, and what to do about it."""
+    """One check: how it came out, the detail, and the fix."""
 
     check: str
-    level: Level
-    seen: str
+    severity: Severity
+    detail: str
     fix: str = ""
 
 
@@ -96,7 +96,7 @@ def examine(settings: Settings, link: RedisLink | None, store: Store | None) -> 
     def clickhouse_side(store: Store) -> Iterator[Finding]:
         for finding in clickhouse_findings(settings, store):
             yield finding
-            if (finding.check, finding.level) == ("schema", "ok"):
+            if (finding.check, finding.severity) == ("schema", "ok"):
                 yield retention_finding(settings, link, store)
 
     findings: list[Finding] = []
@@ -282,9 +282,9 @@ def clickhouse_findings(settings: Settings, store: Store) -> Iterator[Finding]:
         return
     wrong = differences(store)
     if wrong:
-        seen = "; ".join(one.text for one in wrong[:SHOWN_DIFFERENCES])
+        detail = "; ".join(one.text for one in wrong[:SHOWN_DIFFERENCES])
         more = f"; and {len(wrong) - SHOWN_DIFFERENCES} more" if len(wrong) > SHOWN_DIFFERENCES else ""
-        yield Finding("schema", "bad", seen + more, "; ".join(dict.fromkeys(one.fix for one in wrong)))
+        yield Finding("schema", "bad", detail + more, "; ".join(dict.fromkeys(one.fix for one in wrong)))
         return
     yield Finding("schema", "ok", f"migration {store.rows('SELECT max(version) FROM schema_migrations')[0][0]}")
     yield _deduplication(settings, store)
@@ -311,16 +311,16 @@ def clickhouse_rights_findings(store: Store) -> Iterator[Finding]:
     lacking = clickhouse_rights.missing_rights(store, clickhouse_rights.migration_needs(store))
     if lacking:
         short = clickhouse_rights.in_short(lacking)
-        seen = f"not with this user, as it should be for a service: it lacks {short}"
+        detail = f"not with this user, as it should be for a service: it lacks {short}"
     else:
-        seen = "this user may, which is more than a service needs"
-    yield Finding("clickhouse rights to migrate", "ok", seen)
+        detail = "this user may, which is more than a service needs"
+    yield Finding("clickhouse rights to migrate", "ok", detail)
 
 
-def _no_schema(store: Store, seen: str) -> Finding:
+def _no_schema(store: Store, detail: str) -> Finding:
     if store.is_embedded:
-        return Finding("schema", "warn", seen, "start 'pipeline run', which makes it, or run 'pipeline migrate'")
-    return Finding("schema", "bad", seen, "run 'pipeline migrate'")
+        return Finding("schema", "warn", detail, "start 'pipeline run', which makes it, or run 'pipeline migrate'")
+    return Finding("schema", "bad", detail, "run 'pipeline migrate'")
 
 
 def _deduplication(settings: Settings, store: Store) -> Finding:
@@ -438,13 +438,13 @@ def retention_finding(settings: Settings, link: RedisLink | None, store: Store) 
     kept = kept_hours(store)
     if kept is None:
         return Finding("retention", "ok", f"items of the last {accepted:,} h are accepted, rows kept for ever")
-    seen = f"items of the last {accepted:,} h are accepted, rows kept for {kept:,} h"
+    detail = f"items of the last {accepted:,} h are accepted, rows kept for {kept:,} h"
     if kept >= accepted + RAW_TTL_MARGIN_HOURS:
-        return Finding("retention", "ok", seen)
+        return Finding("retention", "ok", detail)
     if engine_path(settings) is not None:
-        return Finding("retention", "warn", seen, "start 'pipeline run' again: it adapts the tables")
+        return Finding("retention", "warn", detail, "start 'pipeline run' again: it adapts the tables")
     return Finding(
-        "retention", "bad", f"{seen}: the oldest vanish",
+        "retention", "bad", f"{detail}: the oldest vanish",
         f"set retention.raw_hours to {accepted} and run 'pipeline migrate'",
     )  # fmt: skip
 

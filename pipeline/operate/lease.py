@@ -30,7 +30,7 @@ class Lease:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def hold(self) -> bool:
-        """Whether this process holds the lease; takes it when nobody does, and renews it. Raises ``RedisOutage``."""
+        """Whether this process holds the lease; takes it when it is free, and renews it. Raises ``RedisOutage``."""
         with typed(self.client, {self.key: "string"}):
             return bool(
                 self.client.eval(lua.load("operate", "hold_lease"), 1, self.key, self.token, int(self.seconds * 1000))

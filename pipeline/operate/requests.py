@@ -151,12 +151,12 @@ def ask(
     with typed(client, {requests_key: "list"}):
         client.rpush(requests_key, text)
         client.expire(requests_key, KEEP_ANSWER_S)
-    seen_s, signs = time.monotonic(), b""
+    signs_s, signs = time.monotonic(), b""
     while True:
         with outages():
             found: dict[bytes, bytes] = client.hgetall(answer_key(name))
         if found.get(b"signs", b"") != signs:
-            seen_s, signs = time.monotonic(), found[b"signs"]
+            signs_s, signs = time.monotonic(), found[b"signs"]
         if b"total" in found:
             advance(int(found[b"done"]), int(found[b"total"]))
         state = found.get(b"state")
@@ -167,7 +167,7 @@ def ask(
             raise PipelineError(f"the service could not do it: {found[b'text'].decode()}")
         if stop.wait(0.2):
             raise Stopped("stopped waiting; the service goes on with what it has begun")
-        if time.monotonic() - seen_s > patience_s:
+        if time.monotonic() - signs_s > patience_s:
             with outages():
                 client.lrem(requests_key, 0, text)
             raise PipelineError(

@@ -2,7 +2,7 @@
 
 A lease in Redis decides whose turn it is. It only avoids duplicate work: what jobs write is versioned, so
 two schedulers at once do things twice and nothing else. A job works out what is due from stored state,
-never from the time it fired, so a missed run heals at the next. A job that meets an outage is tried again
+never from the time it fired, so a missed turn heals at the next. A job that meets an outage is tried again
 at its next turn; a job that fails otherwise is logged with its traceback, and the others go on.
 
 Intervals run on the monotonic clock. APScheduler computes from the wall clock, so a thread compares the
@@ -40,18 +40,18 @@ OVERDUE_S = 30.0
 
 @dataclass(frozen=True)
 class Job:
-    """Something to do every ``interval_s``; ``run`` returns facts for the log, or None when nothing was due."""
+    """Something to do every ``interval_s``; ``work`` returns facts for the log, or None when nothing was due."""
 
     name: str
     interval_s: float
-    run: Callable[[], dict[str, Any] | None]
+    work: Callable[[], dict[str, Any] | None]
 
 
 @dataclass
 class JobState:
     """How a job fares, for ``status``. Times are of the monotonic clock."""
 
-    runs: int = 0
+    turns: int = 0
     failures: int = 0
     missed: int = 0
     """Turns that were due while the job still ran."""
@@ -90,7 +90,7 @@ class Schedule:
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(max_workers=max(4, len(jobs)))},
-            # APScheduler's default silently skips a run that is more than a second late.
+            # APScheduler's default silently skips a turn that is more than a second late.
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
         # It warns of what ``_overrun`` says.
@@ -131,7 +131,7 @@ class Schedule:
             try:
                 if not self._is_our_turn():
                     return True
-                facts = job.run()
+                facts = job.work()
             except Stopped:
                 return False
             except Outage as outage:
@@ -150,7 +150,7 @@ class Schedule:
                 state.failures += 1
                 state.trouble = f"{type(error).__name__}: {error}"
                 return False
-            state.runs += 1
+            state.turns += 1
             state.trouble = ""
             state.last_took_s = time.monotonic() - started_s
             if facts:
@@ -162,7 +162,7 @@ class Schedule:
         now_s = time.monotonic()
         return {
             job.name: {
-                "runs": state.runs,
+                "turns": state.turns,
                 "failures": state.failures,
                 "missed": state.missed,
                 "last_took_s": round(state.last_took_s, 3),

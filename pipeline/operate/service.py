@@ -177,7 +177,7 @@ class Service:
     def trouble(self) -> str:
         """What is being waited for, in words; empty when all is well."""
         joins = [self.gate.trouble] if self.gate is not None and self.gate.trouble else []
-        drains = [drainer.progress.trouble for drainer in self.drainers if drainer.progress.trouble]
+        drains = [drainer.activity.trouble for drainer in self.drainers if drainer.activity.trouble]
         drains += [overflow.trouble for overflow in self.overflows if overflow.trouble]
         drains += [self.retention.trouble] if self.retention.trouble else []
         jobs = [f"{name}: {state.trouble}" for name, state in self.schedule.states.items() if state.trouble]
@@ -198,12 +198,12 @@ class Service:
         self._threads.append(thread)
 
     def _drain(self, drainer: Drainer) -> None:
-        """Drain until told to stop; a mostly bad chunk stops the drainer, loudly, and it looks again later."""
-        key, progress = drainer.buffer.key, drainer.progress
-        unborn_s = progress.heartbeat_s
+        """Drain until told to stop. A chunk that ClickHouse mostly refuses is an error; it is tried again later."""
+        key, activity = drainer.buffer.key, drainer.activity
+        unborn_s = activity.heartbeat_s
         # Compiling the reader takes its time; until then the loop has not begun.
         self.heartbeat.loops[f"drain {key}"] = lambda: (
-            None if progress.heartbeat_s == unborn_s else progress.heartbeat_s
+            None if activity.heartbeat_s == unborn_s else activity.heartbeat_s
         )
         while not self.stopping.is_set():
             # A drainer sets its event when it fails: it must not stop the others.
@@ -213,11 +213,11 @@ class Service:
             try:
                 drainer.run(stop)
             except SchemaMismatch as mismatch:
-                progress.trouble = str(mismatch)
+                activity.trouble = str(mismatch)
                 _log.error("draining stopped", reason=str(mismatch), retry_s=SCHEMA_PAUSE_S)
                 until_s = time.monotonic() + SCHEMA_PAUSE_S
                 while time.monotonic() < until_s and not self.stopping.wait(min(1.0, SCHEMA_PAUSE_S)):
-                    progress.heartbeat_s = time.monotonic()
+                    activity.heartbeat_s = time.monotonic()
 
     def _drain_all(self) -> None:
         for drainer, overflow in zip(self.drainers, self.overflows, strict=True):
@@ -247,14 +247,14 @@ class Service:
             return
 
     def _told(self, running_s: float) -> dict[str, Any]:
-        progress = [drainer.progress for drainer in self.drainers]
+        activity = [drainer.activity for drainer in self.drainers]
         return {
             "running_s": round(running_s, 1),
             "role": self.role,
             "trouble": self.trouble(),
-            "stored": sum(one.stored for one in progress),
-            "fenced": sum(one.fenced for one in progress),
-            "retries": sum(one.retries for one in progress),
+            "stored": sum(one.stored for one in activity),
+            "fenced": sum(one.fenced for one in activity),
+            "retries": sum(one.retries for one in activity),
             "schedules": self.schedule.lease is not None and self.schedule.holds,
             "jobs": self.schedule.told(),
             "channels": self.alerting.figures(),

@@ -18,9 +18,10 @@ from pipeline.base.keys import FleetKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.buffer.books import UNKNOWN, Books
 from pipeline.buffer.buffer import Buffer
-from pipeline.buffer.high_water import Level, levels, memory
+from pipeline.buffer.high_water import Fill, fills_of, memory
 from pipeline.buffer.lag import lag_s, oldest_waiting_s
-from pipeline.collect.collector import read_states
+from pipeline.collect.catalogue import catalogue
+from pipeline.collect.told import read_health, read_states
 from pipeline.jobs.retention import retention_hours
 from pipeline.operate.fleet import Fleet
 from pipeline.operate.lease import LEASE_S
@@ -42,7 +43,7 @@ class Status:
     set_aside_names: list[str] = field(default_factory=list)
     oldest_waiting_s: float | None = None
     oldest_s: float | None = None
-    marks: dict[str, list[Level]] = field(default_factory=dict)
+    fills: dict[str, list[Fill]] = field(default_factory=dict)
     dirty_minutes: int | None = None
     ledger_pending: int | None = None
     redis_memory_bytes: int | None = None
@@ -50,7 +51,9 @@ class Status:
     high_water: list[str] = field(default_factory=list)
     services: list[dict[str, Any]] | None = None
     collect: dict[str, dict[str, Any]] | None = None
-    """How each entry of the platform's schema is collected."""
+    """How each entry of the platform's schema is collected: last look, keys, items, trouble, gaps."""
+    redis_health: dict[str, Any] | None = None
+    """The document's health list: figures of the server, and what Redis says of each database."""
     retention_h: int | None = None
     """How old items may be, as the platform's Redis or the settings say."""
     kept_h: int | None = None
@@ -63,17 +66,17 @@ class Status:
 
     def as_dict(self) -> dict[str, Any]:
         """The object that ``pipeline status --json`` prints."""
-        fields = {name: value for name, value in vars(self).items() if name not in ("books", "marks")}
-        marks = {
-            key: {level.name: {"value": level.value, "mark": level.mark, "passed": level.is_passed} for level in levels}
-            for key, levels in self.marks.items()
+        fields = {name: value for name, value in vars(self).items() if name not in ("books", "fills")}
+        fills = {
+            key: {fill.name: {"value": fill.value, "limit": fill.limit, "passed": fill.is_passed} for fill in fills}
+            for key, fills in self.fills.items()
         }
         books = self.books.as_dict() if self.books is not None else UNKNOWN
-        return {**books, **fields, "marks": marks}
+        return {**books, **fields, "fills": fills}
 
-    def highest(self) -> list[Level]:
-        """Of each mark the level of the buffer that is nearest to it, or furthest beyond."""
-        return [max(of_one, key=lambda level: level.pct) for of_one in zip(*self.marks.values(), strict=True)]
+    def highest(self) -> list[Fill]:
+        """By each limit the buffer that is nearest to it, or furthest beyond."""
+        return [max(of_one, key=lambda fill: fill.pct) for of_one in zip(*self.fills.values(), strict=True)]
 
 
 def gather(
@@ -121,7 +124,10 @@ def _ask_redis(status: Status, settings: Settings, link: RedisLink, buffers: Seq
         status.redis_memory_pct = round(memory_pct, 1)
     status.retention_h = _part(status, "Redis", lambda: retention_hours(link, settings.retention.raw_hours))
     status.services = _part(status, "Redis", lambda: fleet.services(now_ms))
-    status.collect = _part(status, "Redis", lambda: read_states(link.database("metrics"), buffers[0].keys))
+    client, keys = link.database("metrics"), buffers[0].keys
+    status.collect = _part(status, "Redis", lambda: read_states(client, keys, catalogue(settings.collect.keys)))
+    databases = settings.redis.databases.model_dump()
+    status.redis_health = _part(status, "Redis", lambda: read_health(client, keys, info, databases, now_ms))
     drains = any(said.get("role") in DRAINING for said in status.services or [])
     all_books: list[Books | None] = []
     for buffer in buffers:
@@ -147,7 +153,7 @@ def _ask_ages(
     status.oldest_waiting_s = _largest(status.oldest_waiting_s, waiting_s)
     if age_s is not None:
         status.oldest_s = _largest(status.oldest_s, round(age_s, 1))
-        status.marks[buffer.key] = levels(settings.buffer, books, round(age_s, 1), round(memory_pct, 4))
+        status.fills[buffer.key] = fills_of(settings.buffer, books, round(age_s, 1), round(memory_pct, 4))
 
 
 def _sum(one: int | None, other: int | None) -> int | None:
@@ -189,12 +195,12 @@ def schedule_trouble(services: Sequence[Mapping[str, Any]] | None) -> list[str]:
 
 def high_water(status: Status) -> list[str]:
     """Which high-water marks are passed, in words; the memory is the same for all buffers and said once."""
-    several = len(status.marks) > 1
+    several = len(status.fills) > 1
     passed: dict[str, None] = {}
-    for key, of_buffer in status.marks.items():
-        for level in of_buffer:
-            if level.is_passed:
-                passed[f"{key}: {level}" if several and level.name != "memory_pct" else str(level)] = None
+    for key, of_buffer in status.fills.items():
+        for fill in of_buffer:
+            if fill.is_passed:
+                passed[f"{key}: {fill}" if several and fill.name != "memory_pct" else str(fill)] = None
     return list(passed)
 
 

@@ -72,8 +72,8 @@ class Watch:
             set_aside.append((labels, float(len(buffer.set_aside_names()))))
             rollup_lag_s = max([rollup_lag_s, *(settled_s - minute for minute in buffer.dirty_minutes())])
             waiting.append((labels, float(books.waiting)))
-            marks = self.settings.buffer
-            filled.append((labels, 100 * (books.waiting + books.in_flight) / marks.high_water_rows))
+            limit_rows = self.settings.buffer.high_water_rows
+            filled.append((labels, 100 * (books.waiting + books.in_flight) / limit_rows))
             lag.append((labels, lag_s(buffer, books, now_ms)))
         return {
             "buffer_waiting": waiting,

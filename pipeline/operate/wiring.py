@@ -168,9 +168,9 @@ def _bring_to_schema(store: Store, settings: Settings) -> None:
 
 def _say_findings(settings: Settings, link: RedisLink, store: Store) -> None:
     for finding in doctor.examine(settings, link, store):
-        if finding.level != "ok":
-            say = _log.error if finding.level == "bad" else _log.warning
-            say("startup check failed", check=finding.check, seen=finding.seen, fix=finding.fix)
+        if finding.severity != "ok":
+            say = _log.error if finding.severity == "bad" else _log.warning
+            say("startup check failed", check=finding.check, detail=finding.detail, fix=finding.fix)
 
 
 def _wire(
@@ -259,6 +259,7 @@ def _wire(
     schedule = Schedule(jobs, Lease(link.database("metrics"), fleet_keys.scheduler))
 
     def accept(raw_hours: int) -> None:
+        publisher.keep(raw_hours)
         limits = Limits.of(_keeping(settings, raw_hours))
         for drainer, overflow in zip(drainers, overflows, strict=True):
             drainer.accept(limits)
@@ -317,7 +318,7 @@ def serve_site(settings: Settings, service: Service, *, any_port: bool = False) 
         service.buffers,
         store=service.store.clone,
         reader=lambda: Store.open(settings, role="reader"),
-        progress={drainer.buffer.key: drainer.progress for drainer in service.drainers},
+        drainers={drainer.buffer.key: drainer.activity for drainer in service.drainers},
         loops=service.heartbeat.ages,
         jobs=service.schedule.told,
         beacons=service.role == "demo",

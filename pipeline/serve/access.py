@@ -68,7 +68,7 @@ class Names:
             return name not in ("0.0.0.0", "::", "")
         if is_loopback(self.host):
             return False
-        # Beyond loopback: an address in figures is nobody's to rebind, and the machine has a name.
+        # Beyond loopback: a numeric address cannot be rebound by DNS, and the machine has a name.
         return _is_address(name) or name in (socket.gethostname().lower(), socket.getfqdn().lower())
 
 
@@ -161,7 +161,7 @@ def judge(
 
 
 def is_same_origin(headers: Mapping[str, str]) -> bool:
-    """Whether no foreign page stands behind a request; following a link to here is nobody's doing but the reader's."""
+    """Whether the request comes from no page of another origin; following a link from one is allowed."""
     origin, host = headers.get("origin"), headers.get("host", "").lower()
     if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
         return False

@@ -4,7 +4,7 @@ uvicorn has no deadline for headers and bodies, and counts slow clients against 
 protocol is given three things here, and no parsing of our own: a place among a bounded number of
 connections, in total and by address, where a newcomer displaces the connection that waits longest and is owed
 nothing; a deadline for each phase of a connection; an end for clients that do not read their answer.
-What is decided, is decided by ``overdue`` and ``to_displace``, pure functions of what is seen.
+What is decided, is decided by ``overdue`` and ``to_displace``, pure functions of these states.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class SeenConnection:
+class ConnectionState:
     """One connection as the watch finds it: its phase, since when, and the bytes moved in that phase."""
 
     phase: Phase
@@ -50,9 +50,9 @@ class SeenConnection:
     moved_bytes: int = 0
 
 
-def overdue(seen: SeenConnection, now_s: float, bounds: Bounds) -> bool:
+def overdue(one: ConnectionState, now_s: float, bounds: Bounds) -> bool:
     """Whether this connection has had its time; work itself has limits of its own."""
-    earned_s = seen.moved_bytes / bounds.least_bytes_per_s
+    earned_s = one.moved_bytes / bounds.least_bytes_per_s
     granted_s: dict[Phase, float] = {
         "idle": bounds.idle_s,
         "headers": bounds.headers_s,
@@ -61,14 +61,14 @@ def overdue(seen: SeenConnection, now_s: float, bounds: Bounds) -> bool:
         "closing": bounds.closing_s,
         "working": math.inf,
     }
-    return now_s - seen.since_s > granted_s[seen.phase]
+    return now_s - one.since_s > granted_s[one.phase]
 
 
 _OWED_LEAST_FIRST: tuple[Phase, ...] = ("closing", "headers", "body", "idle", "sending")
 """Half a request goes before an idle connection: its client finds out at once, and a flood is made of such halves."""
 
 
-def to_displace(connections: Iterable[SeenConnection], address: str, bounds: Bounds) -> int | Literal["refuse"] | None:
+def to_displace(connections: Iterable[ConnectionState], address: str, bounds: Bounds) -> int | Literal["refuse"] | None:
     """Which connection (by position) has to go so that one more from ``address`` may come; None if there is room.
 
     Within an address that has its share only its own go; otherwise those of the address that has most.
@@ -76,18 +76,18 @@ def to_displace(connections: Iterable[SeenConnection], address: str, bounds: Bou
     never does: "refuse" if there is nothing else.
     """
     all_open = list(connections)
-    counts = Counter(seen.address for seen in all_open)
+    counts = Counter(one.address for one in all_open)
     if counts[address] >= bounds.connections_by_address:
         candidates = {address}
     elif len(all_open) >= bounds.connections:
-        waiting = Counter(seen.address for seen in all_open if seen.phase != "working")
+        waiting = Counter(one.address for one in all_open if one.phase != "working")
         candidates = {name for name, count in waiting.items() if count == max(waiting.values())}
     else:
         return None
     found = [
-        (_OWED_LEAST_FIRST.index(seen.phase), seen.since_s, index)
-        for index, seen in enumerate(all_open)
-        if seen.address in candidates and seen.phase != "working"
+        (_OWED_LEAST_FIRST.index(one.phase), one.since_s, index)
+        for index, one in enumerate(all_open)
+        if one.address in candidates and one.phase != "working"
     ]
     return min(found)[2] if found else "refuse"
 
@@ -102,7 +102,7 @@ class Gate:
     def admit(self, newcomer: BoundedProtocol) -> bool:
         """Give the newcomer a place, another's if need be; False when there is none."""
         now_s = newcomer.loop.time()
-        displaced = to_displace((one.seen(now_s) for one in self.connections), newcomer.address, self.bounds)
+        displaced = to_displace((one.state(now_s) for one in self.connections), newcomer.address, self.bounds)
         if displaced == "refuse":
             return False
         if displaced is not None:
@@ -118,7 +118,7 @@ class Gate:
     def sweep(self, now_s: float) -> None:
         """End every connection that has had its time."""
         for connection in list(self.connections):
-            if overdue(connection.seen(now_s), now_s, self.bounds):
+            if overdue(connection.state(now_s), now_s, self.bounds):
                 connection.end()
 
 
@@ -179,13 +179,13 @@ class BoundedProtocol(H11Protocol):
         except h11.LocalProtocolError:
             self.transport.abort()
 
-    def seen(self, now_s: float) -> SeenConnection:
+    def state(self, now_s: float) -> ConnectionState:
         """Where this connection stands."""
         phase, unsent = self._now_in(), self.transport.get_write_buffer_size()
         if (phase, self.cycle) != self._phase:
             self._phase, self._since_s, self._received, self._unsent = (phase, self.cycle), now_s, 0, unsent
         moved = self._unsent - unsent if phase == "sending" else self._received
-        return SeenConnection(phase, self.address, self._since_s, max(0, moved))
+        return ConnectionState(phase, self.address, self._since_s, max(0, moved))
 
     def end(self) -> None:
         """Time is up. Where a request was begun and nothing answered yet, say so first."""

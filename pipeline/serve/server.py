@@ -47,7 +47,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Connections without a request at work are not waited for.
         for connection in list(self._gate.connections):
-            if connection.seen(asyncio.get_running_loop().time()).phase != "working":
+            if connection.state(asyncio.get_running_loop().time()).phase != "working":
                 connection.transport.abort()
         await super().shutdown(sockets)
 

@@ -39,7 +39,7 @@ class Workers:
                 outcome = (done.set_result, work())
             except BaseException as error:
                 outcome = (done.set_exception, error)
-            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop has ended: no request waits any more
                 loop.call_soon_threadsafe(self._finish, done, *outcome)
 
         if len(self._threads) < self.count:

@@ -176,11 +176,13 @@ class Store:
         if not rows.num_rows:
             return 0
         body = one_block(rows)
-        settings = self.insert_settings(token)
+        query_settings = self.insert_settings(token)
         with self._speaking(), unreadable_answers():
             # The driver repeats a request whose connection broke if it can send the body again: this one it cannot.
             sent = body if self.is_embedded else _read_once(body)
-            summary = self._client.raw_insert(table, rows.column_names, sent, fmt="ArrowStream", settings=settings)
+            summary = self._client.raw_insert(
+                table, rows.column_names, sent, fmt="ArrowStream", settings=query_settings
+            )
             return proved_rows(table, rows.num_rows, summary.summary)
 
     def insert_settings(self, token: str = "") -> dict[str, Any]:
@@ -194,8 +196,8 @@ class Store:
         ``deduplicate_insert`` overrules ``insert_deduplicate`` where it exists (since 26.x), and is on by default.
         """
         known = "deduplicate_insert" in self._client.server_settings
-        settings: dict[str, Any] = {"deduplicate_insert": "enable" if token else "disable"} if known else {}
-        return settings | {"insert_deduplicate": int(bool(token)), "insert_deduplication_token": token}
+        query_settings: dict[str, Any] = {"deduplicate_insert": "enable" if token else "disable"} if known else {}
+        return query_settings | {"insert_deduplicate": int(bool(token)), "insert_deduplication_token": token}
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The result of ``sql``, whole; ClickHouse fills ``{name:Type}`` in it from ``parameters``."""

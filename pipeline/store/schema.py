@@ -95,12 +95,12 @@ def _compare(wanted: dict[str, Table], found: dict[str, dict[str, str]], databas
             yield SchemaDifference(name, "", f"table {name} is missing", _BY_MIGRATE)
             continue
         for column, kind in table.types.items():
-            seen = found[name].get(column)
-            if seen is None:
+            has = found[name].get(column)
+            if has is None:
                 yield SchemaDifference(name, column, f"column {name}.{column} is missing", _BY_MIGRATE)
-            elif _squeezed(seen) != _squeezed(kind):
+            elif _squeezed(has) != _squeezed(kind):
                 yield SchemaDifference(
-                    name, column, f"column {name}.{column} is {seen}, not {kind}",
+                    name, column, f"column {name}.{column} is {has}, not {kind}",
                     f"ALTER TABLE {database}.{name} MODIFY COLUMN {column} {kind}",
                 )  # fmt: skip
 

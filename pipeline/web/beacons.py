@@ -98,7 +98,7 @@ def as_metric(report: Any, user_agent: str, now_ms: int) -> dict[str, Any]:
 
 
 def page_of(address: Any) -> str:
-    """The path of a page; what stands behind ``?`` and ``#`` is nobody's business."""
+    """The path of a page; query and fragment are cut off, since they may hold personal data."""
     if not isinstance(address, str):
         return ""
     try:

@@ -65,7 +65,7 @@ class ReaderPool:
             self._free.put(store)
 
     def close(self) -> None:
-        """Close those that nobody uses."""
+        """Close those that are not in use."""
         while True:
             try:
                 store = self._free.get_nowait()

@@ -21,7 +21,7 @@ def stuck(loops: Mapping[str, float]) -> list[str]:
 def missing(look: PipelineLook, age_s: float, lease_held: bool | None) -> list[str]:
     """What keeps the service from its work, in words; empty when it is ready."""
     if age_s > STALE_S:
-        return ["nothing is known yet" if not look.at_ms else f"nothing was seen for {age_s:.0f} s"]
+        return ["nothing is known yet" if not look.at_ms else f"the last status check was {age_s:.0f} s ago"]
     found = []
     if look.redis_trouble:
         found.append(_named("Redis", look.redis_trouble))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pipeline.collect.told import quiet
 from pipeline.web.parts import Parts
 from pipeline.web.pulse import PipelineLook, Pulse
 
 _KEYS = (
     *("sealed", "stored", "dead_lettered", "waiting", "in_flight", "spilled", "dropped", "lost", "set_aside"),
     *("unaccounted", "oldest_s", "newest_row_age_s", "rows", "firing", "dead_letters_open", "redis_memory_bytes"),
-    *("redis_memory_pct", "dirty_minutes", "services", "trouble"),
+    *("redis_memory_pct", "redis_health", "dirty_minutes", "services", "trouble"),
 )
 _MOST_POINTS = 240
 
@@ -23,6 +24,7 @@ def now(parts: Parts, pulse: Pulse) -> dict[str, Any]:
         "at_ms": look.at_ms,
         "age_s": round(pulse.age_s(), 1) if look.at_ms else None,
         **{key: look.status.get(key) for key in _KEYS},
+        "collect": _heard(look.status.get("collect")),
         "stored_per_s": look.stored_per_s,
         "alerts": look.alerts,
         "dead_letters": look.dead_letters,
@@ -30,8 +32,14 @@ def now(parts: Parts, pulse: Pulse) -> dict[str, Any]:
         "jobs": parts.jobs(),
         "loops": parts.loops(),
         "job_lag_s": job_lag_s(parts),
-        "marks": look.status.get("marks", {}),
+        "fills": look.status.get("fills", {}),
     }
+
+
+def _heard(states: dict[str, dict[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
+    """The collectors that found something; None where no process has collected."""
+    silent = set(quiet(states or {}))
+    return {name: one for name, one in states.items() if name not in silent} if states else None
 
 
 def history(looks: Iterable[PipelineLook]) -> dict[str, list[Any]]:

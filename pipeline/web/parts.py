@@ -13,7 +13,7 @@ from pipeline.metric import Limits
 from pipeline.store.client import Store
 
 
-class DrainerProgress(Protocol):
+class DrainerActivity(Protocol):
     """What a drainer tells of itself."""
 
     stored: int
@@ -33,7 +33,7 @@ class Parts:
     """A new handle for the site's own queries; ClickHouse may not be connected yet."""
     reader: Callable[[], Store]
     """A new handle with an analyst's rights."""
-    progress: Mapping[str, DrainerProgress] = field(default_factory=dict)
+    drainers: Mapping[str, DrainerActivity] = field(default_factory=dict)
     """By buffer."""
     loops: Callable[[], Mapping[str, float]] = dict
     """Seconds since each loop turned."""

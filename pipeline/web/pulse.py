@@ -33,7 +33,7 @@ CLOSE_S = 2.0
 
 @dataclass(frozen=True)
 class PipelineLook:
-    """What was seen at once; ``at_s`` is of the monotonic clock, ``at_ms`` of the wall's."""
+    """One status check; ``at_s`` is of the monotonic clock, ``at_ms`` of the wall's."""
 
     at_s: float
     at_ms: int
@@ -130,7 +130,7 @@ class Pulse:
             return
         self._examined_s = time.monotonic()
         found = examine(self._parts.settings, self._parts.link, store)
-        self.findings = [asdict(finding) for finding in found if finding.level != "ok"]
+        self.findings = [asdict(finding) for finding in found if finding.severity != "ok"]
 
     def _reader(self) -> tuple[Store | None, str]:
         if self._store is None:

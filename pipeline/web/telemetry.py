@@ -36,7 +36,7 @@ _OF_STATUS = {
     "pipeline_redis_memory_bytes": "redis_memory_bytes",
 }
 _OF_JOB = {
-    "pipeline_job_runs_total": "runs",
+    "pipeline_job_turns_total": "turns",
     "pipeline_job_failures_total": "failures",
     "pipeline_job_missed_total": "missed",
     "pipeline_job_last_run_seconds": "last_took_s",
@@ -46,6 +46,18 @@ _OF_DRAINER = {
     "pipeline_drainer_rows_total": "stored",
     "pipeline_drainer_fenced_total": "fenced",
     "pipeline_drainer_retries_total": "retries",
+}
+
+_OF_DATABASE = {
+    "pipeline_redis_db_keys": "keys",
+    "pipeline_redis_db_expiring_keys": "expires",
+    "pipeline_redis_db_mean_ttl_seconds": "avg_ttl_s",
+}
+_OF_COLLECTOR = {
+    "pipeline_collect_keys": "keys",
+    "pipeline_collect_items": "items",
+    "pipeline_collect_troubled_keys": "troubled_keys",
+    "pipeline_collect_gaps_total": "gaps",
 }
 
 Values = Mapping[tuple[str, ...], float]
@@ -92,8 +104,25 @@ class Telemetry(Collector):
             (job,): max(0.0, state["began_s_ago"] - state["interval_s"]) for job, state in jobs.items()
         }
         for name, key in _OF_DRAINER.items():
-            found[name] = {(buffer,): float(getattr(own, key)) for buffer, own in self._parts.progress.items()}
-        return found
+            found[name] = {(buffer,): float(getattr(own, key)) for buffer, own in self._parts.drainers.items()}
+        return found | of_platform(look.status)
+
+
+def of_platform(status: Mapping[str, Any]) -> dict[str, Values]:
+    """The health of the platform's Redis and of what is collected from it."""
+    health, states = status.get("redis_health") or {}, status.get("collect") or {}
+    databases = health.get("databases", [])
+    found: dict[str, Values] = {
+        "pipeline_redis_figure": {(name,): float(value) for name, value in health.get("figures", {}).items()},
+        "pipeline_collect_last_look_timestamp_seconds": {
+            (name,): one["last_ms"] / 1000 for name, one in states.items() if _known(one.get("last_ms"))
+        },
+    }
+    for name, key in _OF_DATABASE.items():
+        found[name] = {(str(one["database"]),): float(one[key]) for one in databases if _known(one.get(key))}
+    for name, key in _OF_COLLECTOR.items():
+        found[name] = {(collector,): float(one[key]) for collector, one in states.items() if _known(one.get(key))}
+    return found
 
 
 def _known(value: Any) -> bool:

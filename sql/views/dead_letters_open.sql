@@ -1,4 +1,4 @@
--- Refused items that nobody has replayed or dropped yet.
+-- Refused items that were neither replayed nor dropped yet.
 --   refused_at DateTime64(3, 'UTC')
 --   reason LowCardinality(String)
 --   detail String

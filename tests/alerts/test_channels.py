@@ -1,4 +1,4 @@
-"""Channels: what they are sent, over real sockets; threads that hold nobody up."""
+"""Channels: what they are sent, over real sockets; threads that delay no other."""
 
 import contextlib
 import json
@@ -197,7 +197,7 @@ HOOK = {"name": "hook", "kind": "webhook", "url": "http://x/"}
         ([{**HOOK, "url": "ftp://x"}], "the scheme of url must be http or https"),
         ([{**HOOK, "kind": "email", "url": "smtp://x"}], "an email channel needs 'sender' and 'to'"),
         ([{**HOOK, "only": ["severity"]}], "'severity' is no matcher"),
-        ([{**HOOK, "mute": ["Someday"]}], "'Someday' is no mute time"),
+        ([{**HOOK, "mute": ["Someday"]}], "'Someday' is no time of the week"),
         ([{**HOOK, "group_wait": "soon"}], "'alerts.channels.hook.group_wait': 'soon' is no duration"),
         ([{**HOOK, "group_interval": 0}], "group_interval must be longer than 0"),
         ([HOOK, HOOK], "two channels are named 'hook'"),

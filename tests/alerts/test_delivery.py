@@ -46,7 +46,7 @@ def test_payloads_begin_with_the_documents_keys(journal: Journal) -> None:
 
 
 def test_a_failure_rate_on_the_critical_channel_is_the_documents_message(journal: Journal) -> None:
-    """type, test_suite, failure_rate, threshold, timestamp, then ours."""
+    """type, test_suite, failure_rate, threshold, timestamp, then the pipeline's own."""
     (firing, _) = fired(journal, replace(SLOW, type="high_failure_rate"))
     rate = {"labels": {"test_suite": "authentication"}, "value": 15.5, "threshold": 10.0, "statistic": "failure_rate"}
     transition = structs.replace(firing, **rate)

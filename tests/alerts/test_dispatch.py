@@ -115,7 +115,7 @@ FAST = Policy(group_by=("alertname",), group_wait_ms=1000, group_interval_ms=500
 
 
 def test_what_came_and_went_while_the_channel_was_down_is_told_once() -> None:
-    """An alert that fired and ended before anyone could be told is told as resolved, even without send_resolved."""
+    """An alert that fired and ended before it could be told is told as resolved, even without send_resolved."""
     for send_resolved in (True, False):
         policy = Policy(("alertname",), 1000, 5000, 3_600_000, send_resolved)
         receiver = Receiver(policy, [])

@@ -74,7 +74,7 @@ def test_a_tick_is_judged_after_the_delay_and_once(journal: Journal) -> None:
 
 
 def test_a_tick_waits_until_its_windows_are_complete(journal: Journal) -> None:
-    """However late the clock, a tick is not judged before whoever computes windows came so far."""
+    """However late the clock, a tick is not judged before the windows are computed so far."""
     judge = evaluator(journal, source({"a": [60, 60, 60]}))
     judge.run(at(1), {})
     assert judge.run(at(3), {}, {"windows": T0 + 2 * MINUTE_MS - 1}).ticks == 0
@@ -82,7 +82,7 @@ def test_a_tick_waits_until_its_windows_are_complete(journal: Journal) -> None:
 
 
 def test_a_new_rule_begins_with_the_newest_tick(journal: Journal) -> None:
-    """What was before the first evaluation is nobody's alarm."""
+    """What was before the first evaluation is not alerted."""
     judge = evaluator(journal, source({"a": [60] * 30 + [10] * 10}))
     report = judge.run(at(35), {})
     assert (report.ticks, report.transitions) == (1, [])
@@ -170,7 +170,7 @@ def test_two_evaluators_tell_everything_once(client: redis.Redis) -> None:
 
 
 def test_a_stale_commit_writes_nothing(journal: Journal, client: redis.Redis) -> None:
-    """Whoever commits on an older version is refused as a whole."""
+    """A commit on an older version is refused as a whole."""
     stale = journal.load()
     evaluator(journal, source({"a": [60]})).run(at(1), {})
     before = client.hgetall(AlertKeys("metrics:buffer").state)
@@ -268,7 +268,7 @@ def test_facts_are_judged_at_the_moment(journal: Journal) -> None:
 
 
 def test_a_fact_not_seen_for_long_does_not_count_towards_for(journal: Journal) -> None:
-    """Nobody looked for ten minutes: the pending alert begins anew, as after a restart of Prometheus."""
+    """No evaluation for ten minutes: the pending alert begins anew, as after a restart of Prometheus."""
     judge = evaluator(journal, source({}), LAG)
     judge.run(T0, lag(61))
     assert judge.run(T0 + 600_000, lag(61)).transitions == []
@@ -294,7 +294,7 @@ def test_facts_are_judged_though_clickhouse_is_away(journal: Journal) -> None:
 
 
 def test_a_removed_rule_resolves_what_it_fired(journal: Journal) -> None:
-    """Who was told that something fires is told when nobody watches it any more."""
+    """A receiver of a firing alert is told when its rule is removed."""
     numbers = source({"a": [60, 60, 60, 60]})
     judge = evaluator(journal, numbers)
     judge.run(at(1), {})

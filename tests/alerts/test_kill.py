@@ -96,7 +96,7 @@ class Surroundings:
 
 @pytest.fixture
 def undisturbed(_redis_servers: Any, store: Store) -> dict[str, Any]:
-    """What stands where when nobody is killed."""
+    """What stands where when no process is killed."""
     with recording_server() as (url, recorder):
         place = Surroundings(_redis_servers("6.2"), recorder)
         found = place.outcome(work(place.client, store, url))
@@ -118,7 +118,7 @@ def test_undisturbed_everything_is_told(undisturbed: dict[str, Any]) -> None:
 
 
 def check_killed(redis_url: str, engine: Path, kills: list[str], undisturbed: dict[str, Any]) -> list[str]:
-    """Kill one process after the other; in the end everything stands as if nobody had been killed.
+    """Kill one process after the other; in the end everything stands as if no process had been killed.
 
     Returns which of the kills struck.
     """

@@ -40,8 +40,9 @@ tests:
     interval: 1m
     input_series:
       - {series: 'duration{test_suite="a", status="passed"}', values: "900x5 4500+1x5 _x2 stale NaN", samples: "50"}
-    baselines: [{centre: 100, spread: 2, test_suite: a}]
+    baselines: [{centre: 100, spread: 2, test_suite: a, usual: {Sat-Sun: 0.8}}]
     change_points: [{at: 1m, change_pct: 20, metric_type: duration}]
+    drifts: [{at: 1m, pct_per_week: 3, low: 2, high: 4}]
     alert_rule_test:
       - {eval_time: 7m, alertname: full, exp_alerts: [{exp_labels: {a: b}, exp_annotations: {message: m}}]}
 """

@@ -233,7 +233,7 @@ def test_a_number_in_a_file_is_a_duration_only_if_it_is_zero(raw: object) -> Non
 
 
 def test_the_shipped_file_explains_every_statistic() -> None:
-    """Someone who reads the shipped file knows what may be asked for."""
+    """A reader of the shipped file knows what may be asked for."""
     text = rules.shipped_path().read_text()
     for name in STATISTICS:
         assert re.search(rf"\b{name}\b", text), name

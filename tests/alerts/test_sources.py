@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from pipeline.alerts.commands import replay
 from pipeline.alerts.judge.memory_source import MemorySource
 from pipeline.alerts.judge.sources import SourceBatch, StoreSource
-from pipeline.alerts.rules.rule import BASELINE_LEVELS, MINUTE_MS, Rule
+from pipeline.alerts.rules.rule import BASELINE_GROUPINGS, MINUTE_MS, Rule
 from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.windows import roll_up, stamp
 from pipeline.jobs import baselines as baseline_jobs
@@ -164,7 +164,9 @@ def test_change_points_are_read(stored: Store) -> None:
 
 def test_baseline_rules_know_the_levels_that_are_kept() -> None:
     """A rule may compare with exactly those kinds of baselines that the job computes."""
-    assert {frozenset(level) for level in BASELINE_LEVELS} == {frozenset(level) for level in baseline_jobs.LEVELS}
+    assert {frozenset(grouping) for grouping in BASELINE_GROUPINGS} == {
+        frozenset(grouping) for grouping in baseline_jobs.GROUPINGS
+    }
 
 
 def test_one_query_per_table_whatever_the_number_of_rules(stored: Store) -> None:

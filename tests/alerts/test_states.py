@@ -15,7 +15,7 @@ from msgspec import structs
 
 from pipeline.alerts.judge.evidence import Account
 from pipeline.alerts.judge.state import Alert, Change, Observation, State, judge, restore, step
-from pipeline.alerts.judge.verdicts import SeenSeries, judge_all
+from pipeline.alerts.judge.verdicts import ObservedSeries, judge_all
 from pipeline.alerts.rule_tests.series_notation import STALE, Gap, values
 from pipeline.alerts.rules.fields import parse_rule
 from pipeline.alerts.rules.lined_yaml import Mapping, read
@@ -288,7 +288,7 @@ def test_many_alerts_are_judged_as_one_is(seen: list[Any], direction: Any, when_
     arrays = [np.array(column) for column in zip(*(row[1:] for row in seen), strict=True)] or [np.array([])] * 5
     active = np.array([alert is not None and alert.active for alert in alerts], dtype=bool)
     present, samples, value, low, high = arrays
-    series = SeenSeries(present.astype(bool), value, samples, low, high)
+    series = ObservedSeries(present.astype(bool), value, samples, low, high)
     alone = [
         judge(alert, Observation(row[3], row[2], row[4], row[5]) if row[1] else None, rule)
         for alert, row in zip(alerts, seen, strict=True)

@@ -1,5 +1,6 @@
 """Unit tests of rules: promtool's notation and examples, then what our rules add."""
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -8,6 +9,7 @@ import yaml
 
 from pipeline.alerts.rule_tests.run import run_tests
 from pipeline.alerts.rule_tests.series_notation import Gap, series, values
+from pipeline.base import resources
 from pipeline.base.errors import RuleError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -164,6 +166,73 @@ def test_what_does_not_hold_is_told(tmp_path: Path) -> None:
     assert first.find("failure") is not None
 
 
+CYCLES_AND_DRIFTS = """
+rule_files: [rules.yaml]
+tests:
+  - name: Saturdays are a fifth faster, and are compared with Saturdays
+    input_series:
+      - {series: 'duration{test_suite="a"}', values: "80x5 130x10"}
+    baselines:
+      - {test_suite: a, centre: 100, spread: 10, usual: {Sat-Sun: 0.8, "22:00-23:30": 0.7}}
+    alert_rule_test:
+      - {eval_time: 5m, alertname: regressed}
+      - eval_time: 14m
+        alertname: regressed
+        exp_alerts:
+          - exp_labels: {test_suite: a, severity: warning}
+            exp_annotations: {message: "62 % above 80"}
+  - name: it becomes slower bit by bit
+    drifts:
+      - {at: 10m, pct_per_week: 3, low: 2.5, high: 3.5, metric_type: duration, test_suite: a, level_before: 200}
+    alert_rule_test:
+      - {eval_time: 9m, alertname: drifting}
+      - {eval_time: 10m, alertname: moved}
+      - eval_time: 10m
+        alertname: drifting
+        exp_alerts:
+          - exp_labels: {test_suite: a, severity: warning}
+            exp_annotations: {message: "3 % a week from 200"}
+"""
+
+
+def test_a_test_may_give_cycles_and_drifts(tmp_path: Path) -> None:
+    """A baseline's usual times of the week are compared like with like, and a drift is seen by its own statistic.
+
+    Time 0 is a Saturday, so that 80 is what is usual; 130 is 62 % above it, and 30 % above the centre.
+    """
+    path = files(tmp_path, CYCLES_AND_DRIFTS)
+    (tmp_path / "rules.yaml").write_text(
+        RULES.replace("above: 50}", 'above: 50, message: "{value:.0f} % above {baseline:.0f}", window: 1m, for: 0}')
+        + """
+  - {name: drifting, metric: duration, statistic: drift, window: 1h, by: [test_suite], above: 2,
+     message: "{value:.0f} % a week from {baseline:.0f}"}
+"""
+    )
+    report = run_tests(path)
+    assert [(case.name, case.failures) for case in report.cases if case.failures] == []
+    assert len(report.cases) == 5
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("Sat-Sun: 0.8", "Someday: 0.8", "'Someday' is no time of the week"),
+        ("Sat-Sun: 0.8", "Sat-Sun: 0", "Sat-Sun: a factor must be above 0"),
+        ("Sat-Sun: 0.8", "Sat-Sun: fast", "expected a number"),
+        ("{Sat-Sun: 0.8", "[1], no: {Sat-Sun: 0.8", "unknown key 'no'"),
+        ('usual: {Sat-Sun: 0.8, "22:00-23:30": 0.7}', "usual: 0.8", "usual must be a mapping of times to factors"),
+        ("low: 2.5", "low: 4", "pct_per_week is 3, outside of low 4 and high 3.5"),
+    ],
+)
+def test_mistakes_in_cycles_and_drifts_are_told(tmp_path: Path, right: str, wrong: str, said: str) -> None:
+    """A sentence with file and line, as for all else."""
+    assert right in CYCLES_AND_DRIFTS
+    path = files(tmp_path, CYCLES_AND_DRIFTS.replace(right, wrong, 1))
+    with pytest.raises(RuleError, match=rf"{tmp_path}.*:\d+: ") as error:
+        run_tests(path)
+    assert said in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "said"),
     [
@@ -207,3 +276,11 @@ tests:
         )
     )
     assert [case.failures for case in report.cases] == [[], []]
+
+
+def test_the_documented_example_passes(tmp_path: Path) -> None:
+    """The example in the documentation runs as it stands, beside the shipped rules."""
+    documented = (resources.path("config") / "README.md").read_text()
+    (example,) = (block for block in re.findall(r"```yaml\n(.*?)```", documented, re.DOTALL) if "rule_files" in block)
+    report = run_tests(files(tmp_path, example, resources.path("config/rules.yaml").read_text()))
+    assert [case.failures for case in report.cases] == [[]]

@@ -14,7 +14,7 @@ from pipeline.alerts.judge.entry_views import Baseline, ChangePoint
 from pipeline.alerts.judge.memory_source import MemorySource
 from pipeline.alerts.judge.merged_windows import student
 from pipeline.alerts.judge.sources import SourceBatch
-from pipeline.alerts.judge.views import SeenSeries, View
+from pipeline.alerts.judge.views import ObservedSeries, View
 from pipeline.alerts.rules.rule import MINUTE_MS, Rule
 from pipeline.analyse.cycles import slot
 from pipeline.analyse.dimensions import SERIES
@@ -42,7 +42,7 @@ def view(source: MemorySource, rule: Rule, minute: int) -> View:
     return SourceBatch(source, [rule], tick_ms, tick_ms, {}).view_at(rule)(tick_ms)
 
 
-def observed(source: MemorySource, rule: Rule, minute: int, labels: tuple[str, ...] = ()) -> SeenSeries:
+def observed(source: MemorySource, rule: Rule, minute: int, labels: tuple[str, ...] = ()) -> ObservedSeries:
     """The observation of one group."""
     seen = view(source, rule, minute)
     return seen.observe(rule, np.array([seen.number(labels)]))

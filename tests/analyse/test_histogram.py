@@ -157,7 +157,7 @@ def test_merging_five_minutes_beats_averaging_their_percentiles() -> None:
     """The p95 of five merged minutes is within 1 % of the exact one; the mean of their p95s misses by far."""
     rng = np.random.default_rng(2)
     minutes = [
-        rng.lognormal(7 + level, 0.5, size) for level, size in ((0, 900), (0.2, 50), (1.5, 30), (0, 800), (2, 20))
+        rng.lognormal(7 + shift, 0.5, size) for shift, size in ((0, 900), (0.2, 50), (1.5, 30), (0, 800), (2, 20))
     ]
     exact = np.quantile(np.concatenate(minutes), 0.95)
     parts = [_histogram(minute) for minute in minutes]
@@ -202,8 +202,8 @@ def test_one_line_of_sql_merges_windows_and_stays_within_one_percent(store: Stor
         " [0., .1, .5, .95, 1.])"
     )
     histograms = windows.rows.column("histogram").combine_chunks()
-    levels = (0, 0.1, 0.5, 0.95, 1)
-    merged = histogram_quantile(histograms.keys.to_numpy(), histograms.items.to_numpy(), levels)
+    quantiles = (0, 0.1, 0.5, 0.95, 1)
+    merged = histogram_quantile(histograms.keys.to_numpy(), histograms.items.to_numpy(), quantiles)
     assert windows.rows.num_rows > 40
     assert sql_levels == pytest.approx(merged.tolist(), rel=1e-9)
-    assert merged == pytest.approx(np.quantile(values, levels), rel=RELATIVE_ERROR)
+    assert merged == pytest.approx(np.quantile(values, quantiles), rel=RELATIVE_ERROR)

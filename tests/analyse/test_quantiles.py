@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.analyse.quantiles import LEVELS, group_sorted, grouped_quantiles, grouped_sums
+from pipeline.analyse.quantiles import QUANTILES, group_sorted, grouped_quantiles, grouped_sums
 from pipeline.store.client import Store
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=True)
@@ -17,16 +17,16 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=True)
 NUMPY_SAFE = st.floats(min_value=-8e307, max_value=8e307, allow_nan=False, allow_subnormal=True)
 EDGES = [0.0, -0.0, 5e-324, -5e-324, 2.2250738585072014e-308, 1.0, 1.0 + 2**-52, 0.1, 1e16, 8e307, -8e307]
 ROWS = st.lists(st.tuples(st.integers(0, 6), NUMPY_SAFE | st.sampled_from(EDGES)), max_size=60)
-ALL_LEVELS = (0.0, 0.001, 0.1, 0.25, 1 / 3, *LEVELS, 0.999, 1.0)
+ALL_QUANTILES = (0.0, 0.001, 0.1, 0.25, 1 / 3, *QUANTILES, 0.999, 1.0)
 
 
 def _bits(values: np.ndarray) -> list[int]:
     return np.ascontiguousarray(values, dtype=np.float64).view(np.uint64).ravel().tolist()
 
 
-def _by_numpy(rows: list[tuple[int, float]], groups: int, levels: tuple[float, ...]) -> np.ndarray:
+def _by_numpy(rows: list[tuple[int, float]], groups: int, quantiles: tuple[float, ...]) -> np.ndarray:
     members = [[value + 0.0 for group, value in rows if group == wanted] for wanted in range(groups)]
-    return np.array([np.quantile(group, levels) if group else [np.nan] * len(levels) for group in members])
+    return np.array([np.quantile(group, quantiles) if group else [np.nan] * len(quantiles) for group in members])
 
 
 @pytest.mark.parametrize("kind", ["lognormal", "whole", "ties", "tiny", "denormal", "huge", "mixed signs"])
@@ -45,10 +45,10 @@ def test_every_group_size_gives_numpys_quantile_to_the_last_bit(kind: str) -> No
         "huge": lambda: rng.uniform(-8.9e307, 8.9e307, n),
         "mixed signs": lambda: rng.normal(0, 1e-3, n) * 10.0 ** rng.integers(-200, 200, n),
     }[kind]()
-    got = grouped_quantiles(group_sorted(values, ids, 301), ALL_LEVELS)
+    got = grouped_quantiles(group_sorted(values, ids, 301), ALL_QUANTILES)
     assert np.isnan(got[0]).all()
     for size in range(1, 301):
-        expected = np.quantile(values[ids == size] + 0.0, ALL_LEVELS)
+        expected = np.quantile(values[ids == size] + 0.0, ALL_QUANTILES)
         assert _bits(got[size]) == _bits(expected), size
 
 
@@ -59,15 +59,15 @@ def test_every_group_size_gives_numpys_quantile_to_the_last_bit(kind: str) -> No
 def test_any_finite_values_give_numpys_quantile_to_the_last_bit(rows: list[tuple[int, float]]) -> None:
     """Ties, both zeros, denormals, neighbours and magnitudes apart included."""
     grouped = group_sorted([value for _, value in rows], [group for group, _ in rows], 7)
-    assert _bits(grouped_quantiles(grouped, ALL_LEVELS)) == _bits(_by_numpy(rows, 7, ALL_LEVELS))
+    assert _bits(grouped_quantiles(grouped, ALL_QUANTILES)) == _bits(_by_numpy(rows, 7, ALL_QUANTILES))
 
 
 @settings(deadline=None)
 @given(st.lists(FINITE, min_size=1, max_size=40))
 @example([-1.7e308, 1.7e308])
 def test_where_numpy_overflows_the_result_is_finite_and_between_its_neighbours(values: list[float]) -> None:
-    """At ±1.7e308 numpy's ``b - a`` is infinite; ours stays within the sample, monotone in the level."""
-    got = grouped_quantiles(group_sorted(values, [0] * len(values), 1), ALL_LEVELS)[0]
+    """At ±1.7e308 numpy's ``b - a`` is infinite; this one stays within the sample, monotone in the quantile."""
+    got = grouped_quantiles(group_sorted(values, [0] * len(values), 1), ALL_QUANTILES)[0]
     assert np.isfinite(got).all()
     assert min(values) <= got[0] <= got[-1] <= max(values)
 
@@ -133,8 +133,8 @@ def test_clickhouse_gives_the_same_answers_over_the_same_rows(store: Store) -> N
     grouped = group_sorted(values, ids, groups)
     quantiles, (sums, _) = grouped_quantiles(grouped), grouped_sums(grouped)
     assert [row[0] for row in found] == np.flatnonzero(grouped.sizes).tolist()
-    for group, levels, total, low, high, count in found:
-        assert quantiles[group] == pytest.approx(levels, rel=1e-13)
+    for group, expected, total, low, high, count in found:
+        assert quantiles[group] == pytest.approx(expected, rel=1e-13)
         assert sums[group] == pytest.approx(total, rel=1e-13)
         assert (grouped.values[grouped.starts[group]], grouped.values[grouped.starts[group + 1] - 1]) == (low, high)
         assert grouped.sizes[group] == count
@@ -149,13 +149,13 @@ def test_a_value_that_is_not_finite_is_refused(bad: float) -> None:
 
 @pytest.mark.parametrize("ids", [[0, 2], [-1, 0]])
 def test_a_group_out_of_range_is_refused(ids: list[int]) -> None:
-    """An id nobody counted would be lost silently otherwise."""
+    """An id that was not counted would be lost silently otherwise."""
     with pytest.raises(ValueError, match="group_ids"):
         group_sorted([1.0, 2.0], ids, 2)
 
 
-@pytest.mark.parametrize("level", [-0.1, 1.1])
-def test_a_level_outside_zero_to_one_is_refused(level: float) -> None:
+@pytest.mark.parametrize("quantile", [-0.1, 1.1])
+def test_a_quantile_outside_zero_to_one_is_refused(quantile: float) -> None:
     """95 for 0.95 is a mistake, not a percentile."""
-    with pytest.raises(ValueError, match="levels"):
-        grouped_quantiles(group_sorted([1.0], [0], 1), [level])
+    with pytest.raises(ValueError, match="quantiles"):
+        grouped_quantiles(group_sorted([1.0], [0], 1), [quantile])

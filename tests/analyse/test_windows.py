@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.histogram import bucket_key
-from pipeline.analyse.quantiles import LEVELS
+from pipeline.analyse.quantiles import QUANTILES
 from pipeline.analyse.series import factorise
 from pipeline.analyse.windows import Executions, is_final, merge_series, revision, roll_up, stamp, widen
 from pipeline.status_words import status_word
@@ -89,7 +89,7 @@ def by_hand(rows: list[dict[str, Any]], window_s: int) -> list[dict[str, Any]]:
         values = [row["value"] + 0.0 for row in found if not is_attempt_tried_again(row)]
         meant = words(found)
         speeds = [row["value"] + 0.0 for row in found if says_how_fast(row)]
-        percentiles = np.quantile(values, LEVELS).tolist() if values else []
+        percentiles = np.quantile(values, QUANTILES).tolist() if values else []
         result.append(
             dict(zip(("window_start", *SERIES), key, strict=True))
             | {

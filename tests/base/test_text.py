@@ -1,4 +1,4 @@
-"""Text on its way to people: what a terminal must not see, and what nobody must read."""
+"""Text on its way to people: what a terminal must not see, and what no reader must see."""
 
 import re
 

@@ -169,7 +169,7 @@ def test_all_keys_lie_in_the_buffer_s_slot(redis_url: str) -> None:
 @examples_on_one_server
 @given(rows=st.integers(1, 40), chunk_rows=st.integers(1, 45), page_rows=st.integers(1, 15))
 def test_chunks_are_fixed_at_sealing(redis_url: str, rows: int, chunk_rows: int, page_rows: int) -> None:
-    """Side by side they hold every item once, position 0 the oldest, whoever reads them in pages of any size."""
+    """Side by side they hold every item once, position 0 the oldest, read in pages of any size."""
     buffer = buffer_on(redis_url, page_rows=page_rows)
     emptied(buffer.client)
     push(buffer.client, numbered(rows))
@@ -290,7 +290,7 @@ def test_a_chunk_that_went_round_and_came_back_is_another_lease(redis_url: str, 
 
 
 def test_an_expired_lease_that_nobody_took_is_still_ours(redis_url: str) -> None:
-    """Sleeping long is no harm as long as nobody came by."""
+    """Sleeping long is no harm as long as no other drainer came."""
     buffer = filled(redis_url, 4)
     buffer.seal(10)
     chunk = claimed(buffer)
@@ -302,7 +302,7 @@ def test_an_expired_lease_that_nobody_took_is_still_ours(redis_url: str) -> None
 
 
 def test_what_is_given_back_is_taken_at_once_and_in_doubt(redis_url: str) -> None:
-    """Before the chunks that nobody had yet, with the attempts counted."""
+    """Before the chunks that no drainer had yet, with the attempts counted."""
     buffer = filled(redis_url, 10)
     buffer.seal(2)
     chunks = [claimed(buffer) for _ in range(3)]
@@ -521,7 +521,7 @@ def test_a_full_redis_can_be_drained(redis_url: str) -> None:
 
 
 def test_a_script_that_is_refused_for_memory_is_an_outage(redis_url: str) -> None:
-    """So that whoever asked tries again instead of falling over."""
+    """So that the caller tries again instead of failing."""
     buffer = filled(redis_url, 1)
     buffer.client.config_set("maxmemory", 1)
     buffer._scripts["seal"] = buffer.client.register_script("return redis.call('SET', KEYS[1], 'x')")
@@ -566,7 +566,7 @@ def test_when_redis_is_away_every_method_says_so(redis_server: Callable[..., Red
     assert len(buffer.read(chunk)) == 2
     buffer.renew(chunk)
     with pytest.raises(LeaseLost):
-        acknowledge(buffer, chunk)  # by somebody who claimed it before, and so did not read back
+        acknowledge(buffer, chunk)  # by a drainer that claimed it before, and so did not read back
     again = claimed(buffer)
     assert (again.number, again.attempts, again.doubtful) == (0, 2, True)
     acknowledge(buffer, again)
@@ -592,7 +592,7 @@ def test_a_seal_whose_reply_is_lost_is_found_again(redis_url: str) -> None:
 
 
 def test_an_ack_whose_reply_is_lost_counts_once(redis_url: str) -> None:
-    """Asked again, it answers that the chunk is no longer ours; the books counted it once."""
+    """Asked again, it answers that the chunk is no longer its own; the books counted it once."""
     push(client_of(redis_url), numbered(5))
     with redis_proxy(redis_url) as proxy:
         buffer = buffer_on(proxy.url)
@@ -769,6 +769,6 @@ def test_what_is_sealed_before_a_kill_is_there_afterwards(redis_server: Callable
 def test_the_wait_is_what_the_server_is_set_to(
     appendfsync: str, policy: str, redis_server: Callable[..., RedisServer]
 ) -> None:
-    """Nobody waits for a sync that never comes."""
+    """A sync that never comes is not waited for."""
     server = redis_server(appendonly=True, options=["--appendfsync", appendfsync])
     assert RedisDisk(server.client(3), None).policy() == policy

@@ -86,7 +86,7 @@ def test_reading_a_damaged_chunk_says_so(redis_url: str) -> None:
 
 
 def test_items_removed_from_the_middle_wait_for_a_person(redis_url: str) -> None:
-    """Nothing proves which items are where, so what nobody holds is kept under the segment's name."""
+    """Nothing proves which items are where, so what no drainer holds is kept under the segment's name."""
     buffer, taken, name = damaged(
         redis_url, lambda b, segment: b.client.lrem(b.keys.segment(segment), 1, b"5") and None
     )
@@ -162,7 +162,7 @@ def test_what_is_known_of_a_segment_is_restored(redis_url: str, kind: str) -> No
     assert delivered(taken) == list(range(2 * ROWS))
     books = balanced(buffer)
     assert (books.stored, books.lost, books.set_aside) == (2 * ROWS, 0, 0)
-    # Only what was moved away is left, and it expires by nobody's hand.
+    # Only what was moved away is left, and it expires by itself.
     assert not [key for key in buffer.client.scan_iter() if buffer.client.ttl(key) > 0]
 
 

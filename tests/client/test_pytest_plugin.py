@@ -381,7 +381,7 @@ def test_the_run_comes_from_the_environment_and_from_options(tmp_path: Path, red
 WRONG_URLS = {
     "an unknown option": ("redis://127.0.0.1:1?foo=bar", "foo"),
     "a password with #": ("redis://:pa#ss@h:6379", ""),
-    "nobody there": ("redis://127.0.0.1:1", "refused"),
+    "no server": ("redis://127.0.0.1:1", "refused"),
 }
 
 

@@ -71,8 +71,8 @@ def test_a_sample_ends_early(redis_server: Callable[..., RedisServer]) -> None:
 def test_eviction_and_persistence_are_looked_at() -> None:
     """What the document sets (allkeys-lru) evicts the buffer."""
     found = server_findings({}, {"maxmemory-policy": "allkeys-lru", "appendonly": "no", "appendfsync": "no"})
-    assert [(one.level, one.pattern) for one in found] == [
-        ("bad", "maxmemory-policy"), ("bad", "appendonly"), ("warning", "appendfsync"),
+    assert [(one.severity, one.pattern) for one in found] == [
+        ("bad", "maxmemory-policy"), ("bad", "appendonly"), ("warn", "appendfsync"),
     ]  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_names_without_end_take_bounded_memory(separator: str) -> None:
 def test_unknown_keys_make_a_short_answer_that_prints(
     redis_server: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """10,000 names that nobody knows: a few lines with their share of memory; secret, binary and hostile names print
+    """10,000 unknown names: a few lines with their share of memory; secret, binary and hostile names print
     safely; one database for all of the document's names is gone through once."""
     server = redis_server()
     letters = str.maketrans("0123456789", "ghijklmnop")

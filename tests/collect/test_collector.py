@@ -15,6 +15,7 @@ from conftest import RedisServer
 
 from pipeline.base import config, failpoints
 from pipeline.base.config import RedisDatabases
+from pipeline.base.errors import RedisOutage
 from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.collect.catalogue import Catalogue, catalogue, shipped
@@ -368,6 +369,22 @@ def test_many_foreign_keys_are_gone_through_in_several_runs(server: RedisServer)
     assert runs > 5
 
 
+def test_a_pass_that_an_outage_ends_counts_no_key_twice(server: RedisServer) -> None:
+    """Redis is full in the middle of a pass; when it has room again the gauges are right, and events are there once."""
+    with server.client(2) as client:
+        for number in range(700):
+            client.hset(f"test:result:{number}", mapping={"status": "passed", "browser": "chromium"})
+        client.hset("perf:auth-001:login", "load_time", 1200)
+        client.config_set("maxmemory", 1)
+        collector = collector_on(server)
+        with pytest.raises(RedisOutage):
+            collector.run(now_ms(), budget_s=60)
+        client.config_set("maxmemory", 0)
+        collector.run(now_ms(), budget_s=60)
+    found = [(one.metric_type, one.value) for one in collected(server)]
+    assert sorted(found) == [("load_time", 1200), ("results_cached", 700)]
+
+
 # Executions and channels
 
 
@@ -402,7 +419,7 @@ def test_messages_are_counted_by_channel_and_our_own_are_not(server: RedisServer
             for entry in shipped():
                 if entry.type == "channel":
                     client.execute_command(*shlex.split(entry.example))
-            client.publish("alerts:critical", json.dumps({"type": "ours", "source": "metrics-pipeline"}))
+            client.publish("alerts:critical", json.dumps({"type": "own", "source": "metrics-pipeline"}))
             counts: Counter[tuple[str, str]] = Counter()
             deadline = time.monotonic() + 60
             while sum(counts.values()) < 5 and time.monotonic() < deadline:
@@ -427,7 +444,7 @@ def test_a_connection_that_was_lost_is_one_gap(server: RedisServer) -> None:
     told: list[Metric] = []
 
     def take() -> list[Metric]:
-        found = [decode(item, now_ms(), Limits()) for item in channels.take(now_ms())]
+        found = [decode(item, now_ms(), Limits()) for item in channels.take(now_ms()).items]
         told.extend(one for one in found if isinstance(one, Metric))
         return told
 

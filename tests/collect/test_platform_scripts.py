@@ -66,7 +66,7 @@ def test_a_lock_is_renewed_and_given_back_by_its_holder_alone(client: Any) -> No
     assert platform.lock("{l}", "b", 60_000) == 0
     assert platform.lock("{l}", "a", 60_000) == first
     assert not platform.renew_lock("{l}", "b", 1)
-    assert client.expire("{l}", 300)  # the document's way: it asks nobody
+    assert client.expire("{l}", 300)  # the document's way: it checks no owner
     assert platform.renew_lock("{l}", "a", 60_000)
     assert not platform.unlock("{l}", "b")
     assert platform.unlock("{l}", "a")

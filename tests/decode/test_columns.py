@@ -24,7 +24,7 @@ from pipeline.store.client import Store
 SMALL = Limits(max_item_bytes=2_000)
 NOW = str(SEALED_AT_MS)
 PROT_NONE = 0
-"""Whoever touches a page so protected dies."""
+"""A process that touches a page so protected dies."""
 
 
 def read_fast(items: Sequence[bytes], limits: Limits = SMALL) -> dict[int, Any]:

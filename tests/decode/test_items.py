@@ -79,7 +79,7 @@ def test_an_error_is_redis_py_s(redis_url: str) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_both_protocols_are_understood(redis_url: str, protocol: int) -> None:
-    """A client somebody else made may speak RESP3."""
+    """A client that the caller made may speak RESP3."""
     with redis.Redis.from_url(redis_url, protocol=protocol) as client:
         push(client, TRICKY)
         assert list(fetch(client, "metrics:buffer", 0, len(TRICKY), 3)) == TRICKY[::-1]

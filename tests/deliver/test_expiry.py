@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.base.config import DrainerSettings
+from pipeline.deliver.activity import Activity
 from pipeline.deliver.delivery import EXPIRY_MARGIN_MS, Deliverer
-from pipeline.deliver.progress import Progress
 from pipeline.deliver.stopping import Stop
 from pipeline.metric import Limits
 from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS
@@ -23,7 +23,7 @@ def test_rows_are_looked_for_until_their_retention_and_47_hours_have_passed(age_
     """A row that is not there is missing, and inserted, unless the table may have expired it by right."""
     nothing: Any = None
     limits = Limits(retention_ms=RETENTION_H * HOUR_MS)
-    deliverer = Deliverer(nothing, nothing, DrainerSettings(), limits, Progress(), Stop())
+    deliverer = Deliverer(nothing, nothing, DrainerSettings(), limits, Activity(), Stop())
     now_ms = time.time_ns() // 1_000_000
     stamps = pa.array([now_ms - age_h * HOUR_MS] * 3).cast(pa.timestamp("ms", "UTC"))
     rows = pa.table({"position": pa.array([0, 1, 2], pa.uint32()), "timestamp": stamps})

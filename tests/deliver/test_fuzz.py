@@ -63,7 +63,7 @@ def assert_all_accounted_for(
 ) -> None:
     items = stream(seed, count)
     buffer = buffer_on(redis_url)
-    # Most of a chunk may be bad here, which a drainer otherwise takes for somebody else's mistake.
+    # Most of a chunk may be bad here, which a drainer otherwise takes for a mistake in the schema.
     drainer = drainer_on(buffer, store, batch_rows=batch_rows, max_bad_share=1.0)
     with running(drainer):
         for start in range(0, count, sent_at_once):

@@ -112,7 +112,7 @@ def check(url: str, store: Store, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_junk_under_the_keys_while_draining(url: str, store: Store, seed: int) -> None:
-    """Nothing is doubled; what is not stored waits for a person, item by item, and is lost to nobody."""
+    """Nothing is doubled; what is not stored waits for a person, item by item, and is not lost."""
     check(url, store, seed)
 
 

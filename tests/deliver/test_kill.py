@@ -73,7 +73,7 @@ def test_random_kills_lose_and_double_nothing(
         if victim != "drainer":
             time.sleep(0.02)
             server.start()
-            # Killed while it rewrites its file, Redis leaves a child that keeps connections open and answers nobody.
+            # Killed while it rewrites its file, Redis leaves a child that keeps connections open and answers no client.
             buffer.client.connection_pool.disconnect()
         if victim == "redis":
             children.kill(child)

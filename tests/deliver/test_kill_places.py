@@ -52,7 +52,7 @@ killed: Counter[str] = Counter()
 
 @pytest.fixture(scope="module", params=["7.0", pytest.param("6.2", marks=pytest.mark.long)])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis with its append-only file in a directory of ours, so that seals are synced by the drainer."""
+    """A Redis with its append-only file in a directory of the test, so that seals are synced by the drainer."""
     executable = redis_executables().get(request.param)
     if executable is None:
         missing(f"redis {request.param} is not installed")

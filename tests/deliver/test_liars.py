@@ -76,7 +76,7 @@ ROWS = pa.table({"n": pa.array([1, 2], pa.uint64())})
 
 @pytest.mark.parametrize("lie", NEVER_ARRIVED)
 def test_every_table_s_insert_is_proved_or_an_outage(embedded: Store, lie: str) -> None:
-    """Windows, alerts, the ledger: whoever writes learns that the outcome is in doubt, and comes again."""
+    """Windows, alerts, the ledger: the writer learns that the outcome is in doubt, and comes again."""
     embedded.command("CREATE TABLE t (n UInt64) ENGINE = MergeTree ORDER BY n")
     with ClickHouseHttp(embedded, writable=True) as server, clickhouse_proxy(server.url, "t") as proxy:
         proxy.always = lie.replace("29", "1").replace("-30", "-2").replace("1e9", "2e0")

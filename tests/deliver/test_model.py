@@ -105,7 +105,7 @@ class Delivery(RuleBasedStateMachine):
 
     @initialize(kinds=items, size=sizes, remembers=st.booleans(), sleepers_first=st.booleans())
     def set_out(self, kinds: list[tuple[str, int]], size: int, remembers: bool, sleepers_first: bool) -> None:
-        """Where ClickHouse remembers no tokens, nobody may sleep and wake late; all else must hold all the same."""
+        """Where ClickHouse remembers no tokens, no drainer may sleep and wake late; all else must hold all the same."""
         self.world.push(kinds)
         self._seal(size)
         self.world.clickhouse.remembers = remembers
@@ -188,7 +188,7 @@ class Delivery(RuleBasedStateMachine):
 
     @rule(slot=slots, size=sizes, steps=st.integers(1, 3), new=st.integers(0, 2), then=places)
     def lose_a_seal(self, slot: int, size: int, steps: int, new: int, then: str) -> None:
-        """Somebody has read a chunk of a segment whose seal is not on disk; it is undone, and something else sealed."""
+        """A drainer has read a chunk of a segment whose seal is not on disk; it is undone, and others sealed."""
         self.world.push([("good", days) for days in range(3)])
         self.world.remember(self.world.look())
         self._seal(size)
@@ -210,7 +210,7 @@ class Delivery(RuleBasedStateMachine):
     @precondition(lambda self: not self.world.late and not self.world.works())
     @rule(strict=st.booleans(), constraint=st.booleans())
     def configure(self, strict: bool, constraint: bool) -> None:
-        """Limits and tables change while nothing is under way, and everybody starts again."""
+        """Limits and tables change while nothing is under way, and every process starts again."""
         self.world.limits = STRICT if strict else Limits()
         self.world.clickhouse.most = ALLOWED_VALUE if constraint else None
         self._crash_all()
@@ -251,7 +251,7 @@ class Delivery(RuleBasedStateMachine):
         while world.late:
             world.deliver(0)
         world.check_all_done()
-        world.happened["fenced"] += sum(process.drainer.progress.fenced for process in self.slots)
+        world.happened["fenced"] += sum(process.drainer.activity.fenced for process in self.slots)
 
     def _drain_plainly(self) -> None:
         world = self.world
@@ -291,7 +291,7 @@ class Delivery(RuleBasedStateMachine):
             self._crash(slot)
 
     def _lose_power(self, steps: int, new: int, slot: int, size: int, place: str) -> None:
-        """Redis comes back as it was so many changes ago; what waits then is sealed, and somebody goes to work."""
+        """Redis comes back as it was so many changes ago; what waits then is sealed, and a drainer goes to work."""
         if not self.world.clickhouse.remembers:
             self._crash_all()
         self.world.rewind(steps)

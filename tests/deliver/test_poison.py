@@ -58,7 +58,7 @@ def test_a_chunk_whose_drainers_die_is_set_aside_and_others_go_on(url: str, stor
     drainer.drain_until_empty()
     books = buffer.books()
     assert (books.stored, books.set_aside, books.in_flight, books.unaccounted) == (20, 10, 0, 0)
-    assert drainer.progress.set_aside == 1
+    assert drainer.activity.set_aside == 1
     Whereabouts(store).assert_each_once(range(10, 30))
 
 
@@ -100,9 +100,9 @@ def test_the_lease_is_kept_while_a_chunk_is_decoded(url: str, store: Store, monk
     drainer = drainer_on(buffer, store, lease_s=lease_s)
     with running(drainer):
         wait_until(is_decoding.is_set, "it decodes")
-        while not drainer.progress.stored:
+        while not drainer.activity.stored:
             chunk = other.claim()
-            assert chunk is None or drainer.progress.stored, "the lease ran out"
+            assert chunk is None or drainer.activity.stored, "the lease ran out"
             time.sleep(0.05)
-    assert drainer.progress.fenced == 0
+    assert drainer.activity.fenced == 0
     Whereabouts(store).assert_each_once(range(10))

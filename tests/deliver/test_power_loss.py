@@ -63,7 +63,7 @@ def database(clickhouse_url: str) -> dict[str, str]:
 
 @contextmanager
 def producing(url: str) -> Iterator[None]:
-    """Somebody pushes a few items every few milliseconds, whether Redis is there or not; rests while much waits."""
+    """A producer pushes a few items every few milliseconds, whether Redis is there or not; rests while much waits."""
     buffer = buffer_on(url)
     ended = threading.Event()
 
@@ -100,7 +100,7 @@ def test_power_cuts_lose_and_double_nothing(
     """
     cuts = CUTS[policy]
     chance = random.Random(request.node.name)
-    # Nobody may rewrite the file that is watched; a torn script, for which a rewrite would be good, is removed here.
+    # No process may rewrite the file that is watched; a torn script, which a rewrite would end, is removed here.
     server = redis_server(appendonly=True, options=["--rename-command", "BGREWRITEAOF", ""])
     place = database | {"redis_url": server.url}
     fsync_log = tmp_path / "fsyncs"
@@ -156,7 +156,7 @@ def test_power_cuts_lose_and_double_nothing(
     ],
 )
 def test_with_the_protection_off_a_cut_is_detected(flushed: bool, server: RedisServer, store: Store) -> None:
-    """Rows whose seal a power cut took back stand twice, and the audit names the segment that nobody knows."""
+    """Rows whose seal a power cut took back stand twice, and the audit names the unknown segment."""
     buffer = buffer_on(server.url)
     push(buffer.client, map(good, range(ROWS)))
     drainer_on(buffer, store, durable_seal=False).drain_until_empty()

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.deliver import protocol, steps
-from pipeline.deliver.protocol import ENDS, HOLDING, TABLE, WORKING, ChunkState, Outcome, Phase, Route, next_step
+from pipeline.deliver.chunk_state import ENDS, HOLDING, MAX_BLAMED_ROWS, WORKING, ChunkState, Outcome, Phase, Route
+from pipeline.deliver.protocol import TABLE, next_step
 
 README = Path(protocol.__file__).with_name("README.md")
 
@@ -130,7 +131,7 @@ def test_rows_at_fault_are_found_and_nothing_else_is_buried(rows: int, data: st.
     """Whichever rows ClickHouse refuses, they alone are buried, unless they are most of the chunk."""
     faults = data.draw(st.sets(st.integers(0, rows - 1), max_size=rows))
     state, _ = search(faults, rows)
-    if len(faults) <= max(protocol.MAX_BLAMED_ROWS, rows * 0.3):
+    if len(faults) <= max(MAX_BLAMED_ROWS, rows * 0.3):
         assert state.phase is Phase.DELIVERED
     assert state.phase in (Phase.DELIVERED, Phase.GIVEN_BACK)
 

@@ -21,7 +21,7 @@ AWAY = "http://127.0.0.1:1/bucket/key"
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A file that nobody may read."""
+    """A file that no statement may read."""
     path = tmp_path / "secret.txt"
     path.write_text("s3cr3t")
     return path
@@ -163,7 +163,7 @@ def test_files_are_not_read(ask: Callable[[str], Any], secret: Path, sql: str) -
 
 
 def test_nobody_learns_which_files_exist(shop: Store, secret: Path) -> None:
-    """In the engine's database ``default`` files look like tables; to strangers that name means ours."""
+    """In the engine's database ``default`` files look like tables; for analysts it is the pipeline's database."""
     with ClickHouseHttp(shop) as server:
         for sql in ("EXISTS `{path}`", "DESCRIBE `{path}`", "SELECT * FROM `{path}`", "SHOW CREATE TABLE `{path}`"):
             answers = [
@@ -175,7 +175,7 @@ def test_nobody_learns_which_files_exist(shop: Store, secret: Path) -> None:
 
 
 def test_nothing_is_written(ask: Callable[[str], Any], shop: Store, secret: Path) -> None:
-    """No statement writes a file, a row, a table, a setting, or ends somebody's query; each is refused as READONLY."""
+    """No statement writes a file, a row, a table, a setting, or ends another query; each is refused as READONLY."""
     out = secret.with_name("out")
     before = _everything(shop)
     for sql in WRITES:

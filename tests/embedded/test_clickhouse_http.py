@@ -94,7 +94,7 @@ def test_signs_of_life(server: ClickHouseHttp) -> None:
         ("/?param_a=x%27y&param_b=3", b"SELECT {a:String}, {b:UInt8}", {}, b"x\\'y\t3\n"),
         ("/?database=shop", b"SELECT count() FROM t", {}, b"10\n"),
         ("/", b"SELECT count() FROM t", {"X-ClickHouse-Database": "shop"}, b"10\n"),
-        ("/?user=somebody&password=secret", b"SELECT 2", {"Authorization": "Basic YTpi"}, b"2\n"),
+        ("/?user=reader&password=secret", b"SELECT 2", {"Authorization": "Basic YTpi"}, b"2\n"),
         ("/", b"query=SELECT+2", {"Content-Type": "application/x-www-form-urlencoded"}, b"2\n"),
         ("/", b"SELECT 2 -- said; done\n;", {}, b"2\n"),
     ],
@@ -307,12 +307,12 @@ def test_a_question_leaves_nothing_behind(server: ClickHouseHttp) -> None:
     """USE of one request does not move the next one, on the same connection or another."""
     assert ask(server, b"USE system").status == 200
     assert ask(server, b"SELECT currentDatabase()").data == b"shop\n"
-    for url in (server.url, f"{server.url}/?database=default"):  # what drivers call default is ours
+    for url in (server.url, f"{server.url}/?database=default"):  # what drivers call default is the pipeline's database
         assert ANY.request("POST", url, body=b"SELECT count() FROM t").data == b"10\n"
 
 
 def test_many_at_once_get_their_own_answers(server: ClickHouseHttp) -> None:
-    """Twelve clients, ten questions each, one of them slow: no answer is empty or somebody else's."""
+    """Twelve clients, ten questions each, one of them slow: no answer is empty or another client's."""
     wrong: list[Any] = []
 
     def work(worker: int) -> None:

@@ -1,4 +1,4 @@
-"""ClickHouse clients that nobody here wrote read the same through the HTTP interface as the engine itself says."""
+"""ClickHouse clients of other projects read the same through the HTTP interface as the engine itself says."""
 
 import json
 import os

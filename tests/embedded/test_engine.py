@@ -1,4 +1,4 @@
-"""Who holds the embedded engine, and what everybody else is told."""
+"""Who holds the embedded engine, and what other processes are told."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_owner_left_is_not_believed(tmp_path: Path) -> None:
-    """After kill -9 the files are still there, but nobody holds the engine."""
+    """After kill -9 the files are still there, but no process holds the engine."""
     with another_process(tmp_path / "ch", "writer", 8123) as first:
         first.kill()
         first.wait()
@@ -69,7 +69,7 @@ def test_what_a_killed_owner_left_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_a_writer_waits_for_a_reader_to_finish(tmp_path: Path) -> None:
-    """A reader holds the engine for one question; whoever comes then waits instead of failing."""
+    """A reader holds the engine for one question; a process that comes then waits instead of failing."""
     with another_process(tmp_path / "ch", "reader") as reader:
         assert reader.stdin
         reader.stdin.close()
@@ -174,7 +174,7 @@ PEEK = "import sys, chdb; held = chdb.connect(sys.argv[1]); print('open', flush=
 
 
 def test_another_program_may_hold_the_engine(tmp_path: Path) -> None:
-    """Somebody's notebook does not know our lock; the engine's own refusal is told as such."""
+    """A notebook does not know the lock; the engine's own refusal is told as such."""
     foreign = [sys.executable, "-c", PEEK, str(tmp_path / "clickhouse")]
     with subprocess.Popen(foreign, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout

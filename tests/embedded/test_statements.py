@@ -16,7 +16,7 @@ from conftest import effort
 from pipeline.base import resources
 from pipeline.base.config import Settings, WebSettings
 from pipeline.embedded import query_guard
-from pipeline.embedded.handles import EngineError, Handle, settings_tuple
+from pipeline.embedded.handles import EngineError, Handle, as_query_settings
 from pipeline.embedded.statement_lists import SYSTEM, allowed_functions
 from pipeline.store.client import Store, analyst_settings
 from pipeline.store.migrate import migrate
@@ -30,7 +30,7 @@ class Guarded:
     """A handle whose every statement passes the guard first; ``role`` says whether the engine's role is under it."""
 
     def __init__(self, path: Path, role: bool) -> None:
-        settings = settings_tuple(analyst_settings(LIMITS))
+        settings = as_query_settings(analyst_settings(LIMITS))
         self.handle = Handle(path, settings, HOME) if role else Handle(path, settings)
         self.handle.use(HOME)
         self.handle.home = HOME
@@ -43,7 +43,7 @@ class Guarded:
 
 @dataclass
 class Trap:
-    """A file that nobody may read, and a port that nobody may call."""
+    """A file that no statement may read, and a port that none may call."""
 
     path: Path
     port: int
@@ -339,7 +339,7 @@ def statements(trap: Trap, count: int, seed: int) -> Iterator[str]:
 def assert_never_reached(
     ask: Callable[[str, Mapping[str, str]], bytes], trap: Trap, home: Store, count: int, seed: int
 ) -> dict[int, int]:
-    """No answer shows the file, nobody calls, nothing is written; returns the refusals by their code."""
+    """No answer shows the file, no call arrives, nothing is written; returns the refusals by their code."""
     parameters = {"d": "default", "p": str(trap.path)}
     codes: dict[int, int] = {}
     engine_path = str(home.hold.path) if home.hold else "?"
@@ -600,7 +600,7 @@ import sys, threading
 from pathlib import Path
 from pipeline.base.config import WebSettings
 from pipeline.embedded import engine
-from pipeline.embedded.handles import EngineError, Handle, settings_tuple
+from pipeline.embedded.handles import EngineError, Handle, as_query_settings
 from pipeline.store.client import analyst_settings
 
 def peak_mb():
@@ -613,7 +613,7 @@ limits = WebSettings(query_max_s=20, query_max_at_once=4, query_max_memory_bytes
 before = peak_mb()
 
 def ask(sql):
-    handle = Handle(path, settings_tuple(analyst_settings(limits)), "pipeline")
+    handle = Handle(path, as_query_settings(analyst_settings(limits)), "pipeline")
     try:
         handle.run(sql.encode(), "JSONEachRow")
         print("answered", flush=True)

@@ -3,7 +3,7 @@
 They keep the promises the job builds on and no others: a query sees the rows present at that instant, an
 insert lands whole, readers with FINAL see the highest revision of a key, a dirty minute's counter
 grows with every touch and never returns to a value it had. Each operation passes ``before``, where a test dies, or lets
-somebody else act.
+another process act.
 """
 
 import re

@@ -19,7 +19,7 @@ from pipeline.base import failpoints
 from pipeline.base.config import Settings
 from pipeline.base.errors import RedisOutage
 from pipeline.base.failpoints import Injected
-from pipeline.jobs.baselines import LEVELS, BaselinesJob
+from pipeline.jobs.baselines import GROUPINGS, BaselinesJob
 from pipeline.store.client import Store
 
 # Recent: the tables' TTL goes by the real clock.
@@ -149,8 +149,8 @@ class TestTable:
         )
         past = history(executions, settings.baselines.max_runs)
         expected = {}
-        for by in LEVELS:
-            for row in baselines(past, by, max_runs=50, min_runs=12).to_pylist():
+        for by in GROUPINGS:
+            for row in baselines(past, by, max_runs=settings.baselines.max_runs, min_runs=12).to_pylist():
                 row |= {name: 0.0 for name in ("shift_pct", "autocorrelation") if row[name] != row[name]}
                 if all(row[name] for name in by[1:]):
                     expected[
@@ -203,7 +203,7 @@ class TestTable:
             "AND computed_at <= fromUnixTimestamp64Milli({then:Int64}, 'UTC') ORDER BY computed_at DESC LIMIT 1"
         )
         assert store.rows(normal, {"then": last_tuesday_ms + DAY_MS}) == [(1000.0, 20)]
-        assert store.rows(normal, {"then": NOW_MS}) == [(3000.0, 50)]
+        assert store.rows(normal, {"then": NOW_MS}) == [(3000.0, 70)]
 
     def test_history_begins_at_the_last_confirmed_change(self, store: Store, run: Callable[..., Any]) -> None:
         """What was before it is another level; the execution at the change belongs to the new one."""

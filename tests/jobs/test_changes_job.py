@@ -164,7 +164,7 @@ class TestPoints:
 
 
 class TestOnce:
-    """The same change is written once, whoever looks again, and however often."""
+    """The same change is written once, by whichever process searches again, and however often."""
 
     def test_series_without_new_points_are_not_searched_again(self, store: Store, job: ChangesJob) -> None:
         """The next run searches only what got a point; after an hour, and after a restart, everything."""

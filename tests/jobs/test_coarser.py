@@ -13,7 +13,7 @@ from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.windows import roll_up
 from pipeline.base import failpoints
 from pipeline.base.config import Settings
-from pipeline.jobs.coarser import DAY_S, HOUR_S, LEVELS, PASS_EVERY_MS, CoarserJob, FillReport
+from pipeline.jobs.coarser import COARSE_TABLES, DAY_S, HOUR_S, PASS_EVERY_MS, CoarserJob, FillReport
 from pipeline.jobs.rebuild import rebuild
 from pipeline.jobs.rollup import RollupJob
 from pipeline.jobs.vitals import VitalsJob
@@ -64,12 +64,12 @@ def merged(store: Store, table: str, keys: tuple[str, ...], sums: tuple[str, ...
 
 def hold_levels_to_windows(store: Store, until_s: int) -> None:
     """Every hour and day that is over is there, and is the sum of its windows."""
-    for level in LEVELS:
-        sums = ("samples", "good", "poor") if "vital" in level.keys else COUNTS
-        base = "web_vitals" if "vital" in level.keys else "metrics_5min"
-        over = f"intDiv(toUnixTimestamp(w.window_start), {level.width_s}) < {until_s // level.width_s}"
-        wanted = merged(store, base, level.keys, sums, level.width_s, f"{over} AND {level.only}")
-        assert merged(store, level.table, level.keys, sums, level.width_s, "1") == wanted, level.table
+    for coarse in COARSE_TABLES:
+        sums = ("samples", "good", "poor") if "vital" in coarse.keys else COUNTS
+        base = "web_vitals" if "vital" in coarse.keys else "metrics_5min"
+        over = f"intDiv(toUnixTimestamp(w.window_start), {coarse.width_s}) < {until_s // coarse.width_s}"
+        wanted = merged(store, base, coarse.keys, sums, coarse.width_s, f"{over} AND {coarse.only}")
+        assert merged(store, coarse.table, coarse.keys, sums, coarse.width_s, "1") == wanted, coarse.table
         assert wanted
 
 
@@ -94,7 +94,7 @@ def hold_to_raw(store: Store, rows: list[Row], width_s: int, table: str, until_s
 def test_hours_and_days_are_the_sum_of_their_rows(
     store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows late by days, jobs that die at any insert: in the end every level is what windows and raw rows give."""
+    """Rows late by days, jobs that die at any insert: in the end every coarse is what windows and raw rows give."""
     rng = random.Random(1)
     rows = some_rows(rng, 160)
     buffer = MemoryBuffer()
@@ -128,8 +128,8 @@ def test_a_store_of_an_earlier_version_is_filled(settings: Settings, store: Stor
     write_raw(store, rows)
     buffer.touch(rows)
     RollupJob(store, [buffer], SETTINGS, vitals=VitalsJob(store, cast(Any, None), settings)).run((NOW_S + 1000) * 1000)
-    for level in LEVELS:
-        assert store.rows(f"SELECT count() FROM {level.table}") == [(0,)]
+    for coarse in COARSE_TABLES:
+        assert store.rows(f"SELECT count() FROM {coarse.table}") == [(0,)]
     whole = read(store, "windows_of", FIRST, NOW_S, DAY_S)
     job = CoarserJob(store, SETTINGS.delay_s)
     assert job.fill((NOW_S + 1000) * 1000).written > 0
@@ -195,7 +195,7 @@ def test_any_span_is_read_once_whatever_it_is_read_from(store: Store, settings: 
 def test_an_upgrade_brings_the_tables(
     make_settings: Callable[..., Settings], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A database of the version before is migrated: the levels are empty tables, and the views read them."""
+    """A database of the version before is migrated: the coarse tables are empty, and the views read them."""
     settings = make_settings(clickhouse={"database": "before_hours"})
     with store.clone() as other:
         other.command("DROP DATABASE IF EXISTS before_hours SYNC")

@@ -149,6 +149,18 @@ def test_test_stats_follow_the_retained_days(platform: Platform) -> None:
     assert not platform.results.exists(keys.test_stats("search"))
 
 
+def test_test_stats_follow_a_retention_that_is_changed(platform: Platform) -> None:
+    """Fewer days drop what is older, without any new run; more days count it again."""
+    platform.arrive(_run(T0 - 5 * 86_400, "failed"), _run(T0))
+    platform.job.run(NOW * 1000)
+    runs = [platform.results.hget(keys.test_stats("login"), "total_runs")]
+    for number, hours in enumerate((48, 240), 1):
+        platform.job.publisher.keep(hours)
+        platform.job.run((NOW + 60 * number) * 1000)
+        runs.append(platform.results.hget(keys.test_stats("login"), "total_runs"))
+    assert runs == ["2", "1", "2"]
+
+
 def test_what_could_not_be_published_is_published_later(platform: Platform) -> None:
     """While Redis is full the windows are in ClickHouse, the minute stays dirty; then it is published and forgotten."""
     platform.arrive(_run(T0))

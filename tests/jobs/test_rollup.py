@@ -208,7 +208,7 @@ def test_a_run_without_news_reads_and_writes_nothing() -> None:
 
 
 def test_rows_that_expired_in_part_never_replace_the_window_that_saw_them() -> None:
-    """Fewer raw rows make a lower revision, whoever computes and however late."""
+    """Fewer raw rows make a lower revision, by whichever process and however late."""
     store, buffer = MemoryStore(), MemoryBuffer()
     store.raw = [{"timestamp_ms": T0 * 1000 + at, "metric_type": "duration", "value": float(at)} for at in range(10)]
     buffer.touch(store.raw)

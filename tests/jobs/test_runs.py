@@ -236,5 +236,5 @@ def test_a_run_that_was_fed_in_two_ways_is_found(store: Store, settings: config.
     store_items(store, attempts("matrix", "linux", 0, 0) + attempts("matrix", "macos", 0, 4), "three")
     RunsJob(store, GRACE_S).write({"twice", "shards", "matrix"}, (T0 + 60) * 1000)
     (finding,) = [one for one in doctor.clickhouse_findings(settings, store) if one.check == "runs"]
-    assert (finding.level, "unit#a and unit#report of twice have 10" in finding.seen) == ("warn", True)
+    assert (finding.severity, "unit#a and unit#report of twice have 10" in finding.detail) == ("warn", True)
     assert store.rows(resources.queries("sql/page.sql")["run_twins"].sql, {"run": "matrix"}) == []

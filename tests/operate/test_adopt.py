@@ -13,7 +13,7 @@ FLEET = FleetKeys("pipeline")
 
 def of_before(client: redis.Redis) -> None:
     """As an older version kept it beside the buffer."""
-    client.set("{metrics:buffer}:scheduler", "somebody", px=60_000)
+    client.set("{metrics:buffer}:scheduler", "another", px=60_000)
     client.hset("{metrics:buffer}:services", "here/1", "{}")
     client.hset("{metrics:buffer}:checkpoints", "rebuild", "60")
     client.hset("{metrics:buffer}:alerts:state", "rule:slow", "firing")
@@ -28,7 +28,7 @@ def test_the_first_start_copies_what_lay_beside_the_first_buffer(redis_url: str)
     of_before(client)
     assert adopt(client, FLEET, "metrics:buffer") == 7
     alerts = AlertKeys.of(config.Settings())
-    assert client.get(FLEET.scheduler) == b"somebody" and client.pttl(FLEET.scheduler) > 0
+    assert client.get(FLEET.scheduler) == b"another" and client.pttl(FLEET.scheduler) > 0
     assert client.hget(FLEET.services, "here/1") == b"{}"
     assert client.hget(FLEET.checkpoints, "rebuild") == b"60"
     assert client.hget(alerts.state, "rule:slow") == b"firing"

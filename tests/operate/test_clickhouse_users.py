@@ -38,7 +38,7 @@ class Place:
         return config.Settings(clickhouse={"dsn": url, "cluster": self.cluster}, **more)
 
     def users(self, role: str) -> str:
-        """The configuration under which the engine knows nobody but ``role``."""
+        """The configuration under which the engine knows no user but ``role``."""
         if not self.cluster:
             return server.users_xml(role)
         filters = server.shard_filters(server.sharding_keys(self.settings("http://nowhere")))
@@ -155,8 +155,8 @@ def test_the_writer_does_all_that_the_service_does(played: Round) -> None:
     assert all(came.rows.values()), came.rows
     assert came.letters >= 4
     for check in ("clickhouse rights", "canary insert", "insert settings", "redis rights", "schema"):
-        assert came.findings[check].level == "ok", came.findings[check]
-    assert "ALTER TABLE" in came.findings["clickhouse rights to migrate"].seen
+        assert came.findings[check].severity == "ok", came.findings[check]
+    assert "ALTER TABLE" in came.findings["clickhouse rights to migrate"].detail
 
 
 def test_the_books_balance_over_two_shards(played: Round) -> None:
@@ -211,5 +211,5 @@ def test_the_analyst_reads_within_limits(place: Place, played: Round) -> None:
                 assert refused(store, sql) in (ACCESS_DENIED, READONLY), sql
             # What the doctor says when the service was started as the analyst.
             found = {finding.check: finding for finding in doctor.clickhouse_rights_findings(store)}
-    assert found["clickhouse rights"].level == "bad"
-    assert re.search(r"lacks INSERT ON pipeline\.\w+", found["clickhouse rights"].seen)
+    assert found["clickhouse rights"].severity == "bad"
+    assert re.search(r"lacks INSERT ON pipeline\.\w+", found["clickhouse rights"].detail)

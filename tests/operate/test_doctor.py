@@ -1,4 +1,4 @@
-"""The doctor at real servers: each thing that is wrong is found, at its level, and comes with its fix."""
+"""The doctor at real servers: each thing that is wrong is found, with its severity and its fix."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from pipeline.store.client import Store
 from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS, migrate
 
 GOOD_REDIS = ("--maxmemory", "100mb", "--maxclients", "20000")
-NOBODY = "redis://127.0.0.1:1"
+NO_SERVER = "redis://127.0.0.1:1"
 
 
 def settings_of(url: str, **overrides: Any) -> config.Settings:
@@ -35,27 +35,27 @@ def settings_of(url: str, **overrides: Any) -> config.Settings:
 
 
 def by_check(findings: Sequence[Finding]) -> dict[str, Finding]:
-    """Findings by name; each says what was seen, and what is not well has a fix, what is well none."""
+    """Findings by name; each has a detail, and what is not well has a fix, what is well none."""
     for finding in findings:
-        assert finding.seen
-        assert bool(finding.fix) == (finding.level != "ok"), finding
+        assert finding.detail
+        assert bool(finding.fix) == (finding.severity != "ok"), finding
     assert len({finding.check for finding in findings}) == len(findings)
     return {finding.check: finding for finding in findings}
 
 
-def redis_levels(url: str, **overrides: Any) -> dict[str, str]:
+def redis_severities(url: str, **overrides: Any) -> dict[str, str]:
     """What is said of the Redis at ``url``, but for what is well."""
     settings = settings_of(url, **overrides)
     found = by_check(examine(settings, RedisLink.open(settings), None))
-    return {check: finding.level for check, finding in found.items() if finding.level != "ok"}
+    return {check: finding.severity for check, finding in found.items() if finding.severity != "ok"}
 
 
 def clickhouse_findings(settings: config.Settings, store: Store, link: RedisLink | None = None) -> dict[str, Finding]:
     return by_check([finding for finding in examine(settings, link, store) if finding.check != "disk"])
 
 
-def levels(findings: dict[str, Finding]) -> dict[str, str]:
-    return {check: finding.level for check, finding in findings.items() if finding.level != "ok"}
+def severities(findings: dict[str, Finding]) -> dict[str, str]:
+    return {check: finding.severity for check, finding in findings.items() if finding.severity != "ok"}
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_good_redis_is_found_good(redis_with: Callable[..., str]) -> None:
     found = by_check(examine(settings, RedisLink.open(settings), None))
     assert {"redis version", "redis eviction", "redis persistence", "redis memory limit"} <= found.keys()
     assert {"redis clock", "durable seal", "disk"} <= found.keys()
-    assert levels(found) == {}
+    assert severities(found) == {}
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random"])
@@ -82,7 +82,7 @@ def test_a_policy_that_evicts_the_buffer_is_bad_and_stops_the_start(
 ) -> None:
     """``allkeys-*``: bad; the service refuses to start with a sentence that names the policy, unless told to accept."""
     url = redis_with("--maxmemory-policy", policy)
-    assert redis_levels(url) == {"redis eviction": "bad"}
+    assert redis_severities(url) == {"redis eviction": "bad"}
     settings = settings_of(url)
     with pytest.raises(ConfigError, match=f"{policy}.*noeviction.*redis.accept_eviction_risk"):
         wiring.build(settings, threading.Event())
@@ -94,33 +94,33 @@ def test_a_policy_that_evicts_the_buffer_is_bad_and_stops_the_start(
 def test_a_policy_that_spares_the_buffer_is_well(policy: str, redis_with: Callable[..., str]) -> None:
     """The buffer has no TTL, so ``volatile-*`` never takes it."""
     url = redis_with("--maxmemory-policy", policy)
-    assert redis_levels(url) == {}
+    assert redis_severities(url) == {}
     doctor.refuse_risky_redis(settings_of(url), RedisLink.open(settings_of(url)))
 
 
 def test_without_an_append_only_file_the_buffer_is_lost_with_redis(redis_with: Callable[..., str]) -> None:
     """No append-only file is bad, and the seal is not protected either."""
-    assert redis_levels(redis_with(appendonly=False)) == {"redis persistence": "bad", "durable seal": "warn"}
+    assert redis_severities(redis_with(appendonly=False)) == {"redis persistence": "bad", "durable seal": "warn"}
 
 
 def test_appendfsync_no_is_warned_of(redis_with: Callable[..., str]) -> None:
     """A power cut may take half a minute, and the seal, although switched on, is not protected; the fix mends both."""
     url = redis_with("--appendfsync", "no")
-    assert redis_levels(url) == {"redis persistence": "warn", "durable seal": "warn"}
+    assert redis_severities(url) == {"redis persistence": "warn", "durable seal": "warn"}
     RedisLink.open(settings_of(url)).database("metrics").config_set("appendfsync", "everysec")
-    assert redis_levels(url) == {}
+    assert redis_severities(url) == {}
 
 
 @pytest.mark.parametrize("policy", ["always", "everysec"])
 def test_a_seal_that_is_switched_off_is_warned_of(policy: str, redis_with: Callable[..., str]) -> None:
-    """``drainer.durable_seal`` false: whatever Redis does, nobody waits for it."""
+    """``drainer.durable_seal`` false: whatever Redis does, it is not waited for."""
     off = config.DrainerSettings(durable_seal=False)
-    assert redis_levels(redis_with("--appendfsync", policy), drainer=off) == {"durable seal": "warn"}
+    assert redis_severities(redis_with("--appendfsync", policy), drainer=off) == {"durable seal": "warn"}
 
 
 def test_a_redis_without_a_memory_limit_is_warned_of(redis_server: Callable[..., RedisServer]) -> None:
     """Without ``maxmemory`` a long outage of ClickHouse ends with the kernel."""
-    assert redis_levels(redis_server(appendonly=True, options=GOOD_REDIS[2:]).url) == {"redis memory limit": "warn"}
+    assert redis_severities(redis_server(appendonly=True, options=GOOD_REDIS[2:]).url) == {"redis memory limit": "warn"}
 
 
 @pytest.mark.parametrize("version", sorted(redis_executables()))
@@ -145,7 +145,7 @@ def test_a_failed_write_of_the_append_only_file_is_bad(version: str, tmp_path: P
     finally:
         server.kill()
     # A new connection is refused before it can ask; one that was there before is told more.
-    assert levels(by_check(afterwards)) == levels(by_check(found)) == {"redis persistence": "bad"}
+    assert severities(by_check(afterwards)) == severities(by_check(found)) == {"redis persistence": "bad"}
     assert {"redis eviction"} & by_check(found).keys() and "disk" in by_check(found)["redis persistence"].fix
 
 
@@ -153,8 +153,8 @@ def test_a_redis_that_forbids_config_is_judged_by_the_rest(redis_with: Callable[
     """Hosted servers often forbid CONFIG: no error, no false alarm, and ``unknown`` where the policy would stand."""
     settings = settings_of(redis_with("--rename-command", "CONFIG", ""))
     found = by_check(examine(settings, RedisLink.open(settings), None))
-    assert levels(found) == {}
-    assert "unknown" in found["redis persistence"].seen
+    assert severities(found) == {}
+    assert "unknown" in found["redis persistence"].detail
 
 
 def test_a_user_without_rights_is_a_finding(redis_with: Callable[..., str]) -> None:
@@ -165,16 +165,16 @@ def test_a_user_without_rights_is_a_finding(redis_with: Callable[..., str]) -> N
     )
     settings = settings_of(url.replace("redis://", "redis://guest:secret@"))
     found = by_check(examine(settings, RedisLink.open(settings), None))
-    assert levels(found) == {"redis": "bad"}
-    assert "secret" not in found["redis"].seen
+    assert severities(found) == {"redis": "bad"}
+    assert "secret" not in found["redis"].detail
     assert "disk" in found
 
 
 def test_a_redis_that_is_away_is_a_finding() -> None:
-    """Nobody answers: one finding for Redis, which names the setting, and the rest is still looked at."""
-    settings = settings_of(NOBODY)
+    """No server answers: one finding for Redis, which names the setting, and the rest is still looked at."""
+    settings = settings_of(NO_SERVER)
     found = by_check(examine(settings, RedisLink.open(settings), None))
-    assert levels(found) == {"redis": "bad"}
+    assert severities(found) == {"redis": "bad"}
     assert "redis.url" in found["redis"].fix
     assert "disk" in found
 
@@ -183,7 +183,7 @@ def test_an_old_redis_is_bad(redis_with: Callable[..., str], monkeypatch: pytest
     """Older than what is needed is bad, whatever a vendor appends to its version."""
     url = redis_with()
     monkeypatch.setattr(doctor, "MIN_REDIS", (99, 0))
-    assert redis_levels(url) == {"redis version": "bad"}
+    assert redis_severities(url) == {"redis version": "bad"}
     assert doctor._version("7.2.4-rc1") == (7, 2) == doctor._version("v7.2")
 
 
@@ -195,10 +195,10 @@ def test_clocks_that_differ_are_warned_of(
     url = redis_with()
     shifted = SimpleNamespace(time=lambda: time.time() - off_s, time_ns=time.time_ns)
     monkeypatch.setattr(doctor, "time", shifted)
-    assert redis_levels(url) == {"redis clock": "warn"}
+    assert redis_severities(url) == {"redis clock": "warn"}
     found = clickhouse_findings(settings, store)
-    assert levels(found) == {"clickhouse clock": "warn"}
-    assert ("ahead" if off_s > 0 else "behind") in found["clickhouse clock"].seen
+    assert severities(found) == {"clickhouse clock": "warn"}
+    assert ("ahead" if off_s > 0 else "behind") in found["clickhouse clock"].detail
 
 
 # ClickHouse
@@ -210,7 +210,7 @@ def test_a_good_clickhouse_is_found_good(settings: config.Settings, store: Store
         found = clickhouse_findings(settings, one)
         assert {"clickhouse version", "clickhouse clock", "schema", "retention", "parts"} <= found.keys()
         assert {"deduplication window", "insert settings", "canary insert"} <= found.keys()
-        assert levels(found) == {}
+        assert severities(found) == {}
     assert store.rows("SELECT count() FROM dead_letter_marks WHERE mark = 'canary'") == [(2,)]
 
 
@@ -218,7 +218,7 @@ def test_a_reader_writes_nothing(settings: config.Settings, store: Store) -> Non
     """What only a writer can try is left out for a reader, and no row is left behind."""
     store.role = "reader"
     found = clickhouse_findings(settings, store)
-    assert levels(found) == {}
+    assert severities(found) == {}
     assert not {"insert settings", "canary insert"} & found.keys()
     assert store.rows("SELECT count() FROM dead_letter_marks") == [(0,)]
 
@@ -236,41 +236,41 @@ def test_a_server_without_the_schema_is_bad(server: config.Settings, store: Stor
     """No database, or a database without our tables: bad on a server, and `pipeline migrate` mends it."""
     with Store.open(server) as far:
         found = clickhouse_findings(server, far)
-        assert levels(found) == {"schema": "bad"}
+        assert severities(found) == {"schema": "bad"}
         assert "pipeline migrate" in found["schema"].fix
         store.command(f"CREATE DATABASE {server.clickhouse.database}")
-        assert levels(clickhouse_findings(server, far)) == {"schema": "bad"}
+        assert severities(clickhouse_findings(server, far)) == {"schema": "bad"}
         migrate(far, server)
-        assert levels(clickhouse_findings(server, far)) == {}
+        assert severities(clickhouse_findings(server, far)) == {}
 
 
 def test_an_engine_without_the_schema_is_no_trouble(store: Store) -> None:
     """Our own engine gets its tables when the service starts: a fresh installation is not called bad."""
     store.database = store._connected.database = "nothing_here"
     settings = config.Settings()
-    assert levels(clickhouse_findings(settings, store)) == {"schema": "warn"}
+    assert severities(clickhouse_findings(settings, store)) == {"schema": "warn"}
 
 
 def test_a_schema_of_a_newer_version_is_bad(settings: config.Settings, store: Store) -> None:
     """A migration that this version does not know: bad, in the migration's words."""
     store.command("INSERT INTO schema_migrations (version, name, checksum) VALUES (9999, '9999_later', 'x')")
     found = clickhouse_findings(settings, store)
-    assert levels(found) == {"schema": "bad"}
-    assert "9999_later" in found["schema"].seen
+    assert severities(found) == {"schema": "bad"}
+    assert "9999_later" in found["schema"].detail
 
 
 def test_a_table_that_forgets_tokens_soon_is_a_warning(settings: config.Settings, store: Store) -> None:
     """A window shorter than the settings ask for is told with SQL that mends it."""
     store.command("ALTER TABLE metrics MODIFY SETTING non_replicated_deduplication_window = 10")
     found = clickhouse_findings(settings, store)
-    assert levels(found) == {"deduplication window": "warn"}
+    assert severities(found) == {"deduplication window": "warn"}
     store.command(found["deduplication window"].fix)
-    assert levels(clickhouse_findings(settings, store)) == {}
+    assert severities(clickhouse_findings(settings, store)) == {}
 
 
 def test_a_redis_that_takes_too_few_clients_is_a_warning(redis_with: Callable[..., str]) -> None:
     """The platform plans for 10,000 sessions; the shipped redis.conf takes more."""
-    assert redis_levels(redis_with("--maxclients", "9000")) == {"redis connections": "warn"}
+    assert redis_severities(redis_with("--maxclients", "9000")) == {"redis connections": "warn"}
     shipped = resources.text("config/redis.conf")
     assert re.search(r"^maxclients 20000$", shipped, re.MULTILINE)
 
@@ -280,9 +280,9 @@ def test_a_table_that_forgets_tokens_is_bad(table: str, settings: config.Setting
     """Without a deduplication window an insert that arrives late doubles its rows; the fix is SQL that works."""
     store.command(f"ALTER TABLE {table} MODIFY SETTING non_replicated_deduplication_window = 0")
     found = clickhouse_findings(settings, store)
-    assert levels(found) == {"deduplication window": "bad"}
+    assert severities(found) == {"deduplication window": "bad"}
     store.command(found["deduplication window"].fix)
-    assert levels(clickhouse_findings(settings, store)) == {}
+    assert severities(clickhouse_findings(settings, store)) == {}
 
 
 def test_a_user_who_may_not_write_is_bad(settings: config.Settings, store: Store) -> None:
@@ -290,8 +290,8 @@ def test_a_user_who_may_not_write_is_bad(settings: config.Settings, store: Store
     with store.clone() as narrow:
         narrow.command("SET readonly = 1")
         found = clickhouse_findings(settings, narrow)
-    assert levels(found) == {"insert settings": "bad", "canary insert": "bad"}
-    assert "readonly" in found["insert settings"].seen
+    assert severities(found) == {"insert settings": "bad", "canary insert": "bad"}
+    assert "readonly" in found["insert settings"].detail
     assert "users.d" in found["insert settings"].fix
 
 
@@ -301,25 +301,25 @@ def test_an_insert_setting_that_is_not_taken_is_bad(
     """A server that does not know one of our settings, or puts another value in its place, is named with it."""
     monkeypatch.setattr(store, "insert_settings", lambda token="": {"async_insert": 0, "no_such_setting": 1})
     found = clickhouse_findings(settings, store)
-    assert found["insert settings"].level == "bad"
-    assert "no_such_setting" in found["insert settings"].seen
+    assert found["insert settings"].severity == "bad"
+    assert "no_such_setting" in found["insert settings"].detail
     monkeypatch.setattr(store, "insert_settings", lambda token="": {"max_threads": 0})
     found = clickhouse_findings(settings, store)
-    assert re.fullmatch(r"max_threads is \S+, not 0", found["insert settings"].seen)
+    assert re.fullmatch(r"max_threads is \S+, not 0", found["insert settings"].detail)
 
 
 def test_a_row_that_does_not_come_back_is_bad(settings: config.Settings, store: Store) -> None:
     """Something swallows what is inserted: the canary says so; that its table is gone, the schema says."""
     store.command("DROP TABLE dead_letter_marks SYNC")
     gone = clickhouse_findings(settings, store)
-    assert levels(gone) == {"schema": "bad"}
-    assert "dead_letter_marks" in gone["schema"].seen
+    assert severities(gone) == {"schema": "bad"}
+    assert "dead_letter_marks" in gone["schema"].detail
     text = "LowCardinality(String)"
     columns = f"segment {text}, position UInt32, mark {text}, marked_at DateTime64(3, 'UTC')"
     store.command(f"CREATE TABLE dead_letter_marks ({columns}) ENGINE = Null")
     found = clickhouse_findings(settings, store)
-    assert levels(found) == {"canary insert": "bad"}
-    assert found["canary insert"].seen == "one row went in, 0 came back"
+    assert severities(found) == {"canary insert": "bad"}
+    assert found["canary insert"].detail == "one row went in, 0 came back"
 
 
 def test_too_many_parts_are_warned_of(settings: config.Settings, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,9 +327,9 @@ def test_too_many_parts_are_warned_of(settings: config.Settings, store: Store, m
     monkeypatch.setattr(doctor, "MAX_PARTS", 3)
     store.command("SYSTEM STOP MERGES metrics")
     for position in range(4):
-        assert levels(clickhouse_findings(settings, store)) == {}
+        assert severities(clickhouse_findings(settings, store)) == {}
         store.command(f"INSERT INTO metrics (timestamp, segment, position) VALUES (now(), 's', {position})")
-    assert levels(clickhouse_findings(settings, store)) == {"parts": "warn"}
+    assert severities(clickhouse_findings(settings, store)) == {"parts": "warn"}
 
 
 def test_an_old_clickhouse_is_warned_of(
@@ -338,7 +338,7 @@ def test_an_old_clickhouse_is_warned_of(
     """Older than what this was tried with."""
     monkeypatch.setattr(doctor, "MIN_CLICKHOUSE", (99, 1))
     found = clickhouse_findings(settings, store)
-    assert levels(found) == {"clickhouse version": "warn"}
+    assert severities(found) == {"clickhouse version": "warn"}
     assert "99.1" in found["clickhouse version"].fix
 
 
@@ -348,29 +348,29 @@ def test_rows_that_vanish_too_early_are_bad(redis_url: str, server: config.Setti
     link = RedisLink.open(settings)
     with Store.open(settings) as far:
         migrate(far, settings)
-        assert clickhouse_findings(settings, far, link)["retention"].level == "ok"
+        assert clickhouse_findings(settings, far, link)["retention"].severity == "ok"
         link.database("environment").hset(keys.RETENTION_PERFORMANCE_METRICS, "ttl_hours", "1000")
         found = clickhouse_findings(settings, far, link)
-        assert found["retention"].level == "bad"
+        assert found["retention"].severity == "bad"
         assert "retention.raw_hours to 1000" in found["retention"].fix
         longer = settings.model_copy(update={"retention": config.RetentionSettings(raw_hours=1000)})
         migrate(far, longer)
         found = clickhouse_findings(longer, far, link)
-        assert found["retention"].level == "ok"
-        assert f"{1000 + RAW_TTL_MARGIN_HOURS:,} h" in found["retention"].seen
+        assert found["retention"].severity == "ok"
+        assert f"{1000 + RAW_TTL_MARGIN_HOURS:,} h" in found["retention"].detail
 
 
 def test_a_clickhouse_that_is_away_is_a_finding(server: config.Settings, store: Store) -> None:
-    """Nobody answers at the start, or any more: bad, with the setting to look at; Redis is still looked at."""
+    """No server answers at the start, or any more: bad, with the setting to look at; Redis is still looked at."""
     port = free_port()
     away = config.Settings(
-        redis=config.RedisSettings(url=NOBODY),
+        redis=config.RedisSettings(url=NO_SERVER),
         clickhouse=config.ClickHouseSettings(dsn=f"http://127.0.0.1:{port}", connect_timeout_s=1),
     )
     link, nothing, findings = doctor.open_for_doctor(away)
     assert (link is not None, nothing) == (True, None)
     found = by_check(findings)
-    assert levels(found) == {"clickhouse": "bad"}
+    assert severities(found) == {"clickhouse": "bad"}
     assert "clickhouse.dsn" in found["clickhouse"].fix
     with ClickHouseHttp(store, writable=True) as http:
         there = server.model_copy(update={"clickhouse": config.ClickHouseSettings(dsn=http.url)})
@@ -378,7 +378,7 @@ def test_a_clickhouse_that_is_away_is_a_finding(server: config.Settings, store: 
     with leaving:
         leaving._client.close_connections()
         found = clickhouse_findings(there, leaving)
-    assert levels(found) == {"clickhouse": "bad"}
+    assert severities(found) == {"clickhouse": "bad"}
     assert "clickhouse.dsn" in found["clickhouse"].fix
 
 
@@ -388,9 +388,9 @@ def test_a_clickhouse_that_is_away_is_a_finding(server: config.Settings, store: 
 def test_little_room_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk under ``data_dir`` is looked at even before the directory is there."""
     settings = config.Settings(data_dir=tmp_path / "not" / "yet")
-    assert levels(by_check(examine(settings, None, None))) == {}
+    assert severities(by_check(examine(settings, None, None))) == {}
     monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 1 << 62)
-    assert levels(by_check(examine(settings, None, None))) == {"disk": "warn"}
+    assert severities(by_check(examine(settings, None, None))) == {"disk": "warn"}
 
 
 def test_what_is_wrong_is_printed_with_its_fix(capsys: pytest.CaptureFixture[str]) -> None:
@@ -435,23 +435,23 @@ def test_the_command_tells_by_its_exit_code(
     done = asked(surroundings, "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["ok"], done.stderr) == (0, True, "")
-    assert {finding["level"] for finding in report["findings"]} == {"ok"}
-    assert set(report["findings"][0]) == {"check", "level", "seen", "fix"}
+    assert {finding["severity"] for finding in report["findings"]} == {"ok"}
+    assert set(report["findings"][0]) == {"check", "severity", "detail", "fix"}
 
     RedisLink.open(settings_of(surroundings["REDIS__URL"])).database("metrics").config_set("appendfsync", "no")
     done = asked(surroundings, "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["ok"]) == (0, True), "what only weakens a promise is no failure"
-    assert "warn" in {finding["level"] for finding in report["findings"]}
+    assert "warn" in {finding["severity"] for finding in report["findings"]}
 
-    done = asked(surroundings | {"REDIS__URL": NOBODY, "CLICKHOUSE__DATABASE": "other"}, "--json")
+    done = asked(surroundings | {"REDIS__URL": NO_SERVER, "CLICKHOUSE__DATABASE": "other"}, "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["ok"], done.stderr) == (1, False, "")
-    bad = [finding for finding in report["findings"] if finding["level"] == "bad"]
+    bad = [finding for finding in report["findings"] if finding["severity"] == "bad"]
     assert [finding["check"] for finding in bad] == ["redis", "schema"]
     assert all(finding["fix"] for finding in bad)
 
-    done = asked(surroundings | {"REDIS__URL": NOBODY})
+    done = asked(surroundings | {"REDIS__URL": NO_SERVER})
     assert done.returncode == 1
     assert "fix: see that it runs, and that 'redis.url' is its address" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
@@ -464,7 +464,7 @@ def test_the_service_says_at_its_start_what_is_not_well(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every finding that is not ok is logged once, with what was seen and what to do; what is well is not."""
+    """Every finding that is not ok is logged once, with its detail and its fix; what is well is not."""
     monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 1 << 62)
     settings = make_settings(redis={"url": redis_server().url})
     built = wiring.build(settings, threading.Event())
@@ -472,9 +472,9 @@ def test_the_service_says_at_its_start_what_is_not_well(
         said = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
         told = {one["check"]: one for one in said if one["event"] == "startup check failed"}
         assert {"redis persistence", "redis memory limit", "durable seal", "disk"} <= told.keys()
-        levels_of = {record.msg.get("check"): record.levelname for record in caplog.records if record.msg in said}
-        assert (levels_of["redis persistence"], levels_of["durable seal"]) == ("ERROR", "WARNING")
-        assert all(one["seen"] and one["fix"] for one in told.values())
+        severities_of = {record.msg.get("check"): record.levelname for record in caplog.records if record.msg in said}
+        assert (severities_of["redis persistence"], severities_of["durable seal"]) == ("ERROR", "WARNING")
+        assert all(one["detail"] and one["fix"] for one in told.values())
         assert "redis eviction" not in told and "schema" not in told
     finally:
         built.store.command(f"DROP DATABASE {settings.clickhouse.database} SYNC")
@@ -484,7 +484,7 @@ def test_the_service_says_at_its_start_what_is_not_well(
 def test_an_engine_that_is_named_by_its_path_is_looked_at_beside_its_service(
     make_settings: Callable[..., config.Settings], _open_engine: None, redis_url: str
 ) -> None:
-    """``chdb:///path``: the doctor reads as it does with ``embedded``, and takes the engine from nobody."""
+    """``chdb:///path``: the doctor reads as it does with ``embedded``, and takes the engine from no other process."""
     link, store, findings = doctor.open_for_doctor(make_settings(redis={"url": redis_url}))
     assert link is not None and store is not None
     with store:

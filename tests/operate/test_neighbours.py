@@ -241,7 +241,7 @@ def test_a_damaged_schema_stops_the_start_with_its_fix(deploy: Callable[..., Dep
     with Store.open(deployment.settings()) as store:
         store.command("DROP TABLE metrics_1min")
         found = {finding.check: finding for finding in doctor.examine(deployment.settings(), None, store)}
-    assert (found["schema"].level, "metrics_1min is missing" in found["schema"].seen) == ("bad", True)
+    assert (found["schema"].severity, "metrics_1min is missing" in found["schema"].detail) == ("bad", True)
     assert "pipeline migrate" in found["schema"].fix
     with pytest.raises(ConfigError, match=r"metrics_1min is missing.*pipeline migrate"):
         wiring.build(deployment.settings(), threading.Event())

@@ -68,7 +68,7 @@ class Deployment:
     def passed(self) -> set[str]:
         """Marks that the status shows as passed; each of them is trouble, and in words."""
         status = self.status()
-        shown = status.as_dict()["marks"][self.buffer.key]
+        shown = status.as_dict()["fills"][self.buffer.key]
         passed = {name for name, level in shown.items() if level["passed"]}
         assert len(status.high_water) == len(passed)
         assert set(status.high_water) <= set(status.trouble)
@@ -79,9 +79,9 @@ class Deployment:
         return int(self.client.info("memory")["used_memory"])
 
     def fill_by_others(self, more: int) -> None:
-        """Somebody else's key, up to the mark of memory and ``more`` bytes."""
+        """Another program's key, up to the limit of memory and ``more`` bytes."""
         while self.used() < MARK_BYTES + more:
-            self.client.lpush("somebody else's", *[b"x" * 10_000] * 10)
+            self.client.lpush("another program's", *[b"x" * 10_000] * 10)
 
 
 @pytest.fixture
@@ -108,15 +108,15 @@ def alive(deployment: Deployment, role: str = "run", trouble: str = "") -> None:
 
 
 def test_below_its_marks_a_buffer_is_no_trouble(deploy: Callable[..., Deployment]) -> None:
-    """All three levels are shown with their marks; standing at a mark is not passing it."""
+    """All three are shown with their limits; standing at a limit is not passing it."""
     deployment = deploy(high_water_rows=100)
     alive(deployment)
     deployment.push(plain_items(100, 1))
     assert deployment.passed() == set()
-    marks = deployment.status().as_dict()["marks"]["metrics:buffer"]
-    assert marks["rows"] == {"value": 100, "mark": 100, "passed": False}
-    assert (marks["age_s"]["mark"], marks["memory_pct"]["mark"]) == (300, 80)
-    assert 0 < marks["memory_pct"]["value"] < 50
+    fills = deployment.status().as_dict()["fills"]["metrics:buffer"]
+    assert fills["rows"] == {"value": 100, "limit": 100, "passed": False}
+    assert (fills["age_s"]["limit"], fills["memory_pct"]["limit"]) == (300, 80)
+    assert 0 < fills["memory_pct"]["value"] < 50
     assert deployment.status().trouble == []
 
 
@@ -158,7 +158,7 @@ def test_items_that_nobody_seals_are_as_old_as_their_own_time(deploy: Callable[.
 
 @pytest.mark.parametrize("role", ["run", "drain"])
 def test_old_measurements_are_no_old_items(role: str, deploy: Callable[..., Deployment]) -> None:
-    """While a drainer runs, an import of last week's results waits for half a second, and nobody is alarmed."""
+    """While a drainer runs, an import of last week's results waits for half a second, and no alarm is raised."""
     deployment = deploy()
     alive(deployment, role)
     deployment.push([b'{"timestamp":%d,"metric_type":"lcp","value":1}' % (time.time() - 7 * 86_400)])
@@ -168,7 +168,7 @@ def test_old_measurements_are_no_old_items(role: str, deploy: Callable[..., Depl
 
 @pytest.mark.parametrize("rule", RULES)
 def test_memory_is_alarmed(rule: str, deploy: Callable[..., Deployment]) -> None:
-    """Redis is fuller than the mark, whoever fills it: one alarm, in percent of ``maxmemory``."""
+    """Redis is fuller than the mark, whichever program fills it: one alarm, in percent of ``maxmemory``."""
     deployment = deploy(rule)
     alive(deployment)
     deployment.fill_by_others(1 << 20)
@@ -187,7 +187,7 @@ def test_without_a_limit_memory_is_measured_by_the_machine(deploy: Callable[...,
 
 
 def test_of_several_buffers_the_one_is_named(deploy: Callable[..., Deployment]) -> None:
-    """Marks are each buffer's own; the memory, which is everybody's, is said once."""
+    """Marks are each buffer's own; the memory, which all share, is said once."""
     deployment = deploy(key=["one", "two"], high_water_rows=10, high_water_memory_pct=1)
     alive(deployment)
     deployment.client.lpush("one", *plain_items(9, 1))
@@ -197,7 +197,7 @@ def test_of_several_buffers_the_one_is_named(deploy: Callable[..., Deployment]) 
     memory = [sentence for sentence in status.high_water if "memory" in sentence]
     assert (len(rows), len(memory), len(status.high_water)) == (1, 1, 2)
     assert rows[0].startswith("two: 11 items")
-    assert set(status.as_dict()["marks"]) == {"one", "two"}
+    assert set(status.as_dict()["fills"]) == {"one", "two"}
     assert status.highest()[0].value == 11
 
 
@@ -209,7 +209,7 @@ def test_each_mark_is_logged_once_when_passed_and_once_when_not(
     caplog.set_level("INFO", "pipeline")
     deployment = deploy(rule, high_water_rows=100, high_water_age_s=0.1)
     deployment.push(plain_items(101, 1))
-    # In flight and with somebody else, so that no rule can do anything about it.
+    # In flight and held by another drainer, so that no rule can do anything about it.
     deployment.buffer.seal(101)
     chunk = deployment.buffer.claim()
     assert chunk is not None
@@ -217,7 +217,7 @@ def test_each_mark_is_logged_once_when_passed_and_once_when_not(
 
     def said(event: str) -> list[str]:
         messages = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
-        return [message["mark"] for message in messages if message["event"] == event]
+        return [message["by"] for message in messages if message["event"] == event]
 
     def look() -> list[str]:
         deployment.overflow.step()
@@ -232,7 +232,7 @@ def test_each_mark_is_logged_once_when_passed_and_once_when_not(
     assert {record.msg["rule"] for record in warned} == {rule}  # type: ignore[index]
     assert said("buffer below its high-water mark") == []
     deployment.buffer.ack(chunk, stored=101, dead_lettered=0, minutes=[])
-    deployment.client.delete("somebody else's")
+    deployment.client.delete("another program's")
     deployment.overflow.step()
     deployment.overflow.step()
     assert sorted(said("buffer below its high-water mark")) == ["age_s", "memory_pct", "rows"]
@@ -240,7 +240,7 @@ def test_each_mark_is_logged_once_when_passed_and_once_when_not(
 
 
 def test_the_command_shows_the_marks_and_ends_with_1(deploy: Callable[..., Deployment], tmp_path: Path) -> None:
-    """`pipeline status`: above a mark exit 1, in words for people and in ``marks`` for programs."""
+    """`pipeline status`: above a mark exit 1, in words for people and in ``fills`` for programs."""
     deployment = deploy()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PIPELINE_")} | {
         "PIPELINE_REDIS__URL": deployment.settings.redis.url,
@@ -260,7 +260,7 @@ def test_the_command_shows_the_marks_and_ends_with_1(deploy: Callable[..., Deplo
     shown = json.loads(done.stdout)
     assert done.returncode == 1
     assert shown["high_water"] == ["11 items are not stored yet, more than buffer.high_water_rows 10"]
-    assert shown["marks"]["metrics:buffer"]["rows"] == {"value": 11, "mark": 10, "passed": True}
+    assert shown["fills"]["metrics:buffer"]["rows"] == {"value": 11, "limit": 10, "passed": True}
     alive(deployment)
     done = asked()
     assert done.returncode == 1
@@ -279,7 +279,7 @@ def test_a_status_without_redis_is_still_shown(capsys: pytest.CaptureFixture[str
     assert len(status.trouble) == 1
     console.print_status(status)
     assert "Redis: " in capsys.readouterr().out
-    assert status.as_dict()["marks"] == {}
+    assert status.as_dict()["fills"] == {}
 
 
 # What the rules do about it
@@ -335,7 +335,7 @@ def test_drop_oldest_spares_the_buffer_when_others_fill_redis(deploy: Callable[.
 
 
 def test_drop_oldest_keeps_the_newest_whatever_is_in_flight(deploy: Callable[..., Deployment]) -> None:
-    """More is in flight than the mark allows, which nobody can drop: what waits keeps a tenth of it, the newest."""
+    """More is in flight than the mark allows, which cannot be dropped: what waits keeps a tenth of it, the newest."""
     deployment = deploy("drop_oldest", high_water_rows=100)
     deployment.push(plain_items(150, 1))
     deployment.buffer.seal(50)
@@ -368,13 +368,13 @@ def test_spill_gives_memory_back(deploy: Callable[..., Deployment], store: Store
     alive(deployment)
     deployment.push(heavy_items(18_000))
     assert deployment.passed() == {"memory_pct"}
-    deployment.overflow.drainer.progress.trouble = "ClickHouse is away"
+    deployment.overflow.drainer.activity.trouble = "ClickHouse is away"
     deployment.guard()
     assert deployment.passed() == set()
     books = deployment.buffer.books()
     assert 500 <= books.spilled <= 6_000, "and no more than needed"
     assert books.spilled + books.in_flight + books.waiting == 18_000
-    deployment.drainer.progress.trouble = ""
+    deployment.drainer.activity.trouble = ""
     deployment.drainer.drain_until_empty()
     deployment.guard()
     books = deployment.buffer.books()
@@ -389,11 +389,11 @@ def test_spill_leaves_the_buffer_to_clickhouse_when_others_fill_redis(
     and what lies there comes back."""
     deployment = deploy("spill")
     deployment.push(heavy_items(1_000))
-    deployment.drainer.progress.trouble = "ClickHouse is away"
+    deployment.drainer.activity.trouble = "ClickHouse is away"
     deployment.fill_by_others(2 << 20)
     deployment.guard()
     assert deployment.buffer.books().spilled == 1_000, "while ClickHouse is away, room is worth more"
-    deployment.drainer.progress.trouble = ""
+    deployment.drainer.activity.trouble = ""
     deployment.push(heavy_items(100))
     deployment.guard()
     books = deployment.buffer.books()
@@ -414,7 +414,7 @@ def test_what_was_spilled_grows_old_too(deploy: Callable[..., Deployment], caplo
         query = insert
 
     deployment.drainer.store = Away()  # type: ignore[assignment]
-    deployment.drainer.progress.trouble = "ClickHouse is away"
+    deployment.drainer.activity.trouble = "ClickHouse is away"
     deployment.push(plain_items(1_000, 1))
     deployment.guard()
     books = deployment.buffer.books()
@@ -430,6 +430,4 @@ def test_what_was_spilled_grows_old_too(deploy: Callable[..., Deployment], caplo
 
     wait_until(alarmed, "the age of the files is alarmed")
     messages = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
-    assert "age_s" in [
-        message["mark"] for message in messages if message["event"] == "buffer above its high-water mark"
-    ]
+    assert "age_s" in [message["by"] for message in messages if message["event"] == "buffer above its high-water mark"]

@@ -86,7 +86,7 @@ def test_the_service_does_its_work_and_touches_no_other_key(address: Callable[[s
     Silences(metrics, AlertKeys.of(settings)).active(0)
     Housekeeping(link, heartbeats, 300).run(heartbeats.now_ms())
     assert retention_hours(link, 7) == 7
-    assert rights_finding(settings, link).level == "ok"
+    assert rights_finding(settings, link).severity == "ok"
     assert "redis clock" in [finding.check for finding in redis_findings(link)]
     for command in (
         ("SET", "session:test:1", 1),
@@ -104,7 +104,7 @@ def test_each_right_of_the_service_is_missed(address: Callable[[str], config.Set
     settings = address("service")
     (line,) = [one for one in SHIPPED.read_text().splitlines() if one.startswith("user service ")]
     rights = line.replace("CHANGE-ME", "secret").split()[2:]
-    # Redis asks for these before anybody can say anything, or the commands of a whole group stand for many.
+    # Redis asks for these before a client can send a command, or the commands of a whole group stand for many.
     silent = ("+auth", "+hello", "+multi", "+exec", "+discard", "+@")
     unnoticed = []
     with redis.Redis.from_url(settings.redis.url.replace("service:secret@", "")) as administrator:
@@ -117,7 +117,7 @@ def test_each_right_of_the_service_is_missed(address: Callable[[str], config.Set
             link = RedisLink.open(settings)
             try:
                 found = rights_finding(settings, link)
-                if found.level == "ok":
+                if found.severity == "ok":
                     unnoticed.append(right)
             except PipelineError:
                 pass  # not even that may be asked
@@ -150,8 +150,8 @@ def test_the_reader_looks_and_changes_nothing(address: Callable[[str], config.Se
         with pytest.raises(redis.exceptions.NoPermissionError):
             link.database("metrics").execute_command(*command)
     finding = rights_finding(settings, link)
-    assert finding.level == "bad" and re.search(
-        r"may not: LPUSH metrics:buffer, RENAME metrics:buffer, .*PUBLISH alerts:critical", finding.seen
+    assert finding.severity == "bad" and re.search(
+        r"may not: LPUSH metrics:buffer, RENAME metrics:buffer, .*PUBLISH alerts:critical", finding.detail
     )
     assert link.database("metrics").llen("metrics:buffer") == 0
     for opened in (link, writer):

@@ -71,7 +71,7 @@ def test_the_service_does_what_is_asked_and_says_so(service: Service) -> None:
 
 
 def test_without_an_answer_the_command_gives_up_and_takes_its_request_back(service: Service) -> None:
-    """Nobody there: an error after its patience, and nobody does it later."""
+    """No service runs: an error after its patience, and no service does it later."""
     with pytest.raises(PipelineError, match=r"no answer for 0 s.*pipeline status"):
         service.ask(patience_s=0.2)
     assert not service.client.exists(REQUESTS)

@@ -259,7 +259,7 @@ def test_doctor_finds_nothing_bad_once_the_service_runs(running: Deployment) -> 
     assert "'pipeline run' starts it" in before.stdout
     report = running.asked("doctor")
     assert report["ok"]
-    checks = {finding["check"]: finding["level"] for finding in report["findings"]}
+    checks = {finding["check"]: finding["severity"] for finding in report["findings"]}
     assert checks["redis eviction"] == checks["schema"] == "ok"
 
 

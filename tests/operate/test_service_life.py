@@ -23,7 +23,7 @@ class Drainer:
 
     def __init__(self, key: str, work: Callable[[threading.Event], None]) -> None:
         self.buffer = SimpleNamespace(key=key)
-        self.progress = SimpleNamespace(trouble="", heartbeat_s=1.0, stored=0, fenced=0, retries=0)
+        self.activity = SimpleNamespace(trouble="", heartbeat_s=1.0, stored=0, fenced=0, retries=0)
         self.work = work
         self.runs = 0
 
@@ -101,12 +101,12 @@ def test_a_thread_that_hangs_does_not_hold_the_stop_up(tmp_path: Path, caplog: p
 
 
 def test_a_loop_that_has_not_begun_has_no_age(tmp_path: Path) -> None:
-    """While the reader is compiled, a minute on a slow machine, nobody takes the process for stuck."""
+    """While the reader is compiled, a minute on a slow machine, the process does not count as stuck."""
     proceed = threading.Event()
 
     def prepare(_stop: threading.Event) -> None:
         proceed.wait(PATIENCE_S)
-        drainer.progress.heartbeat_s = time.monotonic()
+        drainer.activity.heartbeat_s = time.monotonic()
         _stop.wait(PATIENCE_S)
 
     drainer = Drainer("buffer", prepare)

@@ -110,7 +110,7 @@ def test_what_was_set_aside_is_no_lag(pipeline: Pipeline) -> None:
 
 
 def test_without_redis_everything_of_it_is_unknown(redis_server: Callable[..., RedisServer]) -> None:
-    """No zero is printed for what nobody could count; there is trouble."""
+    """No zero is printed for what could not be counted; there is trouble."""
     server = redis_server()
     pipeline = Pipeline(server.url)
     server.kill()
@@ -138,7 +138,7 @@ def test_one_key_of_the_wrong_type_leaves_the_rest_known(pipeline: Pipeline) -> 
 
 
 def test_a_missing_view_hides_only_its_own_figure(pipeline: Pipeline, store: Store) -> None:
-    """Someone dropped ``alerts_now``: how many alerts fire is unknown and trouble, the rows are counted."""
+    """``alerts_now`` was dropped: how many alerts fire is unknown and trouble, the rows are counted."""
     store.command("DROP VIEW alerts_now")
     status = pipeline.status(store)
     assert (status["firing"], status["rows"], status["dead_letters_open"]) == (None, 0, 0)

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pipeline.serve.bodies import Budget, read_body
-from pipeline.serve.bounds import Bounds, SeenConnection, overdue, to_displace
+from pipeline.serve.bounds import Bounds, ConnectionState, overdue, to_displace
 from pipeline.serve.server import HttpServer
 
 PATIENCE_S = 60
@@ -97,12 +97,12 @@ def asked(server: HttpServer, request: bytes = b"GET / HTTP/1.1\r\nHost: a\r\nCo
 )
 def test_each_phase_has_its_time(phase: str, since_s: float, moved: int, expected: bool) -> None:
     """Dripping header bytes buys no time, a body or an answer that moves does, work is not timed here."""
-    assert overdue(SeenConnection(phase, "a", 100.0, moved), 100.0 + since_s, Bounds()) is expected  # type: ignore[arg-type]
+    assert overdue(ConnectionState(phase, "a", 100.0, moved), 100.0 + since_s, Bounds()) is expected  # type: ignore[arg-type]
 
 
 CONNECTIONS = st.lists(
     st.builds(
-        SeenConnection,
+        ConnectionState,
         st.sampled_from(["idle", "headers", "body", "sending", "closing", "working"]),
         st.sampled_from(["a", "b", "c"]),
         st.floats(0, 100),
@@ -112,8 +112,8 @@ CONNECTIONS = st.lists(
 
 
 @given(CONNECTIONS, st.sampled_from(["a", "d"]))
-def test_a_newcomer_displaces_whoever_is_owed_least(connections: list[SeenConnection], address: str) -> None:
-    """Never a request at work; never somebody of another address for one that has its share; and only when full."""
+def test_a_newcomer_displaces_whoever_is_owed_least(connections: list[ConnectionState], address: str) -> None:
+    """Never a request at work; never one of another address for one that has its share; and only when full."""
     bounds = Bounds(connections=6, connections_by_address=3)
     mine = [seen for seen in connections if seen.address == address]
     goes = to_displace(connections, address, bounds)
@@ -131,10 +131,10 @@ def test_within_one_address_the_longest_waiting_goes_first() -> None:
     """Half a header before half a body, half a body before an idle connection, of equals the oldest."""
     bounds = Bounds(connections=4, connections_by_address=4)
     full = [
-        SeenConnection("idle", "a", 1),
-        SeenConnection("body", "a", 2),
-        SeenConnection("headers", "a", 4),
-        SeenConnection("headers", "a", 3),
+        ConnectionState("idle", "a", 1),
+        ConnectionState("body", "a", 2),
+        ConnectionState("headers", "a", 4),
+        ConnectionState("headers", "a", 3),
     ]
     assert to_displace(full, "a", bounds) == 3
     assert to_displace(full[:2] * 2, "a", bounds) == 1
@@ -144,7 +144,7 @@ def test_within_one_address_the_longest_waiting_goes_first() -> None:
 
 
 def test_half_sent_headers_cost_others_nothing(serve: Callable[[Bounds], HttpServer]) -> None:
-    """Five times as many half requests as there are places: whoever comes next is answered, and they are told off."""
+    """Five times as many half requests as there are places: the next client is answered, and they are refused."""
     server = serve(QUICK)
     floods = [connect(server, b"GET / HTTP/1.1\r\nHost: a\r\nX-Sl") for _ in range(100)]
     for _ in range(5):
@@ -181,7 +181,7 @@ def test_nothing_sent_at_all_is_cut_off_too(serve: Callable[[Bounds], HttpServer
 
 
 def test_who_does_not_read_the_answer_is_cut_off(serve: Callable[[Bounds], HttpServer]) -> None:
-    """An answer nobody takes does not stay in memory."""
+    """An answer that is not read does not stay in memory."""
     server = serve(QUICK)
     with connect(server, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n") as connection:
         give_up = time.monotonic() + PATIENCE_S
@@ -195,7 +195,7 @@ def test_who_does_not_read_the_answer_is_cut_off(serve: Callable[[Bounds], HttpS
 
 
 def test_a_request_at_work_keeps_its_place(serve: Callable[[Bounds], HttpServer]) -> None:
-    """A flood displaces nobody who waits for an answer; when all places work, one more is refused, not left hanging."""
+    """A flood displaces no client that waits for an answer; when all places work, one more is refused at once."""
     server = serve(Bounds(connections=3, connections_by_address=3))
     request = b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     waiting = [connect(server, request) for _ in range(2)]

@@ -15,7 +15,7 @@ import pytest
 from pipeline.base import resources
 from pipeline.base.config import Settings
 from pipeline.base.errors import MigrationError, StoreOutage
-from pipeline.jobs.coarser import LEVELS
+from pipeline.jobs.coarser import COARSE_TABLES
 from pipeline.store import migrate as migrating
 from pipeline.store.client import Store
 from pipeline.store.migrate import Dialect, kept_hours, migrate, migrations
@@ -23,7 +23,7 @@ from pipeline.store.migrate import Dialect, kept_hours, migrate, migrations
 TABLES = {
     *("metrics", "metrics_1min", "metrics_5min", "web_vitals", "baselines", "change_points", "alerts", "runs"),
     *("dead_letters", "dead_letter_marks", "ledger", "schema_migrations", "cycles"),
-    *(level.table for level in LEVELS),
+    *(coarse.table for coarse in COARSE_TABLES),
 }
 
 
@@ -296,7 +296,7 @@ def test_tokens_are_remembered_for_hours(make_settings: Callable[..., Settings])
 
 @pytest.mark.parametrize("layout", ["checkout", "wheel"])
 def test_files_are_found_in_a_checkout_and_in_a_wheel(tmp_path: Path, layout: str) -> None:
-    """Beside the package in a checkout, inside it once installed, and never in somebody else's ``sql`` next to it."""
+    """Beside the package in a checkout, inside it once installed, and never in another project's ``sql`` next to it."""
     package = tmp_path / "pipeline"
     package.mkdir()
     (package / "__init__.py").touch()

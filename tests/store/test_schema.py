@@ -69,7 +69,7 @@ def test_a_type_that_was_changed_is_left_to_a_person(store: Store, settings: con
 
 
 def test_columns_of_a_person_are_no_difference(store: Store) -> None:
-    """Whoever adds a column to a table keeps it."""
+    """A column that an operator adds to a table stays."""
     store.command("ALTER TABLE metrics ADD COLUMN note String")
     assert differences(store) == []
 

@@ -92,7 +92,7 @@ class Proxy:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Pass)
-        self.url = f"http://somebody:secret@127.0.0.1:{self.server.server_address[1]}"
+        self.url = f"http://user:secret@127.0.0.1:{self.server.server_address[1]}"
 
 
 def _body(handler: BaseHTTPRequestHandler) -> bytes:
@@ -149,7 +149,7 @@ def hang_up(handler: BaseHTTPRequestHandler) -> None:
 
 
 def test_an_insert_whose_connection_breaks_is_sent_once_and_in_doubt(proxy: Proxy, behind_proxy: Store) -> None:
-    """The driver would send it again by itself; nobody would know whether it counted once or twice."""
+    """The driver would send it again by itself; no reader could tell whether it counted once or twice."""
     proxy.misbehave = hang_up
     with pytest.raises(StoreOutage) as outage:
         behind_proxy.insert("t", ROWS)
@@ -200,7 +200,7 @@ def test_answers_that_are_not_clickhouses(
 
 
 def test_a_handle_that_connects_later_meets_an_outage_in_every_call(settings: Settings) -> None:
-    """Nobody listens, or the gate is closed: each call is an outage, the first one too, and no error of the driver."""
+    """No server listens, or the gate is closed: each call, the first one too, is an outage, not a driver's error."""
     away = settings.clickhouse.model_copy(update={"dsn": f"http://127.0.0.1:{free_port()}"})
     rows = pa.table({"segment": ["s"]})
     reason = [""]

@@ -20,7 +20,7 @@ PATIENCE_S = 60
 
 
 def start(target: Callable[..., None], **arguments: Any) -> ForkServerProcess:
-    """Run ``target(**arguments)`` in a process of its own, which ends with ours at the latest."""
+    """Run ``target(**arguments)`` in a process of its own, which ends with the caller's at the latest."""
     child = _nursery().Process(target=target, kwargs=arguments, daemon=True)
     child.start()
     return child

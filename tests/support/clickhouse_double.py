@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 class ClickHouseDouble:
-    """Two tables. What lands of an insert and what is remembered of it, whoever calls ``land`` decides."""
+    """Two tables. The caller of ``land`` decides what lands of an insert and what is remembered of it."""
 
     def __init__(self) -> None:
         self.tables: dict[str, list[Row]] = {table: [] for table in DAY_OF}

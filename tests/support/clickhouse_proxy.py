@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fate == "pass":
             self._reply(*self._forward(body))
         elif fate.isdigit():
-            self._reply(int(fate), {}, b"somebody between us and ClickHouse")
+            self._reply(int(fate), {}, b"a proxy in front of ClickHouse")
         elif fate == "page":
             self._reply(200, {"Content-Type": "text/html"}, b"<html><body>Please log in</body></html>")
         elif fate == "empty":

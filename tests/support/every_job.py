@@ -154,7 +154,7 @@ def _judge(played: Played, service: Service) -> None:
     played.trouble = gather(service.settings, service.link, service.buffers, service.store).trouble
     found = doctor.examine(service.settings, service.link, service.store)
     played.findings = {finding.check: finding for finding in found}
-    played.retries = service.drainers[0].progress.retries
+    played.retries = service.drainers[0].activity.retries
     for table in ("metrics", "metrics_1min", "metrics_5min", "web_vitals", "runs", "alerts", "dead_letters", "ledger"):
         played.rows[table] = service.store.rows(f"SELECT count() FROM {table}")[0][0]
 

@@ -314,7 +314,7 @@ class Maker:
                 return item.replace(mark, mark + chance.choice(COMMENTS), chance.choice((1, -1)))
 
     def disguised(self, item: bytes) -> bytes:
-        """What the item says, written in a way that somebody might take for JSON."""
+        """What the item says, written in a way that a reader might take for JSON."""
         chance = self.chance
         text = item.decode("utf-8", "replace")
         match chance.randrange(16):

@@ -32,8 +32,9 @@ from pipeline.deliver import delivery as delivery_module
 from pipeline.deliver import drainer as drainer_module
 from pipeline.deliver import protocol
 from pipeline.deliver import spill as spill_module
+from pipeline.deliver.chunk_state import Route
 from pipeline.deliver.delivery import Delivery
-from pipeline.deliver.drainer import DECODING, READING, WRITING, Drainer, Run
+from pipeline.deliver.drainer import DECODING, READING, WRITING, Drainer, Draining
 from pipeline.deliver.ledger import digest, pending_records
 from pipeline.deliver.spill import Spill
 from pipeline.metric import Limits
@@ -255,7 +256,7 @@ class World:
             raise StoreOutage("the reply is lost")
 
     def deliver(self, which: int) -> None:
-        """An insert arrives after all; nobody waits for its answer."""
+        """An insert arrives after all; its answer is not waited for."""
         table, rows, token = self.late.pop(which % len(self.late))
         with contextlib.suppress(StoreRefused):
             self.clickhouse.check(table, rows)
@@ -263,7 +264,7 @@ class World:
             self.happened["late insert landed" if landed else "late insert dropped"] += 1
 
     def _alone(self, work: Work) -> bool:
-        """Nobody else has an insert for the chunk under way, or will wake up with one."""
+        """No other process has an insert for the chunk under way, or will wake up with one."""
         chunk: Chunk = work.notes["chunk"]
         place = (chunk.segment, chunk.number)
         others = [other for other in self.works() if other is not work and other.next and _place(other) == place]
@@ -438,7 +439,7 @@ for _name in ("read", "read_at", "make_durable", "renew", "release", "ack", "spi
 
 
 class WorldsDisk(RedisDisk):
-    """The disk under the world's Redis: whoever waits for it finds everything synced at once."""
+    """The disk under the world's Redis: a process that waits for it finds everything synced at once."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world.client, None)
@@ -491,7 +492,7 @@ class Process:
         spiller = self._own(SteppedBuffer(world.client), "spiller")
         self.spill = SteppedSpill(world.directory / f"spill-{slot}", spiller, store, SETTINGS, world.limits)
         self.stop = threading.Event()
-        self.run = Run(self.drainer, self.stop)
+        self.run = Draining(self.drainer, self.stop)
         self.drains: list[Work] = []
         self.spills: list[Work] = []
 
@@ -511,7 +512,7 @@ class Process:
         """Claim, read, decode, write and acknowledge one chunk."""
         if not self.drains:
             self.stop = threading.Event()
-            self.run = Run(self.drainer, self.stop)
+            self.run = Draining(self.drainer, self.stop)
         return self._start(self.drains, self._drain)
 
     def start_spill(self) -> Work:
@@ -523,7 +524,7 @@ class Process:
         return self._start(self.spills, self.spill.drain_one)
 
     def step(self, work: Work, fate: Fate = DONE) -> None:
-        """Go on with a work of ours; one that would write waits for those read before it."""
+        """Go on with a work of this process; one that would write waits for those read before it."""
         if work.next == "write":
             work = next(one for one in self.drains if one.next)
         work.step(fate)
@@ -548,7 +549,7 @@ class Process:
 
     def _drain(self) -> None:
         """The drainer's own three stages, one after the other for one chunk."""
-        run, delivery = self.run, Delivery.start(protocol.Route.DRAIN, SETTINGS.max_bad_share)
+        run, delivery = self.run, Delivery.start(Route.DRAIN, SETTINGS.max_bad_share)
         run.advance(delivery, READING)
         run.advance(delivery, DECODING)
         if not delivery.state.is_over:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 class RedisProxy:
     """Passes bytes on between clients and one Redis; ``lose_replies`` and ``hold_commands`` are counted down.
 
-    ``ends_with_a_loss``: after a lost reply nobody is let in any more.
+    ``ends_with_a_loss``: after a lost reply no connection is let in any more.
     """
 
     def __init__(self, server_url: str) -> None:

@@ -21,7 +21,7 @@ class Pair:
 
 
 class Certificates:
-    """A CA, another that nobody trusts, and what they signed; all as files."""
+    """A CA, another that is not trusted, and what they signed; all as files."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -61,7 +61,7 @@ def browser() -> Iterator[Any]:
 
 
 class Reader:
-    """Somebody with the page open, and what their browser complained of."""
+    """A browser with the page open, and what it complained of."""
 
     def __init__(self, browser: Any, world: World, **context: Any) -> None:
         self.context = browser.new_context(**context)

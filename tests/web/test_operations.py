@@ -35,7 +35,7 @@ def test_alive_is_whether_loops_turn() -> None:
         (PipelineLook(0, 1, {}), 1, True, []),
         (PipelineLook(0, 1, {}), 1, None, []),
         (PipelineLook(0, 0, {}), float("inf"), True, ["nothing is known yet"]),
-        (PipelineLook(0, 1, {}), 31, True, ["nothing was seen for 31 s"]),
+        (PipelineLook(0, 1, {}), 31, True, ["the last status check was 31 s ago"]),
         (PipelineLook(0, 1, {}, redis_trouble="Redis: away"), 1, False, ["Redis: away"]),
         (PipelineLook(0, 1, {}, clickhouse_trouble="gone"), 1, True, ["ClickHouse: gone"]),
         (PipelineLook(0, 1, {}), 1, False, ["lease: no process holds the schedule"]),
@@ -47,12 +47,12 @@ def test_ready_names_what_is_missing(look: PipelineLook, age_s: float, lease: bo
 
 
 def test_health_on_a_real_site(open_site: OpenSite) -> None:
-    """Alive at once; ready when somebody holds the schedule."""
+    """Alive at once; ready when a process holds the schedule."""
     world = open_site()
     assert (world.get("/healthz").status, world.get("/healthz").data) == (200, b"ok\n")
     until(lambda: world.get("/readyz").data == b"lease: no process holds the schedule\n")
     assert world.get("/readyz").status == 503
-    world.buffer.client.set(FleetKeys("pipeline").scheduler, "somebody")
+    world.buffer.client.set(FleetKeys("pipeline").scheduler, "another")
     assert world.get("/readyz").status == 200
 
 
@@ -75,7 +75,7 @@ def test_strangers_learn_yes_or_no_alone(open_site: OpenSite) -> None:
 def test_metrics_by_prometheus_conventions(open_site: OpenSite) -> None:
     """Every name of the catalogue is told, and each keeps the rules that promtool checks."""
     world = open_site(
-        jobs=lambda: {"rollup": {"runs": 3, "failures": 0, "missed": 1, "last_took_s": 0.1, "began_s_ago": 9.0,
+        jobs=lambda: {"rollup": {"turns": 3, "failures": 0, "missed": 1, "last_took_s": 0.1, "began_s_ago": 9.0,
                                  "interval_s": 5.0, "trouble": ""}},
         loops=lambda: {"schedule": 0.5},
     )  # fmt: skip

@@ -18,7 +18,7 @@ NAMES = list(resources.queries(FILE))
 
 @pytest.fixture
 def world(open_site: OpenSite) -> World:
-    """A site over seeded tables, acting from it allowed to whoever signs in."""
+    """A site over seeded tables, acting from it allowed to those who sign in."""
     world = open_site()
     seed(world.store, world.buffer)
     return world

@@ -110,7 +110,7 @@ def test_a_full_or_absent_redis_is_said(open_site: OpenSite) -> None:
 
 
 def test_who_may_push(open_site: OpenSite) -> None:
-    """Anybody on loopback without credentials; with a write key or credentials whoever shows one; never a page."""
+    """Each client on loopback without credentials; with a write key or credentials who shows one; never a page."""
     world = open_site(web={"write_key": "wr1te", "token": "t0ken"})
     body = json.dumps(metric())
     assert world.post("/v1/push", body).status == 401

@@ -8,7 +8,7 @@ from pipeline.base.config import Settings
 from pipeline.base.keys import FleetKeys
 
 CHANNEL_MEMORY_S = 30 * 86_400
-"""What was meant for a channel that nobody serves any more is forgotten after this long."""
+"""Notifications of a channel that no process serves any more expire after this long."""
 
 
 @dataclass(frozen=True)

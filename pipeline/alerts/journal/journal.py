@@ -1,6 +1,6 @@
 """The truth about alerts: states, how far rules were judged, and what still has to be told.
 
-One script writes, together and only if nobody else wrote meanwhile: the states after some ticks,
+One script writes, together and only if no other process wrote meanwhile: the states after some ticks,
 the last tick of each rule, and every transition for three outboxes (the ``alerts`` table, Redis's
 own list and channel, each outside channel). So a crash at any instruction either leaves the tick
 unjudged, and it will be judged again to the same transitions and ids, or leaves nothing to decide,
@@ -8,7 +8,7 @@ only to tell. What is told is taken out of its outbox after it stands where it b
 
 No command takes long, however many alerts there are, since producers wait meanwhile. A large commit
 goes in two phases. *Staged*: its alerts and notices are appended in pieces to lists under a name that
-nobody knows, which expire by themselves when the process dies. *Committed*: the script counts the
+no reader knows yet, which expire by themselves when the process dies. *Committed*: the script counts the
 staged lists, keeps them and names them in the state; that is the one moment of truth. Afterwards the
 notices are *handed out* to the outboxes piece by piece, each piece moved by one script, by this
 process or, when it died, by the next process; nothing is committed before that is done, so that
@@ -281,7 +281,7 @@ class Journal:
         staged.has_notices = True
 
     def _append(self, key: str, pieces: Iterable[Sequence[bytes | str]]) -> int:
-        """Append pieces to a list that nobody reads yet; its length."""
+        """Append pieces to a list that is not read yet; its length."""
         length = 0
         waiting = iter(pieces)
         while some := list(itertools.islice(waiting, self._sizes.stage_at_once)):

@@ -50,7 +50,7 @@ class _Row(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False
     resolved_at_ms: int | None = None
     keep_firing_since_ms: int | None = None
     value: float | None = None
-    seen_ms: int | None = None
+    last_seen_ms: int | None = None
 
 
 class _Head(msgspec.Struct):
@@ -118,7 +118,7 @@ def _rows(alerts: Alerts) -> list[_Row]:
             alert.resolved_at_ms,
             alert.keep_firing_since_ms,
             alert.value,
-            alert.seen_ms,
+            alert.last_seen_ms,
         )
         for labels, alert in alerts.items()
     ]
@@ -143,7 +143,7 @@ def _alerts(rows: Sequence[_Row], labels: int) -> Alerts:
             row.resolved_at_ms,
             row.keep_firing_since_ms,
             row.value,
-            row.seen_ms,
+            row.last_seen_ms,
         )
         for row in rows
     }

@@ -134,7 +134,9 @@ class MuteTime:
         """Read ``Sat-Sun``, ``22:00-06:00`` (over midnight) or ``Mon-Fri 18:00-08:00``. Raises ``ValueError``."""
         found = _MUTE.fullmatch(text.strip())
         if not found or not text.strip():
-            raise ValueError(f"{text!r} is no mute time; write Sat-Sun, 22:00-06:00 or Mon-Fri 18:00-08:00 (UTC)")
+            raise ValueError(
+                f"{text!r} is no time of the week; write Sat-Sun, 22:00-06:00 or Mon-Fri 18:00-08:00 (UTC)"
+            )
         first, last, *times = found.groups()
         days = range(7)
         if first:

@@ -11,7 +11,7 @@ from msgspec.structs import astuple
 
 from pipeline.alerts.judge.frames import LabelValues
 from pipeline.alerts.judge.state import Observation
-from pipeline.alerts.judge.verdicts import SeenSeries
+from pipeline.alerts.judge.verdicts import ObservedSeries
 from pipeline.alerts.judge.views import WindowView
 from pipeline.alerts.rules.rule import Rule
 from pipeline.analyse.cycles import slot
@@ -25,7 +25,7 @@ class ListEntry:
     """One label set and its number."""
 
     labels: LabelValues
-    seen: Observation
+    observation: Observation
     context: Context = field(default_factory=dict)
 
 
@@ -71,7 +71,7 @@ class ListView:
         worst: dict[LabelValues, ListEntry] = {}
         for entry in entries:
             other = worst.get(entry.labels)
-            if other is None or (entry.seen.value > other.seen.value) == (rule.direction == "above"):
+            if other is None or (entry.observation.value > other.observation.value) == (rule.direction == "above"):
                 worst[entry.labels] = entry
         self._entries = list(worst.values())
         self._missing: list[LabelValues] = [] if rule.by or () in worst else [()]
@@ -80,7 +80,7 @@ class ListView:
 
     def groups_beyond(self, rule: Rule) -> IndexArray:
         """Groups beyond the threshold."""
-        values = np.array([entry.seen.value for entry in self._entries], dtype=np.float64)
+        values = np.array([entry.observation.value for entry in self._entries], dtype=np.float64)
         return np.flatnonzero(values > rule.threshold if rule.direction == "above" else values < rule.threshold)
 
     def groups_missing(self, rule: Rule) -> IndexArray:
@@ -89,12 +89,14 @@ class ListView:
             return np.empty(0, np.int64)
         return np.arange(len(self._missing)) + len(self._entries)
 
-    def observe(self, rule: Rule, groups: IndexArray) -> SeenSeries:  # noqa: ARG002  as View has it
+    def observe(self, rule: Rule, groups: IndexArray) -> ObservedSeries:  # noqa: ARG002  as View has it
         """The entries' own numbers."""
         nothing = Observation(math.nan, 0)
-        seen = [astuple(self._entries[g].seen if g < len(self._entries) else nothing) for g in groups.tolist()]
-        columns = np.array(seen, dtype=np.float64).reshape(-1, 4).T
-        return SeenSeries(~np.isnan(columns[0]), columns[0], columns[1].astype(np.int64), columns[2], columns[3])
+        observations = [
+            astuple(self._entries[g].observation if g < len(self._entries) else nothing) for g in groups.tolist()
+        ]
+        columns = np.array(observations, dtype=np.float64).reshape(-1, 4).T
+        return ObservedSeries(~np.isnan(columns[0]), columns[0], columns[1].astype(np.int64), columns[2], columns[3])
 
     def number(self, values: LabelValues) -> int:
         """The entry with these labels."""
@@ -122,7 +124,7 @@ def fact_view(readings: Sequence[tuple[Mapping[str, str], float]], rule: Rule) -
 
 
 def change_point_view(changes: Sequence[ChangePoint], rule: Rule, tick_ms: int) -> ListView:
-    """The changes of the last ``window`` that had been found by ``tick_ms``; of drifts those seen in it."""
+    """The changes of the last ``window`` that had been found by ``tick_ms``; of drifts those found in it."""
     entries = []
     is_about_drifts = rule.statistic == "drift"
     for change in changes:
@@ -130,11 +132,11 @@ def change_point_view(changes: Sequence[ChangePoint], rule: Rule, tick_ms: int) 
         at_ms = change.detected_at_ms if is_drift else change.changed_at_ms
         is_recent = tick_ms - rule.window_ms < at_ms <= tick_ms and change.detected_at_ms <= tick_ms
         if is_drift == is_about_drifts and is_recent and _concerns(change.dimensions, rule):
-            entries.append(ListEntry(_labels_of(change.dimensions, rule.by), _seen(change), _found(change)))
+            entries.append(ListEntry(_labels_of(change.dimensions, rule.by), _observation(change), _found(change)))
     return ListView(entries, rule)
 
 
-def _seen(change: ChangePoint) -> Observation:
+def _observation(change: ChangePoint) -> Observation:
     """The change's size; of a drift its slope in percent a week, with its bounds."""
     if change.kind != "drift":
         return Observation(change.change_pct, change.points, change.change_pct, change.change_pct)
@@ -182,15 +184,15 @@ class BaselineView:
         """Groups without samples."""
         return self._windows.groups_missing(rule)
 
-    def observe(self, rule: Rule, groups: IndexArray) -> SeenSeries:
+    def observe(self, rule: Rule, groups: IndexArray) -> ObservedSeries:
         """The change of the mean; a group without a baseline has no data."""
-        seen = self._windows.observe(_MEAN, groups)
+        means = self._windows.observe(_MEAN, groups)
         centre, spread = self._centre[groups], self._spread[groups]
         with np.errstate(invalid="ignore", divide="ignore"):
             unit = centre / 100 if rule.statistic == "change_pct" else spread
             unit = np.where(unit > 0, unit, np.nan)
-            value, low, high = ((number - centre) / unit for number in (seen.value, seen.low, seen.high))
-        return SeenSeries(seen.present & ~np.isnan(value), value, seen.samples, low, high)
+            value, low, high = ((number - centre) / unit for number in (means.value, means.low, means.high))
+        return ObservedSeries(means.present & ~np.isnan(value), value, means.samples, low, high)
 
     def number(self, values: LabelValues) -> int:
         """The group with these label values."""

@@ -95,7 +95,7 @@ def judge_tick(rule: Rule, tick_ms: int, view: View, alerts: Alerts, page_url: s
     )
     judged = _judged(view, rule, groups, alerts)
     judged += [(labels, -1, None, NO_DATA) for labels, number in known.items() if number < 0]
-    # A series that nobody remembers any more is not missing; it is gone.
+    # A series that is no longer remembered is not missing; it is gone.
     gone = replace(rule, no_data="ignore") if rule.no_data == "alert" else rule
     remembered = set(missing.tolist())
     account = Account(rule, tick_ms)
@@ -144,7 +144,7 @@ def transition(
     labels: LabelValues,
     alert: Alert,
     change: Change,
-    seen: Observation | None,
+    observation: Observation | None,
     context: Context,
     page_url: str,
     before: Alert | None = None,
@@ -157,7 +157,7 @@ def transition(
     identity = account.identity.copy()
     identity.update(described.sized)
     alert_id_ = identity.hexdigest()
-    number = seen.value if seen is not None else math.nan
+    number = observation.value if observation is not None else math.nan
     why = reason or account.reason(change, alert, number, by)
     to_state = change.after
     fired_at_ms, resolved_at_ms = alert.fired_at_ms, alert.resolved_at_ms
@@ -179,13 +179,13 @@ def transition(
         number,
         rule.threshold,
         why,
-        account.message(described, alert, seen, context, change, why),
+        account.message(described, alert, observation, context, change, why),
         alert.active_at_ms,
         fired_at_ms,
         resolved_at_ms,
         rule.statistic,
         by,
-        account.evidence(described, seen, context, f"{page_url}/alerts/{alert_id_}" if page_url else ""),
+        account.evidence(described, observation, context, f"{page_url}/alerts/{alert_id_}" if page_url else ""),
     )
 
 
@@ -198,17 +198,17 @@ _Judged = tuple[LabelValues, int, Observation | None, Verdict]
 
 
 def _judged(view: View, rule: Rule, groups: IndexArray, alerts: Alerts) -> list[_Judged]:
-    """What is seen of each group and what it says, all groups at once."""
+    """The observation of each group and the verdict on it, all groups at once."""
     labels = [view.label_values(group) for group in groups.tolist()]
     before = map(alerts.get, labels)
     active = np.fromiter((alert is not None and alert.active for alert in before), np.bool_, len(labels))
-    seen = view.observe(rule, groups)
+    series = view.observe(rule, groups)
     observed: list[Observation | None] = list(
-        map(Observation, seen.value.tolist(), seen.samples.tolist(), seen.low.tolist(), seen.high.tolist())
+        map(Observation, series.value.tolist(), series.samples.tolist(), series.low.tolist(), series.high.tolist())
     )
-    for number in np.flatnonzero(~seen.present).tolist():
+    for number in np.flatnonzero(~series.present).tolist():
         observed[number] = None
-    return list(zip(labels, groups.tolist(), observed, judge_all(active, seen, rule), strict=True))
+    return list(zip(labels, groups.tolist(), observed, judge_all(active, series, rule), strict=True))
 
 
 def _by_labels(judged: _Judged) -> LabelValues:

@@ -26,10 +26,9 @@ from pipeline.alerts.judge.evaluation import Alerts, Transition, judge, judge_ti
 from pipeline.alerts.judge.evidence import Account, iso
 from pipeline.alerts.judge.facts import Facts
 from pipeline.alerts.judge.frames import LabelValues
-from pipeline.alerts.judge.sources import Source as NumberSource
-from pipeline.alerts.judge.sources import SourceBatch
+from pipeline.alerts.judge.sources import Source, SourceBatch
 from pipeline.alerts.judge.state import Alert, Change, Observation, State, Verdict, restore, rewound
-from pipeline.alerts.rules.rule import MINUTE_MS, Rule, Source
+from pipeline.alerts.rules.rule import MINUTE_MS, Rule, Subject
 from pipeline.base import log
 from pipeline.base.errors import RedisOutage
 
@@ -43,13 +42,13 @@ CLOCK_TOLERANCE_MS = 1000
 LATE_MS = 15 * MINUTE_MS
 """How far back ``late: reevaluate`` looks: as long as a resolved alert is remembered."""
 
-CompleteUntil = Mapping[Source, int]
+CompleteUntil = Mapping[Subject, int]
 """Up to which end of a window (epoch milliseconds) each kind of number is complete."""
 
 
 @dataclass
 class EvaluationReport:
-    """What one run did."""
+    """What one turn did."""
 
     ticks: int = 0
     transitions: list[Transition] = field(default_factory=list)
@@ -69,7 +68,7 @@ class Evaluator:
         self,
         journal: Journal,
         rules: Sequence[Rule],
-        source: NumberSource,
+        source: Source,
         *,
         delay_ms: int,
         page_url: str = "",
@@ -110,7 +109,7 @@ class Evaluator:
         return report
 
     def reload(self, rules: Sequence[Rule], *, delay_ms: int | None = None, page_url: str | None = None) -> None:
-        """Judge by other rules from the next run on; alerts keep their times where rule and ``by`` stay."""
+        """Judge by other rules from the next turn on; alerts keep their times where rule and ``by`` stay."""
         self.rules = tuple(rules)
         self._delay_ms = self._delay_ms if delay_ms is None else delay_ms
         self._page_url = self._page_url if page_url is None else page_url.rstrip("/")
@@ -150,7 +149,7 @@ class Evaluator:
             state = committed.states.get(rule.name)
             if state is None or state.tick_ms is None or state.tick_ms <= now_ms + CLOCK_TOLERANCE_MS:
                 continue
-            due_ms = now_ms if rule.source == "facts" else now_ms - self._delay_ms
+            due_ms = now_ms if rule.subject == "facts" else now_ms - self._delay_ms
             tick_ms = due_ms - due_ms % rule.every_ms - rule.every_ms
             ahead_ms = state.tick_ms - tick_ms
             _log.warning(
@@ -175,7 +174,7 @@ class Evaluator:
         for rule in self.rules:
             tick_ms = now_ms - now_ms % rule.every_ms
             state = committed.states.get(rule.name) or RuleState()
-            if rule.source != "facts" or (state.tick_ms is not None and tick_ms <= state.tick_ms):
+            if rule.subject != "facts" or (state.tick_ms is not None and tick_ms <= state.tick_ms):
                 continue
             alerts = dict(state.alerts)
             if state.tick_ms is not None and tick_ms - state.tick_ms > 2 * rule.every_ms + MINUTE_MS:
@@ -213,10 +212,10 @@ class Evaluator:
         return True
 
     def _due(self, committed: Committed, rule: Rule, now_ms: int, complete_until: CompleteUntil) -> _Due | None:
-        if rule.source == "facts":
+        if rule.subject == "facts":
             return None
-        complete_ms = complete_until.get(rule.source, now_ms)
-        if rule.source == "baselines":  # means are read from windows
+        complete_ms = complete_until.get(rule.subject, now_ms)
+        if rule.subject == "baselines":  # means are read from windows
             complete_ms = min(complete_ms, complete_until.get("windows", now_ms))
         until_ms = min(now_ms - self._delay_ms, complete_ms)
         until_ms -= until_ms % rule.every_ms
@@ -224,7 +223,7 @@ class Evaluator:
             return None
         state = committed.states.get(rule.name) or RuleState()
         if state.tick_ms is None:
-            # A rule begins with the newest tick: what was before it came is nobody's alarm.
+            # A rule begins with the newest tick: what happened before it is not alerted.
             return _Due(rule, RuleState(), until_ms - rule.every_ms, until_ms)
         if until_ms <= state.tick_ms:
             return None
@@ -279,8 +278,8 @@ class Evaluator:
             alert = structs.replace(alert, state=State.RESOLVED, resolved_at_ms=tick_ms)
         now = "not beyond its threshold" if change.after is State.RESOLVED else "beyond its threshold"
         reason = f"late data changed the verdict: at {iso(tick_ms)} it was {now}"
-        seen = None if alert.value is None else Observation(alert.value, 0)
-        return transition(Account(rule, tick_ms), labels, alert, change, seen, {}, self._page_url, reason=reason)
+        observation = None if alert.value is None else Observation(alert.value, 0)
+        return transition(Account(rule, tick_ms), labels, alert, change, observation, {}, self._page_url, reason=reason)
 
     # Writing down
 
@@ -331,8 +330,8 @@ class _Due:
         return replace(self, until_ms=min(self.until_ms, end_ms))
 
 
-def _restored(rule: Rule, alerts: Alerts, last_seen_ms: int, now_ms: int) -> Alerts:
-    back = {labels: restore(alert, last_seen_ms, now_ms, rule) for labels, alert in alerts.items()}
+def _restored(rule: Rule, alerts: Alerts, evaluated_ms: int, now_ms: int) -> Alerts:
+    back = {labels: restore(alert, evaluated_ms, now_ms, rule) for labels, alert in alerts.items()}
     return {labels: alert for labels, alert in back.items() if alert is not None}
 
 

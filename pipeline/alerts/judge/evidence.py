@@ -41,17 +41,17 @@ class Account:
         self._mixes_units = len(rule.metrics) > 1
         self._unit = _suffix(rule.unit_of())
         self._window = {"from": iso(tick_ms - rule.window_ms), "to": iso(tick_ms)}
-        self._query = TickQuery.of(rule, tick_ms) if rule.source != "facts" else None
+        self._query = TickQuery.of(rule, tick_ms) if rule.subject != "facts" else None
         self._fields = _rule_fields(rule)
         self.identity = hashlib.blake2b(sized(rule.name).encode(), digest_size=16)
         self.identity_ends = {state: (sized(str(tick_ms)) + sized(state)).encode() for state in (FIRING, RESOLVED)}
-        metric = "vital" if rule.source == "vitals" else "metric_type"
+        metric = "vital" if rule.subject == "vitals" else "metric_type"
         self.columns = tuple([metric if name == "metric_type" else name for name in rule.by])
         self._threshold, self._clears_at = shown(rule.threshold), shown(rule.clears_at)
         self._is, self._beyond = f"{self._about} is ", f"{self._unit}, {rule.direction} {self._threshold}{self._unit}"
 
     def reason(self, change: Change, alert: Alert, value: float, by: Mapping[str, str]) -> str:
-        """One line for logs and the ``alerts`` table: what was seen, against what, since when."""
+        """One line for logs and the ``alerts`` table: the observation, its threshold, since when."""
         if change.verdict is BREACH and change.after is FIRING and not self._mixes_units:
             since = "" if alert.active_at_ms == self.tick_ms else f"; active since {iso(alert.active_at_ms)}"
             return f"{self._is}{shown(value)}{self._beyond}{since}"
@@ -85,7 +85,7 @@ class Account:
         self,
         described: Described,
         alert: Alert,
-        seen: Observation | None,
+        observation: Observation | None,
         context: Context,
         change: Change,
         why: str,
@@ -95,9 +95,14 @@ class Account:
         An alert that fires because its number is beyond the threshold speaks in the words of its rule;
         everything else says why, since those words would not be true of it.
         """
-        if self.rule.message and seen is not None and change.verdict is BREACH and change.after is FIRING:
+        if self.rule.message and observation is not None and change.verdict is BREACH and change.after is FIRING:
             fields = {**self._fields, **described.by}
-            fields |= {"value": seen.value, "samples": seen.samples, "low": seen.low, "high": seen.high}
+            fields |= {
+                "value": observation.value,
+                "samples": observation.samples,
+                "low": observation.low,
+                "high": observation.high,
+            }
             if context:
                 fields |= {name: context[name] for name in ("baseline", "spread") if name in context}
             return self.rule.message.format_map(fields)
@@ -107,14 +112,14 @@ class Account:
         fired = f"; it fired at {iso(alert.fired_at_ms)}" if alert.fired_at_ms is not None else ""
         return f"Resolved: {named}{fired}"
 
-    def evidence(self, described: Described, seen: Observation | None, context: Context, link: str) -> Evidence:
+    def evidence(self, described: Described, observation: Observation | None, context: Context, link: str) -> Evidence:
         """What the number rests on, put into words only when it is told."""
         window, query, conditions = self._window, self._query, described.conditions
-        if seen is None:
+        if observation is None:
             return Evidence(0, None, None, window, query, conditions, context, link, has_data=False)
-        low = seen.low if isfinite(seen.low) else None
-        high = seen.high if isfinite(seen.high) else None
-        return Evidence(seen.samples, low, high, window, query, conditions, context, link)
+        low = observation.low if isfinite(observation.low) else None
+        high = observation.high if isfinite(observation.high) else None
+        return Evidence(observation.samples, low, high, window, query, conditions, context, link)
 
 
 class TickQuery(msgspec.Struct, frozen=True):
@@ -130,15 +135,15 @@ class TickQuery(msgspec.Struct, frozen=True):
     def of(cls, rule: Rule, tick_ms: int) -> TickQuery:
         """The query of a rule at a tick."""
         begin, end = _sql_time(tick_ms - rule.window_ms), _sql_time(tick_ms)
-        metric = "vital" if rule.source == "vitals" else "metric_type"
+        metric = "vital" if rule.subject == "vitals" else "metric_type"
         after = ""
-        if rule.source == "vitals":
+        if rule.subject == "vitals":
             number = "p75" if rule.statistic == "vital_p75" else "100 * poor / samples"
             before = (
                 f"SELECT window_start, vital, environment, browser, page, samples, {number} AS value "
                 f"FROM web_vitals FINAL WHERE window_start >= '{begin[:19]}' AND window_start < '{end[:19]}'"
             )
-        elif rule.source == "change_points":
+        elif rule.subject == "change_points":
             kind, time = ("drift", "detected_at") if rule.statistic == "drift" else ("step", "changed_at")
             before = (
                 f"SELECT * FROM change_points FINAL WHERE kind = '{kind}' AND {time} > '{begin}' AND {time} <= '{end}'"

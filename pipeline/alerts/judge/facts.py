@@ -35,7 +35,7 @@ FACTS: dict[str, str] = {
     "unaccounted": "how far the books are from balancing, without sign: anything but 0 is a loss or a doubling",
     "segments_set_aside": "damaged segments and chunks that wait for `pipeline segments close`; labels: buffer",
     "rollup_lag_s": "age of the oldest minute that was touched and not rolled up again",
-    "jobs_failing": "scheduled jobs whose last run failed",
+    "jobs_failing": "scheduled jobs whose last turn failed",
 }
 """Every fact by name, with its meaning and unit."""
 

@@ -104,24 +104,24 @@ class Selection:
         return self._label_values[group]
 
 
-def select(frame: Frame, rule: Rule, seen: Frame | None = None) -> Selection:
+def select(frame: Frame, rule: Rule, last_seen: Frame | None = None) -> Selection:
     """Choose and group the rows of ``frame`` that concern ``rule``.
 
-    ``seen`` has one row per series that was seen before the frame begins, its last window as start.
+    ``last_seen`` has one row per series that had data before the frame begins, its last window as start.
     """
     rows = np.flatnonzero(_mask(frame, rule))
-    seen_rows = np.flatnonzero(_mask(seen, rule)) if seen is not None else np.empty(0, np.int64)
+    earlier = np.flatnonzero(_mask(last_seen, rule)) if last_seen is not None else np.empty(0, np.int64)
     if not rule.by:
-        last = int(seen.starts_s[seen_rows].max()) if seen is not None and len(seen_rows) else -1
+        last = int(last_seen.starts_s[earlier].max()) if last_seen is not None and len(earlier) else -1
         return Selection(frame, rows, np.zeros(len(rows), np.int64), pa.table({}), np.array([last], np.int64))
     parts = [frame.dimensions.select(rule.by).take(pa.array(rows))]
-    if seen is not None:
-        parts.append(seen.dimensions.select(rule.by).take(pa.array(seen_rows)))
+    if last_seen is not None:
+        parts.append(last_seen.dimensions.select(rule.by).take(pa.array(earlier)))
     grouped = factorise(pa.concat_tables(parts).unify_dictionaries(), rule.by)
-    last_seen = np.full(grouped.groups, -1, np.int64)
-    if seen is not None:
-        np.maximum.at(last_seen, grouped.ids[len(rows) :], seen.starts_s[seen_rows])
-    return Selection(frame, rows, grouped.ids[: len(rows)], grouped.keys, last_seen)
+    newest_s = np.full(grouped.groups, -1, np.int64)
+    if last_seen is not None:
+        np.maximum.at(newest_s, grouped.ids[len(rows) :], last_seen.starts_s[earlier])
+    return Selection(frame, rows, grouped.ids[: len(rows)], grouped.keys, newest_s)
 
 
 def selection_key(rule: Rule) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from pipeline.analyse.windows import roll_up
 
 @dataclass(frozen=True)
 class Ended:
-    """A series that was marked ``stale``: from ``at_s`` on, its windows before that are not seen any more."""
+    """A series that was declared ``stale``: from ``at_s`` on, its windows before that are not read any more."""
 
     dimensions: Mapping[str, str]
     at_s: int
@@ -53,7 +53,7 @@ class MemorySource:
 
     @property
     def has_ended(self) -> bool:
-        """Whether some series is marked as ended, so that a window is not seen for ever."""
+        """Whether some series has ended, so that a window is not read for ever."""
         return bool(self._ended)
 
     def windows(

@@ -65,7 +65,7 @@ class SourceBatch:
     def __init__(self, source: Source, rules: Sequence[Rule], first_ms: int, last_ms: int, facts: Facts) -> None:
         self._facts = facts
         self._frames: dict[Table, Frame] = {}
-        self._seen: dict[Table, Frame] = {}
+        self._last_seen: dict[Table, Frame] = {}
         self._selections: dict[Any, Selection] = {}
         self._views: dict[Any, WindowView] = {}
         for table in dict.fromkeys(table_of(rule) for rule in rules if has_windows(rule)):
@@ -73,19 +73,19 @@ class SourceBatch:
             self._read(source, table, mine, first_ms, last_ms)
         self._baselines: Sequence[Baseline] = ()
         self._changes: Sequence[ChangePoint] = ()
-        if compared := [rule for rule in rules if rule.source == "baselines"]:
+        if compared := [rule for rule in rules if rule.subject == "baselines"]:
             longest = max(rule.window_ms for rule in compared)
             self._baselines = source.baselines(first_ms - longest, last_ms)
-        if found := [rule for rule in rules if rule.source == "change_points"]:
+        if found := [rule for rule in rules if rule.subject == "change_points"]:
             self._changes = source.change_points(first_ms - max(rule.window_ms for rule in found), last_ms)
 
     def view_at(self, rule: Rule) -> Callable[[int], View]:
         """What ``rule`` sees at a tick."""
-        if rule.source == "facts":
+        if rule.subject == "facts":
             return lambda _tick_ms: fact_view(readings(self._facts, rule.fact), rule)
-        if rule.source == "change_points":
+        if rule.subject == "change_points":
             return lambda tick_ms: change_point_view(self._changes, rule, tick_ms)
-        if rule.source == "baselines":
+        if rule.subject == "baselines":
             return lambda tick_ms: BaselineView(self._window(rule, tick_ms), self._baselines, rule, tick_ms)
         return lambda tick_ms: self._window(rule, tick_ms)
 
@@ -93,8 +93,8 @@ class SourceBatch:
         table = table_of(rule)
         key = (table, *selection_key(rule))
         if key not in self._selections:
-            seen = self._seen[table] if needs_memory(rule) else None
-            self._selections[key] = select(self._frames[table], rule, seen)
+            last_seen = self._last_seen[table] if needs_memory(rule) else None
+            self._selections[key] = select(self._frames[table], rule, last_seen)
         view_key = (*key, rule.window_ms)
         view = self._views.get(view_key)
         if view is None or view.tick_s != tick_ms // 1000:
@@ -113,17 +113,17 @@ class SourceBatch:
         self._frames[table] = source.windows(table, metrics, dimensions, histograms, from_s, last_ms // 1000)
         if remembering := [rule for rule in rules if needs_memory(rule)]:
             since_s = (first_ms - max(rule.remember_ms for rule in remembering)) // 1000
-            self._seen[table] = source.last_seen(table, metrics, dimensions, since_s, from_s)
+            self._last_seen[table] = source.last_seen(table, metrics, dimensions, since_s, from_s)
 
 
 def has_windows(rule: Rule) -> bool:
     """Whether the rule reads a table of windows."""
-    return rule.source in ("windows", "vitals", "baselines")
+    return rule.subject in ("windows", "vitals", "baselines")
 
 
 def table_of(rule: Rule) -> Table:
     """The table whose windows answer the rule with the least reading."""
-    if rule.source == "vitals":
+    if rule.subject == "vitals":
         return "web_vitals"
     return "metrics_5min" if rule.five_minutes else "metrics_1min"
 
@@ -183,7 +183,7 @@ class StoreSource:
         return sorted(found, key=lambda baseline: baseline.computed_at_ms)
 
     def change_points(self, from_ms: int, to_ms: int) -> Sequence[ChangePoint]:
-        """Steps that happened in (from, to], and drifts seen then."""
+        """Steps that happened in (from, to], and drifts found then."""
         rows = self._store.rows(
             "SELECT toUnixTimestamp64Milli(changed_at), toUnixTimestamp64Milli(detected_at), change_pct, "
             "points_after, level_before, level_after, kind, slope_pct_per_day, slope_low, slope_high, explanation, "
@@ -202,7 +202,7 @@ class StoreSource:
 
 def _parts(rule: Rule) -> tuple[str, ...]:
     """The statistics that a rule's number is made of."""
-    return ("avg",) if rule.source == "baselines" else (rule.statistic,)
+    return ("avg",) if rule.subject == "baselines" else (rule.statistic,)
 
 
 def _column(table: Table, dimension: str) -> str:

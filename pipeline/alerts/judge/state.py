@@ -1,4 +1,4 @@
-"""The life of one alert: a pure step from what was, what is seen, and the time, to what is.
+"""The life of one alert: a pure step from the state before, the observation and the time to the state after.
 
 Who decides that an alert fires? ``step`` below, and nothing else: no other module makes an alert that fires. The
 evaluator only brings it the numbers, keeps what it returns and passes it on.
@@ -8,7 +8,7 @@ States and times are Prometheus's (rules/alerting.go):
 - *inactive*: no ``Alert`` at all. A pending alert whose condition clears becomes this, silently.
 - *pending*: the condition holds, but not yet for the rule's ``for``, or not surely enough.
 - *firing*: it has held for ``for``. It keeps firing until the condition was away for ``keep_firing_for``.
-- *resolved*: it was firing and is over; kept for 15 minutes so that nobody misses it.
+- *resolved*: it was firing and is over; kept for 15 minutes so that every reader notices it.
 
 Added to that: a second level at which the condition clears (for pending and firing alerts, as
 Grafana's recovery threshold), what absent data means (``no_data``), too few samples, from which
@@ -59,7 +59,7 @@ BREACH, HELD, UNSURE, CLEAR, INSUFFICIENT, NO_DATA = Verdict
 
 
 class Observation(msgspec.Struct, frozen=True, gc=False):
-    """A number as seen at one tick: its value, how many samples it rests on, and its 95 % bounds."""
+    """A number observed at one tick: its value, how many samples it rests on, and its 95 % bounds."""
 
     value: float
     samples: int = 1
@@ -76,9 +76,9 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False):
-    """An alert that is not inactive, with its times. ``value`` is the last one seen.
+    """An alert that is not inactive, with its times. ``value`` is the last one observed.
 
-    ``seen_ms`` is when there were data last, kept only for rules with ``stale_after``.
+    ``last_seen_ms`` is when there were data last, kept only for rules with ``stale_after``.
     A Struct rather than a dataclass: a tick may make a hundred thousand of them.
     """
 
@@ -88,7 +88,7 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
     resolved_at_ms: int | None = None
     keep_firing_since_ms: int | None = None
     value: float | None = None
-    seen_ms: int | None = None
+    last_seen_ms: int | None = None
 
     @property
     def active(self) -> bool:
@@ -96,58 +96,60 @@ class Alert(msgspec.Struct, frozen=True, gc=False):
         return self.state is PENDING or self.state is FIRING
 
 
-def step(alert: Alert | None, seen: Observation | None, now_ms: int, rule: Rule) -> tuple[Alert | None, Change | None]:
+def step(
+    alert: Alert | None, observation: Observation | None, now_ms: int, rule: Rule
+) -> tuple[Alert | None, Change | None]:
     """Judge one observation (None: no data) of one alert (None: inactive) at ``now_ms``.
 
     Returns the alert as it is now and the change of its state, if it changed to pending, firing or
     resolved. A pending alert that clears and a resolved one that is forgotten leave without a change.
     """
-    return follow(alert, seen, judge(alert, seen, rule), now_ms, rule)
+    return follow(alert, observation, judge(alert, observation, rule), now_ms, rule)
 
 
 def follow(
-    alert: Alert | None, seen: Observation | None, verdict: Verdict, now_ms: int, rule: Rule
+    alert: Alert | None, observation: Observation | None, verdict: Verdict, now_ms: int, rule: Rule
 ) -> tuple[Alert | None, Change | None]:
     """``step`` when the verdict on the observation is known already."""
-    if alert is not None and seen is not None and (seen.value != alert.value or rule.stale_after_ms):
-        alert = _with_seen(alert, seen, now_ms, rule)
+    if alert is not None and observation is not None and (observation.value != alert.value or rule.stale_after_ms):
+        alert = _with_observation(alert, observation, now_ms, rule)
     if verdict is BREACH or (verdict is not INSUFFICIENT and _is_met(alert, verdict, now_ms, rule)):
-        return _met(alert, seen, verdict, now_ms, rule)
+        return _met(alert, observation, verdict, now_ms, rule)
     if verdict is INSUFFICIENT:
         return _forget_resolved(alert, now_ms), None
     return _not_met(alert, verdict, now_ms, rule)
 
 
-def judge(alert: Alert | None, seen: Observation | None, rule: Rule) -> Verdict:
+def judge(alert: Alert | None, observation: Observation | None, rule: Rule) -> Verdict:
     """What an observation says, given where the alert stands (an active one clears at another threshold)."""
-    if seen is None:
+    if observation is None:
         return NO_DATA
-    if seen.samples < rule.min_samples:
+    if observation.samples < rule.min_samples:
         return INSUFFICIENT
-    if not rule.beyond(seen.value, active=alert is not None and alert.active):
+    if not rule.beyond(observation.value, active=alert is not None and alert.active):
         return CLEAR
     # A bound that does not exist is NaN and excludes nothing.
-    if rule.when_unsure == "wait" and not (seen.low > rule.threshold or seen.high < rule.threshold):
+    if rule.when_unsure == "wait" and not (observation.low > rule.threshold or observation.high < rule.threshold):
         return UNSURE
-    return BREACH if rule.beyond(seen.value, active=False) else HELD
+    return BREACH if rule.beyond(observation.value, active=False) else HELD
 
 
-def restore(alert: Alert, last_seen_ms: int, now_ms: int, rule: Rule) -> Alert | None:
-    """The alert after nobody looked between ``last_seen_ms`` and ``now_ms``: Prometheus's RestoreForState.
+def restore(alert: Alert, evaluated_ms: int, now_ms: int, rule: Rule) -> Alert | None:
+    """The alert after no evaluation between ``evaluated_ms`` and ``now_ms``: Prometheus's RestoreForState.
 
     Time away does not count towards ``for``, and a pending alert fires at the earliest ``GRACE_MS``
     after the return. A firing alert goes on firing until the next observation says otherwise.
     """
     if alert.state is not PENDING:
         return alert
-    if now_ms - last_seen_ms > OUTAGE_TOLERANCE_MS or rule.for_ms < GRACE_MS:
+    if now_ms - evaluated_ms > OUTAGE_TOLERANCE_MS or rule.for_ms < GRACE_MS:
         return None
-    remaining_ms = rule.for_ms - (last_seen_ms - alert.active_at_ms)
+    remaining_ms = rule.for_ms - (evaluated_ms - alert.active_at_ms)
     if remaining_ms <= 0:
         return alert
     if remaining_ms < GRACE_MS:
         return replace(alert, active_at_ms=now_ms + GRACE_MS - rule.for_ms)
-    return replace(alert, active_at_ms=alert.active_at_ms + now_ms - last_seen_ms)
+    return replace(alert, active_at_ms=alert.active_at_ms + now_ms - evaluated_ms)
 
 
 def rewound(alert: Alert, by_ms: int, now_ms: int) -> Alert:
@@ -162,18 +164,18 @@ def rewound(alert: Alert, by_ms: int, now_ms: int) -> Alert:
         fired_at_ms=moved(alert.fired_at_ms),
         resolved_at_ms=moved(alert.resolved_at_ms),
         keep_firing_since_ms=moved(alert.keep_firing_since_ms),
-        seen_ms=moved(alert.seen_ms),
+        last_seen_ms=moved(alert.last_seen_ms),
     )
 
 
-def _with_seen(alert: Alert, seen: Observation, now_ms: int, rule: Rule) -> Alert:
+def _with_observation(alert: Alert, observation: Observation, now_ms: int, rule: Rule) -> Alert:
     return Alert(
         alert.state,
         alert.active_at_ms,
         alert.fired_at_ms,
         alert.resolved_at_ms,
         alert.keep_firing_since_ms,
-        seen.value,
+        observation.value,
         now_ms if rule.stale_after_ms else None,
     )
 
@@ -188,27 +190,27 @@ def _is_met(alert: Alert | None, verdict: Verdict, now_ms: int, rule: Rule) -> b
 
 def _is_fresh(alert: Alert | None, now_ms: int, rule: Rule) -> bool:
     """Whether the last number is recent enough to stand in for a missing one: Prometheus's lookback delta."""
-    return alert is not None and alert.seen_ms is not None and now_ms - alert.seen_ms < rule.stale_after_ms
+    return alert is not None and alert.last_seen_ms is not None and now_ms - alert.last_seen_ms < rule.stale_after_ms
 
 
 def _met(
-    alert: Alert | None, seen: Observation | None, verdict: Verdict, now_ms: int, rule: Rule
+    alert: Alert | None, observation: Observation | None, verdict: Verdict, now_ms: int, rule: Rule
 ) -> tuple[Alert, Change | None]:
     before = INACTIVE if alert is None else alert.state
-    value = seen.value if seen is not None else None if alert is None else alert.value
-    seen_ms = None if alert is None else alert.seen_ms
+    value = observation.value if observation is not None else None if alert is None else alert.value
+    last_seen_ms = None if alert is None else alert.last_seen_ms
     if alert is None or not alert.active:
-        if seen is not None and rule.stale_after_ms:
-            seen_ms = now_ms
+        if observation is not None and rule.stale_after_ms:
+            last_seen_ms = now_ms
         if rule.for_ms or verdict is UNSURE:
-            return Alert(PENDING, now_ms, value=value, seen_ms=seen_ms), Change(before, PENDING, verdict)
-        return Alert(FIRING, now_ms, now_ms, value=value, seen_ms=seen_ms), Change(before, FIRING, verdict)
+            return Alert(PENDING, now_ms, value=value, last_seen_ms=last_seen_ms), Change(before, PENDING, verdict)
+        return Alert(FIRING, now_ms, now_ms, value=value, last_seen_ms=last_seen_ms), Change(before, FIRING, verdict)
     held = now_ms - alert.active_at_ms >= rule.for_ms
     if alert.state is PENDING and held and verdict is not UNSURE:
-        firing = Alert(FIRING, alert.active_at_ms, now_ms, value=value, seen_ms=seen_ms)
+        firing = Alert(FIRING, alert.active_at_ms, now_ms, value=value, last_seen_ms=last_seen_ms)
         return firing, Change(before, FIRING, verdict)
     if alert.state is FIRING and not held:  # ``for`` was raised since it fired
-        pending = Alert(PENDING, alert.active_at_ms, value=value, seen_ms=seen_ms)
+        pending = Alert(PENDING, alert.active_at_ms, value=value, last_seen_ms=last_seen_ms)
         return pending, Change(before, PENDING, verdict)
     if alert.keep_firing_since_ms is not None:
         alert = replace(alert, keep_firing_since_ms=None)

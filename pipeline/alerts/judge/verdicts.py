@@ -13,7 +13,7 @@ from pipeline.analyse.quantiles import Float64Array, IndexArray
 
 
 @dataclass(frozen=True)
-class SeenSeries:
+class ObservedSeries:
     """Observations of some groups, all arrays (groups,). ``present`` says where there were any data."""
 
     present: NDArray[np.bool_]
@@ -23,15 +23,17 @@ class SeenSeries:
     high: Float64Array
 
 
-def judge_all(active: NDArray[np.bool_], seen: SeenSeries, rule: Rule) -> list[Verdict]:
+def judge_all(active: NDArray[np.bool_], series: ObservedSeries, rule: Rule) -> list[Verdict]:
     """``judge`` for many alerts at once; ``active`` says which of them are pending or firing."""
     bound = np.where(active, rule.clears_at, rule.threshold)
     is_above = rule.direction == "above"
     with np.errstate(invalid="ignore"):
-        met = seen.value > bound if is_above else seen.value < bound
-        beyond = seen.value > rule.threshold if is_above else seen.value < rule.threshold
-        sure = (seen.low > rule.threshold) | (seen.high < rule.threshold) | (rule.when_unsure != "wait")
-    found = np.select([~seen.present, seen.samples < rule.min_samples, ~met, ~sure, beyond], [0, 1, 2, 3, 4], default=5)
+        met = series.value > bound if is_above else series.value < bound
+        beyond = series.value > rule.threshold if is_above else series.value < rule.threshold
+        sure = (series.low > rule.threshold) | (series.high < rule.threshold) | (rule.when_unsure != "wait")
+    found = np.select(
+        [~series.present, series.samples < rule.min_samples, ~met, ~sure, beyond], [0, 1, 2, 3, 4], default=5
+    )
     return [_VERDICTS[code] for code in found.tolist()]
 
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from pipeline.alerts.judge.frames import LabelValues, Selection
 from pipeline.alerts.judge.merged_windows import Merged
-from pipeline.alerts.judge.verdicts import SeenSeries
+from pipeline.alerts.judge.verdicts import ObservedSeries
 from pipeline.alerts.rules.rule import Rule
 from pipeline.analyse.intervals import wilson
 from pipeline.analyse.quantiles import Float64Array, IndexArray
 
-_EXACT_LEVELS = {0.5: "p50", 0.75: "p75", 0.9: "p90", 0.95: "p95", 0.99: "p99"}
+_EXACT_PERCENTILES = {0.5: "p50", 0.75: "p75", 0.9: "p90", 0.95: "p95", 0.99: "p99"}
 
 
 class View(Protocol):
@@ -36,7 +36,7 @@ class View(Protocol):
         """Groups that are remembered but have no data, for rules that alert on that."""
         ...
 
-    def observe(self, rule: Rule, groups: IndexArray) -> SeenSeries:
+    def observe(self, rule: Rule, groups: IndexArray) -> ObservedSeries:
         """The observations of these groups."""
         ...
 
@@ -87,16 +87,16 @@ class WindowView:
         absent = self._weight(rule) == 0
         return np.flatnonzero(absent & self._remembered(rule))
 
-    def observe(self, rule: Rule, groups: IndexArray) -> SeenSeries:
+    def observe(self, rule: Rule, groups: IndexArray) -> ObservedSeries:
         """Values, samples and bounds of ``groups``."""
         if rule.statistic == "age":
             ages = self._ages(rule, groups)
-            return SeenSeries(~np.isnan(ages), ages, np.full(len(groups), rule.min_samples), ages, ages)
+            return ObservedSeries(~np.isnan(ages), ages, np.full(len(groups), rule.min_samples), ages, ages)
         samples = self._weight(rule)[groups].astype(np.int64)
         if rule.quantile is not None:
             value, low, high = self._merge(groups).quantile(rule.quantile)
             value = self._exact_where_single(rule.quantile, groups, value)
-            return SeenSeries(samples > 0, value, samples, *self._within_extremes(groups, value, low, high))
+            return ObservedSeries(samples > 0, value, samples, *self._within_extremes(groups, value, low, high))
         value = self._simple(rule)[groups]
         low, high = value, value
         if rule.statistic == "failure_rate":
@@ -107,7 +107,7 @@ class WindowView:
             half = self._merge(groups).mean_half_width()
             half = np.where((samples > 1) & (self._min == self._max)[groups], 0.0, half)  # no bucket's width here
             low, high = value - half, value + half
-        return SeenSeries(samples > 0, value, samples, low, high)
+        return ObservedSeries(samples > 0, value, samples, low, high)
 
     def number(self, values: LabelValues) -> int:
         """The group with these label values."""
@@ -209,7 +209,7 @@ class WindowView:
         return np.minimum(low, value), np.maximum(high, value)
 
     def _exact_where_single(self, quantile: float, groups: IndexArray, merged: Float64Array) -> Float64Array:
-        column = self.selection.frame.columns.get(_EXACT_LEVELS.get(quantile, ""))
+        column = self.selection.frame.columns.get(_EXACT_PERCENTILES.get(quantile, ""))
         if column is None:
             return merged
         windows = np.bincount(self._group_of, minlength=self.selection.groups)

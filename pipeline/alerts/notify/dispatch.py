@@ -149,16 +149,16 @@ def _part_key(group: str, number: int) -> str:
 
 def _each_alert_once(told: Mapping[str, Group]) -> dict[str, Group]:
     """Two processes that tell the same group at the same time may put an alert into two parts; one keeps it."""
-    seen: set[str] = set()
+    placed: set[str] = set()
     kept: dict[str, Group] = {}
     for key in sorted(told, key=lambda key: (len(key), key)):
         group = told[key]
-        if seen.isdisjoint(group.firing):
+        if placed.isdisjoint(group.firing):
             kept[key] = group
         else:
-            firing = {alert: note for alert, note in group.firing.items() if alert not in seen}
+            firing = {alert: note for alert, note in group.firing.items() if alert not in placed}
             kept[key] = replace(group, firing=firing)
-        seen.update(group.firing)
+        placed.update(group.firing)
     return kept
 
 

@@ -1,4 +1,4 @@
-"""Telling channels: one thread for each, so that a slow or dead one holds up nobody else.
+"""Telling channels: one thread for each, so that a slow or dead one delays no other.
 
 What has to be told waits in Redis, not in memory: the evaluator never waits for a channel, and a
 process that dies takes nothing along. Each thread decides what is due (``dispatch``), freezes it,

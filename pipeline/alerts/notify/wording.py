@@ -55,7 +55,7 @@ def part_of(body: Body) -> int:
 
 
 def without_mentions(text: str) -> str:
-    """Text in which ``@everyone`` calls nobody."""
+    """Text in which ``@everyone`` mentions no member."""
     return _MENTION.sub("@" + _SPACE, text)
 
 

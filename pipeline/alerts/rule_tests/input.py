@@ -1,4 +1,4 @@
-"""The input of a unit test of rules: series, baselines, change points and facts out of a YAML file."""
+"""The input of a unit test of rules: series, baselines, change points, drifts and facts out of a YAML file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.alerts.journal.silences import MuteTime
 from pipeline.alerts.judge.entry_views import Baseline, ChangePoint
 from pipeline.alerts.judge.facts import FACTS
 from pipeline.alerts.judge.memory_source import Ended, MemorySource
@@ -17,6 +18,7 @@ from pipeline.alerts.rule_tests import series_notation
 from pipeline.alerts.rule_tests.series_notation import STALE, Gap
 from pipeline.alerts.rules import lined_yaml
 from pipeline.alerts.rules.rule import BASELINE_DIMENSIONS, MINUTE_MS, SERIES_DIMENSIONS
+from pipeline.analyse.cycles import MONDAY_S, SLOT_S, SLOTS
 from pipeline.base import durations
 from pipeline.base.errors import RuleError
 from pipeline.base.nearest import nearest
@@ -76,7 +78,10 @@ def source_of(reader: Reader, test: lined_yaml.Mapping) -> tuple[MemorySource, d
         raw.table(),
         ended=ended,
         baselines=[_baseline(reader, one) for one in reader.listed(test, "baselines")],
-        change_points=[_change_point(reader, one) for one in reader.listed(test, "change_points")],
+        change_points=[
+            *(_change_point(reader, one) for one in reader.listed(test, "change_points")),
+            *(_drift(reader, one) for one in reader.listed(test, "drifts")),
+        ],
     )
     return source, facts
 
@@ -131,10 +136,32 @@ class _RawRows:
 
 
 def _baseline(reader: Reader, given: lined_yaml.Mapping) -> Baseline:
-    reader.known(given, (*BASELINE_DIMENSIONS, "centre", "spread", "samples"))
-    labels = {name: str(given.get(name, "")) for name in BASELINE_DIMENSIONS}
+    reader.known(given, (*BASELINE_DIMENSIONS, "centre", "spread", "samples", "usual"))
     centre, spread = reader.number(given, "centre"), reader.number(given, "spread", 0)
-    return Baseline(START_MS - _DAY_MS, labels, centre, spread, int(reader.number(given, "samples", 100)))
+    samples = int(reader.number(given, "samples", 100))
+    cycle, factors = _cycle(reader, given)
+    return Baseline(START_MS - _DAY_MS, _labels(given, BASELINE_DIMENSIONS), centre, spread, samples, cycle, factors)
+
+
+def _cycle(reader: Reader, given: lined_yaml.Mapping) -> tuple[str, Sequence[float]]:
+    """What ``usual`` says: times of the week, and what the centre is multiplied by then; the last that holds counts."""
+    usual = given.get("usual")
+    if usual is None:
+        return "", ()
+    if not isinstance(usual, lined_yaml.Mapping) or not usual:
+        raise reader.wrong(given, "usual", "usual must be a mapping of times to factors, as {Sat-Sun: 0.8}")
+    factors, has_days = np.ones(SLOTS), False
+    for span in usual:
+        if (factor := reader.number(usual, span)) <= 0:
+            raise reader.wrong(usual, span, f"{span}: a factor must be above 0")
+        try:
+            times = MuteTime.parse(span)
+        except ValueError as error:
+            raise reader.wrong(usual, span, str(error)) from None
+        covered = [times.covers((MONDAY_S + at * SLOT_S) * 1000) for at in range(SLOTS)]
+        factors[covered] = factor
+        has_days |= span.strip()[:1].isalpha()
+    return ("weekly" if has_days else "daily"), factors.tolist()
 
 
 def _change_point(reader: Reader, given: lined_yaml.Mapping) -> ChangePoint:
@@ -142,9 +169,37 @@ def _change_point(reader: Reader, given: lined_yaml.Mapping) -> ChangePoint:
     at_ms = START_MS + reader.duration(given, "at")
     before = reader.number(given, "level_before", 100)
     change_pct = reader.number(given, "change_pct")
-    labels = {name: str(given.get(name, "")) for name in SERIES_DIMENSIONS}
     after = before * (1 + change_pct / 100)
-    return ChangePoint(at_ms, at_ms, labels, change_pct, int(reader.number(given, "points", 12)), before, after)
+    points = int(reader.number(given, "points", 12))
+    return ChangePoint(at_ms, at_ms, _labels(given, SERIES_DIMENSIONS), change_pct, points, before, after)
+
+
+def _drift(reader: Reader, given: lined_yaml.Mapping) -> ChangePoint:
+    """A drift that is seen at ``at``, with its slope in percent a week and the bounds of it."""
+    reader.known(given, (*SERIES_DIMENSIONS, "at", "pct_per_week", "low", "high", "points", "level_before"))
+    at_ms = START_MS + reader.duration(given, "at")
+    slope = reader.number(given, "pct_per_week")
+    low, high = reader.number(given, "low", slope), reader.number(given, "high", slope)
+    if not low <= slope <= high:
+        raise reader.wrong(
+            given, "pct_per_week", f"pct_per_week is {slope:g}, outside of low {low:g} and high {high:g}"
+        )
+    before, points = reader.number(given, "level_before", 100), int(reader.number(given, "points", 100))
+    return ChangePoint(
+        changed_at_ms=at_ms - _DAY_MS,
+        detected_at_ms=at_ms,
+        dimensions=_labels(given, SERIES_DIMENSIONS),
+        change_pct=slope / 7,
+        points=points,
+        level_before=before,
+        level_after=before * (1 + slope / 700),
+        kind="drift",
+        slope_pct_per_day=(slope / 7, low / 7, high / 7),
+    )
+
+
+def _labels(given: lined_yaml.Mapping, names: Sequence[str]) -> dict[str, str]:
+    return {name: str(given.get(name, "")) for name in names}
 
 
 class Reader:

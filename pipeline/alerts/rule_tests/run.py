@@ -41,7 +41,7 @@ from pipeline.alerts.rules.rule import Rule
 from pipeline.base import durations
 from pipeline.base.nearest import nearest
 
-_TEST_KEYS = ("name", "interval", "input_series", "baselines", "change_points", "alert_rule_test")
+_TEST_KEYS = ("name", "interval", "input_series", "baselines", "change_points", "drifts", "alert_rule_test")
 _CASE_KEYS = ("eval_time", "alertname", "exp_alerts")
 _ALERT_KEYS = ("exp_labels", "exp_annotations")
 
@@ -143,7 +143,7 @@ class _Timeline:
         whole = SourceBatch(source, [rule], ticks[0], ticks[-1], {}).view_at(rule)
         for tick_ms in ticks:
             view = whole(tick_ms)
-            if rule.fact or source.has_ended:  # what is seen depends on when one looks
+            if rule.fact or source.has_ended:  # the answer depends on when it is read
                 now = {name: readings for name, at in facts.items() if (readings := readings_at(at, tick_ms))}
                 view = SourceBatch(source, [rule], tick_ms, tick_ms, now).view_at(rule)(tick_ms)
             for found in judge_tick(rule, tick_ms, view, alerts):

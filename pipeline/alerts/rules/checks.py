@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pipeline.alerts.rules.lined_yaml import shown
 from pipeline.alerts.rules.rule import (
     BASELINE_DIMENSIONS,
-    BASELINE_LEVELS,
+    BASELINE_GROUPINGS,
     MAX_WINDOW_MS,
     MINUTE_MS,
     SERIES_DIMENSIONS,
@@ -50,7 +50,7 @@ def _times(rule: Rule) -> Iterable[tuple[str, str]]:
         if rule.every_ms < 1000:
             yield "every", "a fact is looked at once a second at most"
         return
-    step = VITAL_WINDOW_MS if rule.source == "vitals" else MINUTE_MS
+    step = VITAL_WINDOW_MS if rule.subject == "vitals" else MINUTE_MS
     for key, value in (("window", rule.window_ms), ("every", rule.every_ms)):
         if value < step or value % step:
             yield key, f"{key} must be a multiple of {durations.show(step)}, the length of the stored windows"
@@ -63,25 +63,25 @@ def _times(rule: Rule) -> Iterable[tuple[str, str]]:
 def _dimensions(rule: Rule) -> Iterable[tuple[str, str]]:
     if rule.fact:
         return
-    known = {"vitals": VITAL_DIMENSIONS, "baselines": BASELINE_DIMENSIONS}.get(rule.source, SERIES_DIMENSIONS)
+    known = {"vitals": VITAL_DIMENSIONS, "baselines": BASELINE_DIMENSIONS}.get(rule.subject, SERIES_DIMENSIONS)
     for key, names in (("by", rule.by), ("where", tuple(rule.where))):
         for name in names:
             if name not in known:
                 yield key, f"{key}: {name!r} is no dimension of {rule.statistic}; {nearest(name, known)}"
     if len(rule.metrics) > 1 and "metric_type" not in rule.by:
         yield "by", "with several metrics 'by' must name metric_type, so that they are not mixed"
-    levels = [sorted(level) for level in BASELINE_LEVELS]
-    if rule.source == "baselines" and sorted(rule.by) not in levels:
-        shown = ", ".join(f"[{', '.join(level)}]" for level in BASELINE_LEVELS)
+    groupings = [sorted(grouping) for grouping in BASELINE_GROUPINGS]
+    if rule.subject == "baselines" and sorted(rule.by) not in groupings:
+        shown = ", ".join(f"[{', '.join(grouping)}]" for grouping in BASELINE_GROUPINGS)
         yield "by", f"baselines are kept for {shown}"
 
 
 def _statistics(rule: Rule) -> Iterable[tuple[str, str]]:
-    if rule.source == "vitals":
+    if rule.subject == "vitals":
         for metric in rule.metrics:
             if metric not in VITALS:
                 yield "metric", f"{metric!r} is no vital; {nearest(metric, VITALS)}"
-    if (rule.source == "baselines" or rule.statistic == "failure_rate") and rule.metrics != ("duration",):
+    if (rule.subject == "baselines" or rule.statistic == "failure_rate") and rule.metrics != ("duration",):
         yield "metric", f"{rule.statistic} is known for executions only: metric: duration"
     if rule.statistic == "age" and rule.no_data == "keep":
         yield "no_data", "age is the time without data; 'keep' would freeze it"

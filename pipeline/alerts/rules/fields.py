@@ -265,10 +265,10 @@ def _rule(fields: RuleFields, line: int) -> Rule:
     values: dict[str, Any] = {_ATTRIBUTES.get(name, name): value for name, value in given.items()}
     values |= {"line": line, "clears_at": values.get("clears_at", threshold), "type": values.get("type", fields.name)}
     rule = Rule(direction=direction, threshold=threshold, **values)
-    if rule.source == "vitals":
+    if rule.subject == "vitals":
         values = {"window_ms": VITAL_WINDOW_MS, "every_ms": VITAL_WINDOW_MS} | values
-    elif rule.source == "change_points":
+    elif rule.subject == "change_points":
         values = {"window_ms": MAX_WINDOW_MS, "when_unsure": "fire"} | values
-    elif rule.source == "facts":
+    elif rule.subject == "facts":
         values = {"statistic": "now", "window_ms": 0, "when_unsure": "fire"} | values
     return Rule(direction=direction, threshold=threshold, **values)

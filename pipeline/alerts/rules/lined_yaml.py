@@ -83,9 +83,9 @@ def read(text: str) -> tuple[Any, list[Problem]]:
     try:
         return yaml.load(text, _Loader), []
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        place = error.problem_mark or error.context_mark
         said = " ".join(part for part in (error.context, error.problem) if part)
-        return None, [(mark.line + 1 if mark else 0, f"not YAML: {printable(said)[:300]}")]
+        return None, [(place.line + 1 if place else 0, f"not YAML: {printable(said)[:300]}")]
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         return None, [(line, f"not YAML: the character U+{error.character:04X} is not allowed")]

@@ -14,7 +14,7 @@ NoData = Literal["ignore", "keep", "alert"]
 WhenUnsure = Literal["wait", "fire"]
 Late = Literal["ignore", "reevaluate"]
 Direction = Literal["above", "below"]
-Source = Literal["windows", "vitals", "baselines", "change_points", "facts"]
+Subject = Literal["windows", "vitals", "baselines", "change_points", "facts"]
 
 MINUTE_MS = 60_000
 VITAL_WINDOW_MS = 5 * MINUTE_MS
@@ -24,17 +24,17 @@ MAX_WINDOW_MS = 24 * 60 * MINUTE_MS
 SERIES_DIMENSIONS = SERIES
 VITAL_DIMENSIONS = ("metric_type", *WINDOW_DIMENSIONS)
 BASELINE_DIMENSIONS = ("test_suite", "environment", "browser", "test_id")
-BASELINE_LEVELS = (
+BASELINE_GROUPINGS = (
     ("test_suite",),
     ("test_suite", "environment"),
     ("test_suite", "environment", "browser"),
     ("test_suite", "test_id"),
 )
-"""What baselines are computed for (``jobs.baselines.LEVELS``)."""
+"""What baselines are computed for (``jobs.baselines.GROUPINGS``)."""
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,3})?)")
 
-STATISTICS: dict[str, tuple[Source, str]] = {
+STATISTICS: dict[str, tuple[Subject, str]] = {
     "avg": ("windows", "mean of the values"),
     "min": ("windows", "smallest value"),
     "max": ("windows", "largest value"),
@@ -103,7 +103,7 @@ class Rule:
     line: int = 0
 
     @property
-    def source(self) -> Source:
+    def subject(self) -> Subject:
         """Where its numbers come from."""
         if self.fact:
             return "facts"
@@ -119,7 +119,7 @@ class Rule:
     def five_minutes(self) -> bool:
         """Whether the 5-minute windows answer it, which cost a fifth of the reading."""
         step = VITAL_WINDOW_MS
-        return self.source == "vitals" or (self.window_ms % step == 0 and self.every_ms % step == 0)
+        return self.subject == "vitals" or (self.window_ms % step == 0 and self.every_ms % step == 0)
 
     def unit_of(self, metric: str = "") -> str:
         """The unit of its number for people, as ``ms``; empty when it has none or none is known.

@@ -169,7 +169,7 @@ class Drifts:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Examination:
     """What was found in many series: steps, drifts, and the cycles that were taken out before."""
 
     changes: Changes
@@ -183,7 +183,7 @@ def examine(
     *,
     cycles: Cycles | None = None,
     min_change_pct: ArrayLike = MIN_CHANGE_PCT,
-) -> Findings:
+) -> Examination:
     """Find changes of level, drifts and cycles in many series.
 
     ``values`` (series, points), oldest point first. NaN and infinity are no points, wherever they stand: pad shorter
@@ -207,7 +207,9 @@ def examine(
     found = Changes.joined([changes for changes, _ in parts])
     # One hypothesis a series, and one more for every further change in it.
     adjusted = benjamini_hochberg(found.p_value, len(searched) + len(found) - len(np.unique(found.series)))
-    return Findings(replace(found, confidence=1.0 - adjusted), Drifts.joined([drifts for _, drifts in parts]), cycles)
+    return Examination(
+        replace(found, confidence=1.0 - adjusted), Drifts.joined([drifts for _, drifts in parts]), cycles
+    )
 
 
 def find_changes(

@@ -21,13 +21,13 @@ local function take(name, facts, chunk, attempts, lapsed)
   local key = ARGV[1] .. name
   local lease = ARGV[2] .. '#' .. attempts .. ' ' .. as_text(now + ARGV[3]) .. ' ' .. attempts
   redis.call('HSET', key .. ':leases', chunk, lease)
-  local first_run = 0
-  if facts.run == string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') then first_run = 1 end
-  return {name, chunk, facts.rows, facts.chunk_rows, as_text(facts.sealed_at), attempts, first_run,
+  local same_server = 0
+  if facts.run == string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') then same_server = 1 end
+  return {name, chunk, facts.rows, facts.chunk_rows, as_text(facts.sealed_at), attempts, same_server,
     lapses(key, chunk, lapsed)}
 end
 
--- attempts(lease): how often a chunk was tried, when nobody holds it, and whether its last holder died. A lease further ahead than the longest was taken
+-- attempts(lease): how often a chunk was tried, when it has no holder, and whether its last holder died. A lease further ahead than the longest was taken
 -- while Redis's clock was ahead; what is not a lease was put there by another program.
 local function attempts(lease)
   local expires, tried = string.match(lease, '^%S+ (%d+) (%d+)$')

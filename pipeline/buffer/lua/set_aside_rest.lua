@@ -1,4 +1,4 @@
--- Take out of delivery all chunks of a segment that nobody holds: its list is gone, or nothing proves any more which
+-- Take out of delivery all chunks of a segment that no drainer holds: its list is gone, or nothing proves any more which
 -- items are where. What is left of it waits for a person under the segment's name. Returns {kept, lost}.
 -- needs: segment
 -- KEYS: segments, segment, sealed, set_aside, ledger, aside, scratch   ARGV: name, chunk, token, record

@@ -157,9 +157,9 @@ class _Raw(io.RawIOBase):
 
 def _recognised_xml(head: bytes) -> XmlFormat | None:
     """The format of a file that begins like XML. Raises ``ReportRefused`` for other XML."""
-    mark, encoding = encoding_of(head)
+    prefix, encoding = encoding_of(head)
     try:
-        text = head[len(mark) :].decode(encoding, "replace").lstrip()
+        text = head[len(prefix) :].decode(encoding, "replace").lstrip()
     except LookupError:
         return XML_FORMATS[0]  # its reader says so
     if not text.startswith("<"):

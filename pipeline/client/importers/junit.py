@@ -333,6 +333,6 @@ def _message(producer: str, attributes: dict[str, str], text: str) -> str:
         if wrapped:
             return wrapped[1]
         if message == "collection failure":
-            marked = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
-            return marked[-1] if marked else text
+            errors = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
+            return errors[-1] if errors else text
     return message or text

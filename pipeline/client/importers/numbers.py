@@ -36,8 +36,8 @@ def _with_point(number: str) -> str:
     decimal = max(number.rfind(","), number.rfind("."))
     if decimal < 0:
         return number
-    mark = number[decimal]
-    if number.count(mark) > 1:  # it repeats, so it groups
+    separator = number[decimal]
+    if number.count(separator) > 1:  # it repeats, so it groups
         return number.replace(",", "").replace(".", "")
     whole = number[:decimal].replace(",", "").replace(".", "")
     return f"{whole}.{number[decimal + 1 :]}"

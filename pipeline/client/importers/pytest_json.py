@@ -42,5 +42,5 @@ def _attempt(test: Node, created: int | None) -> Attempt:
 
 def _collection_failure(item: Node) -> Failure:
     text = item.get("longrepr").text()
-    marked = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
-    return failure(marked[-1] if marked else text)
+    errors = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
+    return failure(errors[-1] if errors else text)

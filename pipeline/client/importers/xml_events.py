@@ -20,7 +20,7 @@ _CHUNK_BYTES = 1 << 18
 
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._:-]+)["']""")
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>\s*")
-_MARKS = (
+_PREFIXES = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -66,12 +66,12 @@ class _Events:
 
     def _feed(self, stream: IO[bytes]) -> None:
         head = stream.read(_CHUNK_BYTES)
-        mark, encoding = encoding_of(head)
+        prefix, encoding = encoding_of(head)
         try:
             decoder = codecs.getincrementaldecoder(encoding)("replace")
         except LookupError:
             raise ReportRefused(f"line 1: unknown encoding {encoding!r}") from None
-        held = decoder.decode(head[len(mark) :])
+        held = decoder.decode(head[len(prefix) :])
         declaration = _DECLARATION.match(held)
         if declaration:
             # It names an encoding that is no longer theirs. Its lines stay, so that places are those of the file.
@@ -115,10 +115,10 @@ class _Events:
 
 
 def encoding_of(head: bytes) -> tuple[bytes, str]:
-    """The mark at the beginning, and the encoding: by the mark, else as declared, else UTF-8."""
-    for mark, encoding in _MARKS:
-        if head.startswith(mark):
-            return (mark if b"<" not in mark else b""), encoding
+    """The byte order mark, and the encoding: by that mark, else as declared, else UTF-8."""
+    for prefix, encoding in _PREFIXES:
+        if head.startswith(prefix):
+            return (prefix if b"<" not in prefix else b""), encoding
     declared = _DECLARED.match(head[:400])
     name = declared[1].decode() if declared else "utf-8"
     return b"", "utf-8" if name.lower().startswith(("utf-16", "utf-32")) else name

@@ -18,7 +18,7 @@ RUNNERS = {"playwright": "pipeline-playwright-reporter.mjs"}
 """Runner to the name of its reporter's file."""
 
 
-def source(runner: str) -> str:
+def script(runner: str) -> str:
     """The text of the reporter for ``runner``."""
     text = resources.files(__package__).joinpath(RUNNERS[runner]).read_text(encoding="utf-8")
     scrubbed = [[pattern.pattern, placeholder] for pattern, placeholder in SCRUBBED]

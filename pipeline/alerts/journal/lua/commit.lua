@@ -1,4 +1,4 @@
--- Makes states and transitions true in one step, if nobody committed since the expected version.
+-- Makes states and transitions true in one step, if no other process committed since the expected version.
 -- What is large was staged before: here it is only counted and kept.
 -- needs: keys
 -- KEYS: state, scratch, commits, table outbox, redis outbox, pending of each channel ..., staged lists ..., lists to drop ...

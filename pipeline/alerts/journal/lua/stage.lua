@@ -1,4 +1,4 @@
--- Appends a piece to a list that nobody reads yet, and lets the list expire unless a commit keeps it.
+-- Appends a piece to a list that is not read yet, and lets the list expire unless a commit keeps it.
 -- KEYS: the list, scratch   ARGV: expiry in s, then the elements
 redis.call('DEL', KEYS[2])
 local length = 0

@@ -29,7 +29,7 @@ export function render(about) {
         ['When', (row) => when(row.at)], ['Change', (row) => [tag(row.from_state, mood(row.from_state)), ' → ', tag(row.to_state, mood(row.to_state))]], ['Severity', (row) => row.severity], ['Alert', (row) => row.rule], ['What it says', (row) => row.message, { wide: true }], ['Value', (row) => decimal(row.value), { numeric: true }],
       ], 'History', { tall: true }) : empty('No alert changed in this span', '') };
     }),
-    panel('Silences', 'alerts are judged and stored all the same, and nobody is told', async () => {
+    panel('Silences', 'alerts are judged and stored all the same, no notification is sent', async () => {
       const { silences } = await call('/api/silences', { signal: about.signal });
       return { content: silences.length ? table(silences, [
         ['Holds back', (one) => one.matchers.join(', '), { wide: true }], ['Until', (one) => when(Date.parse(one.ends_at))], ['Comment', (one) => one.comment || '–', { wide: true }],

@@ -9,8 +9,8 @@ export const title = 'Now';
 const CARDS = [
   ['stored_per_s', 'Stored per second', (told) => [number(told.stored_per_s), ' rows/s'], 'Rows acknowledged, from the ledger in Redis, over the last looks', () => ''],
   ['freshness_s', 'Freshness', (told) => [seconds(told.newest_row_age_s), ''], 'Time since the newest row was stored (table metrics, ingested_at)', (told) => (told.newest_row_age_s > 120 ? 'warn' : '')],
-  ['waiting', 'Waiting', (told) => [number(told.waiting), ' items'], 'Items in the buffer (LLEN), not sealed yet', (told) => (Object.values(told.marks || {}).some((marks) => marks.rows?.passed) ? 'bad' : '')],
-  ['dead_lettered', 'Dead letters', (told) => [number(told.dead_letters_open), ' open'], 'Refused items that nobody has replayed or dropped (view dead_letters_open); the line: all since the ledger began', () => ''],
+  ['waiting', 'Waiting', (told) => [number(told.waiting), ' items'], 'Items in the buffer (LLEN), not sealed yet', (told) => (Object.values(told.fills || {}).some((of) => of.rows?.passed) ? 'bad' : '')],
+  ['dead_lettered', 'Dead letters', (told) => [number(told.dead_letters_open), ' open'], 'Refused items, neither replayed nor dropped (view dead_letters_open); the line: all since the ledger began', () => ''],
   ['unaccounted', 'Unaccounted', (told) => [exact(told.unaccounted), ''], 'sealed − stored − dead_lettered − in_flight − spilled − dropped − lost − set_aside; 0 unless something is wrong', (told) => (told.unaccounted === 0 ? 'good' : told.unaccounted ? 'bad' : '')],
   ['firing', 'Alerts firing', (told) => [number(told.alerts.firing || 0), told.alerts.pending ? ` ${told.alerts.pending} pending` : ''], 'Alerts whose last transition leads to firing (view alerts_now)', (told) => (told.alerts.firing ? 'bad' : 'good')],
   ['job_lag_s', 'Job lag', (told) => [seconds(told.job_lag_s), ''], 'How long after its time the latest scheduled job is', (told) => (told.job_lag_s > 60 ? 'warn' : '')],
@@ -50,8 +50,8 @@ export function render(about) {
 
 function troubles(told, section, about) {
   const said = (told.trouble || []).map((text) => h('li', {}, text));
-  const found = told.findings.map((one) => h('li', {}, h('strong', {}, `${one.check}: `), one.seen, one.fix ? h('span', { class: 'fix' }, ` — fix: ${one.fix}`) : null));
-  const bad = said.length || told.findings.some((one) => one.level === 'bad');
+  const found = told.findings.map((one) => h('li', {}, h('strong', {}, `${one.check}: `), one.detail, one.fix ? h('span', { class: 'fix' }, ` — fix: ${one.fix}`) : null));
+  const bad = said.length || told.findings.some((one) => one.severity === 'bad');
   section.className = `panel ${bad ? 'wrong' : found.length ? 'wrong warn' : 'fine'}`;
   const firing = told.alerts.firing ? h('p', {}, about.linked({ view: 'alerts' }, `${told.alerts.firing} alert${told.alerts.firing === 1 ? '' : 's'} firing`)) : null;
   if (!bad && !found.length) return [h('strong', {}, 'The pipeline is well.'), h('span', { class: 'hint' }, ` Seen ${seconds(told.age_s)} ago.`), firing];
@@ -66,7 +66,7 @@ function ledger(told) {
 function schedule(told) {
   const jobs = Object.entries(told.jobs || {});
   if (!jobs.length) return empty('No jobs here', 'This process holds no schedule.');
-  return scrolled('Jobs, table', h('thead', {}, h('tr', {}, ['job', 'runs', 'failed', 'took', 'began'].map((name, index) => h('th', { scope: 'col', class: index ? 'n' : null }, name)))), h('tbody', {}, jobs.map(([name, job]) => h('tr', {}, h('td', {}, name, job.trouble ? [' ', tag(job.trouble, 'bad long')] : null, job.overdue ? [' ', tag('overdue', 'warn')] : null), h('td', { class: 'n' }, number(job.runs)), h('td', { class: 'n' }, number(job.failures)), h('td', { class: 'n' }, seconds(job.last_took_s)), h('td', { class: 'n' }, `${seconds(job.began_s_ago)} ago`)))));
+  return scrolled('Jobs, table', h('thead', {}, h('tr', {}, ['job', 'turns', 'failed', 'took', 'began'].map((name, index) => h('th', { scope: 'col', class: index ? 'n' : null }, name)))), h('tbody', {}, jobs.map(([name, job]) => h('tr', {}, h('td', {}, name, job.trouble ? [' ', tag(job.trouble, 'bad long')] : null, job.overdue ? [' ', tag('overdue', 'warn')] : null), h('td', { class: 'n' }, number(job.runs)), h('td', { class: 'n' }, number(job.failures)), h('td', { class: 'n' }, seconds(job.last_took_s)), h('td', { class: 'n' }, `${seconds(job.began_s_ago)} ago`)))));
 }
 
 const scrolled = (label, ...parts) => h('div', { class: 'scroll tall', tabindex: 0, role: 'region', 'aria-label': label }, h('table', {}, parts));

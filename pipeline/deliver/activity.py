@@ -28,7 +28,7 @@ class Stages:
 
 
 @dataclass
-class Progress:
+class Activity:
     """Counted since the start of the process."""
 
     stored: int = 0
