@@ -1,6 +1,7 @@
 """A soak: the service under load for minutes or an hour takes no more memory, threads, files or keys at its end.
 
-``make test ARGS=--soak`` runs it for an hour, ``--soak=240`` for four minutes, as CI does. Judging what was seen is
+``make test ARGS=--soak`` runs it for an hour, ``--soak=240`` for four minutes, as CI does. A long one begins with an
+hour of history, so that what looks back an hour has its full size at once. Judging what was seen is
 pure, and is tried on every run: healthy shapes pass, each kind of leak is found.
 """
 
@@ -63,14 +64,19 @@ BOUNDS = {
 }
 """What may grow, and how much. Each is so narrow that a leak of its kind is found within ``SHORTEST_S``."""
 
-SETTLED = BOUNDS | {"memory_mb": Bound(step=20, per_minute=0.3)}
-"""Of a soak of ``LONG_S`` or more, which begins with an hour of history, so that the rolling hour is full at once."""
+SETTLED = BOUNDS | {"memory_mb": Bound(step=45, per_minute=0.3)}
+"""Of a soak of ``LONG_S`` or more, which begins with an hour of history, so that the rolling hour is full at once. The
+step is what jobs that overlap leave of scatter: on a busy machine single looks were 389 to 514 MB around an even level,
+and growth could be told from none to about 20 MB. A leak of 3 MB a minute is found in 36 minutes, one of 2 in an hour.
+"""
 
 MEASURES = tuple(BOUNDS)
 SHORTEST_S = 240
 """CI's soak. What is judged is its second half."""
 LONG_S = 1800
+"""From this length on a soak is judged by ``SETTLED``."""
 HISTORY_S = 3600
+"""As far as the longest job that runs all the time looks back: the rolling hour of the vitals."""
 
 
 def slope(seconds: np.ndarray, values: np.ndarray) -> float:
@@ -164,13 +170,18 @@ def test_each_kind_of_leak_is_found_in_ci(measure: str, leak: Callable[[np.ndarr
 @pytest.mark.parametrize(
     ("measure", "per_minute"),
     [
-        *(("memory_mb", 6.0), ("descriptors", 7.0), ("threads", 1.5), ("files", 1.0), ("engine_files", 400.0)),
+        *(("memory_mb", 2.0), ("descriptors", 7.0), ("threads", 1.5), ("files", 1.0), ("engine_files", 400.0)),
         *(("parts", 8.0), ("kept_keys", 2.0), ("expiring_keys", 4.0)),
     ],
 )
 def test_an_hour_finds_small_leaks(measure: str, per_minute: float) -> None:
     """What grows a little each minute is found by the long soak."""
     assert trouble(made_up(3600, **{measure: lambda minute: per_minute * minute})) == [measure]
+
+
+def test_four_megabytes_a_minute_do_not_pass_for_settling() -> None:
+    """A soak of 36 minutes finds a leak that would take 5 GB a day."""
+    assert trouble(made_up(2160, memory_mb=lambda minute: 4 * minute)) == ["memory_mb"]
 
 
 # The soak itself
