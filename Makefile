@@ -13,7 +13,7 @@
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test lint compiled docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,7 +26,8 @@ help: ## what can be made
 demo: $(VENV)/.embedded ## build .venv and run the demo; ARGS="--seconds 20 --json" goes to it
 	@$(BIN)/pipeline demo $(ARGS)
 
-test: lint ## build .venv and run the whole suite; ARGS goes to pytest
+test: ## build .venv and run the whole suite; ARGS goes to pytest
+	@$(MAKE) --no-print-directory -j2 lint compiled
 	@echo "==> pytest, $(WORKERS) processes" >&2
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
@@ -35,6 +36,11 @@ lint: $(VENV)/.test ## ruff and mypy
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
+
+# Once, and not in each of the processes that start together.
+compiled: $(VENV)/.test
+	@echo "==> compiling ahead what is compiled on first use" >&2
+	@$(BIN)/pipeline prepare
 
 docs: $(VENV)/.test ## renew the generated tables of the documentation
 	@PYTHONPATH=tests/support $(BIN)/python tests/support/documentation.py

@@ -24,6 +24,8 @@ import redis
 from pipeline.base import config, failpoints
 
 if TYPE_CHECKING:
+    from databases import LentDatabases
+
     from pipeline.store.client import Store
 
 _database_numbers = itertools.count(1)
@@ -152,10 +154,24 @@ def _no_secrets_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.base.text._secrets", set())
 
 
+@pytest.fixture(scope="session")
+def lent_databases() -> "LentDatabases":
+    """The migrated databases of this process."""
+    from databases import LentDatabases
+
+    return LentDatabases()
+
+
 @pytest.fixture
-def settings(make_settings: Callable[..., config.Settings]) -> config.Settings:
-    """Settings of an embedded store with a fresh database, and a data directory of the test's own."""
-    return make_settings()
+def settings(
+    request: pytest.FixtureRequest, make_settings: Callable[..., config.Settings], lent_databases: "LentDatabases"
+) -> config.Settings:
+    """Settings of an embedded store with an empty database, and a data directory of the test's own."""
+    settings = make_settings()
+    if "store" not in request.fixturenames:
+        return settings
+    lent = {"database": lent_databases.take(settings.clickhouse.database)}
+    return settings.model_copy(update={"clickhouse": settings.clickhouse.model_copy(update=lent)})
 
 
 @pytest.fixture(scope="session")
@@ -168,17 +184,16 @@ def _open_engine(engine_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def store(settings: config.Settings, _open_engine: None) -> Iterator["Store"]:
-    """A migrated ``Store`` on a database of this test's own, dropped afterwards."""
+def store(settings: config.Settings, lent_databases: "LentDatabases", _open_engine: None) -> Iterator["Store"]:
+    """A ``Store`` on a migrated, empty database that no other test uses meanwhile."""
     from pipeline.store.client import Store
-    from pipeline.store.migrate import migrate
 
     store = Store.open(settings)
     try:
-        migrate(store, settings)
+        lent_databases.prepare(store, settings)
         yield store
     finally:
-        store.command(f"DROP DATABASE IF EXISTS {settings.clickhouse.database} SYNC")
+        lent_databases.give_back(store)
         store.close()
 
 

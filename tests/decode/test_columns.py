@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import effort
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from items import OPTIONAL, SEALED_AT_MS, Maker, iso, metric
 
+from pipeline.analyse.changes import candidates, noise
 from pipeline.buffer.chunk import Chunk
+from pipeline.cli.main import cli
 from pipeline.decode import columns, scan
 from pipeline.decode.columns import COLUMNS, decode_chunk
 from pipeline.deliver import ledger
@@ -395,3 +398,11 @@ def altered(rows: Any, name: str) -> Any:
         values[0], values[-1] = values[-1], values[0]
     index = rows.schema.get_field_index(name)
     return rows.set_column(index, rows.schema.field(name), columns.pa.array(values, rows.schema.field(name).type))
+
+
+def test_what_is_compiled_can_be_compiled_ahead() -> None:
+    """``pipeline prepare`` says how long it took; afterwards the reader and the change detector are compiled."""
+    done = CliRunner().invoke(cli, ["prepare", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout).keys() == {"took_s"}
+    assert scan.split_replies.signatures and noise._sums.signatures and candidates._propose.signatures

@@ -32,6 +32,12 @@ def candidates(block: Block) -> Ints:
     return np.sort(chosen, axis=1)
 
 
+def prepare() -> None:
+    """Compile what numba does not have in its cache yet."""
+    size = np.full(1, 3 * SHORTEST_SEGMENT)
+    candidates(Block.of(np.zeros((1, 3 * SHORTEST_SEGMENT)), size, np.ones(1)))
+
+
 @compiled
 def _propose(y: Floats, total: Floats, size: Ints, windows: Ints, counts: Ints, most: Ints, chosen: Ints) -> None:
     """Fill in ``chosen`` (rows, most of them); ``counts`` (rows, windows) is how many each window may propose."""

@@ -24,6 +24,11 @@ def innovations(flat: Floats, size: Ints, noise: Floats) -> tuple[Floats, Floats
     return squares - along * along / weight, log_weight
 
 
+def prepare() -> None:
+    """Compile what numba does not have in its cache yet."""
+    innovations(np.ones((1, 2)), np.full(1, 2), np.zeros((1, 2)))
+
+
 @compiled
 def _sums(flat: Floats, size: Ints, rho: Floats, theta: Floats, first: Floats) -> tuple[Floats, Floats, Floats]:
     """Of each row and noise: squared innovations, their product with the level's, and the level's squares."""
