@@ -2,6 +2,8 @@
 --     SELECT test_suite, histogramQuantile(sumMap(histogram), 0.95) FROM metrics_5min GROUP BY test_suite
 -- Histograms merge by sumMap, exactly and in any order; a quantile of one is within 1 % of that of the rows.
 -- Functions belong to the server, not to a database; creating them again changes nothing.
+-- ClickHouse writes out the argument of a function at each place where it stands. arrayMap over one element gives it a
+-- name instead: a statement is planned in half the time.
 
 -- What the bucket with key k stands for: within 1 % of every value in it.
 CREATE OR REPLACE FUNCTION histogramBucketValue {on_cluster} AS (k) ->
@@ -17,11 +19,10 @@ CREATE OR REPLACE FUNCTION histogramCount {on_cluster} AS (h) -> toFloat64(array
 
 -- The quantile q (0 to 1) of a histogram, by linear interpolation between ranks; NaN when it is empty.
 CREATE OR REPLACE FUNCTION histogramQuantile {on_cluster} AS (h, q) ->
-    if(histogramCount(h) = 0, nan,
-        histogramAtRank(mapSort(h), floor((histogramCount(h) - 1) * q))
-            * (1 - ((histogramCount(h) - 1) * q - floor((histogramCount(h) - 1) * q)))
-        + histogramAtRank(mapSort(h), least(floor((histogramCount(h) - 1) * q) + 1, histogramCount(h) - 1))
-            * ((histogramCount(h) - 1) * q - floor((histogramCount(h) - 1) * q)));
+    arrayMap((sorted, at) -> if(isNaN(at), nan,
+            histogramAtRank(sorted, floor(at)) * (1 - (at - floor(at)))
+            + histogramAtRank(sorted, least(floor(at) + 1, histogramCount(sorted) - 1)) * (at - floor(at))),
+        [mapSort(h)], [if(histogramCount(h) = 0, nan, (histogramCount(h) - 1) * q)])[1];
 
 -- Lighthouse's control points of a vital, as pipeline/analyse/dimensions.py has them: 0.9 is scored at p10, 0.5 at the
 -- median; NaN where it scores nothing. INP and CLS have one pair for both form factors.
@@ -75,19 +76,16 @@ CREATE OR REPLACE FUNCTION histogramRatedP75 {on_cluster} AS (h) ->
 CREATE OR REPLACE FUNCTION lighthouseCurve {on_cluster} AS (value, p10, median) ->
     erfc(log(greatest(value / median, 5e-324)) / log(median / p10) * 0.9061938024368232) / 2;
 CREATE OR REPLACE FUNCTION lighthouseScore {on_cluster} AS (value, vital, form_factor) ->
-    multiIf(isNaN(lighthouseP10(vital, form_factor)) OR ifNull(isNaN(value), 1), nan,
-            value <= 0, 1,
-            value <= lighthouseP10(vital, form_factor),
-                greatest(0.9, lighthouseCurve(value, lighthouseP10(vital, form_factor), lighthouseMedian(vital, form_factor))),
-            value <= lighthouseMedian(vital, form_factor),
-                least(0.8999999999999999, greatest(0.5,
-                    lighthouseCurve(value, lighthouseP10(vital, form_factor), lighthouseMedian(vital, form_factor)))),
-            least(0.49999999999999994,
-                lighthouseCurve(value, lighthouseP10(vital, form_factor), lighthouseMedian(vital, form_factor))));
+    arrayMap((v, p10, median) -> multiIf(isNaN(p10) OR ifNull(isNaN(v), 1), nan,
+            v <= 0, 1,
+            v <= p10, greatest(0.9, lighthouseCurve(v, p10, median)),
+            v <= median, least(0.8999999999999999, greatest(0.5, lighthouseCurve(v, p10, median))),
+            least(0.49999999999999994, lighthouseCurve(v, p10, median))),
+        [value], [lighthouseP10(vital, form_factor)], [lighthouseMedian(vital, form_factor)])[1];
 
 -- The score as Lighthouse shows it: a small bonus above 0.9, then rounded down to hundredths.
 CREATE OR REPLACE FUNCTION lighthouseShown {on_cluster} AS (score) ->
-    floor((score + greatest(0, score - 0.9) * 0.05) * 100) / 100;
+    arrayMap(s -> floor((s + greatest(0, s - 0.9) * 0.05) * 100) / 100, [score])[1];
 
 -- Lighthouse's performance score, 0 to 100, with the weights of its versions 10 to 13: FCP 10 %, Speed Index 10 %, LCP
 -- 25 %, TBT 30 %, CLS 25 %. NULL unless all five values are there. (The order of the sum is Lighthouse's, to the last bit.)

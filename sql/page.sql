@@ -19,30 +19,45 @@ ORDER BY minute;
 
 -- suites
 -- Pass rate and duration of every suite; percentiles come from merged histograms, within 1 %.
-SELECT test_suite, sum(w.total) AS executions, sum(w.passed) / sum(w.total) AS pass_rate, sum(w.failed) AS failures,
-    sum(w.flaky) AS flaky_executions, histogramQuantile(sumMap(w.histogram), 0.5) AS p50_ms,
-    histogramQuantile(sumMap(w.histogram), 0.95) AS p95_ms, uniq(test_id) AS tests
-FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
-WHERE lower(metric_type) = 'duration'
-    AND ({environment:String} = '' OR environment = {environment:String})
-    AND ({browser:String} = '' OR browser = {browser:String})
-    AND ({suite:String} = '' OR test_suite = {suite:String})
-GROUP BY test_suite
-HAVING executions > 0
+SELECT test_suite, executions, pass_rate, failures, flaky_executions, histogramQuantile(merged, 0.5) AS p50_ms,
+    histogramQuantile(merged, 0.95) AS p95_ms, counted.tests AS tests
+FROM
+(
+    SELECT w.test_suite AS test_suite, sum(w.total) AS executions, sum(w.passed) / sum(w.total) AS pass_rate,
+        sum(w.failed) AS failures, sum(w.flaky) AS flaky_executions, sumMap(w.histogram) AS merged
+    FROM suites_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 3600) AS w
+    WHERE ({environment:String} = '' OR w.environment = {environment:String})
+        AND ({browser:String} = '' OR w.browser = {browser:String})
+        AND ({suite:String} = '' OR w.test_suite = {suite:String})
+    GROUP BY test_suite
+    HAVING executions > 0
+) AS found
+LEFT JOIN
+(
+    SELECT w.test_suite AS test_suite, uniq(w.test_id) AS tests
+    FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+    WHERE lower(w.metric_type) = 'duration'
+        AND ({environment:String} = '' OR w.environment = {environment:String})
+        AND ({browser:String} = '' OR w.browser = {browser:String})
+    GROUP BY test_suite
+) AS counted ON counted.test_suite = found.test_suite
 ORDER BY pass_rate, test_suite
 LIMIT 200;
 
 -- durations
 -- Pass rate and duration of all tests over time.
-SELECT toUInt32(intDiv(toUnixTimestamp(w.window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
-    sum(w.total) AS executions, sum(w.passed) / sum(w.total) AS pass_rate,
-    histogramQuantile(sumMap(w.histogram), 0.5) AS p50_ms, histogramQuantile(sumMap(w.histogram), 0.95) AS p95_ms
-FROM suites_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = {bucket:UInt32}) AS w
-WHERE ({environment:String} = '' OR environment = {environment:String})
-    AND ({browser:String} = '' OR browser = {browser:String})
-    AND ({suite:String} = '' OR test_suite = {suite:String})
-GROUP BY at
-HAVING executions > 0
+SELECT at, executions, pass_rate, histogramQuantile(merged, 0.5) AS p50_ms, histogramQuantile(merged, 0.95) AS p95_ms
+FROM
+(
+    SELECT toUInt32(intDiv(toUnixTimestamp(w.window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
+        sum(w.total) AS executions, sum(w.passed) / sum(w.total) AS pass_rate, sumMap(w.histogram) AS merged
+    FROM suites_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = {bucket:UInt32}) AS w
+    WHERE ({environment:String} = '' OR environment = {environment:String})
+        AND ({browser:String} = '' OR browser = {browser:String})
+        AND ({suite:String} = '' OR test_suite = {suite:String})
+    GROUP BY at
+    HAVING executions > 0
+)
 ORDER BY at;
 
 -- slowest
@@ -50,14 +65,18 @@ ORDER BY at;
 SELECT test_suite, test_id, name, browser, executions, histogramQuantile(merged, 0.5) AS p50_ms, p95_ms
 FROM
 (
-    SELECT test_suite, test_id, any(test_name) AS name, browser, sum(w.samples) AS executions,
-        sumMap(w.histogram) AS merged, histogramQuantile(merged, 0.95) AS p95_ms
-    FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
-    WHERE lower(metric_type) = 'duration'
-    AND ({environment:String} = '' OR environment = {environment:String})
-    AND ({browser:String} = '' OR browser = {browser:String})
-    AND ({suite:String} = '' OR test_suite = {suite:String})
-    GROUP BY test_suite, test_id, browser
+    SELECT test_suite, test_id, name, browser, executions, merged, histogramQuantile(merged, 0.95) AS p95_ms
+    FROM
+    (
+        SELECT test_suite, test_id, any(test_name) AS name, browser, sum(w.samples) AS executions,
+            sumMap(w.histogram) AS merged
+        FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+        WHERE lower(metric_type) = 'duration'
+            AND ({environment:String} = '' OR environment = {environment:String})
+            AND ({browser:String} = '' OR browser = {browser:String})
+            AND ({suite:String} = '' OR test_suite = {suite:String})
+        GROUP BY test_suite, test_id, browser
+    )
     ORDER BY p95_ms DESC
     LIMIT 25
 )
@@ -76,31 +95,99 @@ WHERE direction = 'regression' AND changed_at >= toDateTime({from:UInt32}, 'UTC'
 ORDER BY abs(effect_spreads) DESC
 LIMIT 25;
 
+-- newest_executions
+-- How far back the newest 100,000 executions reach in the span: of so many each single one is looked at.
+SELECT toUInt32(if(countIf(reached > 100000) = 0, {from:UInt32},
+    if(countIf(reached <= 100000) = 0, {to:UInt32}, toUnixTimestamp(minIf(start, reached <= 100000))))) AS since
+FROM
+(
+    SELECT w.window_start AS start, sum(sum(w.total + w.retried)) OVER (ORDER BY start DESC) AS reached
+    FROM suites_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 3600) AS w
+    WHERE ({environment:String} = '' OR environment = {environment:String})
+        AND ({browser:String} = '' OR browser = {browser:String})
+        AND ({suite:String} = '' OR test_suite = {suite:String})
+    GROUP BY start
+);
+
 -- flakiest
--- Tests that passed only after a retry. A test that failed throughout, or from some day on, is broken and not flaky.
-SELECT test_suite, test_id, any(test_name) AS name, browser, sum(w.total) AS executions, sum(w.failed) AS failures,
-    sum(w.flaky) AS flaky_executions, sum(w.retried) AS retried_attempts,
-    sum(w.flaky) / sum(w.total) AS flakiness
-FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
-WHERE lower(metric_type) = 'duration'
-    AND ({environment:String} = '' OR environment = {environment:String})
-    AND ({browser:String} = '' OR browser = {browser:String})
-    AND ({suite:String} = '' OR test_suite = {suite:String})
+-- Tests that passed only after a retry or went back and forth on one commit, as the query flakiest_tests finds them. Single executions are looked through back to looked_from (figure newest_executions); before it only executions marked flaky count.
+WITH
+    attempts AS
+    (
+        SELECT any(m.test_suite) AS test_suite, any(m.test_id) AS test_id, any(m.test_name) AS name,
+            any(m.browser) AS browser, any(m.environment) AS environment, any(m.commit) AS commit, any(m.run_id) AS run,
+            argMaxIf(m.word, (m.timestamp, m.segment, m.position), m.word != 'retried') AS verdict,
+            countIf(m.word = 'retried') AS tried_again, min(m.timestamp) AS started
+        FROM
+        (
+            SELECT *, statusWord(status) AS word
+            FROM metrics
+            WHERE timestamp >= toDateTime({since:UInt32}, 'UTC') AND timestamp < toDateTime({to:UInt32}, 'UTC')
+                AND lower(metric_type) = 'duration'
+                AND ({environment:String} = '' OR environment = {environment:String})
+                AND ({browser:String} = '' OR browser = {browser:String})
+                AND ({suite:String} = '' OR test_suite = {suite:String})
+        ) AS m
+        GROUP BY if(m.run_id = '', cityHash64(m.segment, m.position),
+            cityHash64(m.run_id, m.job, m.test_suite, m.test_id, m.environment, m.browser))
+    ),
+    by_commit AS
+    (
+        SELECT test_suite, test_id, any(a.name) AS name, browser,
+            arraySort(groupArrayIf((started, run, verdict = 'failed'), verdict != '')) AS verdicts,
+            countIf(verdict != '') AS executions, countIf(verdict = 'failed') AS failures,
+            countIf(if(verdict = '', run = '', verdict != 'failed' AND (tried_again > 0 OR verdict = 'flaky'))) AS saved,
+            sumIf(tried_again, verdict != '' OR run = '') AS retried,
+            arrayCount((one, before) -> one.3 != before.3, arrayPopFront(verdicts), arrayPopBack(verdicts)) AS moved,
+            -- Without a commit two changes may be a defect and its fix.
+            if(commit = '', greatest(toInt64(moved) - 2, 0), toInt64(moved)) AS changes
+        FROM attempts AS a
+        WHERE verdict IN ('', 'passed', 'flaky', 'failed')
+        GROUP BY test_suite, test_id, browser, environment, commit
+    )
+SELECT test_suite, test_id, any(u.name) AS name, browser,
+    {since:UInt32} <= {from:UInt32} AS is_whole,
+    if(is_whole, sum(u.looked), sum(u.executed)) AS executions,
+    if(is_whole, sum(u.looked_failed), sum(u.failed)) AS failures,
+    if(is_whole, sum(u.looked_saved), greatest(sum(u.flaky), sum(u.looked_saved))) AS passed_after_retry,
+    if(is_whole, sum(u.looked_retried), sum(u.retried)) AS retried_attempts,
+    sum(u.changes) AS changes_on_one_commit,
+    round(least(1, passed_after_retry / greatest(executions, 1) + changes_on_one_commit / greatest(sum(u.looked), 1)), 4) AS flakiness,
+    {since:UInt32} AS looked_from
+FROM
+(
+    SELECT test_suite, test_id, any(test_name) AS name, browser, sum(w.passed + w.failed) AS executed, sum(w.failed) AS failed,
+        sum(w.flaky) AS flaky, sum(w.retried) AS retried, 0 AS looked, 0 AS looked_failed, 0 AS looked_saved,
+        0 AS looked_retried, 0 AS changes
+    FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+    WHERE lower(metric_type) = 'duration' AND {since:UInt32} > {from:UInt32}
+        AND ({environment:String} = '' OR environment = {environment:String})
+        AND ({browser:String} = '' OR browser = {browser:String})
+        AND ({suite:String} = '' OR test_suite = {suite:String})
+    GROUP BY test_suite, test_id, browser
+    UNION ALL
+    SELECT test_suite, test_id, name, browser, 0, 0, 0, 0, executions, failures, saved, retried, changes
+    FROM by_commit
+) AS u
 GROUP BY test_suite, test_id, browser
-HAVING flaky_executions > 0
-ORDER BY flakiness DESC, executions DESC
+HAVING passed_after_retry + changes_on_one_commit > 0
+ORDER BY flakiness DESC, executions DESC, test_suite, test_id, browser
 LIMIT 25;
 
 -- test_windows
 -- One test over time, window by window.
-SELECT toUInt32(intDiv(toUnixTimestamp(w.window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
-    sum(w.total) AS executions, sum(w.failed) AS failures, sum(w.flaky) AS flaky_executions,
-    histogramQuantile(sumMap(w.histogram), 0.5) AS p50_ms, max(w.max) AS max_ms
-FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = {bucket:UInt32}) AS w
-WHERE lower(metric_type) = 'duration' AND test_suite = {suite:String} AND test_id = {test:String}
-    AND ({environment:String} = '' OR environment = {environment:String})
-    AND ({browser:String} = '' OR browser = {browser:String})
-GROUP BY at
+SELECT at, executions, failures, flaky_executions, histogramQuantile(merged, 0.5) AS p50_ms, max_ms
+FROM
+(
+    SELECT toUInt32(intDiv(toUnixTimestamp(w.window_start), {bucket:UInt32}) * {bucket:UInt32}) AS at,
+        sum(w.total) AS executions, sum(w.failed) AS failures, sum(w.flaky) AS flaky_executions,
+        sumMap(w.histogram) AS merged, max(w.max) AS max_ms
+    FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = {bucket:UInt32}) AS w
+    WHERE lower(metric_type) = 'duration' AND test_suite = {suite:String} AND test_id = {test:String}
+        AND ({environment:String} = '' OR environment = {environment:String})
+        AND ({browser:String} = '' OR browser = {browser:String})
+    GROUP BY at
+)
 ORDER BY at;
 
 -- test_baseline
@@ -120,12 +207,31 @@ FROM change_points
 WHERE test_suite = {suite:String} AND test_id = {test:String} AND changed_at >= toDateTime({from:UInt32}, 'UTC')
 ORDER BY at;
 
+-- hours_of_attempts
+-- The newest hours in which a test had fifty attempts, by its windows: raw rows of no other hours are read.
+SELECT arrayDistinct(arrayFlatten(groupArrayIf(
+    -- What begins at midnight may be a whole day.
+    arrayMap(number -> toUInt32(toUnixTimestamp(start) + 3600 * number), range(if(toHour(start) = 0, 24, 1))),
+    newer < 50))) AS hours
+FROM
+(
+    SELECT toStartOfHour(w.window_start, 'UTC') AS start, sum(w.samples + w.retried) AS attempts,
+        sum(attempts) OVER (ORDER BY start DESC) - attempts AS newer
+    FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+    WHERE lower(metric_type) = 'duration' AND test_suite = {suite:String} AND test_id = {test:String}
+        AND ({environment:String} = '' OR environment = {environment:String})
+        AND ({browser:String} = '' OR browser = {browser:String})
+    GROUP BY start
+);
+
 -- test_attempts
--- The newest attempts of one test.
+-- The newest attempts of one test: those of hours whose windows have any, and of the newest two hours.
 SELECT timestamp, status, value AS duration_ms, attempt, browser, environment, run_id, branch, error_type
 FROM metrics
-WHERE timestamp >= toDateTime({from:UInt32}, 'UTC') AND timestamp <= toDateTime({to:UInt32}, 'UTC')
-    AND metric_type = 'duration' AND test_suite = {suite:String} AND test_id = {test:String}
+WHERE (toStartOfHour(timestamp) IN (SELECT toDateTime(arrayJoin({hours:Array(UInt32)}), 'UTC'))
+        OR toStartOfHour(timestamp) >= toStartOfHour(toDateTime({to:UInt32}, 'UTC')) - 3600)
+    AND timestamp >= toDateTime({from:UInt32}, 'UTC') AND timestamp <= toDateTime({to:UInt32}, 'UTC')
+    AND lower(metric_type) = 'duration' AND test_suite = {suite:String} AND test_id = {test:String}
     AND ({environment:String} = '' OR environment = {environment:String})
     AND ({browser:String} = '' OR browser = {browser:String})
 ORDER BY timestamp DESC
@@ -141,7 +247,7 @@ LIMIT 50;
 
 -- run_tests
 -- Executions of one run, those that failed or needed a retry first.
-SELECT test_suite, test_id, any(test_name) AS name, browser, argMax(status, (timestamp, attempt)) AS verdict,
+SELECT test_suite, test_id, any(test_name) AS name, environment, browser, argMax(status, (timestamp, attempt)) AS verdict,
     argMax(value, (timestamp, attempt)) AS duration_ms, count() AS attempts, any(error_type) AS error
 FROM metrics
 WHERE run_id = {run:String} AND metric_type = 'duration'
@@ -153,6 +259,22 @@ WHERE run_id = {run:String} AND metric_type = 'duration'
         FROM runs WHERE run_id = {run:String})
 GROUP BY job, test_suite, test_id, environment, browser
 ORDER BY statusWord(verdict) = 'failed' DESC, attempts DESC, duration_ms DESC
+LIMIT 500;
+
+-- run_pair
+-- Two runs side by side: every test of either, those with another verdict first, then the largest change of duration. Only executions that passed are compared in duration.
+SELECT test_suite, test_id, any(m.test_name) AS name, environment, browser,
+    argMaxIf(m.status, (m.timestamp, m.attempt), m.run_id = {run:String}) AS left_verdict,
+    argMaxIf(m.status, (m.timestamp, m.attempt), m.run_id = {other:String}) AS right_verdict,
+    argMaxIf(m.value, (m.timestamp, m.attempt), m.run_id = {run:String}) AS left_ms,
+    argMaxIf(m.value, (m.timestamp, m.attempt), m.run_id = {other:String}) AS right_ms,
+    statusWord(left_verdict) AS left_word, statusWord(right_verdict) AS right_word,
+    if(left_word IN ('passed', 'flaky') AND right_word IN ('passed', 'flaky') AND left_ms > 0, right_ms / left_ms - 1, NULL) AS change
+FROM metrics AS m
+WHERE m.run_id IN ({run:String}, {other:String}) AND lower(m.metric_type) = 'duration'
+    AND m.timestamp >= toDateTime({from:UInt32}, 'UTC') AND m.timestamp <= toDateTime({to:UInt32}, 'UTC')
+GROUP BY test_suite, test_id, environment, browser
+ORDER BY left_word != right_word DESC, right_word = 'failed' DESC, abs(ifNull(change, 0)) DESC, test_suite, test_id
 LIMIT 500;
 
 -- run_twins
@@ -179,32 +301,51 @@ LIMIT 20;
 
 -- vitals
 -- Each vital: how many page views were good, and its p75.
-SELECT vital, sum(w.samples) AS views, sum(w.good) AS good_views, sum(w.needs_improvement) AS improvable_views,
-    sum(w.poor) AS poor_views, histogramQuantile(sumMap(w.histogram), 0.75) AS p75, any(w.is_legacy) AS legacy,
-    max(vitalGoodOn(vital, w.form_factor)) AS good_up_to
-FROM vitals_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
-WHERE ({environment:String} = '' OR environment = {environment:String})
-    AND ({browser:String} = '' OR browser = {browser:String})
-GROUP BY vital
+SELECT vital, views, good_views, improvable_views, poor_views, histogramQuantile(merged, 0.75) AS p75, legacy,
+    good_up_to
+FROM
+(
+    SELECT vital, sum(w.samples) AS views, sum(w.good) AS good_views, sum(w.needs_improvement) AS improvable_views,
+        sum(w.poor) AS poor_views, sumMap(w.histogram) AS merged, any(w.is_legacy) AS legacy,
+        max(vitalGoodOn(vital, w.form_factor)) AS good_up_to
+    FROM vitals_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+    WHERE ({environment:String} = '' OR environment = {environment:String})
+        AND ({browser:String} = '' OR browser = {browser:String})
+    GROUP BY vital
+)
 ORDER BY indexOf(['lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid', 'tbt', 'speed_index'], vital);
 
 -- vitals_by_page
 -- One vital by page and browser, the worst first.
-SELECT page, browser, sum(w.samples) AS views, sum(w.good) AS good_views, sum(w.needs_improvement) AS improvable_views,
-    sum(w.poor) AS poor_views, histogramQuantile(sumMap(w.histogram), 0.75) AS p75
-FROM vitals_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
-WHERE vital = {vital:String}
-    AND ({environment:String} = '' OR environment = {environment:String})
-    AND ({browser:String} = '' OR browser = {browser:String})
-GROUP BY page, browser
+SELECT page, browser, views, good_views, improvable_views, poor_views, histogramQuantile(merged, 0.75) AS p75
+FROM
+(
+    SELECT page, browser, sum(w.samples) AS views, sum(w.good) AS good_views,
+        sum(w.needs_improvement) AS improvable_views, sum(w.poor) AS poor_views, sumMap(w.histogram) AS merged
+    FROM vitals_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+    WHERE vital = {vital:String}
+        AND ({environment:String} = '' OR environment = {environment:String})
+        AND ({browser:String} = '' OR browser = {browser:String})
+    GROUP BY page, browser
+)
 ORDER BY p75 DESC
 LIMIT 50;
+
+-- laboratory
+-- Page views of laboratories over the last day: only they measure Total Blocking Time and Speed Index.
+SELECT sum(w.samples) AS results
+FROM web_vitals AS w
+WHERE w.window_start >= now('UTC') - INTERVAL 1 DAY AND w.vital IN ('tbt', 'speed_index');
 
 -- lighthouse_performance
 -- Lighthouse's performance score of each page over the last day, the worst first.
 SELECT page, browser, form_factor, samples, performance_score, missing, fcp, speed_index, lcp, tbt, cls, weights_of
 FROM lighthouse_performance
-WHERE ({environment:String} = '' OR environment = {environment:String})
+WHERE (environment, page, browser) GLOBAL IN (
+        -- Only laboratories measure these two; browsers of visitors are many, and have no score.
+        SELECT w.environment, w.page, w.browser FROM web_vitals AS w
+        WHERE w.window_start >= now('UTC') - INTERVAL 1 DAY AND w.vital IN ('tbt', 'speed_index'))
+    AND ({environment:String} = '' OR environment = {environment:String})
     AND ({browser:String} = '' OR browser = {browser:String})
     AND length(missing) < 5 AND has(missing, 'tbt') + has(missing, 'speed_index') < 2
 ORDER BY performance_score NULLS LAST, page, browser
@@ -253,13 +394,18 @@ LIMIT 100;
 
 -- platform
 -- Every kind of metric that is neither a test's duration nor a vital: its newest window, its level and its volume.
-SELECT metric_type, node, endpoint, environment, sum(w.samples) AS metrics, argMax(w.newest_avg, w.newest_start) AS newest,
-    histogramQuantile(sumMap(w.histogram), 0.5) AS p50, histogramQuantile(sumMap(w.histogram), 0.95) AS p95,
-    max(w.newest_start) AS newest_window
-FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
-WHERE lower(metric_type) NOT IN ('duration', 'lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid', 'tbt', 'speed_index')
-    AND ({environment:String} = '' OR environment = {environment:String})
-GROUP BY metric_type, node, endpoint, environment
+SELECT metric_type, node, endpoint, environment, metrics, newest, histogramQuantile(merged, 0.5) AS p50,
+    histogramQuantile(merged, 0.95) AS p95, newest_window
+FROM
+(
+    SELECT metric_type, node, endpoint, environment, sum(w.samples) AS metrics,
+        argMax(w.newest_avg, w.newest_start) AS newest, sumMap(w.histogram) AS merged,
+        max(w.newest_start) AS newest_window
+    FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
+    WHERE lower(metric_type) NOT IN ('duration', 'lcp', 'inp', 'cls', 'fcp', 'ttfb', 'fid', 'tbt', 'speed_index')
+        AND ({environment:String} = '' OR environment = {environment:String})
+    GROUP BY metric_type, node, endpoint, environment
+)
 ORDER BY metric_type, p95 DESC
 LIMIT 200;
 

@@ -49,13 +49,12 @@ WITH seen AS (
         test_suite, test_id, browser_name, test_name, commit, retried, is_execution,
         verdict = 'failed' AS has_failed,
         verdict != 'failed' AND (retried > 0 OR verdict = 'flaky') AS was_saved,
-        lagInFrame(toInt8(has_failed), 1, toInt8(-1)) OVER before AS failed_before,
-        lagInFrame(commit, 1, '') OVER before AS commit_before
+        lagInFrame(toInt8(has_failed), 1, toInt8(-1)) OVER before AS failed_before
     FROM seen
     WHERE ({environment:String} = '' OR environment = {environment:String})
         AND ({suite:String} = '' OR test_suite = {suite:String})
     WINDOW before AS (
-        PARTITION BY test_suite, test_id, environment, browser_name, is_execution ORDER BY started, run_id
+        PARTITION BY test_suite, test_id, environment, browser_name, commit, is_execution ORDER BY started, run_id
         ROWS BETWEEN 1 PRECEDING AND CURRENT ROW
     )
 )
@@ -68,8 +67,8 @@ SELECT
     countIf(has_failed) AS failures,
     countIf(was_saved) AS passed_after_retry,
     sum(e.retried) AS retried_attempts,
-    -- Without a commit two changes may be a defect and its fix.
-    countIf(failed_before >= 0 AND failed_before != has_failed AND commit != '' AND commit = commit_before)
+    -- On each commit by itself, also while others are tested. Without a commit two changes may be a defect and its fix.
+    countIf(failed_before >= 0 AND failed_before != has_failed AND commit != '')
         + greatest(toInt64(countIf(failed_before >= 0 AND failed_before != has_failed AND commit = '')) - 2, 0)
         AS changes_on_one_commit,
     round(least(1, (passed_after_retry + changes_on_one_commit) / greatest(executions, 1)), 4) AS flakiness

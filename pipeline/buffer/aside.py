@@ -97,16 +97,15 @@ class SettingAside(Acking, Reading):
         return first
 
     def _set_rest_aside(self, chunk: Chunk, why: str) -> None:
-        """Set aside every chunk of the segment that no drainer holds."""
+        """Set aside the chunk and every other of its segment that no drainer holds."""
         keys = self.keys
-        record = json.dumps({"reason": why, "unproved": True, "sealed_at_ms": chunk.sealed_at_ms})
         kept, lost = self._run(
             "set_aside_rest",
             [
                 *(keys.segments, keys.segment(chunk.segment), keys.sealed, keys.set_aside),
                 *(keys.ledger, keys.aside(chunk.segment), keys.scratch),
             ],
-            [chunk.segment, chunk.number, self._lease(chunk), record],
+            [chunk.segment, chunk.number, self._lease(chunk), why],
         )
         _log.error("segment set aside", segment=chunk.segment, kept=int(kept), lost=int(lost), reason=why)
 
@@ -144,6 +143,21 @@ class SettingAside(Acking, Reading):
         with outages():
             items: list[bytes] = self.client.lrange(self.keys.aside(name), -begin - count, -begin - 1)
         return items[::-1]
+
+    def correct_aside(
+        self, name: str, read: bytes, counts: tuple[int, int, int, int], text: str, records: list[str]
+    ) -> bool:
+        """Give a record other counts (kept, lost, stored, dead-lettered); False when it is not as it was read any more.
+
+        ``records`` go to the ledger table: acknowledgements of rows that turned out to be stored.
+        """
+        keys = self.keys
+        names = [keys.set_aside, keys.ledger, keys.acked, keys.scratch]
+        return bool(self._run("measure_aside", names, [name, read, *counts, text, *records]))
+
+    def touch(self, minutes: list[int]) -> None:
+        """Note minutes (epoch seconds) that have to be rolled up again."""
+        self._touch(minutes)
 
     def decide_aside(self, name: str, decisions: str, *, end: bool = False) -> int:
         """Carry out decisions about the oldest items, see ``close_aside.lua``; how many are kept then."""

@@ -119,6 +119,12 @@ class Notes(BufferCommands):
             away = [*self.client.hkeys(self.keys.spilled), *self.client.hkeys(self.keys.set_aside)]
             return names | {text_of(name).partition(":")[0] for name in away}
 
+    def moving_segments(self) -> set[str]:
+        """Segments of which some chunk is in hand, waits, or lies in a spilled file."""
+        with self._typed(self.keys.segments, self.keys.spilled):
+            names = {text_of(name) for name in self.client.zrange(self.keys.segments, 0, -1)}
+            return names | {text_of(name).partition(":")[0] for name in self.client.hkeys(self.keys.spilled)}
+
     def open_segments(self) -> int:
         """Sealed segments that are not wholly acknowledged."""
         with self._typed(self.keys.segments):

@@ -20,6 +20,20 @@ STEP_ITEMS = 200
 
 
 @dataclass(frozen=True)
+class Unproved:
+    """What a record says where nothing proves which items are kept."""
+
+    sealed_at_ms: int
+    since: int = 0
+    """The kept items are of this position or later ones."""
+    chunk_rows: int = 0
+    chunks: tuple[tuple[int, int], ...] = ()
+    """First and last of the chunks that were taken out of delivery; empty where that is unknown."""
+    is_measured: bool = False
+    """Whether the items were compared with what ClickHouse holds."""
+
+
+@dataclass(frozen=True)
 class SetAsideRecord:
     """One record."""
 
@@ -35,6 +49,14 @@ class SetAsideRecord:
     """The position of the oldest item that is kept; None where nothing proves it."""
     last: int | None = None
     attempts: int = 0
+    unproved: Unproved | None = None
+    text: bytes = b""
+    """The record as it stands in Redis."""
+
+    @property
+    def is_exact(self) -> bool:
+        """If not, up to ``kept`` fewer are kept, and as many more are lost or stored."""
+        return self.unproved is None or self.unproved.is_measured
 
     @property
     def segment(self) -> str:
@@ -43,7 +65,8 @@ class SetAsideRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {**vars(self), "at_ms": None, "at": iso(self.at_ms)} | {"segment": self.segment}
+        shown = {name: value for name, value in vars(self).items() if name not in ("text", "unproved")}
+        return {**shown, "at_ms": None, "at": iso(self.at_ms), "segment": self.segment, "exact": self.is_exact}
 
 
 def records(buffer: Buffer) -> list[SetAsideRecord]:
@@ -68,7 +91,22 @@ def _parsed(key: str, name: bytes, text: bytes) -> SetAsideRecord:
     try:
         known = json.loads(rest)
         positions = {field: int(known[field]) for field in ("first", "last", "attempts") if field in known}
-        return SetAsideRecord(shown, key, int(at), int(kept), int(lost), str(known["reason"]), **positions)
+        return SetAsideRecord(
+            shown, key, int(at), int(kept), int(lost), str(known["reason"]), **positions,
+            unproved=_unproved(known, int(at)), text=text,
+        )  # fmt: skip
     except (ValueError, KeyError, TypeError):
         reason = "its record was overwritten: " + text.decode("utf-8", "backslashreplace")
         return SetAsideRecord(shown, key, 0, 0, 0, reason)
+
+
+def _unproved(known: dict[str, Any], at_ms: int) -> Unproved | None:
+    if "chunks" in known:
+        return Unproved(
+            sealed_at_ms=int(known["sealed_at_ms"]),
+            since=int(known["since"]),
+            chunk_rows=int(known["chunk_rows"]),
+            chunks=tuple((int(first), int(last)) for first, last in known["chunks"]),
+            is_measured=bool(known.get("measured")),
+        )
+    return Unproved(at_ms) if known.get("unproved") else None

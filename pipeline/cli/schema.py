@@ -75,7 +75,7 @@ def check(settings: config.Settings, sample: int | None, as_json: bool) -> None:
 
     link = RedisLink.open(settings)
     catalogue = _catalogue(settings)
-    found, skipped, keys = [], [], 0
+    found, skipped, walked, keys = [], [], [], 0
     sampled = False
     try:
         info = link.server_info()
@@ -101,7 +101,10 @@ def check(settings: config.Settings, sample: int | None, as_json: bool) -> None:
                     continue
                 keys += counted.keys
                 sampled |= counted.sampled
-                found += findings(catalogue, counted)
+                walked.append(counted)
+        all_bytes = sum(counted.bytes_read for counted in walked)
+        for counted in walked:
+            found += findings(catalogue, counted, all_bytes)
     finally:
         link.close()
     is_broken = any(one.severity == "bad" for one in found)

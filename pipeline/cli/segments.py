@@ -27,7 +27,13 @@ def segments_ls(settings: config.Settings, as_json: bool) -> None:
         print_json({"segments": [record.as_dict() for record in found], "count": len(found)})
         return
     rows = [
-        {"name": one.name, "buffer": one.buffer, "kept": one.kept, "lost": one.lost, "reason": one.reason}
+        {
+            "name": one.name,
+            "buffer": one.buffer,
+            "kept": one.kept if one.is_exact else f"{one.kept} or fewer",
+            "lost": one.lost if one.is_exact else f"{one.lost} or more",
+            "reason": one.reason,
+        }
         for one in found
     ]
     print_rows(rows, "nothing is set aside")
@@ -60,7 +66,7 @@ def segments_show(settings: config.Settings, name: str, most: int, as_json: bool
 @click.argument("names", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Close all records.")
 @click.option("--push", is_flag=True, help="Push what is kept to the buffer again, except what is stored already.")
-@click.option("--allow-duplicates", is_flag=True, help="With --push: also where it is unknown which items are stored.")
+@click.option("--allow-duplicates", is_flag=True, help="With --push: also where nothing tells what is stored.")
 @JSON
 def segments_close(
     settings: config.Settings,
@@ -84,7 +90,7 @@ def segments_close(
         closed = [
             push_again(buffer, record, store, allow_duplicates=allow_duplicates)
             if push
-            else save_and_give_up(buffer, record, settings.data_dir / "set_aside")
+            else save_and_give_up(buffer, record, settings.data_dir / "set_aside", store)
             for buffer, record in chosen
         ]
     if as_json:

@@ -11,7 +11,7 @@ from pipeline.base.errors import ConfigError
 from pipeline.base.keys import BufferKeys
 from pipeline.base.nearest import nearest
 from pipeline.base.redis_link import RedisLink
-from pipeline.collect.catalogue import catalogue
+from pipeline.collect.catalogue import Catalogue, catalogue
 from pipeline.collect.channels import ChannelCounter
 from pipeline.collect.collector import Collector, KnownExecutions
 from pipeline.collect.redis_health import RedisHealth
@@ -30,15 +30,9 @@ def build_collector(
     settings: Settings, link: RedisLink, store: Store, stopping: threading.Event | None = None
 ) -> Collector | None:
     """The collector, or None when ``collect.enabled`` is off. Raises ``ConfigError`` for what cannot be meant."""
+    entries = checked_catalogue(settings)
     if not settings.collect.enabled:
         return None
-    entries = catalogue(settings.collect.keys)
-    names = [entry.name for entry in entries.entries]
-    for name in settings.collect.skip:
-        if name not in names:
-            raise ConfigError(
-                f"setting 'collect.skip' names {name!r}, which is not in the catalogue{nearest(name, names)}"
-            )
     channels = [entry for entry in entries.channels() if entry.name not in settings.collect.skip]
     return Collector(
         link.database,
@@ -52,6 +46,18 @@ def build_collector(
         stopping,
         RedisHealth(link.database("metrics")).look,
     )
+
+
+def checked_catalogue(settings: Settings) -> Catalogue:
+    """The document's entries and the deployment's own. Raises ``ConfigError`` for what cannot be meant."""
+    entries = catalogue(settings.collect.keys)
+    names = [entry.name for entry in entries.entries]
+    for name in settings.collect.skip:
+        if name not in names:
+            raise ConfigError(
+                f"setting 'collect.skip' names {name!r}, which is not in the catalogue; {nearest(name, names)}"
+            )
+    return entries
 
 
 def known_executions(store: Store) -> KnownExecutions:

@@ -16,6 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.base.errors import ConfigError
+from pipeline.base.nearest import nearest
+from pipeline.collect.entry_checks import mistakes
 
 Type = Literal["string", "json", "hash", "list", "set", "zset", "channel"]
 Kind = Literal[
@@ -300,7 +302,7 @@ def shipped() -> tuple[Entry, ...]:
 
 def catalogue(own: Sequence[Mapping[str, Any]] = ()) -> Catalogue:
     """The document's entries and those of ``collect.keys``. Raises ``ConfigError`` naming what is wrong."""
-    added = []
+    added: list[Entry] = []
     for number, one in enumerate(own):
         try:
             entry = Entry.model_validate(plain(one))
@@ -308,7 +310,12 @@ def catalogue(own: Sequence[Mapping[str, Any]] = ()) -> Catalogue:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(part) for part in first["loc"])
             message = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "extra_forbidden":
+                known = [*Entry.model_fields, "field", "metric_type", "by"]
+                message = f"there is no such name; {nearest(str(first['loc'][-1]), known)}"
             raise ConfigError(f"setting 'collect.keys.{number}.{place}': {message}") from None
+        for mistake in mistakes(entry, [*shipped(), *added]):
+            raise ConfigError(f"setting 'collect.keys.{number}': {mistake}")
         added.append(entry)
     return Catalogue([*shipped(), *added])
 

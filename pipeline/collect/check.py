@@ -16,6 +16,7 @@ import redis
 
 from pipeline.base.errors import RedisDenied
 from pipeline.base.redis_link import classify, outages
+from pipeline.base.redis_replies import exchange, lent_connection
 from pipeline.collect.catalogue import Catalogue, Entry
 from pipeline.collect.shapes import Shapes
 
@@ -113,15 +114,11 @@ def _look(
     raw = [key.encode("utf-8", "surrogateescape") for key in keys]
     matches = {match.key: match for match in catalogue.matches(databases, raw)}
     # A secret key that stands in the wrong database is unknown there, and a secret still.
-    anywhere = catalogue.matches(sorted({entry.database for entry in catalogue.entries}), raw)
+    unknown = [name for name, key in zip(raw, keys, strict=True) if key not in matches]
+    anywhere = catalogue.matches(sorted({entry.database for entry in catalogue.entries}), unknown) if unknown else []
     secret = {match.key: match.entry.pattern for match in anywhere if match.entry.secret}
-    pipe = client.pipeline(transaction=False)
-    for name in raw:
-        pipe.type(name)
-        pipe.pttl(name)
-        pipe.execute_command("MEMORY", "USAGE", name, "SAMPLES", "1")
-    replies = _execute(pipe)
-    lengths = client.pipeline(transaction=False)
+    replies = _replies(client, [command for name in raw for command in _asked_of(name)])
+    lengths: list[bytes] = []
     asked = []
     for place, key in enumerate(keys):
         kind, ttl_ms, size = replies[3 * place : 3 * place + 3]
@@ -144,12 +141,12 @@ def _look(
             elif entry.ttl_s is not None and ttl_ms > entry.ttl_s * 1000 + 1000:
                 _note(counted.long_ttl, entry, key)
         if entry.most is not None:
-            lengths.execute_command(_LENGTH[entry.type], key.encode("utf-8", "surrogateescape"))
+            lengths.append(_packed(_LENGTH[entry.type].encode(), key.encode("utf-8", "surrogateescape")))
             asked.append((entry, key, "length"))
         if any(derived.kind == "overdue" for derived in entry.metrics):
-            lengths.zcount(key.encode("utf-8", "surrogateescape"), "-inf", now_s)
+            lengths.append(_packed(b"ZCOUNT", key.encode("utf-8", "surrogateescape"), b"-inf", repr(now_s).encode()))
             asked.append((entry, key, "stale"))
-    for (entry, key, what), reply in zip(asked, _execute(lengths), strict=True):
+    for (entry, key, what), reply in zip(asked, _replies(client, lengths), strict=True):
         if isinstance(reply, redis.RedisError):
             continue
         if what == "stale":
@@ -158,11 +155,26 @@ def _look(
             _note(counted.too_long, entry, key)
 
 
-def _execute(pipe: redis.client.Pipeline) -> list[Any]:
-    try:
-        replies: list[Any] = pipe.execute(raise_on_error=False)
-    except redis.RedisError as error:
-        raise classify(error) or error from error
+def _packed(*words: bytes) -> bytes:
+    """A command in Redis's protocol."""
+    return b"*%d\r\n%b" % (len(words), b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words]))
+
+
+def _asked_of(key: bytes) -> tuple[bytes, bytes, bytes]:
+    """Type, time to live and memory of a key: in one piece, since most keys are asked for no more."""
+    name = b"$%d\r\n%b\r\n" % (len(key), key)
+    return (
+        b"*2\r\n$4\r\nTYPE\r\n%b" % name,
+        b"*2\r\n$4\r\nPTTL\r\n%b" % name,
+        b"*5\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n%b$7\r\nSAMPLES\r\n$1\r\n1\r\n" % name,
+    )
+
+
+def _replies(client: Any, commands: Sequence[bytes]) -> list[Any]:
+    if not commands:
+        return []
+    with outages(), lent_connection(client) as connection:
+        replies = exchange(connection, b"".join(commands), len(commands))
     for reply in replies:
         if isinstance(reply, redis.RedisError):
             meaning = classify(reply)
@@ -181,8 +193,8 @@ def printable(key: str) -> str:
     return text if text.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in text)
 
 
-def findings(catalogue: Catalogue, counted: Counted) -> list[KeyFinding]:
-    """What a walk found, in words, the worst first."""
+def findings(catalogue: Catalogue, counted: Counted, all_bytes: int | None = None) -> list[KeyFinding]:
+    """What a walk found, in words, the worst first; ``all_bytes`` were looked at in all databases together."""
     by_name = {entry.name: entry for entry in catalogue.entries}
     found: list[KeyFinding] = []
 
@@ -203,7 +215,7 @@ def findings(catalogue: Catalogue, counted: Counted) -> list[KeyFinding]:
                 KeyFinding("warn", by_name[name].pattern, "has members whose time has passed", count,
                         "run the platform's clean-up, or ZREMRANGEBYSCORE key 0 NOW")
             )  # fmt: skip
-    total = max(counted.bytes_read, 1)
+    total = max(counted.bytes_read if all_bytes is None else all_bytes, 1)
     unknown = [
         KeyFinding(
             "warn",

@@ -1,21 +1,23 @@
 """A person decides about what was set aside: it is pushed to the buffer again, or saved to a file and given up.
 
-Rows that ClickHouse holds already, from an attempt before the chunk was set aside, are found there and counted as
-stored; they are never pushed. A crash in between leaves the record with what is still undecided.
+Rows that ClickHouse holds already, from an attempt before the chunk was set aside, are found there, by position or,
+where that is not known, by content; they count as stored and are never pushed. A crash in between leaves the record
+with what is still undecided.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.base.errors import UsageError
 from pipeline.buffer.buffer import Buffer
-from pipeline.buffer.set_aside import STEP_ITEMS, SetAsideRecord
+from pipeline.buffer.set_aside import STEP_ITEMS, SetAsideRecord, find
+from pipeline.deliver.ledger import is_decoded_alike
+from pipeline.deliver.measure_aside import measure, pages, stored_already
 from pipeline.store.client import Store
-
-PAGE_ITEMS = 5_000
 
 
 @dataclass(frozen=True)
@@ -33,36 +35,61 @@ class Closed:
 
 def push_again(buffer: Buffer, record: SetAsideRecord, store: Store, *, allow_duplicates: bool = False) -> Closed:
     """Push what is kept to the buffer, but for rows that ClickHouse has. Raises ``UsageError`` when that is unknown."""
-    length = buffer.aside_length(record.name)
-    stored, dead = _places(store, record, "metrics"), _places(store, record, "dead_letters")
-    if record.first is None and (stored or dead) and not allow_duplicates:
-        raise UsageError(
-            f"ClickHouse has {len(stored) + len(dead)} rows of segment {record.segment}, and nothing proves which of "
-            "the kept items they are: some would be stored twice. Close it without --push, which saves the items to a "
-            "file, or accept that with --allow-duplicates"
-        )
-    first = record.first
-    if first is None:
-        decisions = "p" * length
+    if record.unproved is None:
+        decisions = _by_position(buffer, record, store)
     else:
-        decisions = "".join(
-            "s" if place in stored else "d" if place in dead else "p" for place in range(first, first + length)
-        )
+        _demand_comparable(store, record, allow_duplicates)
+        if not record.is_exact and measure(buffer, store):
+            _, record = find([buffer], record.name)
+        known = stored_already(buffer, store, record)
+        decisions = "".join("k" if is_stored else "p" for is_stored in known)
     _decide(buffer, record, decisions)
-    pushed, there, dead_lettered = (decisions.count(decision) for decision in "psd")
-    return Closed(record.name, pushed=pushed, stored=there, dead_lettered=dead_lettered, lost=record.lost)
+    pushed, dead_lettered = decisions.count("p"), decisions.count("d")
+    stored = decisions.count("s") + decisions.count("k")
+    return Closed(record.name, pushed=pushed, stored=stored, dead_lettered=dead_lettered, lost=record.lost)
 
 
-def save_and_give_up(buffer: Buffer, record: SetAsideRecord, directory: Path) -> Closed:
-    """Write what is kept to a file, one item a line, the oldest first; then it counts as dropped."""
-    length = buffer.aside_length(record.name)
-    file = ""
-    if length:
+def _by_position(buffer: Buffer, record: SetAsideRecord, store: Store) -> str:
+    length, first = buffer.aside_length(record.name), record.first or 0
+    stored, dead = _places(store, record, "metrics"), _places(store, record, "dead_letters")
+    return "".join("s" if place in stored else "d" if place in dead else "p" for place in range(first, first + length))
+
+
+def _demand_comparable(store: Store, record: SetAsideRecord, allow_duplicates: bool) -> None:
+    """Rows of another version need not look as this one would have written them."""
+    if is_decoded_alike(record.segment) or allow_duplicates:
+        return
+    if rows := len(_places(store, record, "metrics")):
+        raise UsageError(
+            f"ClickHouse has {rows} rows of segment {record.segment}, which another version of the pipeline wrote, so "
+            "that they cannot be compared with the kept items: some would be stored twice. Close it without --push, "
+            "which saves the items to a file, or accept that with --allow-duplicates"
+        )
+
+
+def save_and_give_up(buffer: Buffer, record: SetAsideRecord, directory: Path, store: Store | None = None) -> Closed:
+    """Write what is kept to a file, one item a line, the oldest first; then it counts as dropped.
+
+    Where nothing proves the items' positions, those that ClickHouse has are left out. Raises ``UsageError`` when that
+    cannot be known, because ``store`` is away.
+    """
+    decisions = "x" * buffer.aside_length(record.name)
+    if decisions and record.unproved is not None and is_decoded_alike(record.segment):
+        if store is None:
+            raise UsageError(
+                "ClickHouse cannot be reached, and some of the items kept under "
+                f"{record.name} may be stored there: close it when ClickHouse is back"
+            )
+        if not record.is_exact and measure(buffer, store):
+            _, record = find([buffer], record.name)
+        decisions = "".join("k" if is_stored else "x" for is_stored in stored_already(buffer, store, record))
+    file, saved = "", decisions.count("x")
+    if saved:
         path = directory / (record.name.replace(":", "-").replace("/", "-") + ".ndjson")
-        _save(buffer, record, path)
+        _save(buffer, record, decisions, path)
         file = str(path)
-    _decide(buffer, record, "x" * length)
-    return Closed(record.name, saved=length, lost=record.lost, file=file)
+    _decide(buffer, record, decisions)
+    return Closed(record.name, saved=saved, stored=decisions.count("k"), lost=record.lost, file=file)
 
 
 def _decide(buffer: Buffer, record: SetAsideRecord, decisions: str) -> None:
@@ -80,16 +107,13 @@ def _places(store: Store, record: SetAsideRecord, table: str) -> set[int]:
     return {int(position) for (position,) in found}
 
 
-def _save(buffer: Buffer, record: SetAsideRecord, path: Path) -> None:
+def _save(buffer: Buffer, record: SetAsideRecord, decisions: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        for items in _pages(buffer, record.name):
-            # Between the tokens of JSON a line break means as much as a space.
-            file.writelines(item.replace(b"\n", b" ") + b"\n" for item in items)
+        items = itertools.chain.from_iterable(pages(buffer, record.name))
+        for decision, item in zip(decisions, items, strict=False):
+            if decision == "x":
+                # Between the tokens of JSON a line break means as much as a space.
+                file.write(item.replace(b"\n", b" ") + b"\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _pages(buffer: Buffer, name: str) -> list[list[bytes]]:
-    length = buffer.aside_length(name)
-    return [buffer.aside_items(name, begin, PAGE_ITEMS) for begin in range(0, length, PAGE_ITEMS)]

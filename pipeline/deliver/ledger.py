@@ -39,8 +39,8 @@ _FACTORS = {
 _TEXTS = (*DIMENSIONS, *(name for name in RUN_FIELDS if name != "attempt"))
 _TAG_NAME, _TAG_VALUE = ((_GOLDEN * k) & _MASK | 1 for k in (101, 103))
 
-DIGEST_SQL = (
-    "sum((toUInt64(toUnixTimestamp64Milli(timestamp)) * {timestamp} + reinterpretAsUInt64(value) * {value}".format(
+ROW_SQL = (
+    "(toUInt64(toUnixTimestamp64Milli(timestamp)) * {timestamp} + reinterpretAsUInt64(value) * {value}".format(
         **{name: f"toUInt64('{_FACTORS[name]}')" for name in ("timestamp", "value")}
     )
     + "".join(f" + toUInt64(CRC32({name})) * toUInt64('{_FACTORS[name]}')" for name in _TEXTS if name != "run_id")
@@ -50,9 +50,11 @@ DIGEST_SQL = (
     + " + arraySum(arrayMap((name, text) -> "
     f"(toUInt64(CRC32(name)) + (name = '')) * toUInt64('{_TAG_NAME}') * "
     f"(toUInt64(CRC32(text)) * toUInt64('{_TAG_VALUE}') + 1), "
-    "mapKeys(tags), mapValues(tags)))"
-    ") * (2 * toUInt64(position) + 1))"
+    "mapKeys(tags), mapValues(tags))))"
 )
+"""ClickHouse's side of ``row_words``."""
+
+DIGEST_SQL = f"sum({ROW_SQL} * (2 * toUInt64(position) + 1))"
 """ClickHouse's side of ``digest``: an aggregate over rows of ``metrics``."""
 
 
@@ -81,6 +83,12 @@ def digest(rows: pa.Table) -> int:
     """The digest of decoded rows (schema ``columns.COLUMNS``), an unsigned 64-bit number; 0 for no rows."""
     if not rows.num_rows:
         return 0
+    weights = rows["position"].to_numpy().astype(np.uint64) * np.uint64(2) + np.uint64(1)
+    return int((row_words(rows) * weights).sum(dtype=np.uint64))
+
+
+def row_words(rows: pa.Table) -> Words:
+    """A number for each row (at least one) by its content; rows that differ have different ones but by rare chance."""
     total = rows["timestamp"].cast(pa.int64()).to_numpy().view(np.uint64) * np.uint64(_FACTORS["timestamp"])
     total += rows["value"].to_numpy().view(np.uint64) * np.uint64(_FACTORS["value"])
     for name in _TEXTS:
@@ -96,8 +104,8 @@ def digest(rows: pa.Table) -> int:
     if attempts.any():
         total += attempts.astype(np.uint64) * np.uint64(_FACTORS["attempt"])
     total += _tag_hashes(_one(rows["tags"]), rows.num_rows)
-    total *= rows["position"].to_numpy().astype(np.uint64) * np.uint64(2) + np.uint64(1)
-    return int(total.sum(dtype=np.uint64))
+    words: Words = total
+    return words
 
 
 @dataclass(frozen=True)

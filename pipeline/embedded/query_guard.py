@@ -20,6 +20,7 @@ from typing import Protocol
 
 from pipeline.base.config import WebSettings
 from pipeline.base.sql_text import literal
+from pipeline.embedded.column_meant import with_columns_meant
 from pipeline.embedded.handles import OUTPUT_FORMATS, Answer, EngineError, QuerySettings
 from pipeline.embedded.statement_lists import allowed_functions
 from pipeline.embedded.statement_settings import allowed_setting
@@ -96,7 +97,7 @@ def checked(handle: GuardHandle, statement: bytes, parameters: Mapping[str, str]
             raise
         return _looking(handle, statement, place)
     judged = judge(tree, place)
-    text, again = _written(handle, judged.tree)
+    text, again = _written(handle, with_columns_meant(judged.tree))
     judge(again, place)
     return Checked(text, judged.format, judged.returns_rows, judged.query_settings)
 
@@ -116,7 +117,7 @@ def _looking(handle: GuardHandle, statement: bytes, place: Place) -> Checked:
     if found := _DESCRIBE_QUERY.fullmatch(plain):
         inner = judge(_tree(handle, found["query"].encode(errors="surrogateescape")), place)
         bare = {name: value for name, value in inner.tree.items() if name not in ("format_ast", "settings_ast")}
-        query, again = _written(handle, bare)
+        query, again = _written(handle, with_columns_meant(bare))
         judge(again, place)
         return Checked(b"DESCRIBE TABLE (" + query + b")", inner.format, True, inner.query_settings)
     return refuse(

@@ -264,7 +264,7 @@ class _Judgement:
     def _function_name(self, name: str) -> None:
         if name in lists.OPERATORS or name.lower() in lists.allowed_functions() or name in lists.own_functions():
             return
-        if _is_combined(name):
+        if is_combined(name):
             return
         if name in self.aliases.lambdas and name.lower() not in self.place.unlisted:
             return
@@ -292,10 +292,10 @@ def _without_parameter(node: Node) -> None:
         refuse(ACCESS_DENIED, "a parameter of the type Identifier is not allowed; write the name into the statement")
 
 
-def _is_combined(name: str) -> bool:
+def is_combined(name: str) -> bool:
     """Whether this is an aggregate function with combinators behind it (``sumMapMergeState``)."""
     return any(
-        base.lower() in lists.aggregate_functions() or _is_combined(base)
+        base.lower() in lists.aggregate_functions() or is_combined(base)
         for suffix in lists.COMBINATORS
         if name.endswith(suffix) and (base := name.removesuffix(suffix))
     )

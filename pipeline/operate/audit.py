@@ -1,8 +1,9 @@
 """The audit: proves that the books balance, against ClickHouse itself.
 
-Three questions. Do the counters add up (``unaccounted`` is 0)? Does every acknowledged chunk stand
+Four questions. Do the counters add up (``unaccounted`` is 0)? Does every acknowledged chunk stand
 in ClickHouse whole, once and unaltered (row count, distinct positions, digest)? Does ClickHouse hold
 rows of a segment that Redis never acknowledged and does not know (a seal undone by a power cut)?
+Is every hour and day the sum of its windows?
 
 The audit only reads. A whole audit reads the raw table once; an incremental one looks at the chunks
 acknowledged since the last, at the total row count, and at whether the table was altered.
@@ -14,11 +15,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.buffer.books import Books
 from pipeline.buffer.buffer import Buffer
 from pipeline.deliver.ledger import DIGEST_SQL, Record, pending_records
+from pipeline.jobs.coarser import DAY_S
+from pipeline.jobs.coarser_check import wrong_spans
 from pipeline.store.client import Store
 from pipeline.store.migrate import kept_hours
 
@@ -53,12 +57,15 @@ class AuditReport:
     duplicated: int = 0
     altered: int = 0
     unknown: int = 0
+    wrong_spans: int = 0
+    """Hours and days that are not the sum of their windows."""
     findings: list[AuditFinding] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether the books balance and every checked row is there once, as it was decoded."""
-        return not (self.books.unaccounted or self.missing or self.duplicated or self.altered or self.unknown)
+        wrong = self.missing or self.duplicated or self.altered or self.unknown or self.wrong_spans
+        return not (self.books.unaccounted or wrong)
 
     def as_dict(self) -> dict[str, Any]:
         """The object that ``pipeline audit --json`` prints."""
@@ -71,6 +78,7 @@ class AuditReport:
             "duplicated": self.duplicated,
             "altered": self.altered,
             "unknown": self.unknown,
+            "wrong_spans": self.wrong_spans,
             "findings": [vars(finding) for finding in self.findings],
         }
 
@@ -101,6 +109,7 @@ def audit(store: Store, buffers: Sequence[Buffer], *, full: bool, now_ms: int) -
         store, report, [record for record in pending if (record.segment, record.chunk) not in known], oldest_ms
     )
     _check_unknown(store, report, buffers, in_clickhouse, pending)
+    _check_spans(store, report, since_ms, now_ms)
     if report.ok:
         for buffer in buffers:
             buffer.save_checkpoint(CHECKPOINT, json.dumps({"at": now_ms, "mutations": _mutations(store)}))
@@ -319,6 +328,16 @@ def _check_unknown(
                     report.unknown += count
                     detail = f"{count} {what} of a segment that was never acknowledged here"
                     _note(report, "unknown", f"segment {segment}", detail)
+
+
+def _check_spans(store: Store, report: AuditReport, since_ms: int, now_ms: int) -> None:
+    """All hours and days, or those since the day before the last audit."""
+    from_s = max(since_ms // 1000 // DAY_S * DAY_S - DAY_S, 0)
+    for span in wrong_spans(store, from_s, now_ms // 1000):
+        report.wrong_spans += 1
+        start = datetime.fromtimestamp(span.start_s, UTC)
+        detail = "its rows are not the sum of its windows; 'pipeline rollup --from … --to …' over it writes them anew"
+        _note(report, "wrong_spans", f"{span.table} at {start:%Y-%m-%dT%H:%MZ}", detail)
 
 
 def _note(report: AuditReport, kind: str, where: str, detail: str) -> None:

@@ -19,6 +19,7 @@ from pipeline.base.config import Settings
 from pipeline.base.errors import ConfigError
 from pipeline.base.redis_pool import tls_settings
 from pipeline.base.text import printable
+from pipeline.collect.build import checked_catalogue
 from pipeline.serve.access import require_credentials
 
 
@@ -28,6 +29,7 @@ def check(settings: Settings) -> list[Rule]:
     check_directory(settings.data_dir)
     require_credentials(settings.web)
     parse_channels(settings.alerts.channels)
+    checked_catalogue(settings)
     return load(settings.alerts.rules_file)
 
 

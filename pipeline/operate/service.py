@@ -24,6 +24,7 @@ from pipeline.buffer.books import Books
 from pipeline.buffer.buffer import Buffer
 from pipeline.deliver import ledger
 from pipeline.deliver.drainer import Drainer
+from pipeline.deliver.measure_aside import measure
 from pipeline.deliver.overflow import Overflow
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.operate.fleet import HEARTBEAT_S, Fleet, own_name
@@ -286,6 +287,7 @@ class Service:
         try:
             for buffer in self.buffers:
                 ledger.flush(buffer, self.store)
+                measure(buffer, self.store)
         except PipelineError as error:
             _log.info("ledger not flushed", trouble=str(error))
 

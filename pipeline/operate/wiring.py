@@ -22,6 +22,7 @@ from pipeline.collect.build import build_collector
 from pipeline.deliver import dead_letters as deadletters
 from pipeline.deliver import ledger
 from pipeline.deliver.drainer import Drainer
+from pipeline.deliver.measure_aside import measure
 from pipeline.deliver.overflow import Overflow
 from pipeline.deliver.spill import Spill
 from pipeline.embedded.http_interface import ClickHouseHttp
@@ -239,6 +240,7 @@ def _wire(
     def flush() -> dict[str, Any]:
         return {
             "chunks": sum(ledger.flush(buffer, books) for buffer in buffers),
+            "measured": sum(measure(buffer, books) for buffer in buffers),
             "marks": sum(deadletters.flush_marks(buffer, books) for buffer in buffers),
         }
 

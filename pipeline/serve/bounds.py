@@ -4,7 +4,7 @@ uvicorn has no deadline for headers and bodies, and counts slow clients against 
 protocol is given three things here, and no parsing of our own: a place among a bounded number of
 connections, in total and by address, where a newcomer displaces the connection that waits longest and is owed
 nothing; a deadline for each phase of a connection; an end for clients that do not read their answer.
-What is decided, is decided by ``overdue`` and ``to_displace``, pure functions of these states.
+What is decided, is decided by ``overdue``, ``to_displace`` and ``too_much_unsent``, pure functions of these states.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Bounds:
     closing_s: float = 5.0
     least_bytes_per_s: int = 64 << 10
     """Bodies and answers get a second more for each of these bytes."""
+    unsent_bytes: int = 256 << 20
+    """Answers that wait in memory for clients to read them, all together."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class ConnectionState:
     address: str
     since_s: float
     moved_bytes: int = 0
+    unsent_bytes: int = 0
 
 
 def overdue(one: ConnectionState, now_s: float, bounds: Bounds) -> bool:
@@ -92,6 +95,24 @@ def to_displace(connections: Iterable[ConnectionState], address: str, bounds: Bo
     return min(found)[2] if found else "refuse"
 
 
+def too_much_unsent(connections: Iterable[ConnectionState], bounds: Bounds) -> list[int]:
+    """Which connections (by position) have to go so that the answers that wait to be read fit into memory.
+
+    Of the address that most waits for, the one that has been sent to longest goes first; the last one stays.
+    """
+    sending = {index: one for index, one in enumerate(connections) if one.unsent_bytes}
+    ended = []
+    while len(sending) > 1 and sum(one.unsent_bytes for one in sending.values()) > bounds.unsent_bytes:
+        unsent: Counter[str] = Counter()
+        for one in sending.values():
+            unsent[one.address] += one.unsent_bytes
+        (address, _), *_ = unsent.most_common(1)
+        found = [(one.since_s, index) for index, one in sending.items() if one.address == address]
+        ended.append(min(found)[1])
+        del sending[ended[-1]]
+    return ended
+
+
 class Gate:
     """All connections of one server. Belongs to its event loop."""
 
@@ -116,10 +137,14 @@ class Gate:
             self.connections.remove(connection)
 
     def sweep(self, now_s: float) -> None:
-        """End every connection that has had its time."""
-        for connection in list(self.connections):
-            if overdue(connection.state(now_s), now_s, self.bounds):
+        """End every connection that has had its time, and those whose answers take too much memory."""
+        connections = list(self.connections)
+        states = [connection.state(now_s) for connection in connections]
+        for connection, one in zip(connections, states, strict=True):
+            if overdue(one, now_s, self.bounds):
                 connection.end()
+        for index in too_much_unsent(states, self.bounds):
+            connections[index].transport.abort()
 
 
 class BoundedConfig(uvicorn.Config):
@@ -185,7 +210,7 @@ class BoundedProtocol(H11Protocol):
         if (phase, self.cycle) != self._phase:
             self._phase, self._since_s, self._received, self._unsent = (phase, self.cycle), now_s, 0, unsent
         moved = self._unsent - unsent if phase == "sending" else self._received
-        return ConnectionState(phase, self.address, self._since_s, max(0, moved))
+        return ConnectionState(phase, self.address, self._since_s, max(0, moved), unsent)
 
     def end(self) -> None:
         """Time is up. Where a request was begun and nothing answered yet, say so first."""
@@ -198,10 +223,10 @@ class BoundedProtocol(H11Protocol):
             self.transport.abort()
 
     def _now_in(self) -> Phase:
+        if self.transport.get_write_buffer_size():
+            return "sending"  # also where the connection closes after this answer
         if self.transport.is_closing():
             return "closing"
-        if self.transport.get_write_buffer_size():
-            return "sending"
         if self.cycle is None or self.cycle.response_complete:
             return "headers" if self.cycle is None or self.conn.trailing_data[0] else "idle"
         return "body" if self.conn.their_state is h11.SEND_BODY else "working"

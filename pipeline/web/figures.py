@@ -17,18 +17,23 @@ from pipeline.base import resources
 from pipeline.base.errors import PipelineError
 from pipeline.jobs.coarser import DAY_S, HOUR_S
 from pipeline.store.client import Store
+from pipeline.web.spans import written_out
 
 FILE = "sql/page.sql"
+ASKED_BEFORE = {"since": "newest_executions", "hours": "hours_of_attempts"}
+"""Parameters that another query of the file gives, out of windows, so that few raw rows are read."""
 HANDLES = 2
 MAX_SHOWN_ROWS = 2_000
 """Of an answer to a question; downloads have all rows."""
 
-_TEXT_PARAMETERS = ("environment", "browser", "suite", "test", "run", "vital", "alert")
+_TEXT_PARAMETERS = ("environment", "browser", "suite", "test", "run", "other", "vital", "alert")
 _MAX_TEXT = 500
 _MAX_SPAN_S = 400 * 86_400
 _POINTS = 180
 _WINDOW_S = 300
 _WHOLE_DAYS_FROM_S = 3 * DAY_S
+_HOURS_FROM_S = 12 * HOUR_S
+"""From here on a chart has a point an hour: a day's windows of all tests are more than is read in a moment."""
 
 DOWNLOADS = {
     "CSVWithNames": ("text/csv", "csv"),
@@ -93,8 +98,8 @@ def parameters(given: Mapping[str, str], now_s: int) -> dict[str, Any]:
 
 
 def _bucket_s(span_s: int) -> int:
-    """Seconds between two points of a chart: windows up to a day, hours up to two weeks, then days."""
-    if span_s <= DAY_S:
+    """Seconds between two points of a chart: windows up to half a day, hours up to two weeks, then days."""
+    if span_s <= _HOURS_FROM_S:
         return max(_WINDOW_S, math.ceil(span_s / _POINTS / _WINDOW_S) * _WINDOW_S)
     return max(1, math.ceil(span_s / _POINTS / HOUR_S)) * HOUR_S if span_s <= 14 * DAY_S else DAY_S
 
@@ -104,10 +109,12 @@ def figure(handles: ReaderPool, name: str, values: Mapping[str, Any]) -> dict[st
     known = resources.queries(FILE)
     if name not in known:
         raise BadRequest(f"there is no figure {name[:80]!r}")
-    used = {key: value for key, value in values.items() if "{" + key + ":" in known[name].sql}
     with handles.take() as store:
         began = time.perf_counter()
-        table = store.query(known[name].sql, used)
+        for parameter, before in ASKED_BEFORE.items():
+            if "{" + parameter + ":" in known[name].sql:
+                values = {**values, parameter: _answer(store, before, values)[1].column(parameter)[0].as_py()}
+        used, table = _answer(store, name, values)
         took_ms = (time.perf_counter() - began) * 1000
     return {
         **as_json(table),
@@ -116,6 +123,13 @@ def figure(handles: ReaderPool, name: str, values: Mapping[str, Any]) -> dict[st
         "parameters": used,
         "took_ms": round(took_ms, 1),
     }
+
+
+def _answer(store: Store, name: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], pa.Table]:
+    """What a named query was asked, and its answer."""
+    sql = resources.queries(FILE)[name].sql
+    used = {key: value for key, value in values.items() if "{" + key + ":" in sql}
+    return used, store.query(written_out(sql, values), used)
 
 
 def filled(sql: str, given: Mapping[str, Any]) -> dict[str, str]:

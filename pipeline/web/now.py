@@ -56,6 +56,7 @@ def history(looks: Iterable[PipelineLook]) -> dict[str, list[Any]]:
         "unaccounted": [look.status.get("unaccounted") for look in kept],
         "firing": [look.alerts.get("firing", 0) for look in kept],
         "job_lag_s": [look.job_lag_s for look in kept],
+        "redis_memory_bytes": [look.status.get("redis_memory_bytes") for look in kept],
     }
 
 

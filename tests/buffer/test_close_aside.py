@@ -1,5 +1,6 @@
 """A person decides about what is set aside; what ClickHouse has already is never pushed again."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from pipeline.base.errors import UsageError
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.set_aside import find, records
 from pipeline.deliver.close_aside import push_again, save_and_give_up
+from pipeline.deliver.measure_aside import measure
+from pipeline.operate.audit import audit
 from pipeline.store.client import Store
 
 ITEMS = [good(number) for number in range(30)]
@@ -67,27 +70,84 @@ def test_rows_that_are_stored_are_not_pushed_again(buffer: Buffer, settings: con
         store.close()
 
 
-def test_items_of_unknown_position_are_pushed_only_if_none_is_stored(buffer: Buffer, settings: config.Settings) -> None:
-    """Nothing proves which of them ClickHouse has, so --push is refused unless duplicates are accepted."""
+@pytest.fixture
+def store(settings: config.Settings) -> Iterator[Store]:
     store = Store.open(settings)
     make_tables(store, settings)
-    try:
-        chunk = claimed(buffer)
-        stored_before(buffer, store, chunk.segment, ITEMS[:10])
-        acknowledge(buffer, chunk)
-        buffer.client.lrem(buffer.keys.segment(chunk.segment), 1, ITEMS[15])
-        drainer_on(buffer, store).drain_until_empty()
-        (record,) = records(buffer)
-        assert (record.kept, record.lost, record.first) == (19, 1, None)
-        with pytest.raises(UsageError, match=r"ClickHouse has 10 rows of segment .*--allow-duplicates"):
-            push_again(buffer, record, store)
-        push_again(buffer, record, store, allow_duplicates=True)
-        drainer_on(buffer, store).drain_until_empty()
-        Whereabouts(store).assert_each_once(set(range(30)) - {15})
-        assert balanced(buffer).lost == 1
-    finally:
-        store.command(f"DROP DATABASE {settings.clickhouse.database} SYNC")
-        store.close()
+    yield store
+    store.command(f"DROP DATABASE {settings.clickhouse.database} SYNC")
+    store.close()
+
+
+def test_items_of_unknown_position_are_known_by_their_contents(buffer: Buffer, store: Store, tmp_path: Path) -> None:
+    """Nothing proves which positions they have; what ClickHouse has is counted once and never pushed, the rest is."""
+    first, second = claimed(buffer), claimed(buffer)
+    stored_before(buffer, store, first.segment, ITEMS[:14])  # the second chunk's insert came through in part
+    buffer.client.lrem(buffer.keys.segment(first.segment), 1, ITEMS[15])
+    assert buffer.read_or_recover(second) is None
+    acknowledge(buffer, first)  # it was in hand: its rows are stored, its items lie among those that are kept
+    (record,) = records(buffer)
+    assert (record.kept, record.lost, record.first, record.is_exact) == (20, 0, None, False)
+    assert measure(buffer, store) == 1
+    (record,) = records(buffer)
+    assert (record.kept, record.lost, record.is_exact) == (15, 1, True)
+    books = balanced(buffer)
+    assert (books.stored, books.set_aside, books.lost) == (14, 15, 1)
+    assert measure(buffer, store) == 0
+    with pytest.raises(UsageError, match="ClickHouse cannot be reached, and some of the items kept under"):
+        save_and_give_up(buffer, record, tmp_path)
+    closed = push_again(buffer, record, store)
+    assert (closed.pushed, closed.stored) == (15, 14)
+    drainer_on(buffer, store).drain_until_empty()
+    Whereabouts(store).assert_each_once(set(range(30)) - {15})
+    assert (balanced(buffer).stored, balanced(buffer).lost, records(buffer)) == (29, 1, [])
+
+
+def test_rows_that_were_stored_and_never_acknowledged_pass_the_audit(buffer: Buffer, store: Store) -> None:
+    """An insert came through before its chunk was taken out: compared, its rows count as stored and are rolled up."""
+    chunk = claimed(buffer)
+    stored_before(buffer, store, chunk.segment, ITEMS[:10])
+    buffer.client.lrem(buffer.keys.segment(chunk.segment), 1, ITEMS[15])
+    assert buffer.read_or_recover(chunk) is None
+    for minute, touch in buffer.dirty_minutes().items():
+        buffer.forget_minutes({minute: touch})
+    measure(buffer, store)
+    books = balanced(buffer)
+    assert (books.stored, books.set_aside, books.lost) == (10, 19, 1)
+    report = audit(store, [buffer], full=True, now_ms=buffer.now_ms())
+    mine = [finding for finding in report.findings if chunk.segment in finding.where]
+    assert (mine, report.missing, len(buffer.dirty_minutes())) == ([], 0, 1)
+
+
+def test_alike_items_are_interchangeable(redis_url: str, store: Store, tmp_path: Path) -> None:
+    """Of five alike items two are stored and one vanished: two are kept, and one is lost."""
+    buffer = buffer_on(redis_url)
+    push(buffer.client, [ITEMS[1]] * 5 + ITEMS[2:4])
+    buffer.seal(2)
+    first = claimed(buffer)
+    stored_before(buffer, store, first.segment, [ITEMS[1]] * 2)
+    second = claimed(buffer)
+    buffer.client.lrem(buffer.keys.segment(first.segment), 1, ITEMS[1])
+    buffer.client.lrem(buffer.keys.segment(first.segment), 1, ITEMS[2])
+    assert buffer.read_or_recover(second) is None
+    acknowledge(buffer, first)
+    measure(buffer, store)
+    (record,) = records(buffer)
+    assert (record.kept, record.lost) == (3, 2)
+    closed = save_and_give_up(buffer, record, tmp_path, store)
+    assert (closed.saved, closed.stored) == (3, 2)
+    assert sorted(Path(closed.file).read_bytes().splitlines()) == sorted([ITEMS[1], ITEMS[1], ITEMS[3]])
+    assert (balanced(buffer).dropped, balanced(buffer).lost, balanced(buffer).set_aside) == (3, 2, 0)
+
+
+def test_a_drainer_gives_up_only_the_chunk_it_asks_for(buffer: Buffer) -> None:
+    """Another chunk that the same drainer has in hand is not taken out of delivery under its writer."""
+    first, second = claimed(buffer), claimed(buffer)
+    buffer.client.lrem(buffer.keys.segment(first.segment), 1, ITEMS[15])
+    assert buffer.read_or_recover(second) is None
+    assert buffer.books().in_flight == first.rows
+    acknowledge(buffer, first)
+    assert (balanced(buffer).stored, balanced(buffer).in_flight) == (10, 0)
 
 
 def test_a_record_that_was_overwritten_is_shown_and_closed(buffer: Buffer, tmp_path: Path) -> None:

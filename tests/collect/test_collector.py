@@ -1,6 +1,7 @@
 """The platform's keys on a real Redis, seeded with the document's own examples, and what they become."""
 
 import json
+import re
 import shlex
 import time
 from collections import Counter
@@ -15,15 +16,17 @@ from conftest import RedisServer
 
 from pipeline.base import config, failpoints
 from pipeline.base.config import RedisDatabases
-from pipeline.base.errors import RedisOutage
+from pipeline.base.errors import ConfigError, RedisOutage
 from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.collect.catalogue import Catalogue, catalogue, shipped
 from pipeline.collect.channels import ChannelCounter
 from pipeline.collect.check import findings, walk
 from pipeline.collect.collector import Collector
+from pipeline.collect.entry_checks import mistakes
 from pipeline.collect.redis_health import RedisHealth
 from pipeline.metric import Limits, Metric, decode
+from pipeline.operate import preflight
 
 SECRETS = (
     "user_123", "test_admin", "127.0.0.1", "192.168.1.100", "123456", "tok-1", "tok-2", "test@example.com", "s-1",
@@ -187,7 +190,7 @@ def test_no_broken_value_leaves_redis(
                 client.zadd(key, {value: time.time()})
             else:
                 # A line of words is a name where the catalogue asks for one.
-                names = {name for one in entry.metrics for _, origin, name in one.sources if origin == "field"}
+                names = {name for one in entry.metrics for _, origin, name in one.label_origins if origin == "field"}
                 fields = shlex.split(entry.example)[2::2] if entry.type == "hash" else []
                 if form == "a number with words":
                     fields = [] if entry.name == "features" else [name for name in fields if name not in names]
@@ -350,6 +353,50 @@ def test_a_deployment_adds_its_own_keys(server: RedisServer) -> None:
     collector_on(server, catalogue=catalogue(own)).run(now_ms(), budget_s=60)
     (one,) = [one for one in collected(server) if one.metric_type == "gpu_load"]
     assert (one.value, one.node) == (77, "rack-1")
+
+
+GPU = {"pattern": "gpu:{node}", "type": "hash", "field": "load", "metric_type": "gpu_load"}
+
+
+@pytest.mark.parametrize(("differs", "said"), [
+    ({"feild": "load"}, "there is no such name; did you mean 'field'?"),
+    ({"type": "hsah"}, "Input should be"),
+    ({"database": "resluts"}, "'resluts' is no database; did you mean 'results'?"),
+    ({"pattern": "gpu:{node"}, "has a brace that is part of no placeholder"),
+    ({"pattern": "gpu:{node}:{node}"}, "has the placeholder {node} twice"),
+    ({"pattern": "perf:{test}:{page}"}, "belong to 'page_performance' (perf:{test_id}:{page}) already"),
+    ({"pattern": "test:result:{id}"}, "belong to 'test_result'"),
+    ({"field": None}, "no field is named"),
+    ({"metric_type": "duration"}, "is that of executions, which come from the buffer"),
+    ({"by": {"node": "{nod}"}}, "which the pattern 'gpu:{node}' does not have; did you mean 'node'?"),
+    ({"by": {"rack": "{node}"}}, "'by' names 'rack'; a metric has "),
+    ({"type": "list", "metrics": [{"kind": "fields", "fields": {"load": "gpu_load"}}]}, "a list has no 'fields'"),
+    ({"metrics": [{"kind": "size"}]}, "it has no metric_type"),
+])  # fmt: skip
+def test_an_entry_that_would_collect_nothing_is_refused_in_words(differs: dict[str, Any], said: str) -> None:
+    """Each mistake of ``collect.keys`` names its place, and what was probably meant; `validate` finds it too."""
+    own = {name: value for name, value in {**GPU, **differs}.items() if value is not None}
+    if "metrics" in own:
+        own = {name: own[name] for name in ("pattern", "type", "metrics")} | {"name": "gpu", "database": "results"}
+    with pytest.raises(ConfigError, match=re.escape(said)) as raised:
+        preflight.check(config.Settings(collect={"keys": [GPU | {"pattern": "cpu:{node}", "name": "x"}, own]}))
+    assert str(raised.value).startswith("setting 'collect.keys.1")
+
+
+def test_the_shipped_catalogue_is_held_to_what_is_asked_of_own_entries() -> None:
+    """No entry of the document has a mistake of these kinds; a more exact pattern than one of its is taken."""
+    assert {entry.name: found for entry in shipped() if (found := list(mistakes(entry)))} == {}
+    urgent = {"pattern": "test:queue:urgent", "type": "zset", "metric_type": "urgent", "database": "coordination"}
+    match = catalogue([urgent]).match("coordination", "test:queue:urgent")
+    assert match is not None
+    assert match.entry.name == "test_queue_urgent"
+
+
+def test_a_name_to_skip_that_is_unknown_is_refused() -> None:
+    """By `validate` too, also while collecting is off."""
+    for enabled in (True, False):
+        with pytest.raises(ConfigError, match="did you mean 'page_performance'"):
+            preflight.check(config.Settings(collect={"skip": ["page_perfomance"], "enabled": enabled}))
 
 
 def test_many_foreign_keys_are_gone_through_in_several_runs(server: RedisServer) -> None:

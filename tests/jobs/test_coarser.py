@@ -14,6 +14,7 @@ from pipeline.analyse.windows import roll_up
 from pipeline.base import failpoints
 from pipeline.base.config import Settings
 from pipeline.jobs.coarser import COARSE_TABLES, DAY_S, HOUR_S, PASS_EVERY_MS, CoarserJob, FillReport
+from pipeline.jobs.coarser_check import wrong_spans
 from pipeline.jobs.rebuild import rebuild
 from pipeline.jobs.rollup import RollupJob
 from pipeline.jobs.vitals import VitalsJob
@@ -119,6 +120,29 @@ def test_hours_and_days_are_the_sum_of_their_rows(
     hold_levels_to_windows(store, NOW_S)
     hold_to_raw(store, rows, HOUR_S, "metrics_1h", NOW_S + 1000)
     hold_to_raw(store, rows, DAY_S, "metrics_1d", NOW_S + 1000)
+
+
+def test_a_changed_hour_or_day_is_found(store: Store, settings: Settings) -> None:
+    """An hour with another count, a missing row, a day that claims more than its hours hold: each is named."""
+    rows = some_rows(random.Random(3), 60)
+    buffer = MemoryBuffer()
+    write_raw(store, rows)
+    buffer.touch(rows)
+    a_job(store, settings, buffer).run((NOW_S + 1000) * 1000)
+    first = int(store.rows("SELECT toUnixTimestamp(min(window_start)) FROM metrics_1h")[0][0])
+    # What is older expires, and is not held against it.
+    store.command(
+        "INSERT INTO metrics_1h (window_start, metric_type, samples, revision) "
+        f"SELECT toDateTime({FIRST - 5 * DAY_S}, 'UTC'), 'old', 1, 1"
+    )
+    assert wrong_spans(store, 0, NOW_S) == []
+    at_first = f"window_start = toDateTime({first}, 'UTC')"
+    done = "SETTINGS mutations_sync = 2"
+    store.command(f"ALTER TABLE suites_1h UPDATE failed = failed + 1 WHERE {at_first} {done}")
+    store.command(f"ALTER TABLE metrics_1h DELETE WHERE {at_first} AND lower(metric_type) = 'duration' {done}")
+    store.command(f"INSERT INTO metrics_1d SELECT * REPLACE (revision + 7 AS revision) FROM metrics_1d {done}")
+    found = {(span.table, span.start_s) for span in wrong_spans(store, 0, NOW_S)}
+    assert {("suites_1h", first), ("metrics_1h", first), ("metrics_1d", FIRST)} <= found
 
 
 def test_a_store_of_an_earlier_version_is_filled(settings: Settings, store: Store) -> None:

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from pipeline.serve.bodies import Budget, read_body
-from pipeline.serve.bounds import Bounds, ConnectionState, overdue, to_displace
+from pipeline.serve.bounds import Bounds, ConnectionState, overdue, to_displace, too_much_unsent
 from pipeline.serve.server import HttpServer
 
 PATIENCE_S = 60
@@ -69,6 +70,15 @@ def told(connection: socket.socket) -> bytes:
         while piece := connection.recv(65536):
             found += piece
     return found
+
+
+def told_bytes(connection: socket.socket) -> int:
+    """How much comes until the server ends the connection."""
+    count = 0
+    with contextlib.suppress(ConnectionError):
+        while piece := len(connection.recv(1 << 20)):
+            count += piece
+    return count
 
 
 def asked(server: HttpServer, request: bytes = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n") -> bytes:
@@ -192,6 +202,38 @@ def test_who_does_not_read_the_answer_is_cut_off(serve: Callable[[Bounds], HttpS
             time.sleep(0.05)
         assert not gate.connections
         assert len(told(connection)) < 64 << 20
+
+
+def test_of_unread_answers_the_longest_waiting_of_the_greediest_address_go_first() -> None:
+    """As many as it takes, never the last one."""
+    bounds = Bounds(unsent_bytes=100)
+    greedy = [ConnectionState("sending", "a", since, 0, 60) for since in (2.0, 1.0, 3.0)]
+    modest = ConnectionState("sending", "b", 0.0, 0, 40)
+    assert too_much_unsent([modest, *greedy], bounds) == [2, 1]
+    assert too_much_unsent([modest, greedy[0]], bounds) == []
+    assert too_much_unsent([ConnectionState("sending", "a", 0.0, 0, 1000)], bounds) == []
+
+
+def test_unread_answers_take_bounded_memory(serve: Callable[[Bounds], HttpServer]) -> None:
+    """Ten clients that read nothing wait for 64 MB each: all but a few are ended at once, and who reads is answered."""
+    server = serve(Bounds(unsent_bytes=150 << 20, sending_s=1000))
+    silent = [connect(server, b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") for _ in range(10)]
+    asked(server)  # who comes later is let in later
+    until_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until_s and len(server._server._gate.connections) > 2:
+        time.sleep(0.1)
+    with connect(server, b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as reader:
+        assert told(reader).endswith(b"slow")
+    assert [told_bytes(one) > 64 << 20 for one in silent].count(True) == 2
+
+
+def test_an_answer_after_which_the_connection_closes_gets_its_time(serve: Callable[[Bounds], HttpServer]) -> None:
+    """A client that asked for ``Connection: close`` and reads slowly reads all of it."""
+    server = serve(replace(QUICK, sending_s=1000))
+    with connect(server, b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as reader:
+        first = reader.recv(1000)
+        time.sleep(3)  # longer than an idle, closing or half-sent connection may last here
+        assert len(first) + told_bytes(reader) > 64 << 20
 
 
 def test_a_request_at_work_keeps_its_place(serve: Callable[[Bounds], HttpServer]) -> None:

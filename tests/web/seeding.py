@@ -56,6 +56,15 @@ def seed(store: Store, buffer: Buffer) -> None:
         "'duration', 'staging', 'chromium', 'checkout', 'checkout-001', if(number = 0, 'failed', 'passed'), "
         "500 + number, 'run-7', 1, 's', number, now64(3) FROM numbers(5)"
     )
+    # On one commit auth-001 fails and passes; auth-002 passes after a retry.
+    store.command(
+        "INSERT INTO metrics (timestamp, metric_type, environment, browser, test_suite, test_id, status, value, "
+        "run_id, commit, attempt, segment, position, ingested_at) "
+        f"SELECT fromUnixTimestamp64Milli(toInt64({now_s}) * 1000 - 60000 + 1000 * number), 'duration', 'staging', "
+        "'chromium', 'auth', ['auth-001', 'auth-001', 'auth-002', 'auth-002'][number + 1], "
+        "['failed', 'passed', 'retried', 'flaky'][number + 1], 500, ['run-5', 'run-6', 'run-6', 'run-6'][number + 1], "
+        "'c0ffee', [1, 1, 1, 2][number + 1], 's', 10 + number, now64(3) FROM numbers(4)"
+    )
     store.command(
         "INSERT INTO runs (run_id, branch, commit, started, ended, executions, passed, failed, duration_ms, revision, "
         f"is_final) SELECT 'run-7', 'main', 'abcdef0123', toDateTime({now_s}, 'UTC') - 60, toDateTime({now_s}, 'UTC'), "

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.base import resources
+from pipeline.jobs.coarser import CoarserJob
 from pipeline.web.figures import FILE, BadRequest, parameters
+from pipeline.web.spans import written_out
 from web.conftest import World
 from web.seeding import seed
 
@@ -65,6 +67,63 @@ def test_figures_are_what_sql_says(world: World) -> None:
     lcp = next(row for row in as_dicts(ask(world, "vitals")) if row["vital"] == "lcp")
     assert (lcp["views"], lcp["good_views"], lcp["poor_views"]) == (120, 90, 12)
     assert as_dicts(ask(world, "letters"))[0]["items"] == 3
+
+
+def test_flakiest_answers_as_the_query_does(world: World) -> None:
+    """Saved by a retry, or back and forth on one commit while another is tested: the page and flakiest_tests agree."""
+    now_s = int(time.time())
+    world.store.command(
+        "INSERT INTO metrics (timestamp, metric_type, environment, browser, test_suite, test_id, status, value, "
+        "run_id, commit, segment, position, ingested_at) "
+        f"SELECT toDateTime64({now_s - 600} + number, 3, 'UTC'), 'duration', 'staging', 'firefox', 'auth', "
+        "if(number < 6, 'auth-003', 'auth-004'), if(number IN (0, 4) OR number > 8, 'failed', 'passed'), 1, "
+        "concat('r', toString(number)), ['a', 'b'][number % 2 + 1], 't', number, now64(3) FROM numbers(12)"
+    )
+    rows = as_dicts(ask(world, "flakiest", **{"from": str(now_s - 3600), "to": str(now_s + 300)}))
+    query = resources.queries()["flakiest_tests"]
+    values = query.values({"since": str(now_s - 3600), "until": str(now_s + 300)}, now_s * 1000)
+    same = ("test_suite", "test_id", "executions", "failures", "passed_after_retry", "retried_attempts")
+    same = (*same, "changes_on_one_commit", "flakiness")
+    named = world.store.query(query.sql, values).to_pylist()
+    assert [[row[name] for name in same] for row in rows] == [[row[name] for name in same] for row in named]
+    found = {row["test_id"]: (row["passed_after_retry"], row["changes_on_one_commit"]) for row in rows}
+    # auth-004 fails from some run on, on either commit: one change each, and no other.
+    assert found == {"auth-001": (0, 1), "auth-002": (1, 0), "auth-003": (0, 2), "auth-004": (0, 2)}
+
+
+def test_of_very_many_executions_only_the_newest_are_looked_at_one_by_one(world: World) -> None:
+    """The page says since when; before it, what windows count as flaky counts."""
+    now_s = int(time.time()) // 300 * 300
+    world.store.command(
+        "INSERT INTO metrics_5min (window_start, metric_type, environment, browser, test_suite, test_id, samples, "
+        f"total, passed, failed, flaky, revision) SELECT toDateTime({now_s - 3000}, 'UTC'), 'duration', 'staging', "
+        "'safari', 'mass', 'mass-001', 99990, 99990, 99990, 0, 9999, 1"
+    )
+    told = ask(world, "flakiest", **{"from": str(now_s - 3600), "to": str(now_s + 300)})
+    assert told["parameters"]["since"] == now_s - 2700
+    mass = next(row for row in as_dicts(told) if row["test_suite"] == "mass")
+    assert (mass["executions"], mass["passed_after_retry"], mass["flakiness"]) == (99990, 9999, 0.1)
+
+
+def test_a_view_written_out_is_that_view(world: World) -> None:
+    """What is asked of a span without the tables that it cannot need has the rows of the view."""
+    now_s = int(time.time()) // 86400 * 86400 + 1500
+    world.store.command(
+        "INSERT INTO metrics_5min (window_start, metric_type, environment, test_suite, samples, total, passed, "
+        f"histogram, revision) SELECT toDateTime({now_s} - 1500 - 300 * number, 'UTC'), 'duration', 'past', 'auth', "
+        "1, 1, 1, map(toInt32(number), toUInt64(1)), 1 FROM numbers(620)"
+    )
+    CoarserJob(world.store, delay_s=0.0).fill(now_s * 1000)
+    shorter = 0
+    for hours in (3, 30, 24 * 8):
+        values = parameters({"from": str(now_s - 3600 * hours), "to": str(now_s), "suite": "auth"}, now_s)
+        for name in ("suites", "slowest", "vitals"):
+            query = resources.queries(FILE)[name]
+            text = written_out(query.sql, values)
+            used = {name: value for name, value in values.items() if "{" + name + ":" in query.sql}
+            assert world.store.query(text, used) == world.store.query(query.sql, used)
+            shorter += text.count("_1d AS w FINAL") == 0
+    assert shorter == 3, "no days within three hours"
 
 
 def test_parameters_are_bound_and_bounded(world: World) -> None:

@@ -1,5 +1,5 @@
 -- Decide about some of the oldest items that are set aside under a name: p pushed to the buffer again, s stored already,
--- d dead-lettered already, x given up. With "1" at the end the record goes, and what is not there any more is lost.
+-- d dead-lettered already, x given up, k stored and counted elsewhere. With "1" at the end the record goes, and what is not there any more is lost.
 -- Returns the number of items that are still kept, -1 when there is no such record.
 -- needs: guard
 -- KEYS: set_aside, aside, ledger, buffer, scratch   ARGV: name, decisions, 1 to end
@@ -13,12 +13,12 @@ if not at then at, kept, lost, text = '0', 0, 0, record end
 kept, lost = tonumber(kept), tonumber(lost)
 local is_list = redis.call('TYPE', KEYS[2]).ok == 'list'
 local count = {p = 0, s = 0, d = 0, x = 0}
-for decision in string.gmatch(ARGV[2], '[psdx]') do
+for decision in string.gmatch(ARGV[2], '[psdxk]') do
   local item = is_list and redis.call('RPOP', KEYS[2])
   if not item then break end
   if decision == 'p' then redis.call('LPUSH', KEYS[4], item) end
   -- More items than were counted were put there by another program: no counter knows them.
-  if kept > 0 then
+  if kept > 0 and decision ~= 'k' then
     kept = kept - 1
     count[decision] = count[decision] + 1
   end

@@ -135,12 +135,17 @@ local function held_by(leases, chunk, token)
   if holder == token then return attempts end
 end
 
--- set_aside_record(...): what a person has to know; several records of one name are added up.
-local function set_aside_record(set_aside, name, kept, lost, text)
-  local _, kept_before, lost_before, text_before =
-    string.match(redis.call('HGET', set_aside, name) or '', '^(%d+) (%d+) (%d+) (.*)$')
+-- replace_aside_record(...): what a person has to know; the counts of several records of one name are added up.
+local function replace_aside_record(set_aside, name, kept, lost, text)
+  local kept_before, lost_before = string.match(redis.call('HGET', set_aside, name) or '', '^%d+ (%d+) (%d+) ')
   redis.call('HSET', set_aside, name, table.concat(
-    {as_text(now_ms()), kept + (kept_before or 0), lost + (lost_before or 0), text_before or text}, ' '))
+    {as_text(now_ms()), kept + (kept_before or 0), lost + (lost_before or 0), text}, ' '))
+end
+
+-- set_aside_record(...): the same, but the text of the first record stays.
+local function set_aside_record(set_aside, name, kept, lost, text)
+  local text_before = string.match(redis.call('HGET', set_aside, name) or '', '^%d+ %d+ %d+ (.*)$')
+  replace_aside_record(set_aside, name, kept, lost, text_before or text)
 end
 
 -- finish(...): a chunk is done: count it, and note what is finished at the old end for trim.lua.

@@ -111,7 +111,7 @@ function listen() {
 function grown(told) {
   const history = newest?.history;
   if (!history) return { at: [] };
-  const point = { at: told.at_ms / 1000, stored_per_s: told.stored_per_s, freshness_s: told.newest_row_age_s, waiting: told.waiting, dead_lettered: told.dead_lettered, unaccounted: told.unaccounted, firing: told.alerts.firing || 0, job_lag_s: told.job_lag_s };
+  const point = { at: told.at_ms / 1000, stored_per_s: told.stored_per_s, freshness_s: told.newest_row_age_s, waiting: told.waiting, dead_lettered: told.dead_lettered, unaccounted: told.unaccounted, firing: told.alerts.firing || 0, job_lag_s: told.job_lag_s, redis_memory_bytes: told.redis_memory_bytes };
   if (history.at.at(-1) === point.at) return history;
   const from = point.at - 3600;
   const skip = Math.max(history.at.findIndex((at) => at >= from), 0);

@@ -5,6 +5,11 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const watch = new ResizeObserver((entries) => {
   for (const { target, contentRect } of entries) if (target.plot && contentRect.width > 20) target.plot.setSize({ width: contentRect.width, height: target.plotHeight() });
 });
+// In the reader's language and zone; the day stands below its first point.
+const day = (at) => new Date(at * 1000).toLocaleDateString(undefined, { month: 'short', day: 'numeric' });
+const clock = (at) => new Date(at * 1000).toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit' });
+const times = (_, splits, __, ___, step) => splits.map((at, index) => (step >= 86400 ? day(at) : index === 0 || day(at) !== day(splits[index - 1]) ? `${clock(at)}\n${day(at)}` : clock(at)));
+const moment = (at) => (at === null || at === undefined ? '–' : `${day(at)} ${clock(at)} · ${new Date(at * 1000).toISOString().slice(11, 16)} UTC`);
 const drawn = new Set();
 export function redraw() { for (const box of [...drawn]) { if (box.isConnected) box.draw(); else { box.plot?.destroy(); drawn.delete(box); watch.unobserve(box); } } }
 
@@ -26,18 +31,21 @@ const axis = (format, size = 68) => ({ stroke: colour('--faint'), grid: { stroke
 export function lines(at, series, { label, format, height = 190, low, high, bands, scale2, marks } = {}) {
   const box = h('div', { class: height < 180 ? 'chart small' : 'chart', role: 'img', 'aria-label': label });
   box.plotHeight = () => height;
+  const newest = (plot) => plot.setLegend({ idx: at.length - 1 });
   const options = () => ({
     cursor: { y: false, points: { size: 6 } },
     legend: { live: true },
     scales: { x: { time: true }, y: { range: (_, min, max) => [low ?? Math.min(0, min), high ?? (max > 0 ? max * 1.08 : 1)] }, ...(scale2 ? { z: { range: () => scale2.range } } : {}) },
-    axes: [axis(), axis(format), ...(scale2 ? [{ ...axis(scale2.format), scale: 'z', side: 1, grid: { show: false } }] : [])],
-    series: [{ label: 'time' }, ...series.map((one) => ({
+    padding: [8, scale2 ? 0 : 36, 0, 0],
+    axes: [{ ...axis(), size: 40, values: times }, axis(format), ...(scale2 ? [{ ...axis(scale2.format), scale: 'z', side: 1, grid: { show: false } }] : [])],
+    series: [{ label: 'time', value: (_, at) => moment(at) }, ...series.map((one) => ({
       label: one.name, stroke: colour(one.colour || '--accent'), width: one.width ?? 2, scale: one.scale || 'y', dash: one.dash, spanGaps: one.gaps ?? false,
       fill: one.fill ? `${colour(one.colour || '--accent')}22` : undefined, points: { show: one.points ?? at.length < 3, size: one.size ?? 5, fill: colour(one.colour || '--accent') }, paths: one.points === true && one.width === 0 ? () => null : undefined,
       value: (_, value) => (value === null || value === undefined ? '–' : (one.format || format || String)(value)),
     }))],
     bands: (bands || []).map((pair) => ({ series: pair, fill: `${colour('--accent')}1f` })),
-    hooks: marks ? { draw: [(plot) => {
+    // Without a pointer the legend says the newest values.
+    hooks: { ready: [newest], setCursor: [(plot) => { if (plot.cursor.idx === null || plot.cursor.idx === undefined) newest(plot); }], ...(marks ? { draw: [(plot) => {
       const context = plot.ctx;
       context.save();
       for (const mark of marks) {
@@ -48,7 +56,7 @@ export function lines(at, series, { label, format, height = 190, low, high, band
         context.beginPath(); context.moveTo(x, plot.bbox.top); context.lineTo(x, plot.bbox.top + plot.bbox.height); context.stroke();
       }
       context.restore();
-    }] } : {},
+    }] } : {}) },
   });
   return mount(box, options, () => [at, ...series.map((one) => one.values)]);
 }

@@ -85,7 +85,7 @@ function timeline(list, { from, to }) {
   }
   const shown = [...alerts.values()].slice(-30).reverse();
   const x = (ms) => Math.max(0, Math.min(1000, (1000 * (ms / 1000 - from)) / (to - from)));
-  return h('div', { class: 'scroll timeline', tabindex: 0, role: 'region', 'aria-label': 'Timeline, chart' }, h('table', {}, h('tbody', {}, shown.map(({ name, labels, steps }) => {
+  return h('div', { class: 'scroll timeline', tabindex: 0, role: 'region', 'aria-label': 'Timeline, chart' }, h('table', {}, h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Alert'), h('th', { scope: 'col' }, h('span', { class: 'scale' }, [from, (from + to) / 2, to].map((at) => when(at * 1000)))))), h('tbody', {}, shown.map(({ name, labels, steps }) => {
     const pieces = steps.flatMap((step, index) => {
       if (step.to_state !== 'firing' && step.to_state !== 'pending') return [];
       const end = steps[index + 1]?.at ?? to * 1000;

@@ -14,7 +14,7 @@ const CARDS = [
   ['unaccounted', 'Unaccounted', (told) => [exact(told.unaccounted), ''], 'sealed − stored − dead_lettered − in_flight − spilled − dropped − lost − set_aside; 0 unless something is wrong', (told) => (told.unaccounted === 0 ? 'good' : told.unaccounted ? 'bad' : '')],
   ['firing', 'Alerts firing', (told) => [number(told.alerts.firing || 0), told.alerts.pending ? ` ${told.alerts.pending} pending` : ''], 'Alerts whose last transition leads to firing (view alerts_now)', (told) => (told.alerts.firing ? 'bad' : 'good')],
   ['job_lag_s', 'Job lag', (told) => [seconds(told.job_lag_s), ''], 'How long after its time the latest scheduled job is', (told) => (told.job_lag_s > 60 ? 'warn' : '')],
-  [null, 'Redis memory', (told) => [bytes(told.redis_memory_bytes), told.redis_memory_pct ? ` ${told.redis_memory_pct} %` : ''], 'used_memory of Redis, and its share of maxmemory', () => ''],
+  ['redis_memory_bytes', 'Redis memory', (told) => [bytes(told.redis_memory_bytes), told.redis_memory_pct ? ` ${told.redis_memory_pct} %` : ''], 'used_memory of Redis, and its share of maxmemory', () => ''],
 ];
 
 export function render(about) {

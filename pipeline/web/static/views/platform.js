@@ -5,6 +5,8 @@ import { empty, panel, table, tag, when } from '../parts.js';
 
 export const filters = ['span', 'environment'];
 
+const measured = ({ name }, value) => (value === null || value === undefined ? '–' : name === 'age_s' ? seconds(value) : name === 'memory_pct' ? `${value.toFixed(value < 10 ? 2 : 0)} %` : number(value));
+
 export function render(about) {
   const processes = h('div', {}, empty('Looking…', ''));
   const found = h('div', {}, empty('Looking…', ''));
@@ -19,7 +21,7 @@ export function render(about) {
     fill(processes, services.length ? table(services, [['Process', (one) => one.name], ['Role', (one) => one.role], ['Runs for', (one) => seconds(one.running_s), { numeric: true }], ['Stored', (one) => number(one.stored), { numeric: true }], ['Retries', (one) => number(one.retries), { numeric: true }], ['Fenced', (one) => number(one.fenced), { numeric: true, hint: 'chunks that another drainer took over' }], ['Schedule', (one) => (one.schedules ? tag('holds it', 'good') : '–')], ['Trouble', (one) => one.trouble || '–', { wide: true }]], 'Processes') : empty('No process says anything', 'Each writes a heartbeat to Redis every second.'));
     fill(found, told.findings.length ? table(told.findings, [['Check', (one) => one.check], ['Severity', (one) => tag(one.severity, one.severity === 'bad' ? 'bad' : 'warn')], ['Detail', (one) => one.detail, { wide: true }], ['Fix', (one) => one.fix, { wide: true }]], 'Findings') : empty('The doctor finds nothing', 'Redis, ClickHouse, clocks and disk are as the promises need them.'));
     const fills = Object.entries(told.fills || {}).flatMap(([buffer, of]) => Object.entries(of).map(([name, fill]) => ({ buffer, name, ...fill })));
-    fill(limits, fills.length ? table(fills, [['Buffer', (one) => one.buffer], ['By', (one) => one.name.replace('_', ' ')], ['Now', (one) => decimal(one.value), { numeric: true }], ['Alarm above', (one) => decimal(one.limit), { numeric: true }], ['', (one) => (one.passed ? tag('passed', 'bad') : tag('below', 'good'))]], 'High-water marks') : empty('Nothing known', 'Redis does not answer.'));
+    fill(limits, fills.length ? table(fills, [['Buffer', (one) => one.buffer], ['By', (one) => ({ rows: 'rows waiting', age_s: 'age of the oldest', memory_pct: 'memory of Redis' }[one.name] || one.name)], ['Now', (one) => measured(one, one.value), { numeric: true }], ['Alarm above', (one) => measured(one, one.limit), { numeric: true }], ['', (one) => (one.passed ? tag('passed', 'bad') : tag('below', 'good'))]], 'High-water marks') : empty('Nothing known', 'Redis does not answer.'));
     const health = told.redis_health || { figures: {}, databases: [] };
     fill(databases, health.databases.length ? table(health.databases, [['Database', (one) => one.database, { numeric: true }], ['Holds', (one) => one.names.join(', ')], ['Keys', (one) => number(one.keys), { numeric: true }], ['With a TTL', (one) => number(one.expires), { numeric: true }], ['Mean TTL', (one) => (one.expires ? seconds(one.avg_ttl_s) : '–'), { numeric: true }]], 'Databases of Redis') : empty('Nothing known', 'Redis does not answer, or forbids INFO.'));
     const named = Object.entries(health.figures).map(([name, value]) => ({ name, value }));
@@ -36,7 +38,7 @@ export function render(about) {
       h('section', { class: 'panel', 'aria-label': 'Databases of Redis' }, h('header', {}, h('h2', {}, 'Databases of Redis'), h('span', { class: 'hint' }, 'what INFO keyspace says')), databases),
       h('section', { class: 'panel', 'aria-label': 'Redis' }, h('header', {}, h('h2', {}, 'Redis'), h('span', { class: 'hint' }, 'the server’s own figures')), figures)),
     h('section', { class: 'panel', 'aria-label': 'Collectors' }, h('header', {}, h('h2', {}, 'Collectors'), h('span', { class: 'hint' }, 'what the last look at each kind of key found')), collectors),
-    panel('Collected metrics', 'every kind besides durations and vitals', async () => {
+    panel('Collected metrics', 'every kind besides durations and vitals; values in the unit they were sent in', async () => {
       const told = await about.figure('platform');
       return { source: told, content: told.list.length ? table(told.list, [['Metric', (row) => row.metric_type], ['Node', (row) => row.node || '–'], ['Endpoint', (row) => row.endpoint || '–', { wide: true }], ['Environment', (row) => row.environment || '–'], ['Newest mean', (row) => decimal(row.newest), { numeric: true }], ['p50', (row) => decimal(row.p50), { numeric: true }], ['p95', (row) => decimal(row.p95), { numeric: true }], ['Metrics', (row) => number(row.metrics), { numeric: true }], ['Newest window', (row) => when(row.newest_window * (row.newest_window < 1e11 ? 1000 : 1))]], 'Collected metrics', { tall: true }) : empty('Nothing was collected in this span', 'Queues, locks, workers and cost appear here once collectors or producers send them.') };
     }),

@@ -19,7 +19,7 @@ export function render(about) {
     const tick = (row) => h('input', { type: 'checkbox', 'aria-label': `compare ${row.run_id}`, onchange: (event) => { if (event.target.checked) ticked.add(row.run_id); else ticked.delete(row.run_id); button.disabled = ticked.size !== 2; } });
     return { source: told, content: [h('p', { class: 'row' }, button), table(told.list, [
       ['', tick], ['Run', (row) => about.linked({ run: row.run_id }, row.run_id), { wide: true }], ['Branch', (row) => row.branch || '–'], ['Commit', (row) => (row.commit || '–').slice(0, 10)], ['Started', (row) => when(row.started)],
-      ['Verdict', (row) => (row.failed ? tag(`${row.failed} failed`, 'bad') : tag('passed', 'good'))], ['Executions', (row) => number(row.executions), { numeric: true }], ['Flaky', (row) => number(row.flaky), { numeric: true }], ['Skipped', (row) => number(row.skipped), { numeric: true }], ['Took', (row) => milliseconds(row.duration_ms), { numeric: true }], ['', (row) => (row.is_final ? '' : tag('running'))],
+      ['Verdict', (row) => (row.failed ? tag(`${row.failed} failed`, 'bad') : tag('passed', 'good'))], ['Executions', (row) => number(row.executions), { numeric: true }], ['Flaky', (row) => number(row.flaky), { numeric: true }], ['Skipped', (row) => number(row.skipped), { numeric: true }], ['Took', (row) => milliseconds(row.duration_ms), { numeric: true }], ['', (row) => (row.is_final ? '' : h('span', { class: 'tag', title: 'no row for a while (runs.grace_s) makes a run final; until then its counts may grow' }, 'not final'))],
     ], 'Newest runs', { tall: true })] };
   });
 }
@@ -29,22 +29,20 @@ function one(about, run) {
     const [told, twins] = await Promise.all([about.figure('run_tests', { run }), about.figure('run_twins', { run })]);
     const twice = twins.list.map((row) => h('p', {}, tag('fed twice', 'warn'), ` ${row.job} and ${row.other} hold the same ${number(row.tests)} executions`));
     return { source: told, content: told.list.length ? [...twice, table(told.list, [
-      ['Test', (row) => about.linked({ view: 'tests', suite: row.test_suite, test: row.test_id }, row.name || row.test_id), { wide: true }], ['Suite', (row) => row.test_suite], ['Browser', (row) => row.browser], ['Verdict', (row) => verdict(row.verdict)], ['Attempts', (row) => number(row.attempts), { numeric: true }], ['Duration', (row) => milliseconds(row.duration_ms), { numeric: true }], ['Error', (row) => row.error || '–', { wide: true }],
+      ['Test', (row) => about.linked({ view: 'tests', suite: row.test_suite, test: row.test_id }, row.name || row.test_id), { wide: true }], ['Suite', (row) => row.test_suite], ['Environment', (row) => row.environment || '–'], ['Browser', (row) => row.browser], ['Verdict', (row) => verdict(row.verdict)], ['Attempts', (row) => number(row.attempts), { numeric: true }], ['Duration', (row) => milliseconds(row.duration_ms), { numeric: true }], ['Error', (row) => row.error || '–', { wide: true }],
     ], 'What ran', { tall: true })] : empty('Nothing of this run in this span', 'Choose a longer span.') };
   })];
 }
 
 function side_by_side(about, left, right) {
-  return [h('p', {}, about.linked({ with: '' }, '← One run'), ` · ${left} and ${right}`), panel('Side by side', 'the largest differences first', async () => {
-    const [a, b] = await Promise.all([about.figure('run_tests', { run: left }), about.figure('run_tests', { run: right })]);
-    const key = (row) => [row.test_suite, row.test_id, row.browser].join('\n');
-    const second = new Map(b.list.map((row) => [key(row), row]));
-    const first = new Map(a.list.map((row) => [key(row), row]));
-    const rows = [...new Set([...first.keys(), ...second.keys()])].map((one) => ({ a: first.get(one), b: second.get(one), any: first.get(one) || second.get(one) }));
-    const change = (row) => (row.a && row.b && row.a.duration_ms ? row.b.duration_ms / row.a.duration_ms - 1 : null);
-    rows.sort((x, y) => (y.a?.verdict !== y.b?.verdict) - (x.a?.verdict !== x.b?.verdict) || Math.abs(change(y) ?? 0) - Math.abs(change(x) ?? 0));
-    return { source: a, content: rows.length ? table(rows.slice(0, 300), [
-      ['Test', (row) => row.any.name || row.any.test_id, { wide: true }], ['Suite', (row) => row.any.test_suite], ['Browser', (row) => row.any.browser], [left, (row) => (row.a ? [verdict(row.a.verdict), ' ', milliseconds(row.a.duration_ms)] : 'did not run'), { numeric: true }], [right, (row) => (row.b ? [verdict(row.b.verdict), ' ', milliseconds(row.b.duration_ms)] : 'did not run'), { numeric: true }], ['Change', (row) => (change(row) === null ? '–' : percent(change(row), 0)), { numeric: true }],
+  const side = (verdict_of, ms) => (verdict_of ? [verdict(verdict_of), ' ', /skip/.test(verdict_of) ? '' : milliseconds(ms)] : 'did not run');
+  const signed = (share) => `${share > 0 ? '+' : ''}${percent(share, 0)}`;
+  return [h('p', {}, about.linked({ with: '' }, '← One run'), ` · ${left} and ${right}`), panel('Side by side', 'other verdicts first, then the largest changes of duration', async () => {
+    const told = await about.figure('run_pair', { run: left, other: right });
+    return { source: told, content: told.list.length ? table(told.list, [
+      ['Test', (row) => about.linked({ view: 'tests', suite: row.test_suite, test: row.test_id }, row.name || row.test_id), { wide: true }], ['Suite', (row) => row.test_suite], ['Environment', (row) => row.environment || '–'], ['Browser', (row) => row.browser],
+      [left, (row) => side(row.left_verdict, row.left_ms), { numeric: true }], [right, (row) => side(row.right_verdict, row.right_ms), { numeric: true }],
+      ['Change', (row) => (row.change === null ? '–' : signed(row.change)), { numeric: true, hint: 'of the duration, where both passed' }],
     ], 'Side by side', { tall: true }) : empty('Nothing to compare in this span', 'Choose a longer span.') };
   })];
 }

@@ -37,9 +37,17 @@ export function render(about) {
         const told = await about.figure('regressed');
         return { source: told, content: told.list.length ? table(told.list, [['What', (row) => (row.test_id ? open(row) : row.page || row.test_suite || row.metric_type), { wide: true }], ['Metric', (row) => row.metric_type], ['Change', (row) => tag(`+${Math.abs(row.change_pct).toFixed(0)} %`, 'bad'), { numeric: true }], ['From → to', (row) => `${number(row.level_before)} → ${number(row.level_after)}`, { numeric: true }], ['Since', (row) => when(row.changed_at)]], 'Most regressed') : empty('No regression in this span', 'A change is reported once it stands out from the noise of its series.') };
       })),
-    panel('Flakiest tests', 'passed only after a retry', async () => {
+    panel('Flakiest tests', 'passed only after a retry, or back and forth on one commit', async () => {
       const told = await about.figure('flakiest');
-      return { source: told, content: told.list.length ? table(told.list, [['Test', open, { wide: true }], ['Suite', (row) => row.test_suite], ['Browser', (row) => row.browser], ['Flakiness', (row) => percent(row.flakiness), { numeric: true }], ['Failed', (row) => number(row.failures), { numeric: true }], ['Flaky', (row) => number(row.flaky_executions), { numeric: true }], ['Retried attempts', (row) => number(row.retried_attempts), { numeric: true }], ['Executions', (row) => number(row.executions), { numeric: true }]], 'Flakiest tests') : empty('No flaky test in this span', 'No test passed only after a retry. Ask flakiest_tests also finds tests that go back and forth on one commit.') };
+      const { from, since } = told.parameters;
+      const bound = since > from ? h('p', { class: 'hint' }, 'Back and forth on one commit: among the newest 100,000 executions, since ', when(since * 1000), '. Before that, only executions marked flaky.') : null;
+      return { source: told, content: [bound, told.list.length ? table(told.list, [
+        ['Test', open, { wide: true }], ['Suite', (row) => row.test_suite], ['Browser', (row) => row.browser],
+        ['Flakiness', (row) => percent(row.flakiness), { numeric: true, hint: 'executions that needed a retry, and changes on one commit, ÷ executions' }],
+        ['Passed after retry', (row) => number(row.passed_after_retry), { numeric: true }],
+        ['Changes on one commit', (row) => number(row.changes_on_one_commit), { numeric: true, hint: 'from passed to failed or back while the commit stayed the same' }],
+        ['Retried attempts', (row) => number(row.retried_attempts), { numeric: true }], ['Failed', (row) => number(row.failures), { numeric: true }], ['Executions', (row) => number(row.executions), { numeric: true }],
+      ], 'Flakiest tests') : empty('No flaky test in this span', 'No test passed only after a retry, and none went back and forth on one commit.')] };
     }),
   ];
 }
@@ -61,7 +69,7 @@ function one(about) {
   const values = { test, suite: about.values.suite };
   return [
     h('p', {}, about.linked({ view: 'tests', test: '' }, '← All tests'), ` · ${about.values.suite} · ${test}`),
-    panel('Duration over time', 'the band is what is normal; dashed lines are changes of level', async () => {
+    panel('Duration over time', 'the band is what is normal; dashed lines are changes of level; choose environment and browser to compare like with like', async () => {
       const [told, normal, changes] = await Promise.all([about.figure('test_windows', values), about.figure('test_baseline', values), about.figure('test_changes', values)]);
       const list = told.list;
       if (!list.length) return { source: told, content: nothing() };
@@ -75,7 +83,7 @@ function one(about) {
         { name: 'failed', values: list.map((row) => (row.failures ? row.p50_ms : null)), colour: '--bad-fill', points: true, size: 10, width: 0, format: milliseconds },
       ];
       const chart = lines(at, series, { label: `Median duration of ${test} over time, ${changes.list.length} changes of level, ${list.filter((row) => row.failures).length} windows with failures`, format: milliseconds, bands: [[1, 2]], marks: changes.list.map((change) => ({ at: change.at, colour: change.direction === 'regression' ? '--bad-fill' : '--good-fill' })) });
-      const said = base ? h('p', { class: 'hint' }, `Normal: ${milliseconds(base.centre)} ± ${milliseconds(base.spread)} from ${number(base.runs)} runs (${base.state.replace('_', ' ')}), ${percent(base.success_rate)} passed.`) : h('p', { class: 'hint' }, 'No baseline yet: it takes 12 runs.');
+      const said = base ? h('p', { class: 'hint' }, `Normal in ${[base.environment, base.browser].filter(Boolean).join(', ') || 'all'}: ${milliseconds(base.centre)} ± ${milliseconds(base.spread)} from ${number(base.runs)} runs (${base.state.replace('_', ' ')}), ${percent(base.success_rate)} passed.`) : h('p', { class: 'hint' }, 'No baseline yet: it takes 12 runs.');
       return { source: told, content: [chart, said] };
     }),
     panel('Attempts', 'the newest fifty, each attempt shown', async () => {
