@@ -29,12 +29,13 @@ def migrate(settings: config.Settings, as_json: bool) -> None:
 @JSON
 def prepare(settings: config.Settings, as_json: bool) -> None:  # noqa: ARG001  every command has the settings
     """Compile ahead what a first start would compile: the reader of items and the change detector."""
-    from pipeline.analyse.changes import noise
+    from pipeline.analyse.changes import candidates, noise
     from pipeline.decode import columns
 
     began_s = time.monotonic()
     columns.prepare()
     noise.prepare()
+    candidates.prepare()
     took_s = round(time.monotonic() - began_s, 1)
     if as_json:
         print_json({"took_s": took_s})

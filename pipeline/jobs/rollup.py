@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.analyse.series import factorise, ranked
-from pipeline.analyse.windows import Windows, is_final, merge_series, roll_up, stamp
+from pipeline.analyse.windows import Windows, is_final, merge_series, roll_up, stamp, widen
 from pipeline.base.config import RollupSettings
 from pipeline.base.errors import Stopped
 from pipeline.base.failpoints import hit
@@ -273,9 +273,13 @@ def compute(
         if run_ids is not None:
             run_ids.update(run_id for run_id in ranked(rows.column("run_id")).values.to_pylist() if run_id)
         series = factorise(rows)
-        for width_s, found in parts.items():
-            starts = {window.start_s for window in wanted[width_s]}
-            found.append(roll_up(rows, width_s, series, branches).only(starts))
+        narrow: Windows | None = None
+        for width_s, found in sorted(parts.items()):
+            if narrow is None:
+                windows = narrow = roll_up(rows, width_s, series, branches)
+            else:
+                windows = widen(narrow, rows, width_s, series, branches)
+            found.append(windows.only({window.start_s for window in wanted[width_s]}))
     return {width_s: merge_series(found) if len(found) > 1 else found[0] for width_s, found in parts.items()}
 
 

@@ -14,7 +14,7 @@ from pipeline.analyse.dimensions import SERIES
 from pipeline.analyse.histogram import bucket_key
 from pipeline.analyse.quantiles import QUANTILES
 from pipeline.analyse.series import factorise
-from pipeline.analyse.windows import Executions, is_final, merge_series, revision, roll_up, stamp
+from pipeline.analyse.windows import Executions, is_final, merge_series, revision, roll_up, stamp, widen
 from pipeline.status_words import status_word
 from pipeline.store.client import Store
 
@@ -117,6 +117,20 @@ def test_a_window_is_what_its_definition_says(window_s: int, rows: list[dict[str
     """Every column of every window and series, computed by hand from the same rows, to the last digit."""
     found = roll_up(table(rows, encode), window_s, branches=BRANCHES).rows.to_pylist()
     assert without_nan(found) == by_hand(rows, window_s)
+
+
+@settings(deadline=None)
+@given(rows=ROWS, encode=st.booleans(), branches=st.sampled_from([None, BRANCHES]))
+def test_wider_windows_take_from_narrow_ones_what_is_the_same(
+    rows: list[dict[str, Any]], encode: bool, branches: Any
+) -> None:
+    """Five minutes made with the help of their minutes are the bytes of five minutes made from the rows."""
+    raw = table(rows, encode)
+    series = factorise(raw)
+    alone = roll_up(raw, 300, series, branches)
+    helped = widen(roll_up(raw, 60, series, branches), raw, 300, series, branches)
+    assert _bytes(stamp(helped, 0, 120)) == _bytes(stamp(alone, 0, 120))
+    assert helped.executions == alone.executions
 
 
 @pytest.mark.parametrize("window_s", [60, 300])

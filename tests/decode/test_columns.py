@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from items import OPTIONAL, SEALED_AT_MS, Maker, iso, metric
 
-from pipeline.analyse.changes import noise
+from pipeline.analyse.changes import candidates, noise
 from pipeline.buffer.chunk import Chunk
 from pipeline.cli.main import cli
 from pipeline.decode import columns, scan
@@ -405,4 +405,4 @@ def test_what_is_compiled_can_be_compiled_ahead() -> None:
     done = CliRunner().invoke(cli, ["prepare", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout).keys() == {"took_s"}
-    assert scan.split_replies.signatures and noise._sums.signatures
+    assert scan.split_replies.signatures and noise._sums.signatures and candidates._propose.signatures

@@ -23,3 +23,10 @@ def test_threads_started_afterwards_give_way_too() -> None:
     told = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True).stdout
     usual, later, own = json.loads(told)
     assert later == own == max(usual, 10)
+
+
+def test_arrow_allocates_where_memory_goes_back() -> None:
+    """A process of the command line lets Arrow use the C library's memory, which is given back after each job."""
+    script = "import pipeline.cli.main, pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "system"

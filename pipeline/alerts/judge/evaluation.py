@@ -34,6 +34,7 @@ from pipeline.alerts.judge.verdicts import judge_all
 from pipeline.alerts.judge.views import View
 from pipeline.alerts.rules.rule import Rule
 from pipeline.analyse.quantiles import IndexArray
+from pipeline.base import garbage
 
 Alerts = dict[LabelValues, Alert]
 """The alerts of one rule that are not inactive, by the values of its ``by``."""
@@ -83,6 +84,7 @@ def _identity_at(identity: hashlib.blake2b, at_ms: int, to_state: State) -> str:
     return continued.hexdigest()
 
 
+@garbage.paused()
 def judge_tick(rule: Rule, tick_ms: int, view: View, alerts: Alerts, page_url: str = "") -> list[Transition]:
     """Judge every group at one tick; changes ``alerts`` in place and returns who fired or resolved, in label order."""
     missing = view.groups_missing(rule)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -116,16 +117,9 @@ class Account:
         window, query, conditions = self._window, self._query, described.conditions
         if observation is None:
             return Evidence(0, None, None, window, query, conditions, context, link, has_data=False)
-        return Evidence(
-            observation.samples,
-            finite(observation.low),
-            finite(observation.high),
-            window,
-            query,
-            conditions,
-            context,
-            link,
-        )
+        low = observation.low if isfinite(observation.low) else None
+        high = observation.high if isfinite(observation.high) else None
+        return Evidence(observation.samples, low, high, window, query, conditions, context, link)
 
 
 class TickQuery(msgspec.Struct, frozen=True):
@@ -267,7 +261,7 @@ iso = lru_cache(maxsize=1024)(clock.iso_short)  # all alerts of a tick share the
 
 def shown(value: float) -> str:
     """A number for people: six significant digits, no exponent for everyday sizes."""
-    return f"{value:,.0f}" if abs(value) >= 100_000 else f"{value:.6g}"
+    return f"{value:.6g}" if -100_000 < value < 100_000 or value != value else f"{value:,.0f}"
 
 
 def finite(value: float | None) -> float | None:

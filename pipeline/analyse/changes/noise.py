@@ -1,29 +1,14 @@
 """Innovations of ARMA(1, 1) noise around a level: a recursion along each series, compiled on first use.
 
-Nothing else of the detector runs along the points one by one. As numpy it took half of the detector's time.
+As numpy it took half of the detector's time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import numba
 import numpy as np
 
+from pipeline.analyse.changes.compiling import compiled
 from pipeline.analyse.changes.series import Floats, Ints
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def _compiled(function: Function) -> Function:
-    """Compile on first use. Where no directory can be written for the cache, each process compiles anew."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        result: Function = numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        result = numba.njit(**options)(function)
-    return result
 
 
 def innovations(flat: Floats, size: Ints, noise: Floats) -> tuple[Floats, Floats]:
@@ -44,7 +29,7 @@ def prepare() -> None:
     innovations(np.ones((1, 2)), np.full(1, 2), np.zeros((1, 2)))
 
 
-@_compiled
+@compiled
 def _sums(flat: Floats, size: Ints, rho: Floats, theta: Floats, first: Floats) -> tuple[Floats, Floats, Floats]:
     """Of each row and noise: squared innovations, their product with the level's, and the level's squares."""
     shape = (len(flat), len(rho))

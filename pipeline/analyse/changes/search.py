@@ -1,7 +1,7 @@
 """The search for level changes in a block of series: where they may be, and which of them to keep.
 
-1. *Candidates*: the places where two neighbouring windows of the same length, from 6 points to the whole
-   series, differ most.
+1. *Candidates* (``candidates``): the places where two neighbouring windows of the same length, from 6 points to the
+   whole series, differ most.
 2. *Thinning* (``changemodels.thin``): the candidate whose removal costs least likelihood goes, until none is
    left; the best stage of this path is kept.
 3. What remains is moved to its best place, and each segment offers its best split; then thinning again.
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.analyse.changes.candidates import candidates
 from pipeline.analyse.changes.models import (
     AUTOCORRELATIONS,
     PRIOR,
     PRIOR_CENTRE,
     PRIOR_SPREAD,
-    SHORTEST_SEGMENT,
     autocorrelation,
     best_splits,
     fitted_steps,
@@ -30,13 +30,6 @@ from pipeline.analyse.changes.models import (
 )
 from pipeline.analyse.changes.noise import innovations
 from pipeline.analyse.changes.series import Block, Floats, Ints, fit_level
-
-_SCAN_AUTOCORRELATION = 0.4
-_SCAN_WINDOWS = ((6, 6), (12, 6), (24, 6), (48, 4), (96, 3), (192, 2))
-"""Points on either side, and how many places at least one window apart each of them may propose per 400 points."""
-_SCAN_STATISTIC = 2.4
-_MOST_CANDIDATES = 16
-"""Per 400 points."""
 
 _LENIENCE = 2.5
 """By how much cheaper a change is while thinning: the choice comes later."""
@@ -87,7 +80,7 @@ def search(block: Block, penalty: Floats, *, walks: bool = False) -> FoundSplits
 
     ``walks``: the noise may also be as good as a random walk.
     """
-    cuts = _candidates(block)
+    cuts = candidates(block)
     rows = np.flatnonzero((cuts < block.width).any(axis=1))
     for repeat in range(2):
         path = thin(block, rows, cuts[rows], penalty[rows] - _LENIENCE)
@@ -103,65 +96,6 @@ def search(block: Block, penalty: Floats, *, walks: bool = False) -> FoundSplits
             cuts = np.full((block.rows, kept.shape[1] + proposed.shape[1]), block.width)
             cuts[rows] = np.sort(np.concatenate([kept, proposed], axis=1), axis=1)
     return _choose(block, rows, cuts[rows], penalty[rows], walks=walks)
-
-
-def _candidates(block: Block) -> Ints:
-    """Places (rows, candidates) where a change is worth a look, ascending, ``width`` where there are fewer."""
-    width, every = block.width, np.arange(block.rows)
-    # A series' own length decides how many it may have, not that of its neighbours in the block.
-    share = -(-block.size // 400)
-    places: list[Ints] = []
-    values: list[Floats] = []
-    # Beyond a series' end its last point is repeated, so that windows that reach over it need no index of their own.
-    last = block.y[every, block.size - 1]
-    filled = np.where(np.arange(width) < block.size[:, None], block.y, last[:, None])
-    at = np.arange(SHORTEST_SEGMENT, width - SHORTEST_SEGMENT + 1)
-    beyond = at > block.size[:, None] - SHORTEST_SEGMENT
-    for window, count in [*((w, c * share) for w, c in _SCAN_WINDOWS if w < width), (width, np.ones_like(share))]:
-        statistic = _scan(block, filled, at, window)
-        statistic[beyond] = 0.0
-        for turn in range(count.max()):
-            best = statistic.argmax(axis=1)
-            places.append(at[best])
-            values.append(np.where(turn < count, statistic[every, best], 0.0))
-            if turn + 1 < count.max():
-                _blank(statistic, best, window)
-    place, value = np.stack(places, axis=1), np.stack(values, axis=1)
-    value[value < _SCAN_STATISTIC] = 0.0
-    chosen = np.full((block.rows, _MOST_CANDIDATES * share.max()), width)
-    for column in range(chosen.shape[1]):
-        best = value.argmax(axis=1)
-        proposed = place[every, best]
-        counts = (value[every, best] > 0) & (column < _MOST_CANDIDATES * share)
-        if not counts.any():
-            break
-        chosen[counts, column] = proposed[counts]
-        value[np.abs(place - proposed[:, None]) < SHORTEST_SEGMENT] = 0.0
-    return np.sort(chosen, axis=1)
-
-
-def _blank(statistic: Floats, best: Ints, window: int) -> None:
-    """Zero what lies less than a window from ``best``."""
-    columns = np.arange(statistic.shape[1])
-    statistic[np.abs(columns - best[:, None]) < window] = 0.0
-
-
-def _scan(block: Block, filled: Floats, at: Ints, window: int) -> Floats:
-    """The generalised least-squares contrast of up to ``window`` points before and after each place."""
-    rho = _SCAN_AUTOCORRELATION
-    away = 1.0 - rho
-    begin, end = np.maximum(at - window, 0), np.minimum(at + window, block.width)
-    points = np.minimum(end, block.size[:, None]) - at if (block.size < block.width).any() else (end - at)[None, :]
-    after = np.maximum(points, 1).astype(np.float64)
-    both = after + (at - begin)
-    right = block.total[:, end] - block.total[:, at]
-    last = rho * filled[:, end - 1]
-    along_level = away * (right + (block.total[:, at] - block.total[:, begin])) + rho * filled[:, begin] + last
-    common = away * away * after + rho * away
-    weight = away * (away * both + 2.0 * rho)
-    share = common / weight
-    along = away * (away * right + last) + rho * (filled[:, at] - filled[:, at - 1]) - share * away * along_level
-    return np.asarray(np.abs(along) / np.sqrt(common + rho - share * common))
 
 
 def _choose(block: Block, rows: Ints, cuts: Ints, penalty: Floats, *, walks: bool) -> FoundSplits:
