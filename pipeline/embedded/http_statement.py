@@ -20,7 +20,7 @@ from pipeline.serve.bodies import unpacked
 # Parameters of the transport, which are no settings.
 TRANSPORT = frozenset(
     {
-        *("query", "query_id", "database", "default_format", "user", "password", "quota_key", "role", "stacktrace"),
+        *("query", "query_id", "database", "default_format", "user", "password", "quota_key", "stacktrace"),
         *("session_id", "session_timeout", "session_check", "close_session", "compress", "decompress", "buffer_size"),
         # A statement ends with its client whatever is asked.
         *("cancel_http_readonly_queries_on_client_close",),

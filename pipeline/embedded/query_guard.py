@@ -4,7 +4,7 @@
 inside a process behaves like clickhouse-local, which lets a read-only handle write files (``INTO
 OUTFILE``), read any file (``file('/etc/passwd')``), fetch addresses (``DESCRIBE url(…)``), look at
 this process's variables (``Python(…)``), end queries (``KILL``) and change roles; each was tried. So
-there are two walls. The engine's role ``analyst`` holds back tables (see ``engine_config``); this
+there are two checks. The engine's role ``analyst`` holds back tables (see ``engine_config``); this
 module lets through only statements that consist of listed parts (see ``statement_tree``).
 
 The engine's own parser takes the statement as a text and gives its tree, executing nothing. The

@@ -136,13 +136,18 @@ class ShownCredentials:
         return not (self.bearer or self.password or self.cookie)
 
 
+def two_lengths(headers: Mapping[str, str]) -> AccessRefusal | None:
+    """Refuses a body whose end a proxy before this server may see elsewhere: what follows would be a second request."""
+    if "content-length" in headers and "transfer-encoding" in headers:
+        return AccessRefusal("malformed", "A request has either a Content-Length or a Transfer-Encoding, not both.")
+    return None
+
+
 def judge(
     request: Request, names: Names, credentials: Credentials, *, is_open: bool, parameters: bool
 ) -> AccessRefusal | None:
     """Why this request is refused; None if it is not."""
     headers = request.headers
-    if "content-length" in headers and "transfer-encoding" in headers:
-        return AccessRefusal("malformed", "A request has either a Content-Length or a Transfer-Encoding, not both.")
     host = headers.get("host", "")
     if not names.knows(host):
         return AccessRefusal("host", "The Host header is not a name of this server; see the setting web.names.")
@@ -210,17 +215,19 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Judge one request."""
-        if scope["type"] == "http" and scope["path"] not in self._exempt:
+        if scope["type"] == "http":
             from starlette.requests import Request  # ``pipeline validate`` checks credentials without a server
 
             request = Request(scope, receive)
-            refusal = judge(
-                request,
-                self._names(),
-                self._credentials,
-                is_open=scope["path"] in self._open or scope["path"].startswith(self._open_prefixes),
-                parameters=self._parameters,
-            )
+            refusal = two_lengths(request.headers)
+            if refusal is None and scope["path"] not in self._exempt:
+                refusal = judge(
+                    request,
+                    self._names(),
+                    self._credentials,
+                    is_open=scope["path"] in self._open or scope["path"].startswith(self._open_prefixes),
+                    parameters=self._parameters,
+                )
             if refusal is not None:
                 HTTP_REFUSED.labels(self._port, refusal.kind).inc()
                 response = self._explain(refusal)

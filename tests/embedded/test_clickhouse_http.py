@@ -281,7 +281,7 @@ def test_one_revision_is_seen(server: ClickHouseHttp) -> None:
     assert ask(server, b"SELECT k, v FROM r").data == b"1\t2\n"
 
 
-@pytest.mark.parametrize("name", ["nonsense_setting", "max_memory_usage_for_user", "NONSENSE", "a b"])
+@pytest.mark.parametrize("name", ["nonsense_setting", "max_memory_usage_for_user", "NONSENSE", "a b", "role"])
 def test_settings_that_are_not_listed_are_errors(server: ClickHouseHttp, name: str) -> None:
     """Nothing is ignored without a word; the number is ClickHouse's own."""
     answer = ask(server, b"SELECT 1", **{name: "1"})

@@ -1,4 +1,4 @@
-"""Statements against the two walls of the embedded engine: the guard alone, the role alone, and both."""
+"""Statements against the two checks of the embedded engine: the guard alone, the role alone, and both."""
 
 import random
 import re

@@ -2,9 +2,11 @@
 
 import gzip
 import json
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -79,6 +81,22 @@ def test_pushed_is_what_redis_has(open_site: OpenSite) -> None:
     assert world.post("/v1/push", "").status == 400
     bomb = gzip.compress(b" " * (20 << 20))
     assert world.post("/v1/push", bomb, Content_Encoding="gzip").status == 413
+
+
+def test_a_body_of_two_lengths_is_refused(open_site: OpenSite) -> None:
+    """A proxy in front may go by the other length, and what follows would be a request that it never judged."""
+    world = open_site()
+    address = urlsplit(world.site.url)
+    smuggled = b"POST /v1/push HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=30) as connection:
+        connection.sendall(
+            b"POST /v1/push HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled
+        )
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1 ") == 1
+    assert b"not both" in answer
+    assert waiting(world) == []
 
 
 def test_a_retried_request_counts_once(open_site: OpenSite) -> None:
