@@ -38,49 +38,40 @@ def run(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dic
 
 
 def _caller_us(url: str) -> dict[str, float]:
-    """Each call by itself, the clock's own 0.05 included, in blocks between flushes: the sender sleeps meanwhile, as it
-    does beside a program's own work."""
-    calls = []
-    clock = time.perf_counter_ns
+    """Blocks of pushes between flushes: the sender sleeps meanwhile, as it does beside a program's own work.
+
+    The floor is the same call of a function that only looks whether each argument is there.
+    """
+    blocks, floors = [], []
     with MetricsClient(url, flush_interval_s=3600) as client:
-        push = client.push
         for _ in range(_BLOCKS):
             client.flush()
             client.push("warm", 1)
             time.sleep(0.001)
-            for _ in range(_BLOCK):
-                began = clock()
-                push(
-                    "duration", 2500.5, test_id="auth-001", test_suite="auth", status="passed", browser="chromium",
-                    environment="staging",
-                )  # fmt: skip
-                calls.append(clock() - began)
-    p95 = statistics.quantiles(calls, n=20)[-1]
+            blocks.append(_block_us(client.push))
+            floors.append(_block_us(_look))
     return {
-        "caller_us_median": round(statistics.median(calls) / 1000, 2),
-        "caller_us_p95": round(p95 / 1000, 2),
-        "call_floor_us_median": _call_floor_us(),
+        "caller_us_median": round(statistics.median(blocks), 2),
+        "caller_us_min": round(min(blocks), 2),
+        "call_floor_us_median": round(statistics.median(floors), 2),
     }
 
 
-def _call_floor_us() -> float:
-    """The same call of a function that only looks whether each argument is there."""
-
-    def push(
-        metric_type: str, value: float, *, test_id: str, test_suite: str, status: str, browser: str, environment: str
-    ) -> bool:
-        return bool(metric_type and value and test_id and test_suite and status and browser and environment)
-
-    calls = []
-    clock = time.perf_counter_ns
-    for _ in range(_BLOCK * _BLOCKS):
-        began = clock()
+def _block_us(push: Callable[..., object]) -> float:
+    """The mean of a block of calls."""
+    began = time.perf_counter_ns()
+    for _ in range(_BLOCK):
         push(
             "duration", 2500.5, test_id="auth-001", test_suite="auth", status="passed", browser="chromium",
             environment="staging",
         )  # fmt: skip
-        calls.append(clock() - began)
-    return round(statistics.median(calls) / 1000, 2)
+    return (time.perf_counter_ns() - began) / _BLOCK / 1000
+
+
+def _look(
+    metric_type: str, value: float, *, test_id: str, test_suite: str, status: str, browser: str, environment: str
+) -> bool:
+    return bool(metric_type and value and test_id and test_suite and status and browser and environment)
 
 
 def _push_each(client: MetricsClient, rows: int) -> None:

@@ -50,8 +50,8 @@ FROM
         ) AS merged
         ANY LEFT JOIN
         (
-            SELECT {span} AS span, sum(revision) AS seen
-            FROM (SELECT window_start, max(revision) AS revision FROM {source} AS w WHERE {within} AND {only}
+            SELECT {span} AS span, sum(newest) AS seen
+            FROM (SELECT window_start, max(w.revision) AS newest FROM {source} AS w WHERE {within} AND {only}
                 GROUP BY window_start)
             GROUP BY span
         ) AS revisions USING (span)
@@ -61,7 +61,7 @@ FROM
 ) AS wanted
 ANY INNER JOIN
 (
-    SELECT {span} AS span, max(revision) AS seen, sum(cityHash64({keys}, {own_sums})) AS digest
+    SELECT {span} AS span, max(w.revision) AS seen, sum(cityHash64({keys}, {own_sums})) AS digest
     FROM {table} AS w WHERE {within} GROUP BY span
 ) AS found USING (span)
 WHERE (wanted.seen = found.seen AND wanted.digest != found.digest)

@@ -52,6 +52,8 @@ class AuditReport:
 
     books: Books
     scope: str
+    since_ms: int = 0
+    """What was acknowledged before is not looked at again; 0: everything is."""
     chunks: int = 0
     missing: int = 0
     duplicated: int = 0
@@ -84,7 +86,20 @@ class AuditReport:
 
 
 def audit(store: Store, buffers: Sequence[Buffer], *, full: bool, now_ms: int) -> AuditReport:
-    """Check the books of ``buffers`` against ``store``.
+    """Check the delivery, then hours and days; the next incremental audit begins where a clean one ended.
+
+    Raises ``StoreOutage`` or ``RedisOutage``.
+    """
+    report = audit_delivery(store, buffers, full=full, now_ms=now_ms)
+    _check_spans(store, report, now_ms)
+    if report.ok:
+        for buffer in buffers:
+            buffer.save_checkpoint(CHECKPOINT, json.dumps({"at": now_ms, "mutations": _mutations(store)}))
+    return report
+
+
+def audit_delivery(store: Store, buffers: Sequence[Buffer], *, full: bool, now_ms: int) -> AuditReport:
+    """Check the books of ``buffers`` against ``store``: what a drainer writes, and nothing that is computed from it.
 
     What is about to outlive the tables' retention, or has, is left out: rows, dead letters and ledger expire
     by right, each at its own pace. Raises ``StoreOutage`` or ``RedisOutage``.
@@ -98,7 +113,7 @@ def audit(store: Store, buffers: Sequence[Buffer], *, full: bool, now_ms: int) -
         since_ms, reason = 0, "the number of rows of a segment is not what was acknowledged"
     books = sum((buffer.books() for buffer in buffers), Books())
     scope = f"everything ({reason})" if since_ms == 0 else "acknowledged since the last audit"
-    report = AuditReport(books=books, scope=scope)
+    report = AuditReport(books=books, scope=scope, since_ms=since_ms)
     if books.unaccounted:
         _note(report, "unaccounted", "ledger", f"the counters differ by {books.unaccounted}")
     pending = [record for buffer in buffers for record in pending_records(buffer)]
@@ -109,10 +124,6 @@ def audit(store: Store, buffers: Sequence[Buffer], *, full: bool, now_ms: int) -
         store, report, [record for record in pending if (record.segment, record.chunk) not in known], oldest_ms
     )
     _check_unknown(store, report, buffers, in_clickhouse, pending)
-    _check_spans(store, report, since_ms, now_ms)
-    if report.ok:
-        for buffer in buffers:
-            buffer.save_checkpoint(CHECKPOINT, json.dumps({"at": now_ms, "mutations": _mutations(store)}))
     return report
 
 
@@ -330,9 +341,9 @@ def _check_unknown(
                     _note(report, "unknown", f"segment {segment}", detail)
 
 
-def _check_spans(store: Store, report: AuditReport, since_ms: int, now_ms: int) -> None:
+def _check_spans(store: Store, report: AuditReport, now_ms: int) -> None:
     """All hours and days, or those since the day before the last audit."""
-    from_s = max(since_ms // 1000 // DAY_S * DAY_S - DAY_S, 0)
+    from_s = max(report.since_ms // 1000 // DAY_S * DAY_S - DAY_S, 0)
     for span in wrong_spans(store, from_s, now_ms // 1000):
         report.wrong_spans += 1
         start = datetime.fromtimestamp(span.start_s, UTC)

@@ -13,7 +13,7 @@ from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.set_aside import find, records
 from pipeline.deliver.close_aside import push_again, save_and_give_up
 from pipeline.deliver.measure_aside import measure
-from pipeline.operate.audit import audit
+from pipeline.operate.audit import audit_delivery
 from pipeline.store.client import Store
 
 ITEMS = [good(number) for number in range(30)]
@@ -114,7 +114,7 @@ def test_rows_that_were_stored_and_never_acknowledged_pass_the_audit(buffer: Buf
     measure(buffer, store)
     books = balanced(buffer)
     assert (books.stored, books.set_aside, books.lost) == (10, 19, 1)
-    report = audit(store, [buffer], full=True, now_ms=buffer.now_ms())
+    report = audit_delivery(store, [buffer], full=True, now_ms=buffer.now_ms())
     mine = [finding for finding in report.findings if chunk.segment in finding.where]
     assert (mine, report.missing, len(buffer.dirty_minutes())) == ([], 0, 1)
 

@@ -28,7 +28,7 @@ from drain_parts import Whereabouts, assert_books_agree, bad, buffer_on, drainer
 from pipeline.base.errors import RedisOutage
 from pipeline.buffer.buffer import Buffer
 from pipeline.deliver import ledger
-from pipeline.operate.audit import AuditReport, audit
+from pipeline.operate.audit import AuditReport, audit_delivery
 from pipeline.store.client import Store
 
 CUTS = effort({"local": 4, "everysec": 2}, {"local": 8, "everysec": 4}, {"local": 160, "everysec": 80})
@@ -218,7 +218,7 @@ def _kill(server: RedisServer, buffer: Buffer) -> None:
 
 
 def _audit(buffer: Buffer, store: Store) -> AuditReport:
-    return audit(store, [buffer], full=True, now_ms=time.time_ns() // 1_000_000)
+    return audit_delivery(store, [buffer], full=True, now_ms=time.time_ns() // 1_000_000)
 
 
 def _wait_for_more(buffer: Buffer, what: str) -> None:

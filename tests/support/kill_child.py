@@ -14,7 +14,7 @@ from pipeline.decode.columns import decode_chunk
 from pipeline.deliver import ledger
 from pipeline.deliver.spill import Spill
 from pipeline.metric import Limits
-from pipeline.operate.audit import audit
+from pipeline.operate.audit import audit_delivery
 from pipeline.store.client import Store
 
 # Once, before any child is forked: the first chunk of a process costs half a second of imports.
@@ -83,7 +83,7 @@ def verify(redis_url: str, dsn: str, database: str, good: Sequence[int], bad: Se
         books = buffer.books()
         assert (books.sealed, books.spilled) == (len(good) + len(bad), 0), books
         ledger.flush(buffer, store, settled_ms=0)
-        report = audit(store, [buffer], full=True, now_ms=time.time_ns() // 1_000_000)
+        report = audit_delivery(store, [buffer], full=True, now_ms=time.time_ns() // 1_000_000)
         assert report.ok, report
         assert store.rows("SELECT count(), sum(stored), sum(dead_lettered) FROM ledger") == [
             (report.chunks, books.stored, books.dead_lettered)
