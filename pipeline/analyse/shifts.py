@@ -106,8 +106,10 @@ def _against(runs: Floats, older: int, counts: tuple[int, ...]) -> tuple[Mask, F
 def _stepped(runs: Floats, first: int) -> Mask:
     """Whether a step at one of the places from ``first`` on explains the runs better than wandering noise does, and
     the newest runs still lie beyond it."""
-    size = np.full(len(runs), runs.shape[1])
-    evidence, place = _best_step(prepare(runs, size), first, runs.shape[1] - NEWEST_RUNS)
+    last = runs.shape[1] - NEWEST_RUNS
+    if first > last:  # the newest runs begin in the older half: there is no place for a step
+        return np.zeros(len(runs), bool)
+    evidence, place = _best_step(prepare(runs, np.full(len(runs), runs.shape[1])), first, last)
     is_before = np.arange(runs.shape[1]) < place[:, None]
     before = np.where(is_before, runs, np.nan)
     centre = np.nanmedian(before, axis=1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.analyse import baselines
 from pipeline.analyse.intervals import wilson
-from pipeline.analyse.shifts import shifts
+from pipeline.analyse.shifts import NEWEST_RUNS, shifts
 from pipeline.bench import baselines as bench
 from pipeline.bench.changes import ar1
 
@@ -361,6 +361,16 @@ def test_nothing_finds_more_than_what_knows_the_noise() -> None:
     for figures in told.values():
         assert figures["+15% found after 20 runs"] <= figures["possible"]
         assert figures["possible"] >= 0.95
+
+
+@pytest.mark.parametrize("min_runs", [2, 3, 4, 5, 12, 30])
+def test_every_length_of_history_is_judged(min_runs: int) -> None:
+    """From the shortest one that may be asked on, also where the newest runs begin in the older half."""
+    for runs in range(1, 80):
+        values = 1000.0 * (1.0 + 0.05 * ar1(np.random.default_rng(runs), 3, runs, 0.0))
+        shifted, shift_pct, _ = shifts(values.ravel(), np.arange(4) * runs, min_runs)
+        assert np.isfinite(shift_pct).all() == (runs >= min_runs + NEWEST_RUNS)
+        assert not shifted.any()
 
 
 def test_a_slow_run_alone_is_no_shift() -> None:
