@@ -1,5 +1,6 @@
 """The schedule: intervals by the monotonic clock, one holder of the lease, jobs that fail, stop or are overdue."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import apscheduler.schedulers.base as apscheduler_base
 import pytest
 import redis
 
+from pipeline.base import resources
 from pipeline.base.errors import RedisOutage, Stopped
 from pipeline.operate import schedule as schedule_
 from pipeline.operate.lease import Lease
@@ -96,6 +98,13 @@ def test_a_long_interval_is_kept_when_the_wall_clock_jumps_ahead(
     schedule._scheduler.wakeup()
     time.sleep(0.3)
     assert counted.runs == 2
+
+
+def test_what_the_page_shows_of_a_job_is_told() -> None:
+    """Each field that the view Now reads of a job is one that the schedule tells."""
+    read = set(re.findall(r"\bjob\.(\w+)", resources.package_text("web/static/views/now.js")))
+    told = Schedule([Job("rollup", 10, lambda: None)], lease=None).told()["rollup"]
+    assert "turns" in read and read <= set(told)
 
 
 def test_an_overdue_job_is_told() -> None:

@@ -66,7 +66,7 @@ function ledger(told) {
 function schedule(told) {
   const jobs = Object.entries(told.jobs || {});
   if (!jobs.length) return empty('No jobs here', 'This process holds no schedule.');
-  return scrolled('Jobs, table', h('thead', {}, h('tr', {}, ['job', 'turns', 'failed', 'took', 'began'].map((name, index) => h('th', { scope: 'col', class: index ? 'n' : null }, name)))), h('tbody', {}, jobs.map(([name, job]) => h('tr', {}, h('td', {}, name, job.trouble ? [' ', tag(job.trouble, 'bad long')] : null, job.overdue ? [' ', tag('overdue', 'warn')] : null), h('td', { class: 'n' }, number(job.runs)), h('td', { class: 'n' }, number(job.failures)), h('td', { class: 'n' }, seconds(job.last_took_s)), h('td', { class: 'n' }, `${seconds(job.began_s_ago)} ago`)))));
+  return scrolled('Jobs, table', h('thead', {}, h('tr', {}, ['job', 'turns', 'failed', 'took', 'began'].map((name, index) => h('th', { scope: 'col', class: index ? 'n' : null }, name)))), h('tbody', {}, jobs.map(([name, job]) => h('tr', {}, h('td', {}, name, job.trouble ? [' ', tag(job.trouble, 'bad long')] : null, job.overdue ? [' ', tag('overdue', 'warn')] : null), h('td', { class: 'n' }, number(job.turns)), h('td', { class: 'n' }, number(job.failures)), h('td', { class: 'n' }, seconds(job.last_took_s)), h('td', { class: 'n' }, `${seconds(job.began_s_ago)} ago`)))));
 }
 
 const scrolled = (label, ...parts) => h('div', { class: 'scroll tall', tabindex: 0, role: 'region', 'aria-label': label }, h('table', {}, parts));
