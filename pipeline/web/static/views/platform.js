@@ -1,7 +1,15 @@
 // What is collected besides tests and vitals, the processes, and what the doctor finds.
 import { fill, h } from '../dom.js';
-import { decimal, number, seconds } from '../format.js';
+import { bytes, decimal, number, seconds } from '../format.js';
 import { empty, panel, table, tag, when } from '../parts.js';
+
+const UNIT = /_(bytes_per_s|bytes|pct|ms|per_s|s)$/;
+const SHOWN = { bytes_per_s: (value) => `${bytes(value)}/s`, bytes, pct: (value) => `${decimal(value)} %`, ms: (value) => `${decimal(value)} ms`, per_s: (value) => `${decimal(value)}/s`, s: seconds };
+
+/** A figure of Redis as people read it; its name ends with the unit. */
+function withUnit({ name, value }) {
+  return (SHOWN[UNIT.exec(name)?.[1]] || decimal)(value);
+}
 
 export const filters = ['span', 'environment'];
 
@@ -25,7 +33,7 @@ export function render(about) {
     const health = told.redis_health || { figures: {}, databases: [] };
     fill(databases, health.databases.length ? table(health.databases, [['Database', (one) => one.database, { numeric: true }], ['Holds', (one) => one.names.join(', ')], ['Keys', (one) => number(one.keys), { numeric: true }], ['With a TTL', (one) => number(one.expires), { numeric: true }], ['Mean TTL', (one) => (one.expires ? seconds(one.avg_ttl_s) : '–'), { numeric: true }]], 'Databases of Redis') : empty('Nothing known', 'Redis does not answer, or forbids INFO.'));
     const named = Object.entries(health.figures).map(([name, value]) => ({ name, value }));
-    fill(figures, named.length ? table(named, [['Figure', (one) => one.name.replaceAll('_', ' ')], ['Now', (one) => decimal(one.value), { numeric: true }]], 'Redis') : empty('Nothing known', 'Redis does not answer, or forbids INFO.'));
+    fill(figures, named.length ? table(named, [['Figure', (one) => one.name.replace(UNIT, '').replaceAll('_', ' ')], ['Now', (one) => withUnit(one), { numeric: true }]], 'Redis') : empty('Nothing known', 'Redis does not answer, or forbids INFO.'));
     const states = Object.entries(told.collect || {}).map(([name, one]) => ({ name, ...one }));
     fill(collectors, states.length ? table(states, [['Collector', (one) => one.name], ['Last look', (one) => when(one.last_ms)], ['Keys', (one) => number(one.keys), { numeric: true }], ['Metrics', (one) => number(one.items), { numeric: true }], ['Gaps', (one) => (one.gaps ? tag(number(one.gaps), 'warn') : '–'), { hint: 'a list slid too far between two looks, or the subscription to channels was lost' }], ['Trouble', (one) => (one.trouble ? `${one.trouble} (${number(one.troubled_keys)} keys)` : '–'), { wide: true }]], 'Collectors', { tall: true }) : empty('Nothing was found', told.collect ? 'The platform’s databases hold no key of the schema.' : 'No service has collected yet, or collect.enabled is off.'));
   });
