@@ -35,8 +35,8 @@ class Closed:
 
 def push_again(buffer: Buffer, record: SetAsideRecord, store: Store, *, allow_duplicates: bool = False) -> Closed:
     """Push what is kept to the buffer, but for rows that ClickHouse has. Raises ``UsageError`` when that is unknown."""
-    if record.unproved is None:
-        decisions = _by_position(buffer, record, store)
+    if record.first is not None:
+        decisions = _by_position(buffer, record, store, record.first)
     else:
         _demand_comparable(store, record, allow_duplicates)
         if not record.is_exact and measure(buffer, store):
@@ -49,10 +49,10 @@ def push_again(buffer: Buffer, record: SetAsideRecord, store: Store, *, allow_du
     return Closed(record.name, pushed=pushed, stored=stored, dead_lettered=dead_lettered, lost=record.lost)
 
 
-def _by_position(buffer: Buffer, record: SetAsideRecord, store: Store) -> str:
-    length, first = buffer.aside_length(record.name), record.first or 0
+def _by_position(buffer: Buffer, record: SetAsideRecord, store: Store, first: int) -> str:
+    places = range(first, first + buffer.aside_length(record.name))
     stored, dead = _places(store, record, "metrics"), _places(store, record, "dead_letters")
-    return "".join("s" if place in stored else "d" if place in dead else "p" for place in range(first, first + length))
+    return "".join("s" if place in stored else "d" if place in dead else "p" for place in places)
 
 
 def _demand_comparable(store: Store, record: SetAsideRecord, allow_duplicates: bool) -> None:
@@ -74,7 +74,7 @@ def save_and_give_up(buffer: Buffer, record: SetAsideRecord, directory: Path, st
     cannot be known, because ``store`` is away.
     """
     decisions = "x" * buffer.aside_length(record.name)
-    if decisions and record.unproved is not None and is_decoded_alike(record.segment):
+    if decisions and record.first is None and is_decoded_alike(record.segment):
         if store is None:
             raise UsageError(
                 "ClickHouse cannot be reached, and some of the items kept under "

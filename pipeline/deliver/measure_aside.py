@@ -21,6 +21,7 @@ from pipeline.buffer.set_aside import SetAsideRecord, Unproved, records
 from pipeline.decode.columns import decode_chunk
 from pipeline.deliver import ledger
 from pipeline.deliver.dead_letters import MAX_PAYLOAD_BYTES
+from pipeline.deliver.ledger import is_decoded_alike
 from pipeline.metric import Limits
 from pipeline.store.client import Store
 
@@ -36,27 +37,38 @@ Key = int | tuple[int, int]
 def measure(buffer: Buffer, store: Store) -> int:
     """Correct the counts of every record that is not exact yet; the number of records. Safe to repeat.
 
-    A record of which some chunk is still in hand or in a spilled file waits for it. Raises outages.
+    A record of which some chunk is still in hand or in a spilled file waits for it. One that another version sealed
+    stays as it is: its rows need not look as this version would have written them. Raises outages.
     """
-    waiting = [one for one in records(buffer) if one.unproved and one.unproved.chunks and not one.is_exact]
+    waiting = [one for one in records(buffer) if _is_comparable(one) and not one.is_exact]
     if not waiting:
         return 0
     moving = buffer.moving_segments()
     return sum(_measure(buffer, store, one) for one in waiting if one.segment not in moving)
 
 
+def _is_comparable(record: SetAsideRecord) -> bool:
+    return record.unproved is not None and bool(record.unproved.chunks) and is_decoded_alike(record.segment)
+
+
 def stored_already(buffer: Buffer, store: Store, record: SetAsideRecord) -> list[bool]:
-    """For each item that is kept under a record, the oldest first: whether ClickHouse has it."""
-    assert record.unproved is not None
-    rows = _row_keys(store, record.segment, record.unproved.since)
-    letters = _letter_keys(store, record.segment, record.unproved.since)
-    found: list[bool] = []
+    """For each item that is kept under a record, the oldest first: whether ClickHouse has it.
+
+    Of equal items the newest are those that it has: items are decided about from the oldest on, so that after a kill
+    in the middle the rest is judged as before.
+    """
+    unproved = record.unproved or Unproved(record.at_ms)
+    rows = _row_keys(store, record.segment, unproved.since)
+    letters = _letter_keys(store, record.segment, unproved.since)
+    keys: list[tuple[Key, Key]] = []
     for items in pages(buffer, record.name):
-        for key, payload in zip(_keys(items, record.unproved.sealed_at_ms), items, strict=True):
-            wanted = (rows, key) if rows[key] > 0 else (letters, _payload_key(payload))
-            found.append(wanted[0][wanted[1]] > 0)
-            wanted[0][wanted[1]] -= found[-1]
-    return found
+        keys += zip(_keys(items, unproved.sealed_at_ms), map(_payload_key, items), strict=True)
+    found: list[bool] = []
+    for key, payload_key in reversed(keys):
+        held, name = (rows, key) if rows[key] > 0 else (letters, payload_key)
+        found.append(held[name] > 0)
+        held[name] -= found[-1]
+    return found[::-1]
 
 
 def pages(buffer: Buffer, name: str) -> Iterator[list[bytes]]:

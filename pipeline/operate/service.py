@@ -289,7 +289,7 @@ class Service:
                 ledger.flush(buffer, self.store)
                 measure(buffer, self.store)
         except PipelineError as error:
-            _log.info("ledger not flushed", trouble=str(error))
+            _log.info("ledger not flushed, or set-aside items not compared", trouble=str(error))
 
     def _close_site(self) -> None:
         if self.site is not None:

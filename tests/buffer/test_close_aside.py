@@ -11,6 +11,7 @@ from pipeline.base import config
 from pipeline.base.errors import UsageError
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.set_aside import find, records
+from pipeline.deliver import close_aside, ledger
 from pipeline.deliver.close_aside import push_again, save_and_give_up
 from pipeline.deliver.measure_aside import measure
 from pipeline.operate.audit import audit_delivery
@@ -138,6 +139,91 @@ def test_alike_items_are_interchangeable(redis_url: str, store: Store, tmp_path:
     assert (closed.saved, closed.stored) == (3, 2)
     assert sorted(Path(closed.file).read_bytes().splitlines()) == sorted([ITEMS[1], ITEMS[1], ITEMS[3]])
     assert (balanced(buffer).dropped, balanced(buffer).lost, balanced(buffer).set_aside) == (3, 2, 0)
+
+
+def decided_in_part(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """From now on a decision is killed after so many steps, of two items each."""
+    decide, left = Buffer.decide_aside, [steps]
+
+    def killed(self: Buffer, name: str, decisions: str, *, end: bool = False) -> int:
+        if not left[0]:
+            raise RuntimeError("killed")
+        left[0] -= 1
+        return decide(self, name, decisions, end=end)
+
+    monkeypatch.setattr(close_aside, "STEP_ITEMS", 2)
+    monkeypatch.setattr(Buffer, "decide_aside", killed)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_push_killed_between_two_steps_goes_on_where_it_stopped(
+    buffer: Buffer, store: Store, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """What is left keeps its positions: nothing that is stored is pushed, and nothing else is taken for stored."""
+    chunk = claimed(buffer)
+    buffer.set_aside(chunk, "tried too often")
+    name = f"{chunk.segment}:0"
+    stored_before(buffer, store, chunk.segment, ITEMS[:3])
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="killed"):
+        decided_in_part(patched, steps)
+        push_again(buffer, find([buffer], name)[1], store)
+    push_again(buffer, find([buffer], name)[1], store)
+    drainer_on(buffer, store).drain_until_empty()
+    Whereabouts(store).assert_each_once(range(30))
+    assert (balanced(buffer).stored, balanced(buffer).lost, records(buffer)) == (30, 0, [])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_alike_items_are_told_apart_after_a_kill(
+    redis_url: str, store: Store, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """Of seven alike items two are stored; wherever the push of the others is killed, five of them arrive."""
+    buffer = buffer_on(redis_url)
+    push(buffer.client, [ITEMS[1]] * 8)
+    buffer.seal(2)
+    first = claimed(buffer)
+    stored_before(buffer, store, first.segment, [ITEMS[1]] * 2)
+    second = claimed(buffer)
+    buffer.client.lrem(buffer.keys.segment(first.segment), 1, ITEMS[1])
+    assert buffer.read_or_recover(second) is None
+    acknowledge(buffer, first)
+    measure(buffer, store)
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="killed"):
+        decided_in_part(patched, steps)
+        push_again(buffer, find([buffer], first.segment)[1], store)
+    push_again(buffer, find([buffer], first.segment)[1], store)
+    drainer_on(buffer, store).drain_until_empty()
+    assert (balanced(buffer).stored, balanced(buffer).lost, records(buffer)) == (7, 1, [])
+
+
+def test_items_under_an_overwritten_record_are_known_by_their_contents(buffer: Buffer, store: Store) -> None:
+    """Their positions stood in the record: no item is taken for another one that is stored."""
+    chunk = claimed(buffer)
+    buffer.set_aside(chunk, "tried too often")
+    name = f"{chunk.segment}:0"
+    buffer.client.ltrim(buffer.keys.aside(name), 0, -4)  # the oldest three are gone
+    stored_before(buffer, store, chunk.segment, ITEMS[:3])
+    buffer.client.hset(buffer.keys.set_aside, name, b"junk")
+    closed = push_again(buffer, find([buffer], name)[1], store)
+    assert (closed.pushed, closed.stored) == (7, 0)
+    drainer_on(buffer, store).drain_until_empty()
+    Whereabouts(store).assert_each_once(range(30))
+
+
+def test_what_another_version_sealed_is_not_called_exact(
+    buffer: Buffer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows may look otherwise: the counts stay bounds, and pushing asks for consent."""
+    chunk = claimed(buffer)
+    stored_before(buffer, store, chunk.segment, ITEMS[:10])
+    buffer.client.lrem(buffer.keys.segment(chunk.segment), 1, ITEMS[15])
+    assert buffer.read_or_recover(chunk) is None
+    monkeypatch.setattr(ledger, "DECODER_VERSION", 0)
+    assert measure(buffer, store) == 0
+    (record,) = records(buffer)
+    assert (record.is_exact, record.as_dict()["exact"]) == (False, False)
+    with pytest.raises(UsageError, match="which another version of the pipeline wrote"):
+        push_again(buffer, record, store)
 
 
 def test_a_drainer_gives_up_only_the_chunk_it_asks_for(buffer: Buffer) -> None:

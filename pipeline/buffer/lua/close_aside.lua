@@ -12,10 +12,11 @@ local at, kept, lost, text = string.match(record, '^(%d+) (%d+) (%d+) (.*)$')
 if not at then at, kept, lost, text = '0', 0, 0, record end
 kept, lost = tonumber(kept), tonumber(lost)
 local is_list = redis.call('TYPE', KEYS[2]).ok == 'list'
-local count = {p = 0, s = 0, d = 0, x = 0}
+local count, taken = {p = 0, s = 0, d = 0, x = 0}, 0
 for decision in string.gmatch(ARGV[2], '[psdxk]') do
   local item = is_list and redis.call('RPOP', KEYS[2])
   if not item then break end
+  taken = taken + 1
   if decision == 'p' then redis.call('LPUSH', KEYS[4], item) end
   -- More items than were counted were put there by another program: no counter knows them.
   if kept > 0 and decision ~= 'k' then
@@ -35,6 +36,12 @@ if ARGV[3] == '1' then
   redis.call('HDEL', KEYS[1], ARGV[1])
   redis.call('UNLINK', KEYS[2])
   return 0
+end
+-- After a kill the next try must know the position of the oldest item that is left.
+local is_known, facts = pcall(cjson.decode, text)
+if is_known and type(facts) == 'table' and type(facts.first) == 'number' then
+  facts.first = facts.first + taken
+  text = cjson.encode(facts)
 end
 redis.call('HSET', KEYS[1], ARGV[1], table.concat({at, kept, lost, text}, ' '))
 return kept
