@@ -25,7 +25,7 @@ def texts() -> Iterator[Path]:
 
 
 def test_texts_name_who_does_it() -> None:
-    """No text says "somebody", "nobody", "whoever" or "ours": the subject is named. Tests may call a variable so."""
+    """No text says "somebody", "nobody", "whoever" or "ours": it names the subject. Variables may be called so."""
     found = {
         (here(file), word[0])
         for file in texts()

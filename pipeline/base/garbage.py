@@ -15,7 +15,7 @@ _pauses = 0
 def paused() -> Iterator[None]:
     """Let the collector rest while very many objects without circles are made, at most some seconds.
 
-    It would look at all of them again and again: at 130,000 alerts a quarter of the time. Threads may pause it at
+    It would look at all of them again and again: at 130,000 alerts an eighth of the time. Threads may pause it at
     the same time; it goes on after the last. Where the program has switched it off, it stays off.
     """
     global _pauses

@@ -17,6 +17,12 @@ _RECEIVE_BYTES = 1 << 16
 _MORE = object()
 
 
+def packed(*command: str | bytes | int) -> bytes:
+    """A command in Redis's protocol."""
+    found: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its annotation allows one argument
+    return found
+
+
 def exchange(connection: Any, commands: bytes, count: int) -> list[Any]:
     """Send ``commands``, which are ``count`` in Redis's protocol; one reply each, an error as ``redis.ResponseError``.
 

@@ -16,7 +16,6 @@ from pipeline.client.producer import MetricsClient
 
 _BLOCK = 500
 _BLOCKS = 400
-_AT_ONCE = 2_000
 
 
 def run(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -28,10 +27,7 @@ def run(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dic
         say("what a push costs its caller")
         caller_us = _caller_us(url)
         say(f"pushing {rows:,} metrics through one client")
-        single = _throughput(url, rows, _push_each)
-        say(f"pushing {rows:,} metrics by lists of {_AT_ONCE:,}")
-        many = {f"many_{name}": value for name, value in _throughput(url, rows, _push_lists).items()}
-        return {"rows": rows, **caller_us, **single, **many, "buffered": _buffered(link)}
+        return {"rows": rows, **caller_us, **_throughput(url, rows), "buffered": _buffered(link)}
     finally:
         link.close(stop_embedded=True)
         shutil.rmtree(directory, ignore_errors=True)
@@ -74,33 +70,17 @@ def _look(
     return bool(metric_type and value and test_id and test_suite and status and browser and environment)
 
 
-def _push_each(client: MetricsClient, rows: int) -> None:
-    push = client.push
-    for number in range(rows):
-        push(
-            "duration", number, test_id="auth-001", test_suite="auth", status="passed", browser="chromium",
-            environment="staging",
-        )  # fmt: skip
-
-
-def _push_lists(client: MetricsClient, rows: int) -> None:
-    """The mappings are made on the way, as a program would."""
-    for first in range(0, rows, _AT_ONCE):
-        client.push_many([
-            {
-                "metric_type": "duration", "value": number, "test_id": "auth-001", "test_suite": "auth",
-                "status": "passed", "browser": "chromium", "environment": "staging",
-            }
-            for number in range(first, min(first + _AT_ONCE, rows))
-        ])  # fmt: skip
-
-
-def _throughput(url: str, rows: int, push: Callable[[MetricsClient, int], None]) -> dict[str, float]:
+def _throughput(url: str, rows: int) -> dict[str, float]:
     """From the first push to the last one in Redis; a full queue makes the caller wait."""
     with MetricsClient(url, room_timeout_s=60) as client:
+        push = client.push
         cpu_s = time.process_time()
         began = time.perf_counter()
-        push(client, rows)
+        for number in range(rows):
+            push(
+                "duration", number, test_id="auth-001", test_suite="auth", status="passed", browser="chromium",
+                environment="staging",
+            )  # fmt: skip
         client.flush()
         took_s = time.perf_counter() - began
         cpu_s = time.process_time() - cpu_s

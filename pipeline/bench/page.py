@@ -3,8 +3,8 @@
 A day of raw rows and of their windows is made once and copied, day by day, until the table is full: 640 tests in
 browsers, pages with vitals; hours and days are merged from the windows by the job that does it in service. Then every
 figure of ``sql/page.sql`` is asked for spans of three hours, a day, a week and four weeks, each a few times, as the
-page asks it. Beside the time stand the CPU it took and the rows it read: on a busy machine time alone means little. Where Chromium and Playwright are installed, the page is opened and clicked in, and reports its own Web
-Vitals the way it does in the demo.
+page asks it. Beside the time stand the CPU it took and the rows it read: on a busy machine time alone means little. Where
+Chromium and Playwright are installed, the page is opened and clicked in, and reports its own Web Vitals as in the demo.
 """
 
 # ruff: noqa: E501  statements of SQL read best on lines of their own

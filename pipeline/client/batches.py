@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import redis
-from hiredis import pack_command
+
+from pipeline.base.redis_replies import packed
 
 MARKER_TTL_S = 7 * 86_400
 """The marker of a client that vanished goes after this long; a longer outage could double one batch."""
@@ -52,22 +53,22 @@ class Handover:
 
     def _opening(self) -> list[bytes]:
         """Watch the marker, and open a transaction before anything is sent that must not be executed outside of one."""
-        return [_packed("WATCH", self.marker), _packed("GET", self.marker), _packed("MULTI")]
+        return [packed("WATCH", self.marker), packed("GET", self.marker), packed("MULTI")]
 
     def _is_done(self, connection: redis.Connection) -> bool:
         """Whether the batch is in the list; if not, the open transaction fails when that changes."""
         _, last, _ = (connection.read_response() for _ in range(3))
         if int(last or 0) < self._number:
             return False
-        _send(connection, _packed("DISCARD"))
+        _send(connection, packed("DISCARD"))
         connection.read_response()
         return True
 
     def _execute(self, connection: redis.Connection, items: Sequence[bytes], *, more: bool) -> None:
         """Push in the open transaction. redis-py's ``WatchError`` says that the marker was touched."""
         was_in_doubt = self.may_be_executed
-        note = _packed("SET", self.marker, self._number, "EX", MARKER_TTL_S)
-        after = b"".join([note, _packed("EXEC"), *(self._opening() if more else ())])
+        note = packed("SET", self.marker, self._number, "EX", MARKER_TTL_S)
+        after = b"".join([note, packed("EXEC"), *(self._opening() if more else ())])
         _send(connection, _packed_push(self._key, items, after))
         # Only what left as a whole can be executed; from here on the reply is what tells.
         self.may_be_executed = True
@@ -97,14 +98,9 @@ def marker_key(buffer: str, client: str) -> str:
     return f"{tag}:producer:{client}"
 
 
-def _send(connection: redis.Connection, *packed: bytes) -> None:
+def _send(connection: redis.Connection, *pieces: bytes) -> None:
     # One call: this thread waits for the interpreter after each, and a busy caller gives it up every 5 ms.
-    connection.send_packed_command([b"".join(packed)])  # type: ignore[no-untyped-call]
-
-
-def _packed(*command: str | int) -> bytes:
-    packed: bytes = pack_command(command)  # type: ignore[arg-type]  # its annotation allows one argument
-    return packed
+    connection.send_packed_command([b"".join(pieces)])  # type: ignore[no-untyped-call]
 
 
 def _packed_push(key: str, items: Sequence[bytes], after: bytes) -> bytes:

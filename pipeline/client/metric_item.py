@@ -84,8 +84,6 @@ def encoded(given: Any) -> bytes:
 def encoded_items(items: Sequence[Item], head: bytes) -> list[bytes]:
     """The items of a batch as they go into the list; ``head`` opens each that is not encoded yet, in place of ``{``."""
     kinds = set(map(type, items))
-    if kinds == {bytes}:
-        return [item for item in items if isinstance(item, bytes)]
     if kinds == {Known}:
         # JSON has no raw newline, so that one stands between two items and nowhere else.
         lines = _ENCODER.encode_lines(items)

@@ -43,7 +43,6 @@ from pipeline.base.redis_link import RedisLink, classify
 from pipeline.base.redis_pool import connection_pool
 from pipeline.base.text import masked_url, remember_secret
 from pipeline.client.batches import Handover
-from pipeline.client.bulk import encoded_plain
 from pipeline.client.metric_item import (
     ABSENT,
     EXACT_INTEGER,
@@ -250,33 +249,9 @@ class MetricsClient:
     def push_many(self, metrics: Iterable[Mapping[str, Any]]) -> int:
         """Queue metrics given as mappings, each as ``push`` takes its arguments; returns how many were not dropped.
 
-        A metric that raises ``ValueError`` ends it; those before it are queued. A list is checked and
-        encoded in pieces of thousands; of any other iterable each is queued as it comes.
+        A metric that raises ``ValueError`` ends it; those before it are queued.
         """
-        if not isinstance(metrics, list | tuple):
-            return sum(map(self._push_mapping, metrics))
-        queued = 0
-        for first in range(0, len(metrics), BATCH_ITEMS):
-            batch = metrics[first : first + BATCH_ITEMS]
-            items = encoded_plain(batch, self._head, _now_ns() // 1_000_000, tags_are_merged=bool(self._default_tags))
-            queued += sum(map(self._push_mapping, batch)) if items is None else self._push_items(items)
-        return queued
-
-    def _push_mapping(self, metric: Mapping[str, Any]) -> bool:
-        return self.push(**{"metric_type": None, "value": None, **metric})
-
-    def _push_items(self, items: Sequence[bytes]) -> int:
-        """Queue encoded items, all at once where there is room for all; how many were not dropped."""
-        extra_bytes = sum(map(_extra_bytes, items)) if max(map(len, items)) > ITEM_BYTES - _OBJECT_BYTES else 0
-        with self._lock:
-            if self._deadline is None and self._fits(len(items), extra_bytes):
-                self._queue.extend(items)
-                self._extra_bytes += extra_bytes
-                self._set_most_items()
-                if len(self._queue) > self._attention_at:
-                    self._attend()
-                return len(items)
-        return sum(map(self.push_raw, items))
+        return sum(self.push(**{"metric_type": None, "value": None, **metric}) for metric in metrics)
 
     def push_raw(self, item: bytes) -> bool:
         """Queue one list item as it is, valid or not; True unless it had to be dropped."""
@@ -405,15 +380,13 @@ class MetricsClient:
     def _has_room(self, extra_bytes: int) -> bool:
         """Whether the queue takes an item, perhaps after a wait; a closed client takes nothing."""
 
-        if not self._fits(1, extra_bytes) and self._room_timeout_s:
-            self._wait_in_a_hurry(
-                lambda: self._fits(1, extra_bytes) or self._deadline is not None, self._room_timeout_s
-            )
-        return self._deadline is None and self._fits(1, extra_bytes)
+        def fits() -> bool:
+            used = self._queued_items() * ITEM_BYTES + self._extra_bytes
+            return used + ITEM_BYTES + extra_bytes <= self._max_queued_bytes
 
-    def _fits(self, items: int, extra_bytes: int) -> bool:
-        used = self._queued_items() * ITEM_BYTES + self._extra_bytes
-        return used + items * ITEM_BYTES + extra_bytes <= self._max_queued_bytes
+        if not fits() and self._room_timeout_s:
+            self._wait_in_a_hurry(lambda: fits() or self._deadline is not None, self._room_timeout_s)
+        return self._deadline is None and fits()
 
     def _attend(self) -> None:
         """The queue is longer than the sender, or a caller that may wait, wanted it to become."""

@@ -16,7 +16,7 @@ import redis
 
 from pipeline.base.errors import RedisDenied
 from pipeline.base.redis_link import classify, outages
-from pipeline.base.redis_replies import exchange, lent_connection
+from pipeline.base.redis_replies import exchange, lent_connection, packed
 from pipeline.collect.catalogue import Catalogue, Entry
 from pipeline.collect.shapes import Shapes
 
@@ -141,10 +141,10 @@ def _look(
             elif entry.ttl_s is not None and ttl_ms > entry.ttl_s * 1000 + 1000:
                 _note(counted.long_ttl, entry, key)
         if entry.most is not None:
-            lengths.append(_packed(_LENGTH[entry.type].encode(), key.encode("utf-8", "surrogateescape")))
+            lengths.append(packed(_LENGTH[entry.type], key.encode("utf-8", "surrogateescape")))
             asked.append((entry, key, "length"))
         if any(derived.kind == "overdue" for derived in entry.metrics):
-            lengths.append(_packed(b"ZCOUNT", key.encode("utf-8", "surrogateescape"), b"-inf", repr(now_s).encode()))
+            lengths.append(packed("ZCOUNT", key.encode("utf-8", "surrogateescape"), "-inf", repr(now_s)))
             asked.append((entry, key, "stale"))
     for (entry, key, what), reply in zip(asked, _replies(client, lengths), strict=True):
         if isinstance(reply, redis.RedisError):
@@ -155,19 +155,9 @@ def _look(
             _note(counted.too_long, entry, key)
 
 
-def _packed(*words: bytes) -> bytes:
-    """A command in Redis's protocol."""
-    return b"*%d\r\n%b" % (len(words), b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words]))
-
-
 def _asked_of(key: bytes) -> tuple[bytes, bytes, bytes]:
-    """Type, time to live and memory of a key: in one piece, since most keys are asked for no more."""
-    name = b"$%d\r\n%b\r\n" % (len(key), key)
-    return (
-        b"*2\r\n$4\r\nTYPE\r\n%b" % name,
-        b"*2\r\n$4\r\nPTTL\r\n%b" % name,
-        b"*5\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n%b$7\r\nSAMPLES\r\n$1\r\n1\r\n" % name,
-    )
+    """Type, time to live and memory of a key."""
+    return packed("TYPE", key), packed("PTTL", key), packed("MEMORY", "USAGE", key, "SAMPLES", "1")
 
 
 def _replies(client: Any, commands: Sequence[bytes]) -> list[Any]:

@@ -6,10 +6,9 @@ from collections.abc import Generator
 from typing import Any
 
 import redis
-from hiredis import pack_command
 
 from pipeline.base.redis_link import outages
-from pipeline.base.redis_replies import lent_connection, receive
+from pipeline.base.redis_replies import lent_connection, packed, receive
 
 Page = tuple[int, list[bytes]]
 """Where the next page begins (0: there is none), and the keys of this one."""
@@ -35,4 +34,4 @@ def pages(client: Any, cursor: int, count: int) -> Generator[Page]:
 
 
 def _ask(connection: Any, cursor: int, count: int) -> None:
-    connection.send_packed_command([pack_command(("SCAN", cursor, "COUNT", count))])  # type: ignore[arg-type]
+    connection.send_packed_command([packed("SCAN", cursor, "COUNT", count)])

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
@@ -27,11 +27,12 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from pipeline.base import compiling
+from pipeline.base.compiling import OPTIONS, Function
 from pipeline.metric import DIMENSIONS, FIELDS, SECONDS_BELOW
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 PADDING = 16
 """Bytes behind the last item and its line's end: a word may be read from any byte of an item."""
@@ -75,7 +76,6 @@ _SPACES = np.uint64(0x20) * _ONES
 _HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 """The golden ratio's fraction, odd: multiplied by it neighbouring words land far apart."""
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 IS_CHECKED = os.environ.get("PIPELINE_CHECKED_SCAN") == "1"
 """Whether the loops run as plain Python with bounds checks."""
@@ -93,22 +93,14 @@ def address_of(array: Bytes) -> int:
 
 def compiled(function: Function) -> Function:
     """Compile on first use. Where no directory can be written for the cache, each process compiles anew."""
-    if IS_CHECKED:
-        return function
-    try:
-        result: Function = numba.njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:
-        result = numba.njit(**_OPTIONS)(function)
-    return result
+    return function if IS_CHECKED else compiling.compiled(function)
 
 
 def inlined(function: Function) -> Function:
     """Compile into each caller."""
     if IS_CHECKED:
         return function
-    result: Function = numba.njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(
-        function
-    )
+    result: Function = numba.njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function)
     return result
 
 

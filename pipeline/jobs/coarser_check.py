@@ -1,7 +1,7 @@
 """Hours and days held against the windows they are merged from, for ``pipeline audit``.
 
-Each span is compared by counts and by sums over its histograms, which add up without merging any. A span that has yet
-to see some of its windows is left out: the job brings it up to date, and readers do without it until then.
+Each span is compared by counts and by sums over its histograms, which add up without merging any. A span that
+lacks some of its windows is left out: the job brings it up to date, and readers do without it until then.
 When ClickHouse is away the outage is raised.
 """
 
@@ -39,34 +39,34 @@ _COMPARED = """
 SELECT span
 FROM
 (
-    SELECT span, sum(seen) AS seen, sum(digest) AS digest
+    SELECT span, sum(known) AS known, sum(digest) AS digest
     FROM
     (
-        SELECT span, seen, sum(cityHash64({keys}, {sums})) AS digest
+        SELECT span, known, sum(cityHash64({keys}, {sums})) AS digest
         FROM
         (
-            SELECT {keys}, {span} AS span, {source_sums}
-            FROM {source} AS w WHERE {within} AND {only} GROUP BY span, {keys}
+            SELECT {keys}, {span} AS span, {finer_sums}
+            FROM {finer} AS w WHERE {within} AND {only} GROUP BY span, {keys}
         ) AS merged
         ANY LEFT JOIN
         (
-            SELECT {span} AS span, sum(newest) AS seen
-            FROM (SELECT window_start, max(w.revision) AS newest FROM {source} AS w WHERE {within} AND {only}
+            SELECT {span} AS span, sum(newest) AS known
+            FROM (SELECT window_start, max(w.revision) AS newest FROM {finer} AS w WHERE {within} AND {only}
                 GROUP BY window_start)
             GROUP BY span
         ) AS revisions USING (span)
-        GROUP BY span, seen
+        GROUP BY span, known
     )
     GROUP BY span
 ) AS wanted
 ANY INNER JOIN
 (
-    SELECT {span} AS span, max(w.revision) AS seen, sum(cityHash64({keys}, {own_sums})) AS digest
+    SELECT {span} AS span, max(w.revision) AS known, sum(cityHash64({keys}, {own_sums})) AS digest
     FROM {table} AS w WHERE {within} GROUP BY span
 ) AS found USING (span)
-WHERE (wanted.seen = found.seen AND wanted.digest != found.digest)
+WHERE (wanted.known = found.known AND wanted.digest != found.digest)
     -- It claims more windows than there are; where windows expire, they do so one by one.
-    OR (wanted.seen < found.seen AND span >= (SELECT toUnixTimestamp(min(window_start)) FROM {source}) + 2 * 86400)
+    OR (wanted.known < found.known AND span >= (SELECT toUnixTimestamp(min(window_start)) FROM {finer}) + 2 * 86400)
 ORDER BY span
 """
 
@@ -82,11 +82,11 @@ def _parts(coarse: CoarseTable) -> dict[str, str]:
     return {
         "keys": ", ".join(coarse.keys),
         "span": f"intDiv(toUnixTimestamp(window_start), {coarse.width_s}) * {coarse.width_s}",
-        "source": coarse.finer,
+        "finer": coarse.finer,
         "table": coarse.table,
         "only": coarse.only,
         "sums": ", ".join([f"toInt64(n_{name})" for name in counts] + list(histogram)),
-        "source_sums": ", ".join(
+        "finer_sums": ", ".join(
             [f"sum(w.{name}) AS n_{name}" for name in counts]
             + [f"sum(toInt64({sum_of})) AS {name}" for name, sum_of in histogram.items()]
         ),

@@ -39,7 +39,7 @@ _OF_JOB = {
     "pipeline_job_turns_total": "turns",
     "pipeline_job_failures_total": "failures",
     "pipeline_job_missed_total": "missed",
-    "pipeline_job_last_run_seconds": "last_took_s",
+    "pipeline_job_last_turn_seconds": "last_took_s",
 }
 _OF_DRAINER = {
     "pipeline_drainer_chunks_total": "chunks",

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -180,66 +180,6 @@ def test_items_keep_their_order_and_bytes_across_batches(redis_url: str) -> None
     assert waiting(redis_url) == items
     assert client.stats() == ClientStats(len(items), queued=0, dropped=0, in_doubt=0, retried=0, refused=0)
     assert keys(redis_url) == [KEY.encode()]
-
-
-MANY: tuple[Mapping[str, Any], ...] = (
-    {"test_id": "t", "browser": "chromium", "attempt": 2, "tags": {"n": 1, "text": "é", "is": True}},
-    {"value": 2.5, "timestamp": 1_780_000_000, "status": None},
-    {"value": -0.0, "error_type": "E", "node": "n" * 300},
-    {"timestamp": "2026-01-11T12:00:00Z"},
-    {"timestamp": datetime(2026, 1, 11, tzinfo=UTC)},
-    {"worker": 3, "tags": {"deep": {"a": [1]}}},
-    {"tags": {"none": None}},
-    {"test_id": 7},
-    {"page": "half \ud83d"},
-    {"value": 2**60},
-    {"tags": {}},
-)
-"""What differs between metrics that ``push_many`` encodes at once and those that it leaves to ``push``."""
-
-
-@pytest.mark.parametrize("defaults", [{}, {"environment": "staging", "tags": {"team": "web"}}, {"browser": "webkit"}])
-def test_a_list_of_metrics_becomes_the_same_items_as_one_push_each(redis_url: str, defaults: dict[str, Any]) -> None:
-    """Whatever is among them: fields, their types, times, tags and defaults come to the same."""
-    each = [{"metric_type": "step", "value": 1, "timestamp": 1_780_000_000_000, **one} for one in MANY]
-    lists: list[list[dict[str, Any]]] = []
-    for lists_of in ([each], [[one] for one in each], [each[:3]]):
-        with MetricsClient(redis_url, key="many", defaults=defaults) as client:
-            assert [client.push_many(many) for many in lists_of] == [len(many) for many in lists_of]
-        with MetricsClient(redis_url, key="single", defaults=defaults) as client:
-            for many in lists_of:
-                for one in many:
-                    client.push(**one)
-        redis_client = redis.Redis.from_url(redis_url, db=3)
-        pushed = [[json.loads(item) for item in redis_client.lrange(key, 0, -1)] for key in ("many", "single")]
-        redis_client.delete("many", "single")
-        redis_client.close()
-        assert pushed[0] == pushed[1]
-        lists.append(pushed[0])
-    assert [len(found) for found in lists] == [len(MANY), len(MANY), 3]
-
-
-@pytest.mark.parametrize("bad", [{"value": math.nan}, {"value": math.inf}, {"value": True}, {"value": "1"},
-                                 {"metric_type": ""}, {"metric_type": None}, {"timestamp": math.nan},
-                                 {"timestamp": "soon"}])  # fmt: skip
-def test_in_a_list_what_would_be_refused_is_an_error_and_those_before_it_are_queued(
-    redis_url: str, bad: dict[str, Any]
-) -> None:
-    """The drainer never sees it; the two before it are pushed, the one after it is not."""
-    good = {"metric_type": "step", "value": 1}
-    with MetricsClient(redis_url) as client:
-        with pytest.raises(ValueError, match="of a metric must be"):
-            client.push_many([good, good, {**good, **bad}, good])
-        assert client.flush(60)
-        stats = client.stats()
-    assert (stats.pushed, stats.refused) == (2, 1)
-
-
-def test_a_list_that_does_not_fit_is_dropped_as_far_as_it_does_not(redis_url: str) -> None:
-    """Of 100 metrics into a queue for 64 those that found no room are counted, each once."""
-    with MetricsClient(redis_url, max_queued_bytes=64 * 512, flush_interval_s=3600) as client:
-        assert client.push_many([{"metric_type": "step", "value": number} for number in range(100)]) == 64
-        assert client.stats().dropped == 36
 
 
 def test_push_many_takes_mappings_and_a_url_may_name_its_database(redis_url: str) -> None:

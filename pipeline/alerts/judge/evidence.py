@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from math import isfinite
 from typing import Any
 
 import msgspec
@@ -117,8 +116,7 @@ class Account:
         window, query, conditions = self._window, self._query, described.conditions
         if observation is None:
             return Evidence(0, None, None, window, query, conditions, context, link, has_data=False)
-        low = observation.low if isfinite(observation.low) else None
-        high = observation.high if isfinite(observation.high) else None
+        low, high = finite(observation.low), finite(observation.high)
         return Evidence(observation.samples, low, high, window, query, conditions, context, link)
 
 
@@ -261,7 +259,7 @@ iso = lru_cache(maxsize=1024)(clock.iso_short)  # all alerts of a tick share the
 
 def shown(value: float) -> str:
     """A number for people: six significant digits, no exponent for everyday sizes."""
-    return f"{value:.6g}" if -100_000 < value < 100_000 or value != value else f"{value:,.0f}"
+    return f"{value:,.0f}" if abs(value) >= 100_000 else f"{value:.6g}"
 
 
 def finite(value: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Loops along the points of a series, compiled: where numpy would need many arrays, or a call for each point."""
+"""Loops that numba compiles on first use, and keeps for the next process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
 
 def compiled(function: Function) -> Function:
     """Compile on first use. Where no directory can be written for the cache, each process compiles anew."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
-        result: Function = numba.njit(cache=True, **options)(function)
+        result: Function = numba.njit(cache=True, **OPTIONS)(function)
     except RuntimeError:
-        result = numba.njit(**options)(function)
+        result = numba.njit(**OPTIONS)(function)
     return result
