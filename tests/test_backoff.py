@@ -1,3 +1,5 @@
+import random
+
 import pytest
 
 from pipeline.base.backoff import Backoff
@@ -24,6 +26,13 @@ def test_jitter_only_shortens_and_never_to_nothing() -> None:
         pauses = [backoff.pause_s(failures) for _ in range(50)]
         assert all(backoff.ceiling_s(failures) / 2 <= pause <= backoff.ceiling_s(failures) for pause in pauses)
         assert len(set(pauses)) > 10
+
+
+def test_jitter_leaves_the_random_numbers_of_the_program_alone() -> None:
+    """A test suite that seeds ``random``, or that watches it, sees nothing of a client that retries in it."""
+    before = random.getstate()
+    Backoff(0.1, 30).pause_s(3)
+    assert random.getstate() == before
 
 
 @pytest.mark.parametrize(("first_s", "max_s", "jitter"), [(0, 1, 0.5), (1, 0, 0.5), (1, 1, 1), (1, 1, -0.1)])

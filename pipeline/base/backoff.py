@@ -9,6 +9,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+CHANCE = random.SystemRandom()
+"""Not the module's own generator: its state belongs to the program, whose tests may seed and watch it, and forked
+processes draw the same from it."""
+
 MAX_DOUBLINGS = 40
 """Beyond this a power of two says nothing more: every cap is reached, and floats stay finite."""
 
@@ -34,5 +38,5 @@ class Backoff:
 
     def pause_s(self, failures: int, chance: float | None = None) -> float:
         """The pause after so many failures in a row; ``chance`` from 0 (longest) to 1 (shortest), random if absent."""
-        chance = random.random() if chance is None else chance
+        chance = CHANCE.random() if chance is None else chance
         return self.ceiling_s(failures) * (1 - self.jitter * chance)

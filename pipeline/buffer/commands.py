@@ -31,7 +31,7 @@ MEND_ATTEMPTS = 3
 _SCRIPTS = (
     *("seal", "claim", "renew", "look", "return_extra", "touch", "ack", "trim", "spill", "unspill", "is_spilled"),
     *("copy_aside", "set_aside", "set_aside_rest", "measure_aside", "close_aside", "mend", "drop_oldest", "forget"),
-    *("drop_acked", "mark", "books", "push_once"),
+    *("drop_acked", "mark", "forget_marks", "books", "push_once"),
 )
 
 

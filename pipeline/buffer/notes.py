@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 from pipeline.base.redis_link import outages
 from pipeline.buffer.books import Books
 from pipeline.buffer.commands import MINUTES_PER_ACK, BufferCommands, text_of
+
+MARKS = "marks"
+"""The field of the checkpoints that changes whenever marks leave Redis for the table."""
+
+
+class Marking(Enum):
+    """What came of marking a dead letter."""
+
+    MARKED = "marked"
+    BEFORE = "before"
+    """Another mark stands in Redis."""
+    STALE = "stale"
+    """Marks have left Redis since the table was read; this letter's may be among them."""
 
 
 class Notes(BufferCommands):
@@ -64,10 +79,17 @@ class Notes(BufferCommands):
         """Remove ``records``, the oldest of the acknowledged chunks, unless that happened before."""
         self._run("drop_acked", [self.keys.acked, self.keys.scratch], [records[-1], len(records)])
 
-    def mark_dead_letter(self, name: str, mark: str, now_ms: int, payload: bytes = b"") -> bool:
-        """Mark a dead letter and push its payload again (when given), both or neither; False if marked before."""
-        keys = [self.keys.marks, self.keys.buffer]
-        return bool(self._run("mark", keys, [name, f"{mark} {now_ms}", payload]))
+    def mark_dead_letter(self, name: str, mark: str, now_ms: int, payload: bytes = b"", *, as_of: str) -> Marking:
+        """Mark a dead letter and push its payload again (when given), both or neither.
+
+        ``as_of`` is what ``marks_as_of`` said before the caller saw that the table has no mark of this letter.
+        """
+        keys = [self.keys.marks, self.keys.buffer, self.keys.checkpoints]
+        return Marking(self._run("mark", keys, [name, f"{mark} {now_ms}", payload, as_of]).decode())
+
+    def marks_as_of(self) -> str:
+        """A text that changes whenever marks leave Redis for the table."""
+        return self.checkpoint(MARKS) or ""
 
     def dead_letter_marks(self) -> dict[bytes, bytes]:
         """Marks that are not in the table ``dead_letter_marks`` yet: the letter's name, the mark and its time."""
@@ -77,8 +99,7 @@ class Notes(BufferCommands):
 
     def forget_marks(self, names: Iterable[bytes]) -> None:
         """Remove marks that stand in the table."""
-        with self._typed(self.keys.marks):
-            self.client.hdel(self.keys.marks, *names)
+        self._run("forget_marks", [self.keys.marks, self.keys.checkpoints], [secrets.token_hex(8), *names])
 
     def checkpoint(self, name: str) -> str | None:
         """The text saved under ``name``; None when there is none."""

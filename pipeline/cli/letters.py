@@ -103,7 +103,7 @@ def _act_on_letters(
         else:
             chosen = deadletters.letters(store, buffers, reason=reason, most=100_000)
         open_ones = [letter for letter in chosen if not letter.mark]
-        count = 0 if dry_run else act(buffers, open_ones, time.time_ns() // 1_000_000)
+        count = 0 if dry_run else act(store, buffers, open_ones, time.time_ns() // 1_000_000)
     facts = {"chosen": len(open_ones), done: count, "dry_run": dry_run}
     if as_json:
         print_json(facts)

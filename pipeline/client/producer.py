@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import random
 import secrets
 import signal
 import sys
@@ -149,7 +148,7 @@ class MetricsClient:
         if url is None:
             settings = settings or config.load()
         self._connect = _connector_of_url(url) if url else _connector_of_settings(settings or Settings())
-        self._key = key or random.choice((settings.buffer if settings else BufferSettings()).keys)
+        self._key = key or secrets.choice((settings.buffer if settings else BufferSettings()).keys)
         self._defaults = {name: one for name, one in _with_run(run, defaults or {}).items() if one not in (None, {})}
         # Of a key that stands twice the last one counts, so a metric's own fields win.
         self._head = encoded(self._defaults)[:-1] + b"," if self._defaults else b"{"

@@ -27,8 +27,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from pipeline.base import compiling
-from pipeline.base.compiling import OPTIONS, Function
+from pipeline import compiling
+from pipeline.compiling import OPTIONS, Function
 from pipeline.metric import DIMENSIONS, FIELDS, SECONDS_BELOW
 
 Ints = npt.NDArray[np.int64]

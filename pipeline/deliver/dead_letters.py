@@ -18,6 +18,7 @@ from pipeline.base.clock import iso
 from pipeline.base.errors import UsageError
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.chunk import Chunk
+from pipeline.buffer.notes import Marking
 from pipeline.metric import Refusal
 from pipeline.store.client import Store
 
@@ -25,6 +26,10 @@ DEAD_LETTERS = "dead_letters"
 
 MAX_PAYLOAD_BYTES = 1_048_576
 """A larger payload is cut; ``payload_bytes`` tells its whole size."""
+
+
+LETTERS_PER_LOOK = 500
+"""So many letters are marked after one look at the table, which may be out of date by then."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +100,16 @@ def letters(
     store: Store, buffers: Sequence[Buffer], *, reason: str = "", include_marked: bool = False, most: int = 100
 ) -> list[Letter]:
     """The newest dead letters first; with ``reason`` those whose reason or detail contains it."""
+    # Redis first: a mark leaves it only after it stands in the table.
+    pending = _pending_marks(buffers)
     found = store.rows(
         "WITH attempts AS (SELECT cityHash64(payload) AS hash, count() AS attempts FROM dead_letters GROUP BY hash) "
         "SELECT toUnixTimestamp64Milli(letter.refused_at), letter.reason, letter.detail, base64Encode(letter.payload), "
         "letter.payload_bytes, letter.buffer, letter.segment, letter.position, attempts.attempts, marks.mark "
         "FROM dead_letters AS letter "
         "GLOBAL LEFT JOIN attempts ON attempts.hash = cityHash64(letter.payload) "
-        "GLOBAL LEFT JOIN dead_letter_marks AS marks "
+        "GLOBAL LEFT JOIN (SELECT segment, position, argMax(mark, marked_at) AS mark FROM dead_letter_marks "
+        "GROUP BY segment, position) AS marks "
         "ON marks.segment = letter.segment AND marks.position = letter.position "
         "WHERE ({marked:UInt8} OR marks.mark = '') "
         "AND ({reason:String} = '' "
@@ -109,7 +117,6 @@ def letters(
         "ORDER BY letter.refused_at DESC, letter.segment, letter.position LIMIT {most:UInt32}",
         {"marked": int(include_marked), "reason": reason, "most": most},
     )
-    pending = _pending_marks(buffers)
     result = [_letter(row, pending) for row in found]
     return [letter for letter in result if include_marked or not letter.mark]
 
@@ -119,6 +126,7 @@ def letter(store: Store, buffers: Sequence[Buffer], name: str) -> Letter:
     segment, _, position = name.partition(":")
     if not position.isdigit():
         raise UsageError(f"a dead letter is named SEGMENT:POSITION, as 'dlq ls' prints it, not {name!r}")
+    pending = _pending_marks(buffers)
     found = store.rows(
         "SELECT toUnixTimestamp64Milli(refused_at), reason, detail, base64Encode(payload), payload_bytes, buffer, "
         "segment, position, (SELECT count() FROM dead_letters WHERE payload = (SELECT any(payload) FROM dead_letters "
@@ -129,21 +137,23 @@ def letter(store: Store, buffers: Sequence[Buffer], name: str) -> Letter:
     )
     if not found:
         raise UsageError(f"there is no dead letter {name!r}")
-    return _letter(found[0], _pending_marks(buffers))
+    return _letter(found[0], pending)
 
 
-def replay(buffers: Sequence[Buffer], chosen: Sequence[Letter], now_ms: int) -> int:
+def replay(store: Store, buffers: Sequence[Buffer], chosen: Sequence[Letter], now_ms: int) -> int:
     """Push the payloads again and mark the letters; the number of those pushed.
 
     Push and mark are one step in Redis: a crash in between neither loses nor doubles one, and a letter
-    that is marked already is left alone. Payloads that were cut on arrival cannot be replayed.
+    that is marked already, also by another command at the same time, is left alone. Payloads that were cut on arrival
+    cannot be replayed.
     """
-    return sum(_mark(buffers, one, "replayed", now_ms) for one in chosen if len(one.payload) == one.payload_bytes)
+    whole = [one for one in chosen if len(one.payload) == one.payload_bytes]
+    return _mark(store, buffers, whole, "replayed", now_ms)
 
 
-def drop(buffers: Sequence[Buffer], chosen: Sequence[Letter], now_ms: int) -> int:
+def drop(store: Store, buffers: Sequence[Buffer], chosen: Sequence[Letter], now_ms: int) -> int:
     """Mark letters as of no further interest; the rows stay until their retention ends."""
-    return sum(_mark(buffers, one, "dropped", now_ms) for one in chosen)
+    return _mark(store, buffers, chosen, "dropped", now_ms)
 
 
 def flush_marks(buffer: Buffer, store: Store) -> int:
@@ -168,11 +178,43 @@ def flush_marks(buffer: Buffer, store: Store) -> int:
     return len(pending)
 
 
-def _mark(buffers: Sequence[Buffer], one: Letter, mark: str, now_ms: int) -> int:
-    buffer = next((buffer for buffer in buffers if buffer.key == one.buffer), buffers[0])
-    return int(
-        not one.mark and buffer.mark_dead_letter(one.name, mark, now_ms, one.payload if mark == "replayed" else b"")
+def _mark(store: Store, buffers: Sequence[Buffer], chosen: Sequence[Letter], mark: str, now_ms: int) -> int:
+    count = 0
+    for start in range(0, len(chosen), LETTERS_PER_LOOK):
+        piece = chosen[start : start + LETTERS_PER_LOOK]
+        for buffer in buffers:
+            mine = [one for one in piece if _buffer_of(one, buffers) is buffer and not one.mark]
+            count += _mark_in(store, buffer, mine, mark, now_ms)
+    return count
+
+
+def _mark_in(store: Store, buffer: Buffer, rest: list[Letter], mark: str, now_ms: int) -> int:
+    """Mark what has no mark in the table, nor in Redis; look again whenever marks went from the one to the other."""
+    count = 0
+    while rest:
+        as_of = buffer.marks_as_of()
+        stored = _stored_marks(store, rest)
+        rest = [one for one in rest if one.name not in stored]
+        while rest:
+            payload = rest[0].payload if mark == "replayed" else b""
+            came = buffer.mark_dead_letter(rest[0].name, mark, now_ms, payload, as_of=as_of)
+            if came is Marking.STALE:
+                break
+            count += came is Marking.MARKED
+            del rest[0]
+    return count
+
+
+def _stored_marks(store: Store, chosen: Sequence[Letter]) -> set[str]:
+    found = store.rows(
+        "SELECT segment, position FROM dead_letter_marks WHERE segment IN {segments:Array(String)}",
+        {"segments": sorted({one.segment for one in chosen})},
     )
+    return {f"{segment}:{position}" for segment, position in found}
+
+
+def _buffer_of(one: Letter, buffers: Sequence[Buffer]) -> Buffer:
+    return next((buffer for buffer in buffers if buffer.key == one.buffer), buffers[0])
 
 
 def _pending_marks(buffers: Sequence[Buffer]) -> dict[str, str]:

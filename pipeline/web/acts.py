@@ -73,7 +73,7 @@ def act_on_letters(parts: Parts, store: Store, asked: Mapping[str, Any]) -> dict
     if asked.get("preview"):
         return told
     act = dead_letters.replay if action == "replay" else dead_letters.drop
-    return {**told, "done": act(parts.buffers, chosen, time.time_ns() // 1_000_000)}
+    return {**told, "done": act(store, parts.buffers, chosen, time.time_ns() // 1_000_000)}
 
 
 def _would_be(letter: dead_letters.Letter, limits: Limits) -> str:

@@ -2,13 +2,18 @@
 
 import json
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
 
 from pipeline.base.errors import StoreOutage
 from pipeline.buffer.buffer import Buffer
+from pipeline.buffer.chunk import Chunk
+from pipeline.buffer.notes import Marking
 from pipeline.deliver import dead_letters, ledger
+from pipeline.metric import Refusal
 from pipeline.store.client import Store
 
 NOW_MS = int(time.time()) * 1000
@@ -26,7 +31,7 @@ def marks(store: Store) -> list[tuple[object, ...]]:
 def test_marks_of_dead_letters_are_written_and_then_forgotten(buffer: Buffer, store: Store) -> None:
     """Each mark stands in ``dead_letter_marks`` with its name and time before Redis lets go of it; once is enough."""
     for name, mark in (("a:3", "replayed"), ("a:4", "dropped"), ("b-1:0", "replayed")):
-        assert buffer.mark_dead_letter(name, mark, NOW_MS)
+        assert buffer.mark_dead_letter(name, mark, NOW_MS, as_of="") is Marking.MARKED
     assert dead_letters.flush_marks(buffer, store) == 3
     assert marks(store) == [("a", 3, "replayed"), ("a", 4, "dropped"), ("b-1", 0, "replayed")]
     (at_ms,) = {at for (at,) in store.rows("SELECT toUnixTimestamp64Milli(marked_at) FROM dead_letter_marks")}
@@ -44,7 +49,7 @@ class _Away:
 
 def test_marks_stay_in_redis_while_clickhouse_is_away(buffer: Buffer, store: Store) -> None:
     """An outage, or a crash between the two steps, loses no mark: it is written again, and one of both is kept."""
-    buffer.mark_dead_letter("a:3", "replayed", NOW_MS)
+    buffer.mark_dead_letter("a:3", "replayed", NOW_MS, as_of="")
     with pytest.raises(StoreOutage):
         dead_letters.flush_marks(buffer, _Away())  # type: ignore[arg-type]
     pending = buffer.client.hgetall(buffer.keys.marks)
@@ -52,6 +57,71 @@ def test_marks_stay_in_redis_while_clickhouse_is_away(buffer: Buffer, store: Sto
     buffer.client.hset(buffer.keys.marks, mapping=pending)
     assert dead_letters.flush_marks(buffer, store) == 1
     assert marks(store) == [("a", 3, "replayed")]
+
+
+class _Busy:
+    """A store beside which other commands work: right after each of the first answers one of them acts."""
+
+    def __init__(self, store: Store, *acts: Callable[[], object]) -> None:
+        self.store = store
+        self.acts = list(acts)
+
+    def rows(self, *asked: Any) -> list[tuple[Any, ...]]:
+        answer = self.store.rows(*asked)
+        if self.acts:
+            self.acts.pop(0)()
+        return answer
+
+
+def refused(buffer: Buffer, store: Store, count: int) -> list[dead_letters.Letter]:
+    """So many open dead letters, as ``dlq ls`` finds them."""
+    chunk = Chunk("s", 0, 0, count, count, count, NOW_MS, 1, doubtful=False)
+    refusal = Refusal("missing field", "timestamp is missing")
+    made = [dead_letters.DeadLetter(position, refusal, b"{%d" % position) for position in range(count)]
+    store.insert("dead_letters", dead_letters.as_table(made, chunk, buffer.key))
+    return dead_letters.letters(store, [buffer])
+
+
+@pytest.mark.parametrize("act", [dead_letters.replay, dead_letters.drop])
+def test_a_letter_is_marked_once_however_marks_move_meanwhile(
+    buffer: Buffer, store: Store, act: Callable[..., int]
+) -> None:
+    """Another replay marks it, and the job carries that mark to the table, between our look and our mark: let be."""
+    (letter,) = refused(buffer, store, 1)
+
+    def other() -> None:
+        assert dead_letters.replay(store, [buffer], [letter], NOW_MS) == 1
+        assert dead_letters.flush_marks(buffer, store) == 1
+
+    assert act(_Busy(store, other), [buffer], [letter], NOW_MS) == 0
+    assert act(store, [buffer], [letter], NOW_MS) == 0
+    assert buffer.client.lrange(buffer.key, 0, -1) == [letter.payload]
+    assert marks(store) == [(letter.segment, letter.position, "replayed")]
+
+
+def test_a_replay_goes_on_after_marks_moved(buffer: Buffer, store: Store) -> None:
+    """Marks that move in the middle cost a second look, and no letter."""
+    letters = refused(buffer, store, 3)
+    busy = _Busy(store, *[lambda: buffer.forget_marks([b"x:1"])] * 3)
+    assert dead_letters.replay(busy, [buffer], letters, NOW_MS) == 3  # type: ignore[arg-type]
+    assert not busy.acts
+    assert sorted(buffer.client.lrange(buffer.key, 0, -1)) == sorted(letter.payload for letter in letters)
+
+
+def test_a_mark_is_seen_on_its_way_to_the_table(buffer: Buffer, store: Store) -> None:
+    """While the mark leaves Redis for the table, the letter is never shown as open; nor twice, when written twice."""
+    first, _ = refused(buffer, store, 2)
+    assert dead_letters.replay(store, [buffer], [first], NOW_MS) == 1
+    for look in (
+        lambda seen: dead_letters.letter(seen, [buffer], first.name).mark,
+        lambda seen: [
+            one.mark for one in dead_letters.letters(seen, [buffer], include_marked=True) if one.name == first.name
+        ],
+    ):
+        pending = buffer.client.hgetall(buffer.keys.marks)
+        assert look(_Busy(store, lambda: dead_letters.flush_marks(buffer, store))) in ("replayed", ["replayed"])
+        assert look(store) in ("replayed", ["replayed"])
+        buffer.client.hset(buffer.keys.marks, mapping=pending)
 
 
 def test_acknowledged_chunks_are_flushed_oldest_first_and_only_once(buffer: Buffer, store: Store) -> None:

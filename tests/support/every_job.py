@@ -139,8 +139,8 @@ def _letters(played: Played, service: Service) -> None:
     played.letters = len(found)
     if found:
         played.step("dlq show", lambda: dead_letters.letter(store, buffers, found[0].name))
-    played.step("dlq replay", lambda: dead_letters.replay(buffers, found[:1], now_ms))
-    played.step("dlq drop", lambda: dead_letters.drop(buffers, found[1:2], now_ms))
+    played.step("dlq replay", lambda: dead_letters.replay(store, buffers, found[:1], now_ms))
+    played.step("dlq drop", lambda: dead_letters.drop(store, buffers, found[1:2], now_ms))
 
 
 def _judge(played: Played, service: Service) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.analyse.changes.models import SHORTEST_SEGMENT
 from pipeline.analyse.changes.series import Block, Floats, Ints
-from pipeline.base.compiling import compiled
+from pipeline.compiling import compiled
 
 _SCAN_AUTOCORRELATION = 0.4
 _SCAN_WINDOWS = ((6, 6), (12, 6), (24, 6), (48, 4), (96, 3), (192, 2))

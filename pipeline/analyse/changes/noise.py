@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.analyse.changes.series import Floats, Ints
-from pipeline.base.compiling import compiled
+from pipeline.compiling import compiled
 
 
 def innovations(flat: Floats, size: Ints, noise: Floats) -> tuple[Floats, Floats]:
