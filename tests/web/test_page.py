@@ -304,3 +304,19 @@ def test_an_unknown_view_in_the_address_is_the_first_one(world: World) -> None:
         answer = world.http.request("GET", world.site.url + "/", fields={"view": view})
         assert answer.status == 200
         assert answer.data == world.get("/").data
+
+
+def test_a_run_is_shown_before_the_table_of_runs_has_it(world: World) -> None:
+    """Its executions come from raw rows; the table of runs, written later, only says where to look."""
+    at = time.time() - 600
+    for run in ("fresh-1", "fresh-2"):
+        world.store.command(
+            "INSERT INTO metrics (timestamp, metric_type, test_suite, test_id, status, value, run_id, attempt, segment) "
+            f"SELECT fromUnixTimestamp64Milli({int(at * 1000)}), 'Duration', 'auth', 'auth-1', "
+            f"if(number = 2, 'passed', 'retried'), 100 + number, '{run}', number, '{run}' FROM numbers(1, 2)"
+        )
+    assert [(row["verdict"], row["duration_ms"]) for row in as_dicts(ask(world, "run_tests", run="fresh-1"))] == [
+        ("passed", 102.0)
+    ]
+    pair = as_dicts(ask(world, "run_pair", run="fresh-1", other="fresh-2"))
+    assert [(row["left_ms"], row["right_ms"], row["right_verdict"]) for row in pair] == [(102.0, 102.0, "passed")]
