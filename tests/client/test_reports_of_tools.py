@@ -363,8 +363,14 @@ def test_trx() -> None:
         (b"PK\x03\x04junk", "not a zip file"),
         ("<?xml version='1.0'?><test-run/>", "<test-run> is not the root"),
         ("just words", "line 1"),
+        (
+            '{"$schema": "sarif-2.1.0", "version": "2.1.0", "runs": [{"tool": {}, "results": []}]}',
+            "it holds $schema, version, runs",
+        ),
+        ('{"title": "shop", "suites": [{"title": "a", "tests": []}], "tests": []}', "it holds title, suites, tests"),
+        ('{"suites": "unit,e2e"}', "it holds suites"),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 def test_what_is_no_report_is_refused_with_a_sentence(content: str | bytes, words: str) -> None:
     """One sentence that says where, or what it holds instead."""
