@@ -296,6 +296,18 @@ CYPRESS_13 = {
 }
 
 
+def test_mochawesome_before_version_4_is_read() -> None:
+    """One root suite in ``suites`` instead of a list in ``results``; a hook that failed is a failed test."""
+    tests = [{"fullTitle": "shop pays", "state": "passed", "pass": True, "duration": 4}]
+    hooks = [{"title": "after all", "fullTitle": "shop after all", "fail": True, "err": {"message": "no 3"}}]
+    inner = {"title": "shop", "file": "/shop.js", "tests": tests, "afterHooks": hooks}
+    report = {"stats": {"tests": 1}, "suites": {"root": True, "suites": [inner]}, "copyrightYear": 2017}
+    assert [(row["test_name"], row["status"]) for row in rows(report)] == [
+        ("shop pays", "passed"),
+        ("shop after all", "failed"),
+    ]
+
+
 def test_cypress_keeps_its_attempts() -> None:
     """The result of ``cypress.run()``, of the shape of version 13."""
     found = rows(CYPRESS_13)

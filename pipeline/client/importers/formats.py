@@ -75,6 +75,10 @@ def _is_cypress(value: Any) -> bool:
     return "totalTests" in value or any(map(_has("tests"), value["runs"]))
 
 
+def _is_mochawesome(value: Any) -> bool:
+    return _has("stats")(value) and ("results" in value or isinstance(value.get("suites"), dict))
+
+
 def _is_lighthouse(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(_is_lighthouse(one) for one in value)
@@ -99,7 +103,7 @@ JSON_FORMATS = (
     JsonFormat("playwright", _is_playwright, playwright),
     JsonFormat("jest", _has("testResults"), jest),
     JsonFormat("cypress", _is_cypress, cypress),
-    JsonFormat("mochawesome", _has("results", "stats"), mochawesome),
+    JsonFormat("mochawesome", _is_mochawesome, mochawesome),
     JsonFormat("mocha", _has("stats", "tests", "passes"), mocha),
     JsonFormat("pytest-json", lambda v: _has("tests", "summary")(v) or _has("exitcode", "collectors")(v), pytest_json),
     JsonFormat("allure", _is_allure, _one_allure),
