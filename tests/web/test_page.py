@@ -311,9 +311,9 @@ def test_a_run_is_shown_before_the_table_of_runs_has_it(world: World) -> None:
     at = time.time() - 600
     for run in ("fresh-1", "fresh-2"):
         world.store.command(
-            "INSERT INTO metrics (timestamp, metric_type, test_suite, test_id, status, value, run_id, attempt, segment) "
-            f"SELECT fromUnixTimestamp64Milli({int(at * 1000)}), 'Duration', 'auth', 'auth-1', "
-            f"if(number = 2, 'passed', 'retried'), 100 + number, '{run}', number, '{run}' FROM numbers(1, 2)"
+            "INSERT INTO metrics (timestamp, metric_type, test_suite, test_id, status, value, run_id, attempt) SELECT "
+            f"fromUnixTimestamp64Milli({int(at * 1000)}), 'Duration', 'auth', 'auth-1', "
+            f"if(number = 2, 'passed', 'retried'), 100 + number, '{run}', number FROM numbers(1, 2)"
         )
     assert [(row["verdict"], row["duration_ms"]) for row in as_dicts(ask(world, "run_tests", run="fresh-1"))] == [
         ("passed", 102.0)
