@@ -27,7 +27,7 @@ QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99)
 Float64Array = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 
-_FEW_GROUPS = 1000
+_FEW_GROUPS = 200
 """Fewer groups than this are not worth a step of numpy's for each of their values."""
 _MANY_VALUES = 10_000
 """Fewer values than this are added faster one by one."""
@@ -120,6 +120,8 @@ def grouped_sums(grouped: Grouped) -> tuple[Float64Array, Float64Array]:
 
 def group_sums(values: Float64Array, group_ids: IndexArray, groups: int) -> tuple[Float64Array, Float64Array]:
     """As ``grouped_sums``, of unsorted values (n,): an exact sum does not depend on the order."""
+    if groups == 1:
+        return _sums(values, np.array([len(values)]))
     return _sums(values[_partition(group_ids, groups)], np.bincount(group_ids, minlength=groups))
 
 

@@ -328,12 +328,10 @@ def _speed(
     speed_samples, speed_p50 = np.bincount(ids[judged], minlength=groups), p50.copy()
     differing = np.flatnonzero(speed_samples != samples)
     if len(differing):
-        place = np.full(groups, -1, np.int64)
-        place[differing] = np.arange(len(differing))
-        places = place[ids]
-        places[~judged] = -1
-        chosen = places >= 0
-        by_speed = group_sorted(values[chosen], places[chosen], len(differing))
+        is_wanted = judged & (speed_samples != samples)[ids]
+        places = np.empty(groups, np.int64)
+        places[differing] = np.arange(len(differing))
+        by_speed = group_sorted(values[is_wanted], places[ids[is_wanted]], len(differing))
         speed_p50[differing] = grouped_quantiles(by_speed, (0.5,))[:, 0]
     return speed_samples, speed_p50
 
