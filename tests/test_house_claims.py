@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from house_rules import holds, none_of
 from pydantic import BaseModel
 
 from pipeline.base import config
@@ -23,14 +24,17 @@ def tree_of(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
+@cache
+def nodes_of(file: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree_of(file)))
+
+
 def here(file: Path) -> str:
     return str(file.relative_to(ROOT))
 
 
 def strings_in(file: Path) -> set[str]:
-    return {
-        node.value for node in ast.walk(tree_of(file)) if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
+    return {node.value for node in nodes_of(file) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def last_name(node: ast.AST | None) -> str:
@@ -52,17 +56,17 @@ def sections(model: type[BaseModel] = config.Settings) -> Iterator[tuple[str, ty
 def settings_read_in(file: Path, classes: dict[str, type[BaseModel]], names: dict[str, str]) -> set[tuple[str, str]]:
     """(class of the settings, field) for each field that the file reads from something that holds such settings."""
     known = dict(names)
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
             kind = ast.unparse(node.annotation).split(" ")[0].rpartition(".")[2]
             if kind in classes:
                 known[node.arg if isinstance(node, ast.arg) else last_name(node.target)] = kind
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.Assign) and last_name(node.value) in known:
             known[last_name(node.targets[0])] = known[last_name(node.value)]
     return {
         (known[last_name(node.value)], node.attr)
-        for node in ast.walk(tree_of(file))
+        for node in nodes_of(file)
         if isinstance(node, ast.Attribute) and last_name(node.value) in known
     }
 
@@ -77,15 +81,16 @@ def test_every_setting_is_read() -> None:
     read |= {("RedisDatabases", name) for name in config.RedisDatabases.model_fields if name in opened}
     declared = {(kind, field) for kind, model in classes.items() for field in model.model_fields}
     assert len(declared) > 80
-    assert declared - read == set()
+    unread = {f"{kind}.{field}" for kind, field in declared - read}
+    none_of(unread, "No code reads this setting; remove it, or read it where it is meant to work")
 
 
 # Failpoints
 
 
 def failpoints_in(file: Path) -> Iterator[ast.expr]:
-    for node in ast.walk(tree_of(file)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("failpoints.hit", "hit"):
+    for node in nodes_of(file):
+        if isinstance(node, ast.Call) and last_name(node.func) == "hit":
             yield node.args[0]
 
 
@@ -94,10 +99,11 @@ def test_every_failpoint_is_visited() -> None:
     points = [name for file in MODULES if file.name != "failpoints.py" for name in failpoints_in(file)]
     names = [name.value for name in points if isinstance(name, ast.Constant)]
     assert len(names) > 30
-    assert [ast.unparse(name) for name in points if not isinstance(name, ast.Constant)] == []
-    assert sorted(names) == sorted(set(names))
+    computed = [ast.unparse(name) for name in points if not isinstance(name, ast.Constant)]
+    none_of(computed, "The name of a failpoint is computed; write it out, so that a search finds it")
+    none_of({name for name in names if names.count(name) > 1}, "Two places of the code share the name of a failpoint")
     visited = {re.split(r"[:=]", part)[0] for file in TESTS for text in strings_in(file) for part in text.split()}
-    assert set(names) - visited == set()
+    none_of(set(names) - visited, "No test kills or fails anything at this failpoint; write one that names it")
 
 
 # Tables and drawings
@@ -112,11 +118,12 @@ def test_tables_of_files_are_whole(page: Path) -> None:
     rows = re.findall(r"^\| (`[^|]*) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`([\w/]+\.py)`", row)}
     there = {str(file.relative_to(page.parent)) for file in page.parent.rglob("*.py") if file.name != "__init__.py"}
-    assert {name for name in listed if not (page.parent / name).exists() and not (ROOT / name).exists()} == set()
+    gone = {name for name in listed if not (page.parent / name).exists() and not (ROOT / name).exists()}
+    none_of(gone, f"{here(page)} lists a file that does not exist")
     if listed & {file.name for file in page.parent.glob("*.py") if file.name != "metric.py"}:
         text = page.read_text(encoding="utf-8")
         covered = {name for name in there if f"`{name}`" in text or name.partition("/")[0] + "/" in text}
-        assert there - covered == set()
+        none_of(there - covered, f"{here(page)} does not list this file of its folder; say in its table what is inside")
 
 
 def test_architecture_names_every_folder() -> None:
@@ -126,8 +133,9 @@ def test_architecture_names_every_folder() -> None:
     }
     table = set(re.findall(r"`pipeline/(\w+)`", (ROOT / "pipeline/README.md").read_text()))
     docstring = set(re.findall(r"^- ``(\w+)``", ast.get_docstring(tree_of(ROOT / "pipeline/__init__.py")) or "", re.M))
-    assert table == folders
-    assert docstring == folders
+    for place, names in (("pipeline/README.md", table), ("the docstring of pipeline/__init__.py", docstring)):
+        none_of(folders - names, f"{place} does not name this folder")
+        none_of(names - folders, f"{place} names a folder that does not exist")
 
 
 PACKAGES = sorted((ROOT / "pipeline").rglob("__init__.py"))
@@ -137,12 +145,14 @@ PACKAGES = sorted((ROOT / "pipeline").rglob("__init__.py"))
 def test_every_folder_says_what_it_is_for(package: Path) -> None:
     """Each folder with code is a package whose docstring says in a sentence what belongs there."""
     said = (ast.get_docstring(tree_of(package)) or "").split("\n")[0]
-    assert said.endswith((".", ":")) and len(said.split()) >= 6
+    is_sentence = said.endswith((".", ":")) and len(said.split()) >= 6
+    holds(is_sentence, f"{here(package)} does not begin with a sentence that says what belongs there: {said!r}")
 
 
 def test_every_folder_with_code_is_a_package() -> None:
     """No folder escapes that rule."""
-    assert {file.parent for file in MODULES} == {package.parent for package in PACKAGES}
+    bare = {here(file.parent) for file in MODULES} - {here(package.parent) for package in PACKAGES}
+    none_of(bare, "A folder with code lacks an __init__.py that says what belongs there")
 
 
 # Three questions
@@ -161,8 +171,10 @@ def test_one_file_answers_it(question: str) -> None:
     """The question stands at the top of one file, and the architecture page names that file beside it."""
     file = QUESTIONS[question]
     asking = [here(one) for one in MODULES if question in " ".join((ast.get_docstring(tree_of(one)) or "").split())]
-    assert asking == [here(file)]
-    assert f"| {question} | `{here(file)}` |" in (ROOT / "pipeline/README.md").read_text()
+    holds(asking, f"The docstring of {here(file)} no longer holds the question that it answers: {question}")
+    none_of(set(asking) - {here(file)}, f"{here(file)} answers the question {question!r}, and another file asks it too")
+    row = f"| {question} | `{here(file)}` |"
+    holds(row in (ROOT / "pipeline/README.md").read_text(), f"pipeline/README.md lacks the row: {row}")
 
 
 def answer_to(question: str) -> str:
@@ -182,16 +194,19 @@ def test_whatever_removes_items_is_named_where_losing_is_explained() -> None:
     scripts = sorted((ROOT / "pipeline/buffer/lua").glob("*.lua"))
     removing = {file.stem for file in scripts if REMOVES_ITEMS.search(file.read_text())} - BOOKKEEPING
     assert removing
-    assert {name for name in removing if f"``{name}``" not in answer} == set()
+    unnamed = {name for name in removing if f"``{name}``" not in answer}
+    none_of(
+        unnamed, f"Takes items out of Redis, and {here(PROTOCOL)} does not name it where it explains what could be lost"
+    )
     commands = {"ltrim", "lpop", "rpop", "lrem", "brpop", "blpop", "lmove", "rpoplpush"}
     taking = {
         (here(file), node.func.attr)
         for file in MODULES
-        for node in ast.walk(tree_of(file))
+        for node in nodes_of(file)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in commands
     }
     # Lists that hold no items of the buffer: the newest alerts and outboxes, and requests to a running service.
-    assert {file for file, _ in taking} <= {
+    known = {
         "pipeline/operate/requests.py",
         "pipeline/jobs/stats_of_tests.py",
         "pipeline/jobs/failures.py",
@@ -200,6 +215,10 @@ def test_whatever_removes_items_is_named_where_losing_is_explained() -> None:
         "pipeline/alerts/journal/journal.py",
         "pipeline/client/importers/junit.py",
     }
+    others = {one for one in taking if one[0] not in known}
+    none_of(
+        others, "Python code takes items out of a list of Redis; items of the buffer leave it through scripts alone"
+    )
 
 
 def test_the_answer_on_losing_names_what_exists() -> None:
@@ -209,21 +228,24 @@ def test_the_answer_on_losing_names_what_exists() -> None:
     known |= {"buffer/lua", "kill -9", "metrics", "dead_letters", "lost"} | {file.stem for file in MODULES}
     for question, file in QUESTIONS.items():
         if file == PROTOCOL:
-            assert {name for name in re.findall(r"``([^`]+)``", answer_to(question)) if name not in known} == set()
+            unknown = {name for name in re.findall(r"``([^`]+)``", answer_to(question)) if name not in known}
+            none_of(unknown, f"{here(file)} names what does not exist, in its answer to {question!r}")
 
 
 def test_only_one_file_lets_an_alert_fire() -> None:
     """``Alert(FIRING, …)`` is made in ``state.py`` alone; everything else only looks at the state."""
     makers, firing = set(), ("State.FIRING", "FIRING")
     for file in MODULES:
-        for node in ast.walk(tree_of(file)):
-            if not isinstance(node, ast.Call):
+        for node in nodes_of(file):
+            if not isinstance(node, ast.Call) or last_name(node.func) not in ("Alert", "replace"):
                 continue
-            called = last_name(node.func)
             values = [*node.args[:1], *(one.value for one in node.keywords if one.arg == "state")]
-            if called in ("Alert", "replace") and any(ast.unparse(value) in firing for value in values):
+            if any(ast.unparse(value) in firing for value in values):
                 makers.add(here(file))
-    assert makers == {here(ALERT_STATE)}
+    holds(
+        here(ALERT_STATE) in makers, f"{here(ALERT_STATE)} no longer makes an alert that fires; this test looks for it"
+    )
+    none_of(makers - {here(ALERT_STATE)}, f"Makes an alert that fires; only {here(ALERT_STATE)} decides that")
 
 
 # One of each
@@ -242,19 +264,21 @@ ONE_PLACE = {
 @pytest.mark.parametrize("pattern", ONE_PLACE)
 def test_there_is_one_of_each(pattern: str) -> None:
     """What is written once is written nowhere again."""
-    assert {here(file) for file in MODULES if re.search(pattern, file.read_text(encoding="utf-8"))} == ONE_PLACE[
-        pattern
-    ]
+    found = {here(file) for file in MODULES if re.search(pattern, file.read_text(encoding="utf-8"))}
+    places = ONE_PLACE[pattern]
+    none_of(found - places, f"Holds {pattern}, which has its place in {', '.join(sorted(places))}; call that")
+    none_of(places - found, f"No longer holds {pattern}; bring ONE_PLACE in this test up to date")
 
 
 def test_no_function_of_lua_is_written_twice() -> None:
     """A function that two scripts need stands in a file that both name."""
     places: dict[str, list[str]] = {}
     for file in sorted((ROOT / "pipeline").rglob("*.lua")):
-        assert file.read_text().startswith("-- "), f"{here(file)} does not begin with what it does"
+        holds(file.read_text().startswith("-- "), f"{here(file)} does not begin with a comment that says what it does")
         for name in re.findall(r"^local function (\w+)", file.read_text(), re.MULTILINE):
             places.setdefault(f"{file.parent.parent.name}.{name}", []).append(here(file))
-    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+    twice = {(name, ", ".join(files)) for name, files in places.items() if len(files) > 1}
+    none_of(twice, "Two scripts define this function; move it into a file that both name under 'needs:'")
 
 
 # Walls
@@ -266,12 +290,12 @@ def test_nothing_reaches_through_a_buffer() -> None:
         (here(file), ast.unparse(node))
         for file in MODULES
         if file.parent.name != "buffer"
-        for node in ast.walk(tree_of(file))
+        for node in nodes_of(file)
         if isinstance(node, ast.Attribute)
         and node.attr in ("client", "_client")
         and re.search(r"buffer(s\[\w+\])?$", ast.unparse(node.value))
     }
-    assert reaching == set()
+    none_of(reaching, "Reaches through a Buffer to its connection; give the Buffer a method for it")
 
 
 # Errors
@@ -289,7 +313,7 @@ def error_classes() -> dict[str, set[str]]:
     }
     bases: dict[str, set[str]] = {}
     for file in MODULES:
-        for node in ast.walk(tree_of(file)):
+        for node in nodes_of(file):
             if isinstance(node, ast.ClassDef):
                 bases.setdefault(node.name, set()).update(map(last_name, node.bases))
     for _ in range(6):
@@ -301,7 +325,7 @@ def error_classes() -> dict[str, set[str]]:
 
 def announced(file: Path) -> Iterator[tuple[str, str]]:
     """(function, name of an error) for each error that a docstring of the file says is raised."""
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             for sentence in RAISES.findall(ast.get_docstring(node) or ""):
                 for name in re.findall(r"``([A-Z]\w+)``", sentence):
@@ -314,14 +338,14 @@ def test_every_error_that_is_announced_is_tried() -> None:
     raised: set[str] = set()
     expected: set[str] = set()
     for file in MODULES:
-        for node in ast.walk(tree_of(file)):
+        for node in nodes_of(file):
             if isinstance(node, ast.Raise) and node.exc is not None:
                 raised.add(last_name(node.exc.func if isinstance(node.exc, ast.Call) else node.exc))
             if isinstance(node, ast.Call):
                 raised.add(last_name(node.func))
     for file in TESTS:
-        for node in ast.walk(tree_of(file)):
-            is_raises = isinstance(node, ast.Call) and ast.unparse(node.func) in ("pytest.raises", "raises")
+        for node in nodes_of(file):
+            is_raises = isinstance(node, ast.Call) and last_name(node.func) == "raises"
             caught = node.args[:1] if is_raises else [node.type] if isinstance(node, ast.ExceptHandler) else []
             expected |= {last_name(name) for one in caught if one is not None for name in ast.walk(one)}
     wrong = []
@@ -334,4 +358,4 @@ def test_every_error_that_is_announced_is_tried() -> None:
                 wrong.append(f"{here(file)}:{function}: nothing raises {name}")
             elif not kinds & expected:
                 wrong.append(f"{here(file)}:{function}: no test expects {name}")
-    assert wrong == []
+    none_of(wrong, "A docstring says that an error is raised, and that is not so, or no test shows it")

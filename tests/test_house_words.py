@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from house_rules import holds, none_of
 from test_house_claims import MODULES, ROOT, here, last_name, tree_of
 
 RIDDLES = re.compile(
@@ -33,7 +34,7 @@ def test_texts_name_who_does_it() -> None:
         for word in RIDDLES.finditer(file.read_text(encoding="utf-8"))
         if not ("tests" in file.parts and word[0] == "ours")
     }
-    assert found == set()
+    none_of(found, "Says somebody, nobody, whoever or ours; name who does it")
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def test_a_word_means_one_thing() -> None:
         for word, rule in ONE_MEANING.items()
         for one in misused(word, rule, here(file).removeprefix("pipeline/"), names_of(file))
     }
-    assert found == set()
+    none_of(found, "Uses a word of the glossary for something else (word, file, name); choose another name")
 
 
 @pytest.mark.parametrize(
@@ -148,19 +149,23 @@ def test_a_word_means_one_thing() -> None:
 )
 def test_a_word_outside_its_room_is_found(word: str, code: str) -> None:
     """The check above fails for a class, an argument, a variable, an attribute, a log field of another meaning."""
-    assert misused(word, ONE_MEANING[word], "embedded/new.py", names_in(ast.parse(code)))
+    found = misused(word, ONE_MEANING[word], "embedded/new.py", names_in(ast.parse(code)))
+    holds(found, f"'misused' of this file no longer finds {word!r} in {code!r}")
 
 
 def test_the_glossary_has_every_word() -> None:
     """Each of these words stands in the glossary of the README or in the words of the code, once in all."""
     pages = (ROOT / "README.md").read_text() + (ROOT / "pipeline/README.md").read_text()
-    assert {word: pages.count(f"| {word} |") for word in ONE_MEANING if pages.count(f"| {word} |") != 1} == {}
+    counted = {word: pages.count(f"| {word} |") for word in ONE_MEANING}
+    wrong = {(word, f"{count} rows") for word, count in counted.items() if count != 1}
+    none_of(wrong, "Needs one row in the glossary of README.md or in the words of pipeline/README.md")
 
 
 def test_the_glossary_is_short() -> None:
     """The README explains ten to twenty words."""
     table = (ROOT / "README.md").read_text().partition("| word | means |\n|---|---|\n")[2].partition("\n\n")[0]
-    assert 10 <= len(table.splitlines()) <= 20
+    words = len(table.splitlines())
+    holds(10 <= words <= 20, f"The glossary of README.md explains {words} words; 10 to 20 are read at once")
 
 
 RETIRED = {"strangers", "hash_text", "merged", "surroundings", "common", "helpers", "utils", "misc"}
@@ -174,9 +179,12 @@ def test_a_class_name_means_one_thing() -> None:
         for node in tree_of(file).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(here(file))
-    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+    twice = {(name, ", ".join(files)) for name, files in places.items() if len(files) > 1}
+    none_of(twice, "Two public classes share a name; rename one, so that a search finds one thing")
 
 
 def test_module_names_say_what_is_inside() -> None:
     """No module has a name that was retired for saying nothing."""
-    assert {here(file) for file in MODULES if file.stem in RETIRED} == set()
+    none_of(
+        {here(file) for file in MODULES if file.stem in RETIRED}, "The name says nothing of what is inside; rename it"
+    )

@@ -162,6 +162,26 @@ def test_the_server_outlives_a_killed_starter(embedded: Settings) -> None:
     assert link.server_info()["process_id"] == before
 
 
+def test_a_subscription_ends_with_an_outage_and_can_be_made_again(embedded: Settings) -> None:
+    """The server is killed under a listener: a connection error, then the same listener hears the new server."""
+    link = RedisLink.open(embedded)
+    client = link.database("notifications")
+    listener = client.pubsub(ignore_subscribe_messages=True)
+    listener.psubscribe("a:*")
+    assert listener.get_message(timeout=10) is None
+    os.kill(pid_of(embedded), signal.SIGKILL)
+    with pytest.raises(redis.ConnectionError):
+        while True:
+            listener.get_message(timeout=10)
+    while not client.publish("a:b", "heard"):
+        time.sleep(0.05)
+    heard = None
+    while heard is None:
+        heard = listener.get_message(timeout=10)
+    assert heard["data"] == b"heard"
+    listener.close()
+
+
 def test_a_killed_server_is_started_again_by_whoever_needs_it_next(embedded: Settings) -> None:
     """Threads that all find it dead start one server, on the old port, with everything it had written."""
     link = RedisLink.open(embedded)

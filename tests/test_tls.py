@@ -12,9 +12,11 @@ from conftest import free_port, missing, redis_executables, running_redis
 from tls_server import Certificates, Pair, tls_door
 
 from pipeline import MetricsClient
+from pipeline.base import config
 from pipeline.base.config import RedisSettings, Settings
 from pipeline.base.errors import ConfigError, PipelineError, RedisOutage, StoreOutage
 from pipeline.base.redis_link import RedisLink, outages
+from pipeline.base.text import masked
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.store.client import Store
 
@@ -132,6 +134,16 @@ def test_files_are_checked_before_they_are_used(
     with pytest.raises(ConfigError) as stopped:
         RedisLink.open(settings) if section == "redis" else Store.open(settings)
     assert said.replace("{}", section) in str(stopped.value)
+
+
+def test_a_file_that_the_url_names_is_named(tmp_path: Path) -> None:
+    """A certificate in an option of ``redis.url`` is no secret: the sentence says which file is missing."""
+    settings = config.load(None, {"PIPELINE_REDIS__URL": f"rediss://u:hunter2Xy@h:1?ssl_ca_certs={tmp_path}/no.pem"})
+    with pytest.raises(ConfigError) as stopped:
+        RedisLink.open(settings)
+    assert masked(str(stopped.value)) == (
+        f"redis.tls.ca_file names '{tmp_path}/no.pem', which cannot be read: No such file or directory"
+    )
 
 
 def over_tls(settings: Settings, port: int, host: str = "127.0.0.1", login: str = "", **tls: Any) -> Settings:

@@ -120,13 +120,16 @@ def clickhouse_address(dsn: str) -> Address:
 
 
 def passwords_in(url: str) -> list[str]:
-    """All texts in a URL, readable or not, that may be a secret, to be hidden wherever they turn up."""
+    """All texts in a URL, readable or not, that may be a secret, to be hidden wherever they turn up.
+
+    What a known option says of certificates and connections is none: a sentence about a file has to name it.
+    """
     _, separator, rest = url.partition("://")
     if not separator:
         return [url]
     before, at, _ = rest.rpartition("@")
     _, _, query = rest.partition("?")
-    found = [value for _, value in parse_qsl(query)]
+    found = [value for name, value in parse_qsl(query) if name not in _TLS_OPTIONS and name not in _POOL_OPTIONS]
     if at:
         user, colon, password = before.partition(":")
         found.append(password if colon else user)

@@ -247,12 +247,11 @@ class _EmbeddedConnection(redis.Connection):
     def _connect_to_ours(self) -> None:
         self.port = self._embedded.port
         super().connect()  # type: ignore[no-untyped-call]
-        try:
-            self.send_command("CONFIG", "GET", "dir", check_health=False)  # type: ignore[no-untyped-call]
-            _, directory = self.read_response()
-        except redis.RedisError:
-            self.disconnect()  # type: ignore[no-untyped-call]
-            raise
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        """Greet the server and ask whose it is, before anything is subscribed: messages would come in between."""
+        super().on_connect_check_health(check_health=check_health)
+        self.send_command("CONFIG", "GET", "dir", check_health=False)  # type: ignore[no-untyped-call]
+        _, directory = self.read_response()
         if not self._embedded.owns(os.fsdecode(directory)):
-            self.disconnect()  # type: ignore[no-untyped-call]
             raise redis.ConnectionError(f"port {self.port} belongs to another server now")

@@ -107,13 +107,13 @@ class ChannelCounter:
                 # At the end of the service its connections are closed, this one while it waits too.
                 if self._stop.is_set():
                     return
+                with self._lock:
+                    self._gaps += is_subscribed
+                is_subscribed = False
                 if not isinstance(error, redis.RedisError):
                     raise
                 self.trouble = str(classify(error) or error)
                 _log.info("channels not subscribed", trouble=self.trouble)
-                with self._lock:
-                    self._gaps += is_subscribed
-                is_subscribed = False
             failures += 1
             if self._stop.wait(backoff.pause_s(failures)):
                 return

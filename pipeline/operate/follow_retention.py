@@ -55,7 +55,7 @@ class RetentionFollower:
             try:
                 self.look()
             except Outage as outage:
-                _log.debug("retention not looked at", trouble=str(outage))
+                _log.debug("retention not read", trouble=str(outage))
             except PipelineError as error:
                 # A table that is gone or a right that was taken must not end the service; the next look may succeed.
                 self.trouble = f"the retention is not followed: {error}"

@@ -118,7 +118,7 @@ def patiently(neighbour: str, action: Callable[[], Built], stop: threading.Event
             raise UsageError(str(denied)) from denied  # at the start it is a setting; later it is an outage
         except Outage as outage:
             pause_s = backoff.pause_s(failures)
-            _log.warning("waiting for " + neighbour, trouble=str(outage), pause_s=round(pause_s, 1))
+            _log.warning("waiting for " + neighbour.lower(), trouble=str(outage), pause_s=round(pause_s, 1))
         if stop.wait(pause_s):
             break
     raise Stopped(f"stopped while waiting for {neighbour}")

@@ -87,7 +87,9 @@ def live(redis_url: str, engine: str, receiver: str) -> None:
 
 
 def main(redis_url: str, engine: str, receiver: str, *kills: str) -> None:
-    """Live as often as there are kills, and once more undisturbed; each life a process of its own.
+    """Live until a life comes to its end, after the last kill at the latest; each life a process of its own.
+
+    None begins after that: its clock would go back to the last minute, and a channel is told again by such a clock.
 
     Forked rather than started anew, which saves the imports; nothing is open at that moment.
     """
@@ -98,7 +100,10 @@ def main(redis_url: str, engine: str, receiver: str, *kills: str) -> None:
             live(redis_url, engine, receiver)
             os._exit(0)
         _, status = os.waitpid(child, 0)
-        print(f"{kill or 'undisturbed'} {os.waitstatus_to_exitcode(status)}", file=sys.stderr, flush=True)
+        code = os.waitstatus_to_exitcode(status)
+        print(f"{kill if code else 'undisturbed'} {code}", file=sys.stderr, flush=True)
+        if code == 0:
+            return
 
 
 if __name__ == "__main__":

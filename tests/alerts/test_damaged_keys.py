@@ -103,7 +103,7 @@ def test_commands_and_channels_say_it(settings: config.Settings, caplog: pytest.
         with pytest.raises(RedisOutage, match="holds a set instead of a hash"):
             ask()
     assert QuietTimes(Silences(client, KEYS)).active(0) == []
-    assert "nothing is silenced" in caplog.text
+    assert "no alert is silenced" in caplog.text
     link.close()
 
 

@@ -139,3 +139,12 @@ def test_a_bomb_of_aliases_is_not_unfolded(tmp_path: Path) -> None:
     path = tmp_path / "rules.yaml"
     path.write_text(bomb + "rules:\n  - {name: n, metric: *y, statistic: avg, above: *y, by: *x, labels: {a: *z}}\n")
     assert len("".join(check(path))) < 20_000
+
+
+def test_brackets_without_end_are_refused_where_they_stand(tmp_path: Path) -> None:
+    """A hundred open brackets are read, and the next one is refused with its line, before reading takes long."""
+    path = tmp_path / "rules.yaml"
+    path.write_text("rules:\n  - name: " + "[" * 101)
+    assert check(path) == [f"{path}:2: not YAML: nested too deeply"]
+    path.write_text("rules:\n  - name: " + "[" * 100 + "]" * 100)
+    assert not any("nested too deeply" in mistake for mistake in check(path))

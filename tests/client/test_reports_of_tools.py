@@ -296,6 +296,18 @@ CYPRESS_13 = {
 }
 
 
+def test_mochawesome_before_version_4_is_read() -> None:
+    """One root suite in ``suites`` instead of a list in ``results``; a hook that failed is a failed test."""
+    tests = [{"fullTitle": "shop pays", "state": "passed", "pass": True, "duration": 4}]
+    hooks = [{"title": "after all", "fullTitle": "shop after all", "fail": True, "err": {"message": "no 3"}}]
+    inner = {"title": "shop", "file": "/shop.js", "tests": tests, "afterHooks": hooks}
+    report = {"stats": {"tests": 1}, "suites": {"root": True, "suites": [inner]}, "copyrightYear": 2017}
+    assert [(row["test_name"], row["status"]) for row in rows(report)] == [
+        ("shop pays", "passed"),
+        ("shop after all", "failed"),
+    ]
+
+
 def test_cypress_keeps_its_attempts() -> None:
     """The result of ``cypress.run()``, of the shape of version 13."""
     found = rows(CYPRESS_13)
@@ -363,8 +375,14 @@ def test_trx() -> None:
         (b"PK\x03\x04junk", "not a zip file"),
         ("<?xml version='1.0'?><test-run/>", "<test-run> is not the root"),
         ("just words", "line 1"),
+        (
+            '{"$schema": "sarif-2.1.0", "version": "2.1.0", "runs": [{"tool": {}, "results": []}]}',
+            "it holds $schema, version, runs",
+        ),
+        ('{"title": "shop", "suites": [{"title": "a", "tests": []}], "tests": []}', "it holds title, suites, tests"),
+        ('{"suites": "unit,e2e"}', "it holds suites"),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 def test_what_is_no_report_is_refused_with_a_sentence(content: str | bytes, words: str) -> None:
     """One sentence that says where, or what it holds instead."""

@@ -40,9 +40,10 @@ from pipeline.store.client import Store
 from pipeline.store.partitions import by_days
 
 
-@pytest.fixture(params=["embedded", "http"])
+@pytest.fixture(params=[pytest.param("embedded", marks=pytest.mark.thorough), "http"])
 def store(request: pytest.FixtureRequest, engine_path: Path, _open_engine: None) -> Iterator[Store]:
-    """A fresh database with the drain's tables, over the embedded driver and over HTTP."""
+    """A fresh database with the drain's tables, over HTTP and, with ``--thorough``, over the embedded driver, which the
+    service's own tests always use."""
     with drain_store(f"chdb://{engine_path}") as embedded:
         if request.param == "embedded":
             yield embedded

@@ -154,7 +154,7 @@ def test_killed_with_the_engine_inside_at(place: str, server: RedisServer, tmp_p
     assert killed[place] == before + 6
 
 
-@pytest.mark.parametrize("nth", [2, 3])
+@pytest.mark.parametrize("nth", [2, pytest.param(3, marks=pytest.mark.thorough)])
 def test_killed_at_a_later_chunk(nth: int, server: RedisServer, clickhouse_url: str) -> None:
     """Some chunks are done, some are not, and they were not finished in order."""
     trial = Trial(server, clickhouse_url)

@@ -96,8 +96,7 @@ def played(place: Place, migrated: dict[str, int], tmp_path_factory: pytest.Temp
     role = shipped_redis_users(redis, version)
     as_in_the_document(redis)
     with pytest.MonkeyPatch.context() as patch:
-        # These are for a process that is the service and nothing else.
-        patch.setattr(process, "yield_to_redis", lambda: None)
+        # This is for a process that is the service and nothing else.
         patch.setattr(process, "share_memory", lambda: None)
         with server.running(place.directory, place.users("pipeline_writer")) as url:
             settings = place.settings(

@@ -5,7 +5,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from children import run_pipeline
 from conftest import RedisServer, free_port, redis_executables
 
 from pipeline.base import config, keys, resources
@@ -417,13 +417,8 @@ def test_what_is_wrong_is_printed_with_its_fix(capsys: pytest.CaptureFixture[str
 
 def asked(settings: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PIPELINE_")}
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", "doctor", *arguments],
-        env=environment | {f"PIPELINE_{name}": value for name, value in settings.items()},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    environment |= {f"PIPELINE_{name}": value for name, value in settings.items()}
+    return run_pipeline(["doctor", *arguments], environment)
 
 
 def test_the_command_tells_by_its_exit_code(

@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import children
 import pytest
 import redis
 from conftest import RedisServer, free_port, redis_executables
@@ -22,7 +21,6 @@ from pipeline.base.redis_link import RedisLink
 from pipeline.bench.drain import plain_items
 from pipeline.buffer.buffer import open_buffers
 from pipeline.operate import doctor, liveness, requests, wiring
-from pipeline.operate import process as process_
 from pipeline.operate.commands import run_drainer, run_rollup
 from pipeline.operate.status import gather
 from pipeline.store.client import Store
@@ -44,20 +42,15 @@ class ClickHouse:
         self.directory = directory
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: children.Program | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "pipeline.embedded.http_interface", "--writable", "--port", str(self.port)]
-        self.process = subprocess.Popen([*command, "--path", str(self.directory)], stdout=subprocess.PIPE)
-        assert self.process.stdout
-        assert json.loads(self.process.stdout.readline())["pid"] == self.process.pid
+        self.process, _ = children.serve_clickhouse(self.directory, self.port)
 
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-            assert self.process.stdout
-            self.process.stdout.close()
             self.process = None
 
 
@@ -82,13 +75,10 @@ class Deployment:
             **overrides,
         }
         self.log = directory / "service.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: children.Program | None = None
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline", "run"], env=self.environment, stdout=log, stderr=log
-            )
+        self.process = children.Program("pipeline", ["run"], self.environment, self.log)
 
     def client(self) -> redis.Redis:
         return self.redis.client(config.Settings().redis.databases.metrics)
@@ -177,12 +167,6 @@ def deploy(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
     server.kill()
 
 
-@pytest.fixture(autouse=True)
-def _keep_niceness(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands run inside this process, which others share."""
-    monkeypatch.setattr(process_, "yield_to_redis", lambda: None)
-
-
 def migrated(deployment: Deployment) -> Deployment:
     deployment.clickhouse.start()
     deployment.migrate()
@@ -259,7 +243,7 @@ def test_sigterm_ends_the_service_while_a_neighbour_hangs(frozen: str, deploy: C
     deployment.push(2000)
     deployment.wait_until(lambda: deployment.counted("stored") >= 500, "it drains")
     assert deployment.redis._process is not None and deployment.clickhouse.process is not None
-    hung = [deployment.redis._process] if frozen in ("redis", "both") else []
+    hung: list[Any] = [deployment.redis._process] if frozen in ("redis", "both") else []
     hung += [deployment.clickhouse.process] if frozen in ("clickhouse", "both") else []
     if frozen == "clickhouse":
         deployment.push(3000)
@@ -304,14 +288,14 @@ def test_rollup_beside_a_service_is_done_by_it(
     """``pipeline rollup`` reaches the service that holds the schedule, beside a drainer that never holds it; without an
     answer it ends with exit code 1."""
     deployment = migrated(deploy(PIPELINE_ROLLUPS__INTERVAL_S="3600"))
-    drainer = subprocess.Popen([sys.executable, "-m", "pipeline", "drain"], env=deployment.environment)
+    drainer = children.Program("pipeline", ["drain"], deployment.environment, deployment.log)
     try:
         deployment.wait_until(lambda: deployment.client().hlen(FleetKeys("pipeline").services), "the drainer runs")
         deployment.start()
         deployment.wait_until(lambda: deployment.client().exists(FleetKeys("pipeline").scheduler), "it schedules")
         deployment.push(100)
         deployment.wait_until(lambda: deployment.counted("stored") == 100, "all is stored")
-        assert deployment.roll_up(from_ms=time.time_ns() // 1_000_000 - 3 * 86_400_000)["windows_1min"] > 0
+        assert deployment.roll_up(from_ms=time.time_ns() // 1_000_000 - 3 * 3_600_000)["windows_1min"] > 0
         # What is of this minute waits for the live job.
         assert deployment.rows("SELECT sum(samples) FROM metrics_1min") >= [(80,)]
         assert deployment.roll_up()["jobs"][0] == "rollup"

@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import run_pipeline
 from conftest import RedisServer
 
 from pipeline.base import config
@@ -251,8 +251,7 @@ def test_the_command_shows_the_marks_and_ends_with_1(deploy: Callable[..., Deplo
     }
 
     def asked(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "pipeline", "status", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        return run_pipeline(["status", *arguments], environment)
 
     deployment.push(plain_items(11, 1))
     alive(deployment)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import children
 import pytest
 from conftest import effort, free_port
 
@@ -21,7 +22,6 @@ from pipeline.base.redis_link import RedisLink
 from pipeline.buffer.buffer import Buffer
 from pipeline.demo.simulator import SimulatedPlatform
 
-RUN = (sys.executable, "-m", "pipeline")
 START_TIMEOUT_S = 300.0
 DRAIN_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 60.0
@@ -47,15 +47,20 @@ class Deployment:
             **overrides,
         }
         self.url = f"http://127.0.0.1:{self.environment['PIPELINE_WEB__CLICKHOUSE_PORT']}"
-        self.log = (directory / "service.log").open("ab")
-        self.process: subprocess.Popen[bytes] | None = None
+        self.log = directory / "service.log"
+        self.process: children.Program | subprocess.Popen[bytes] | None = None
         self.doctor_before: subprocess.CompletedProcess[str] | None = None
 
     def settings(self) -> config.Settings:
         return config.load(environment=self.environment)
 
     def start(self) -> None:
-        self.process = subprocess.Popen([*RUN, "run"], env=self.environment, stdout=self.log, stderr=self.log)
+        self.process = children.Program("pipeline", ["run"], self.environment, self.log)
+
+    def start_as_an_operator_does(self) -> None:
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "pipeline", "run"]
+            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
 
     def wait_until_running(self) -> None:
         until = time.monotonic() + START_TIMEOUT_S
@@ -79,7 +84,7 @@ class Deployment:
         return self.process.wait(STOP_TIMEOUT_S)
 
     def command(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run([*RUN, *arguments], env=self.environment, capture_output=True, text=True, timeout=600)
+        done = children.run_pipeline(arguments, self.environment)
         if check:
             assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.said()}"
         return done
@@ -89,14 +94,12 @@ class Deployment:
         return answer
 
     def said(self) -> str:
-        self.log.flush()
-        return (self.directory / "service.log").read_text()[-4000:]
+        return self.log.read_text()[-4000:] if self.log.exists() else ""
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        self.log.close()
         data = config.load(environment={"PIPELINE_DATA_DIR": self.environment["PIPELINE_DATA_DIR"]})
         RedisLink.open(data).close(stop_embedded=True)
 
@@ -178,7 +181,7 @@ def test_sigterm_ends_within_seconds_and_gives_back_what_is_claimed(deploy: Call
     deployment = deploy()
     link = RedisLink.open(deployment.settings())
     buffer = Buffer(link.database("metrics"))
-    deployment.start()
+    deployment.start_as_an_operator_does()
     deployment.wait_until_running()
     now_ms = time.time_ns() // 1_000_000
     items = SimulatedPlatform(seed=3).metrics(now_ms - 60_000, now_ms, 2000)

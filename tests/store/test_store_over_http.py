@@ -1,10 +1,7 @@
 """A server that is away, goes away, or hides behind a proxy that misbehaves."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import urllib3
+from children import serve_clickhouse
 from conftest import free_port
 
 from pipeline.base.config import Settings
@@ -25,22 +23,13 @@ from pipeline.store.client import Store
 ROWS = pa.table({"n": pa.array([1, 2], pa.uint64())})
 
 
-def serve(directory: Path, port: int) -> "subprocess.Popen[bytes]":
-    """A server in a process of its own, answering by the time this returns."""
-    command = [sys.executable, "-m", "pipeline.embedded.http_interface", "--path", str(directory)]
-    process = subprocess.Popen([*command, "--port", str(port), "--writable"], stdout=subprocess.PIPE)
-    assert process.stdout
-    assert json.loads(process.stdout.readline())["pid"] == process.pid
-    return process
-
-
 def test_a_store_outlives_its_server(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
     """While the server is away every call is an outage, and the same handle works again once it is back."""
     port = free_port()
     settings = make_settings(clickhouse={"dsn": f"http://127.0.0.1:{port}", "connect_timeout_s": 1})
     with pytest.raises(StoreOutage, match="refused"):
         Store.open(settings)
-    server = serve(tmp_path / "engine", port)
+    server, _ = serve_clickhouse(tmp_path / "engine", port)
     store = Store.open(settings)
     try:
         store.command(f"CREATE DATABASE {store.database}")
@@ -51,7 +40,7 @@ def test_a_store_outlives_its_server(make_settings: Callable[..., Settings], tmp
         for call in (lambda: store.insert("t", ROWS), lambda: store.query("SELECT 1"), store.clone):
             with pytest.raises(StoreOutage):
                 call()
-        server = serve(tmp_path / "engine", port)
+        server, _ = serve_clickhouse(tmp_path / "engine", port)
         assert store.rows("SELECT count() FROM t") == [(2,)]
         store.insert("t", ROWS)
         assert store.rows("SELECT count() FROM t") == [(4,)]

@@ -1,6 +1,7 @@
 """Processes to kill: a server that has imported everything forks them, each in some ten milliseconds.
 
 ``target`` is a function of ``kill_child``. What a child says, its traceback too, is among the test's captured output.
+A ``Program`` is forked too: starting the service as an operator does takes four times the CPU, most of it for imports.
 """
 
 import functools
@@ -9,14 +10,16 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 60
+START_WITHIN_S = 300
 
 
 def start(target: Callable[..., None], **arguments: Any) -> ForkServerProcess:
@@ -50,24 +53,86 @@ def exit_code(child: ForkServerProcess) -> int:
     return code
 
 
+class Program:
+    """``python -m MODULE ARGUMENTS`` as a process of its own, with what tests use of ``Popen``."""
+
+    def __init__(
+        self, module: str, arguments: Sequence[str], environment: dict[str, str], out: Path, err: Path | None = None
+    ) -> None:
+        import pipeline_child
+
+        said = {"out": out, "err": err or out}
+        self._child = start(
+            pipeline_child.program, module=module, arguments=list(arguments), environment=environment, **said
+        )
+        assert self._child.pid is not None
+        self.pid: int = self._child.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs, a signal's number as a negative one."""
+        return self._child.exitcode
+
+    def poll(self) -> int | None:
+        return self._child.exitcode
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        self._child.join(timeout_s)
+        code = self._child.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired("a child", timeout_s or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def run_pipeline(arguments: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """``pipeline ARGUMENTS``, waited for: what it wrote, and its exit code."""
+    with tempfile.TemporaryDirectory() as kept:
+        out, err = Path(kept, "out"), Path(kept, "err")
+        child = Program("pipeline", arguments, environment, out, err)
+        try:
+            code = child.wait(600)
+        finally:
+            child.kill()
+        return subprocess.CompletedProcess(list(arguments), code, out.read_text(), err.read_text())
+
+
+def serve_clickhouse(directory: Path, port: int = 0) -> tuple[Program, str]:
+    """ClickHouse's HTTP interface, its files in ``directory``, and its URL; it answers by then."""
+    arguments = ["--path", str(directory), "--port", str(port), "--writable"]
+    with tempfile.TemporaryDirectory() as kept:
+        out, err = Path(kept, "out"), Path(kept, "err")
+        server = Program("pipeline.embedded.http_interface", arguments, dict(os.environ), out, err)
+        until_s = time.monotonic() + START_WITHIN_S
+        while not (out.exists() and out.read_text().endswith("\n")):
+            assert server.poll() is None and time.monotonic() < until_s, err.read_text() if err.exists() else ""
+            time.sleep(0.02)
+        told = json.loads(out.read_text())
+    assert told["pid"] == server.pid
+    return server, told["url"]
+
+
 @contextmanager
 def clickhouse(directory: Path) -> Iterator[str]:
-    """ClickHouse's HTTP interface in a process of its own, its files in ``directory``; yields the URL."""
-    command = [sys.executable, "-m", "pipeline.embedded.http_interface", "--port", "0", "--writable"]
-    process = subprocess.Popen([*command, "--path", str(directory)], stdout=subprocess.PIPE)
-    assert process.stdout
+    """The same, until the end of the block; yields the URL."""
+    server, url = serve_clickhouse(directory)
     try:
-        yield json.loads(process.stdout.readline())["url"]
+        yield url
     finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        server.kill()
+        server.wait()
 
 
 @functools.cache
 def _nursery() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kill_child"])
+    context.set_forkserver_preload(["kill_child", "pipeline_child"])
     # The server is a fresh interpreter and has to find the tests; it says nothing when it does not.
     before = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))

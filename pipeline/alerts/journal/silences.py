@@ -180,7 +180,7 @@ class QuietTimes:
         try:
             silences = self.silences.active(now_ms)
         except KeyDamaged as damaged:
-            _log.error("nothing is silenced", reason=str(damaged))
+            _log.error("silences cannot be read, no alert is silenced", reason=str(damaged))
             silences = []
         return [*silences, *([self.maintenance] if self.maintenance else [])]
 

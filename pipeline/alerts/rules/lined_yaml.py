@@ -18,6 +18,7 @@ Problem = tuple[int, str]
 """Line (from 1; 0 when there is none) and what is wrong, in words."""
 
 MAX_FILE_BYTES = 4_000_000
+MAX_OPEN_BRACKETS = 100
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 60
@@ -40,7 +41,11 @@ class Mapping(dict[str, Any]):
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        # At each bracket PyYAML looks at all open ones again: 3,000 of them would take two seconds.
+        if self.flow_level >= MAX_OPEN_BRACKETS:
+            raise yaml.scanner.ScannerError(None, None, "nested too deeply", self.get_mark())
+        super().fetch_flow_collection_start(token)
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> Any:

@@ -62,6 +62,23 @@ def _is_ctrf(value: Any) -> bool:
     return _has("results")(value) and _has("tests")(value["results"])
 
 
+def _is_playwright(value: Any) -> bool:
+    if not _has("suites")(value) or not isinstance(value["suites"], list):
+        return False
+    return any(name in value for name in ("config", "stats", "errors")) or any(map(_has("specs"), value["suites"]))
+
+
+def _is_cypress(value: Any) -> bool:
+    """SARIF, the format of code scanners, has ``runs`` too."""
+    if not _has("runs")(value) or not isinstance(value["runs"], list):
+        return False
+    return "totalTests" in value or any(map(_has("tests"), value["runs"]))
+
+
+def _is_mochawesome(value: Any) -> bool:
+    return _has("stats")(value) and ("results" in value or isinstance(value.get("suites"), dict))
+
+
 def _is_lighthouse(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(_is_lighthouse(one) for one in value)
@@ -83,10 +100,10 @@ XML_FORMATS = (XmlFormat("junit", JUNIT_ROOTS, junit), XmlFormat("trx", TRX_ROOT
 JSON_FORMATS = (
     JsonFormat("ctrf", _is_ctrf, ctrf),
     JsonFormat("lighthouse", _is_lighthouse, lighthouse),
-    JsonFormat("playwright", _has("suites"), playwright),
+    JsonFormat("playwright", _is_playwright, playwright),
     JsonFormat("jest", _has("testResults"), jest),
-    JsonFormat("cypress", _has("runs"), cypress),
-    JsonFormat("mochawesome", _has("results", "stats"), mochawesome),
+    JsonFormat("cypress", _is_cypress, cypress),
+    JsonFormat("mochawesome", _is_mochawesome, mochawesome),
     JsonFormat("mocha", _has("stats", "tests", "passes"), mocha),
     JsonFormat("pytest-json", lambda v: _has("tests", "summary")(v) or _has("exitcode", "collectors")(v), pytest_json),
     JsonFormat("allure", _is_allure, _one_allure),

@@ -54,11 +54,10 @@ def _mocha_test(test: Node, status: str, started: int | None) -> Execution:
 
 
 def mochawesome(report: Node) -> Report:
-    """Executions of mochawesome, which Cypress projects use."""
+    """Executions of mochawesome, which Cypress projects use; before version 4 its one suite stands in ``suites``."""
     started = report.get("stats", "start").time_ms()
-    found = [
-        execution for result in report.get("results").items() for execution in _mochawesome_suite(result, "", started)
-    ]
+    roots = [*report.get("results").items(), report.get("suites")]
+    found = [execution for root in roots for execution in _mochawesome_suite(root, "", started)]
     return Report("mochawesome", "mocha", found)
 
 
