@@ -247,13 +247,16 @@ LIMIT 50;
 
 -- run_tests
 -- Executions of one run, those that failed or needed a retry first.
-SELECT test_suite, test_id, any(test_name) AS name, environment, browser, argMax(status, (timestamp, attempt)) AS verdict,
-    argMax(value, (timestamp, attempt)) AS duration_ms, count() AS attempts, any(error_type) AS error
+SELECT test_suite, test_id, any(test_name) AS name, environment, browser,
+    argMax(status, toUnixTimestamp64Milli(timestamp) * 65536 + attempt) AS verdict,
+    argMax(value, toUnixTimestamp64Milli(timestamp) * 65536 + attempt) AS duration_ms, count() AS attempts,
+    any(error_type) AS error
 FROM metrics
-WHERE run_id = {run:String} AND metric_type = 'duration'
+WHERE run_id = {run:String} AND lower(metric_type) = 'duration'
     -- The days of the run alone: it is known by its id, but rows are found by their time.
     AND timestamp >= greatest(toDateTime({from:UInt32}, 'UTC'),
-        (SELECT toDateTime(min(started), 'UTC') - 3600 FROM runs WHERE run_id = {run:String}))
+        (SELECT if(count() = 0, toDateTime({from:UInt32}, 'UTC'), toDateTime(min(started), 'UTC') - 3600)
+        FROM runs WHERE run_id = {run:String}))
     AND timestamp <= toDateTime({to:UInt32}, 'UTC')
     AND timestamp <= (SELECT if(count() = 0, toDateTime({to:UInt32}, 'UTC'), toDateTime(max(ended), 'UTC') + 86400)
         FROM runs WHERE run_id = {run:String})
@@ -264,15 +267,25 @@ LIMIT 500;
 -- run_pair
 -- Two runs side by side: every test of either, those with another verdict first, then the largest change of duration. Only executions that passed are compared in duration.
 SELECT test_suite, test_id, any(m.test_name) AS name, environment, browser,
-    argMaxIf(m.status, (m.timestamp, m.attempt), m.run_id = {run:String}) AS left_verdict,
-    argMaxIf(m.status, (m.timestamp, m.attempt), m.run_id = {other:String}) AS right_verdict,
-    argMaxIf(m.value, (m.timestamp, m.attempt), m.run_id = {run:String}) AS left_ms,
-    argMaxIf(m.value, (m.timestamp, m.attempt), m.run_id = {other:String}) AS right_ms,
+    argMaxIf(m.status, m.sequence, m.run_id = {run:String}) AS left_verdict,
+    argMaxIf(m.status, m.sequence, m.run_id = {other:String}) AS right_verdict,
+    argMaxIf(m.value, m.sequence, m.run_id = {run:String}) AS left_ms,
+    argMaxIf(m.value, m.sequence, m.run_id = {other:String}) AS right_ms,
     statusWord(left_verdict) AS left_word, statusWord(right_verdict) AS right_word,
     if(left_word IN ('passed', 'flaky') AND right_word IN ('passed', 'flaky') AND left_ms > 0, right_ms / left_ms - 1, NULL) AS change
-FROM metrics AS m
-WHERE m.run_id IN ({run:String}, {other:String}) AND lower(m.metric_type) = 'duration'
-    AND m.timestamp >= toDateTime({from:UInt32}, 'UTC') AND m.timestamp <= toDateTime({to:UInt32}, 'UTC')
+FROM
+(
+    -- One number instead of (timestamp, attempt): to compare tuples costs more than to read them.
+    SELECT *, toUnixTimestamp64Milli(timestamp) * 65536 + attempt AS sequence
+    FROM metrics
+    WHERE run_id IN ({run:String}, {other:String}) AND lower(metric_type) = 'duration'
+        AND timestamp >= greatest(toDateTime({from:UInt32}, 'UTC'),
+            (SELECT if(uniqExact(run_id) < 2, toDateTime({from:UInt32}, 'UTC'), toDateTime(min(started), 'UTC') - 3600)
+            FROM runs WHERE run_id IN ({run:String}, {other:String})))
+        AND timestamp <= toDateTime({to:UInt32}, 'UTC')
+        AND timestamp <= (SELECT if(uniqExact(run_id) < 2, toDateTime({to:UInt32}, 'UTC'), toDateTime(max(ended), 'UTC') + 86400)
+            FROM runs WHERE run_id IN ({run:String}, {other:String}))
+) AS m
 GROUP BY test_suite, test_id, environment, browser
 ORDER BY left_word != right_word DESC, right_word = 'failed' DESC, abs(ifNull(change, 0)) DESC, test_suite, test_id
 LIMIT 500;

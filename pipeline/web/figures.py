@@ -17,7 +17,7 @@ from pipeline.base import resources
 from pipeline.base.errors import PipelineError
 from pipeline.jobs.coarser import DAY_S, HOUR_S
 from pipeline.store.client import Store
-from pipeline.web.spans import written_out
+from pipeline.web.spans import MergedSpans, written_out
 
 FILE = "sql/page.sql"
 ASKED_BEFORE = {"since": "newest_executions", "hours": "hours_of_attempts"}
@@ -52,6 +52,7 @@ class ReaderPool:
 
     def __init__(self, open_one: Callable[[], Store]) -> None:
         self._open = open_one
+        self.merged = MergedSpans()
         self._free: queue.LifoQueue[Store | None] = queue.LifoQueue()
         for _ in range(HANDLES):
             self._free.put(None)
@@ -113,8 +114,8 @@ def figure(handles: ReaderPool, name: str, values: Mapping[str, Any]) -> dict[st
         began = time.perf_counter()
         for parameter, before in ASKED_BEFORE.items():
             if "{" + parameter + ":" in known[name].sql:
-                values = {**values, parameter: _answer(store, before, values)[1].column(parameter)[0].as_py()}
-        used, table = _answer(store, name, values)
+                values = {**values, parameter: _answer(handles, store, before, values)[1].column(parameter)[0].as_py()}
+        used, table = _answer(handles, store, name, values)
         took_ms = (time.perf_counter() - began) * 1000
     return {
         **as_json(table),
@@ -125,11 +126,11 @@ def figure(handles: ReaderPool, name: str, values: Mapping[str, Any]) -> dict[st
     }
 
 
-def _answer(store: Store, name: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], pa.Table]:
+def _answer(handles: ReaderPool, store: Store, name: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], pa.Table]:
     """What a named query was asked, and its answer."""
     sql = resources.queries(FILE)[name].sql
     used = {key: value for key, value in values.items() if "{" + key + ":" in sql}
-    return used, store.query(written_out(sql, values), used)
+    return used, store.query(written_out(sql, values, handles.merged.of(store)), used)
 
 
 def filled(sql: str, given: Mapping[str, Any]) -> dict[str, str]:

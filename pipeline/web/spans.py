@@ -1,59 +1,169 @@
-"""The views of spans (``windows_of``, ``suites_of``, ``vitals_of``), written out with the tables that a span needs.
+"""The views of spans (``windows_of``, ``suites_of``, ``vitals_of``) written out: ranges of the tables that are needed.
 
-ClickHouse plans every branch of a view, also those that can hold nothing: of a figure over three hours that was half
-the time. What is asked is what the view would have asked.
+ClickHouse plans every branch of a view, also those that can hold nothing, and to find the days and hours that are
+merged it reads their tables once more for each: of most figures that was more than half of the time. Here the days and
+hours are known beforehand (``MergedSpans``). What is asked is what the view would have asked.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.base import resources
 from pipeline.jobs.coarser import DAY_S, HOUR_S
+
+if TYPE_CHECKING:
+    from pipeline.store.client import Store
 
 _CALL = re.compile(
     r"\b(?P<view>windows_of|suites_of|vitals_of)\(from_s = \{from:UInt32\}, to_s = \{to:UInt32\}, "
     r"step_s = (?:(?P<step>\d+)|\{bucket:UInt32\})\)"
 )
 _TABLE = re.compile(r"\bFROM (\w+) AS w FINAL")
+_OF_TIME = re.compile(r"window_start|from_s|to_s|step_s")
 _WINDOW_S = 300
+_MOST_RANGES = 200
+"""With more holes than this the view itself is asked."""
+_REMEMBERED_S = 60.0
+
+Merged = Callable[[str, int], Set[int]]
+"""The starts of what a table of hours or days holds, from a time on: epoch seconds."""
 
 
-def written_out(sql: str, values: Mapping[str, Any]) -> str:
+class _Branch(NamedTuple):
+    table: str
+    head: str
+    """From SELECT to WHERE."""
+    filters: str
+    """Conditions that are not about time, each with its AND."""
+
+
+class MergedSpans:
+    """Which hours and days are there, remembered for a minute.
+
+    One that came since is read as the windows that it was merged from, which give the same figures.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, int, frozenset[int]]] = {}
+        """By table: when it was read (monotonic), from which start on, and the starts."""
+
+    def of(self, store: Store) -> Merged:
+        """What ``written_out`` asks."""
+
+        def merged(table: str, from_s: int) -> Set[int]:
+            with self._lock:
+                read_s, since_s, starts = self._known.get(table, (float("-inf"), 0, frozenset()))
+            if time.monotonic() - read_s < _REMEMBERED_S and since_s <= from_s:
+                return starts
+            began_s = time.monotonic()
+            starts = frozenset(
+                start
+                for (start,) in store.rows(
+                    f"SELECT DISTINCT toUnixTimestamp(w.window_start) FROM {table} AS w "
+                    "WHERE w.window_start >= toDateTime({from:UInt32}, 'UTC') SETTINGS final = 0",
+                    {"from": from_s},
+                )
+            )
+            with self._lock:
+                self._known[table] = (began_s, from_s, starts)
+            return starts
+
+        return merged
+
+
+def written_out(sql: str, values: Mapping[str, Any], merged: Merged) -> str:
     """A query of the page, with the views in it replaced for this span; the rest stays as it is."""
+    from_s, to_s = int(values["from"]), int(values["to"])
 
     def replaced(call: re.Match[str]) -> str:
-        step_s = int(call["step"] or values["bucket"])
-        text = "\nUNION ALL\n".join(
-            branch
-            for table, branch in _branches(call["view"])
-            if _is_needed(_width_s(table), int(values["from"]), int(values["to"]), step_s)
-        )
-        # The span stays a parameter: a statement with one is bound by the server, and may hold any character.
-        filled = {"from_s": "{from:UInt32}", "to_s": "{to:UInt32}", "step_s": str(step_s)}
-        for name, value in filled.items():
-            text = text.replace("{" + name + ":UInt32}", value)
-        return f"({text})"
+        branches = _branches(call["view"])
+        ranges = {
+            table: list(_ranges(starts, _width_s(table)))
+            for table, starts in _starts(
+                [branch.table for branch in branches], from_s, to_s, int(call["step"] or values["bucket"]), merged
+            ).items()
+        }
+        if max(map(len, ranges.values())) > _MOST_RANGES:
+            return call[0]
+        needed = [branch for branch in branches if ranges[branch.table]] or branches[-1:]
+        return "(" + "\nUNION ALL\n".join(_limited(branch, ranges[branch.table]) for branch in needed) + ")"
 
     return _CALL.sub(replaced, sql)
 
 
+def _starts(tables: Iterable[str], from_s: int, to_s: int, step_s: int, merged: Merged) -> dict[str, Iterable[int]]:
+    """What is read of each table, in order: whole days where there are any, then whole hours, then windows.
+
+    A whole hour (day) lies in the span, though its last window may still be under way.
+    """
+    by_width = {_width_s(table): table for table in tables}
+    days, hours = (
+        frozenset(
+            start
+            for start in (merged(by_width[width_s], from_s) if step_s % width_s == 0 and width_s in by_width else ())
+            if from_s <= start <= to_s - width_s + _WINDOW_S
+        )
+        for width_s in (DAY_S, HOUR_S)
+    )
+    found: dict[int, list[int]] = {DAY_S: sorted(days), HOUR_S: [], _WINDOW_S: []}
+    for hour_s in range(from_s // HOUR_S * HOUR_S, to_s + 1, HOUR_S):
+        if hour_s // DAY_S * DAY_S in days:
+            continue
+        if hour_s in hours:
+            found[HOUR_S].append(hour_s)
+        else:
+            found[_WINDOW_S] += [
+                start for start in range(hour_s, hour_s + HOUR_S, _WINDOW_S) if from_s <= start <= to_s
+            ]
+    return {table: found[width_s] for width_s, table in by_width.items()}
+
+
+def _ranges(starts: Iterable[int], width_s: int) -> Iterator[tuple[int, int]]:
+    """Starts in order as ranges without holes, their ends excluded."""
+    first = end = None
+    for start in starts:
+        if first is None:
+            first = start
+        elif start != end:
+            yield first, end or start
+            first = start
+        end = start + width_s
+    if first is not None and end is not None:
+        yield first, end
+
+
+def _limited(branch: _Branch, ranges: Iterable[tuple[int, int]]) -> str:
+    of_time = " OR ".join(
+        f"w.window_start >= toDateTime({first}, 'UTC') AND w.window_start < toDateTime({end}, 'UTC')"
+        for first, end in ranges
+    )
+    # The span stays a parameter: a statement with one is bound by the server, and may hold any character.
+    return (
+        f"{branch.head}\nWHERE w.window_start >= toDateTime({{from:UInt32}}, 'UTC') "
+        f"AND ({of_time or '0'}){branch.filters}"
+    )
+
+
 @cache
-def _branches(view: str) -> list[tuple[str, str]]:
-    """Each table that a view reads windows from, and the SELECT that does."""
+def _branches(view: str) -> list[_Branch]:
+    """Each SELECT of a view, by the table that it reads windows from."""
     lines = resources.text(f"sql/views/{view}.sql").splitlines()
     text = "\n".join(line for line in lines if not line.startswith("--"))
-    return [(_TABLE.findall(branch)[0], branch.strip()) for branch in text.split("\nUNION ALL\n")]
+    return [_branch(branch.strip()) for branch in text.split("\nUNION ALL\n")]
+
+
+def _branch(text: str) -> _Branch:
+    head, _, conditions = text.partition("\nWHERE ")
+    filters = [line for line in conditions.splitlines() if line.startswith("    AND ") and not _OF_TIME.search(line)]
+    return _Branch(_TABLE.findall(head)[0], head, "".join("\n" + line for line in filters))
 
 
 def _width_s(table: str) -> int:
     return DAY_S if table.endswith("_1d") else HOUR_S if table.endswith("_1h") else _WINDOW_S
-
-
-def _is_needed(width_s: int, from_s: int, to_s: int, step_s: int) -> bool:
-    """Whether a whole hour (day) lies in the span; its last window may still be under way."""
-    first_s = -(-from_s // width_s) * width_s
-    return width_s == _WINDOW_S or (step_s % width_s == 0 and first_s + width_s - _WINDOW_S <= to_s)

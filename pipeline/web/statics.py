@@ -11,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from pipeline.web import shell
+
 FOLDER = Path(__file__).parent / "static"
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -34,19 +36,22 @@ def load() -> dict[str, _File]:
     found = {}
     for path in sorted(FOLDER.rglob("*")):
         if path.suffix in _TYPES:
-            body = path.read_bytes()
-            tag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
-            packed = gzip.compress(body, 9, mtime=0)
-            found[path.relative_to(FOLDER).as_posix()] = _File(body, packed, tag, _TYPES[path.suffix])
+            found[path.relative_to(FOLDER).as_posix()] = _file(path.read_bytes(), _TYPES[path.suffix])
     return found
+
+
+def _file(body: bytes, kind: str) -> _File:
+    return _File(body, gzip.compress(body, 9, mtime=0), f'"{hashlib.sha256(body).hexdigest()[:24]}"', kind)
 
 
 def routes() -> list[BaseRoute]:
     """The page at ``/``, its files under ``/static``. They hold no data: the sign-in form needs no credentials."""
     files = load()
+    template = files.pop("index.html").body.decode()
+    pages = {view: _file(text.encode(), _TYPES[".html"]) for view, text in shell.documents(template).items()}
 
     async def page(request: Request) -> Response:
-        return _answer(request, files["index.html"])
+        return _answer(request, pages.get(request.query_params.get("view", ""), pages["now"]))
 
     async def file(request: Request) -> Response:
         found = files.get(request.path_params["name"])

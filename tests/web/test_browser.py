@@ -112,6 +112,8 @@ def test_every_view_renders_and_can_be_used_by_everybody(
     reader = Reader(browser, world, color_scheme=scheme, viewport={"width": 1360, "height": 900})
     for view in VIEWS:
         reader.open(f"view={view}")
+        # What was asked while the page still loaded is what the view asks.
+        assert reader.page.evaluate("[...window.early.answers.keys()]") == [], view
         assert violations(reader, axe) == [], view
         reader.page.screenshot(path=Path(SCREENSHOTS or tmp_path) / f"{view}-{scheme}.png", full_page=True)
     assert reader.complaints == []

@@ -1,6 +1,7 @@
 """The page's JSON, and what may be done from it."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from pipeline.base import resources
 from pipeline.jobs.coarser import CoarserJob
 from pipeline.web.figures import FILE, BadRequest, parameters
-from pipeline.web.spans import written_out
+from pipeline.web.spans import MergedSpans, written_out
 from web.conftest import World
 from web.seeding import seed
 
@@ -114,16 +115,28 @@ def test_a_view_written_out_is_that_view(world: World) -> None:
         "1, 1, 1, map(toInt32(number), toUInt64(1)), 1 FROM numbers(620)"
     )
     CoarserJob(world.store, delay_s=0.0).fill(now_s * 1000)
-    shorter = 0
+    merged = MergedSpans().of(world.store)
+    hole = now_s // 86400 * 86400 - 86400 - 7200
+    knowing = {
+        "all": merged,
+        "nothing yet": lambda _table, _from_s: set(),
+        "some": lambda table, from_s: merged(table, from_s) - {hole, hole - 3 * 3600, hole // 86400 * 86400},
+    }
+    days_read = set()
     for hours in (3, 30, 24 * 8):
         values = parameters({"from": str(now_s - 3600 * hours), "to": str(now_s), "suite": "auth"}, now_s)
         for name in ("suites", "slowest", "vitals"):
             query = resources.queries(FILE)[name]
-            text = written_out(query.sql, values)
             used = {name: value for name, value in values.items() if "{" + name + ":" in query.sql}
-            assert world.store.query(text, used) == world.store.query(query.sql, used)
-            shorter += text.count("_1d AS w FINAL") == 0
-    assert shorter == 3, "no days within three hours"
+            expected = world.store.query(query.sql, used)
+            for known, of in knowing.items():
+                text = written_out(query.sql, values, of)
+                assert world.store.query(text, used) == expected, (name, hours, known)
+                assert "_of(" not in text
+                if "_1d AS w FINAL" in text:
+                    days_read.add((name, hours, known))
+    assert {("slowest", 24 * 8, "all"), ("suites", 24 * 8, "all")} <= days_read
+    assert not {hours for _, hours, _ in days_read} & {3}, "no days within three hours"
 
 
 def test_parameters_are_bound_and_bounded(world: World) -> None:
@@ -267,3 +280,43 @@ def test_the_page_is_light(world: World) -> None:
     assert "<script>" not in page
     assert "style=" not in page
     assert "https://" not in page
+
+
+@pytest.mark.parametrize("view", ["now", "tests", "runs", "vitals", "alerts", "platform", "letters", "ask"])
+def test_the_page_arrives_with_the_heading_of_its_view_and_names_the_module_it_needs(world: World, view: str) -> None:
+    """A reader sees what a view is about before any script has run; the page itself holds no data."""
+    page = world.get(f"/?view={view}").data.decode()
+    heading = re.search(r'<h1 id="heading">([^<]+)</h1>\s*<p id="lead" class="lead">([^<]{80,})</p>', page)
+    assert heading is not None
+    current = re.findall(
+        r'<a href="\?view=(\w+)" [^>]*data-heading="([^"]+)" data-lead="([^"]+)" aria-current=page>', page
+    )
+    assert current == [(view, *heading.groups())]
+    assert f'rel="modulepreload" href="/static/views/{view}.js"' in page
+    assert world.get(f"/static/views/{view}.js").status == 200
+    for address in re.findall(r'(?:src|href)="(/static/[^"]+)"', page):
+        assert world.get(address).status == 200, address
+
+
+def test_an_unknown_view_in_the_address_is_the_first_one(world: World) -> None:
+    """Whatever stands in the address, the page answers, and repeats none of it."""
+    for view in ("", "nothing", "<b>", "../app", "now&view=tests"):
+        answer = world.http.request("GET", world.site.url + "/", fields={"view": view})
+        assert answer.status == 200
+        assert answer.data == world.get("/").data
+
+
+def test_a_run_is_shown_before_the_table_of_runs_has_it(world: World) -> None:
+    """Its executions come from raw rows; the table of runs, written later, only says where to look."""
+    at = time.time() - 600
+    for run in ("fresh-1", "fresh-2"):
+        world.store.command(
+            "INSERT INTO metrics (timestamp, metric_type, test_suite, test_id, status, value, run_id, attempt) SELECT "
+            f"fromUnixTimestamp64Milli({int(at * 1000)}), 'Duration', 'auth', 'auth-1', "
+            f"if(number = 2, 'passed', 'retried'), 100 + number, '{run}', number FROM numbers(1, 2)"
+        )
+    assert [(row["verdict"], row["duration_ms"]) for row in as_dicts(ask(world, "run_tests", run="fresh-1"))] == [
+        ("passed", 102.0)
+    ]
+    pair = as_dicts(ask(world, "run_pair", run="fresh-1", other="fresh-2"))
+    assert [(row["left_ms"], row["right_ms"], row["right_verdict"]) for row in pair] == [(102.0, 102.0, "passed")]

@@ -3,18 +3,12 @@ import { call, figure, post } from './api.js';
 import { redraw } from './charts.js';
 import { fill, h } from './dom.js';
 import { failed } from './parts.js';
-import * as alerts from './views/alerts.js';
-import * as ask from './views/ask.js';
-import * as letters from './views/letters.js';
-import * as now from './views/now.js';
-import * as platform from './views/platform.js';
-import * as runs from './views/runs.js';
-import * as tests from './views/tests.js';
-import * as vitals from './views/vitals.js';
 
-const VIEWS = { now: ['Now', now], tests: ['Tests', tests], runs: ['Runs', runs], vitals: ['Vitals', vitals], alerts: ['Alerts', alerts], platform: ['Platform', platform], letters: ['Dead letters', letters], ask: ['Ask', ask] };
+// Each view is a module, loaded when it is shown; what it is called and about stands in the links to it (shell.py).
+const LINKS = Object.fromEntries([...document.querySelectorAll('#views a')].map((link) => [link.dataset.view, link]));
+const view_of = (name) => import(`/static/views/${name}.js`);
 const SPANS = { '1h': 'last hour', '3h': 'last 3 hours', '12h': 'last 12 hours', '1d': 'last day', '7d': 'last 7 days', '28d': 'last 28 days' };
-const UNITS = { h: 3600, d: 86400 };
+const early = window.early;
 const $ = (id) => document.getElementById(id);
 
 export const session = { may_act: false, signs_in: false, queries: [], database: '' };
@@ -23,7 +17,7 @@ let newest = null;
 let leaving = null;
 
 const address = () => new URLSearchParams(location.search);
-const current = () => (VIEWS[address().get('view')] ? address().get('view') : 'now');
+const current = () => (LINKS[address().get('view')] ? address().get('view') : 'now');
 
 // Change the address and show what it says; an empty value leaves it out.
 export function go(changes, { replace = false } = {}) {
@@ -48,10 +42,10 @@ export const linked = (changes, ...children) => {
 
 function context() {
   const asked = address();
-  const span = SPANS[asked.get('span')] ? asked.get('span') : '3h';
-  const to = Math.floor(Date.now() / 1000);
   const aborted = new AbortController();
-  const values = { environment: asked.get('environment') || '', browser: asked.get('browser') || '', suite: asked.get('suite') || '', from: to - Number.parseInt(span, 10) * UNITS[span.at(-1)], to };
+  // The first view goes on with what was asked before it was there.
+  const values = early.first || early.values(asked);
+  early.first = null;
   return {
     asked, values, signal: aborted.signal, abort: () => aborted.abort(), go, linked, session, notice, confirm_in, refresh: show,
     figure: (name, more = {}) => figure(name, { ...values, ...more }, aborted.signal),
@@ -59,16 +53,21 @@ function context() {
   };
 }
 
-function show() {
+async function show() {
   leaving?.abort();
   listeners.clear();
   const name = current();
-  const [title, view] = VIEWS[name];
-  document.title = `${title} · Pipeline`;
-  for (const link of $('views').children) { if (link.dataset.view === name) link.setAttribute('aria-current', 'page'); else link.removeAttribute('aria-current'); }
+  const { heading, lead } = LINKS[name].dataset;
+  document.title = `${LINKS[name].textContent} · Pipeline`;
+  for (const link of Object.values(LINKS)) { if (link.dataset.view === name) link.setAttribute('aria-current', 'page'); else link.removeAttribute('aria-current'); }
+  if ($('lead').textContent !== lead) { $('heading').textContent = heading; $('lead').textContent = lead; fill($('view')); fill($('filters')); }
   const about = (leaving = context());
-  filters(view.filters || [], about);
-  try { fill($('main'), h('h1', {}, view.title || title), view.render(about)); } catch (error) { fill($('main'), failed(error)); throw error; }
+  try {
+    const view = await view_of(name);
+    if (about.signal.aborted) return;
+    filters(view.filters || [], about);
+    fill($('view'), view.render(about));
+  } catch (error) { fill($('view'), failed(error)); throw error; }
 }
 
 async function filters(wanted, about) {
@@ -76,7 +75,7 @@ async function filters(wanted, about) {
   if (!wanted.length) { fill(form); form.dataset.for = ''; return; }
   const choose = (name, label, choices, value) => h('label', {}, label, h('select', { name, onchange: (event) => go({ [name]: event.target.value }) }, choices.map(([key, shown]) => h('option', { value: key, selected: key === value }, shown))));
   const draw = (found) => fill(form, wanted.map((name) => {
-    if (name === 'span') return choose('span', 'Span', Object.entries(SPANS), SPANS[about.asked.get('span')] ? about.asked.get('span') : '3h');
+    if (name === 'span') return choose('span', 'Span', Object.entries(SPANS), early.span(about.asked));
     const [label, list] = { environment: ['Environment', found.environments], browser: ['Browser', found.browsers], suite: ['Suite', found.suites] }[name];
     const value = about.values[name];
     const all = [...new Set([...(list || []), value])].filter(Boolean).sort();
@@ -96,15 +95,18 @@ function listen() {
   const events = new EventSource('/api/events');
   const say = (kind, text) => { if (live.textContent !== text) { live.className = `live ${kind}`; live.textContent = text; } };
   events.onmessage = (event) => {
-    const told = JSON.parse(event.data);
-    newest = { ...told, history: told.history || grown(told) };
+    tell(JSON.parse(event.data));
     say('good', 'live');
-    for (const told_to of listeners) told_to(newest);
   };
   events.onerror = () => {
     say('bad', 'reconnecting');
     if (events.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
   };
+}
+
+function tell(told) {
+  newest = { ...told, history: told.history || grown(told) };
+  for (const listener of listeners) listener(newest);
 }
 
 // The last hour goes on from event to event.
@@ -173,16 +175,16 @@ function theme() {
   requestAnimationFrame(() => setTimeout(redraw));
 }
 
-fill($('views'), Object.entries(VIEWS).map(([name, [title]]) => {
-  const link = h('a', { href: `?view=${name}`, 'data-view': name, onclick: (event) => { if (!event.metaKey && !event.ctrlKey) { event.preventDefault(); go({ view: name }); } } }, title);
-  return link;
-}));
-document.querySelector('.brand').addEventListener('click', (event) => { event.preventDefault(); go({ view: 'now' }); });
+for (const link of [...Object.values(LINKS), document.querySelector('.brand')]) link.addEventListener('click', (event) => { if (!event.metaKey && !event.ctrlKey) { event.preventDefault(); go({ view: link.dataset.view }); } });
 $('theme').addEventListener('click', theme);
 $('sign').addEventListener('click', sign);
 $('filters').addEventListener('submit', (event) => event.preventDefault());
 addEventListener('popstate', show);
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
-await enter();
+const entered = enter();
+// Signing in by an address comes first, and "Ask" lists what the session brings; nothing else waits for it.
+if (early.signs_in || current() === 'ask') await entered;
+if (current() === 'now') call('/api/now').then((told) => { if (!newest) tell(told); }).catch(() => { /* The events say what is wrong. */ });
 show();
 listen();
+requestIdleCallback(() => { for (const name of Object.keys(LINKS)) view_of(name).catch(() => {}); }, { timeout: 5000 });

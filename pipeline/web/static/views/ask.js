@@ -5,7 +5,6 @@ import { fill, h } from '../dom.js';
 import { decimal, number } from '../format.js';
 import { empty, failed, loading, panel, table, when } from '../parts.js';
 
-export const title = 'Ask';
 const PARAMETER = /\{(\w+):[^{}]+\}/g;
 const PLACES = { since: '7d', until: 'now', run_id: 'a run', test_id: 'a test' };
 const FIRST = 'SELECT test_suite, sum(total) AS executions, round(sum(passed) / sum(total), 3) AS pass_rate\nFROM metrics_5min\nWHERE metric_type = \'duration\'\nGROUP BY test_suite\nORDER BY pass_rate';

@@ -4,8 +4,6 @@ import { h } from '../dom.js';
 import { number } from '../format.js';
 import { empty, panel, table, tag, when } from '../parts.js';
 
-export const title = 'Dead letters';
-
 export function render(about) {
   const reason = about.asked.get('reason') || '';
   return [

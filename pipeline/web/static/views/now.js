@@ -4,8 +4,6 @@ import { fill, h } from '../dom.js';
 import { bytes, exact, number, seconds } from '../format.js';
 import { empty, tag } from '../parts.js';
 
-export const title = 'Now';
-
 const CARDS = [
   ['stored_per_s', 'Stored per second', (told) => [number(told.stored_per_s), ' rows/s'], 'Rows acknowledged, from the ledger in Redis, over the last looks', () => ''],
   ['freshness_s', 'Freshness', (told) => [seconds(told.newest_row_age_s), ''], 'Time since the newest row was stored (table metrics, ingested_at)', (told) => (told.newest_row_age_s > 120 ? 'warn' : '')],

@@ -4,7 +4,6 @@ import { h } from '../dom.js';
 import { number, percent, vital as shown } from '../format.js';
 import { empty, panel, shares, table, tag } from '../parts.js';
 
-export const title = 'Web Vitals';
 export const filters = ['span', 'environment', 'browser'];
 // Those of tbt and speed_index are Lighthouse's for mobile; figures bring those of the form factor.
 export const LIMITS = { lcp: [2500, 4000], inp: [200, 500], cls: [0.1, 0.25], fcp: [1800, 3000], ttfb: [800, 1800], fid: [100, 300], tbt: [200, 600], speed_index: [3387, 5800] };
