@@ -7,8 +7,10 @@ depends on the names alone, so that equal rows give equal results whatever order
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,9 @@ from pipeline.analyse.quantiles import IndexArray
 
 # Codes of several columns are packed into one integer up to this size, and made dense when it is reached.
 _LARGEST_CODE = 2**62
+_LARGEST_PART = 2**31
+
+_Told = TypeVar("_Told", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,30 @@ class Factorised:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A column as ranks (rows,) into its distinct values, which ascend."""
+    """A column's distinct values, ascending, and which of them each row has.
 
-    ranks: NDArray[np.integer]
+    ``codes`` (rows,) are places in ``rank_of_code``, which holds ranks into ``values``.
+    """
+
+    codes: NDArray[np.integer]
+    rank_of_code: NDArray[np.integer]
     values: pa.Array
+
+    @property
+    def ranks(self) -> NDArray[np.integer]:
+        """The rank of each row's value (rows,)."""
+        found: NDArray[np.integer] = self.rank_of_code[self.codes]
+        return found
+
+    def ranks_at(self, rows: IndexArray) -> NDArray[np.integer]:
+        """The rank of the values of some rows."""
+        found: NDArray[np.integer] = self.rank_of_code[self.codes[rows]]
+        return found
+
+    def each(self, told: NDArray[_Told]) -> NDArray[_Told]:
+        """What is ``told`` of each value (values,), for each row."""
+        found: NDArray[_Told] = told[self.rank_of_code][self.codes]
+        return found
 
 
 def factorise(table: pa.Table, names: Sequence[str] = SERIES) -> Factorised:
@@ -56,21 +81,36 @@ def factorise(table: pa.Table, names: Sequence[str] = SERIES) -> Factorised:
     columns = {name: ranked(table.column(name)) for name in names}
     codes = np.zeros(table.num_rows, dtype=np.int64)
     combinations = 1
-    for column in columns.values():
-        cardinality = len(column.values)
-        if combinations * cardinality > _LARGEST_CODE:
+    for packed in _packed([column for column in columns.values() if len(column.values) > 1]):
+        size = math.prod(len(column.values) for column in packed)
+        if combinations * size > _LARGEST_CODE:
             distinct, codes = densify(codes)
             combinations = len(distinct)
-        codes *= cardinality
-        codes += column.ranks
-        combinations *= cardinality
+        if combinations > 1:
+            codes *= size
+        combinations *= size
+        for column in packed:
+            size //= len(column.values)
+            codes += column.each(np.arange(len(column.values)) * size)
     distinct, ids = densify(codes)
     # Any row of a group stands for its key; which one is all the same.
     representative = np.empty(len(distinct), dtype=np.int64)
     representative[ids] = np.arange(table.num_rows)
     return Factorised(
-        ids, pa.table({name: _take(column, column.ranks[representative]) for name, column in columns.items()})
+        ids, pa.table({name: _take(column, column.ranks_at(representative)) for name, column in columns.items()})
     )
+
+
+def _packed(columns: Sequence[Ranked]) -> Iterator[list[Ranked]]:
+    """Neighbouring columns whose combinations fit half an integer; a column that does not stands alone."""
+    packed: list[Ranked] = []
+    for column in columns:
+        if packed and math.prod(len(one.values) for one in [*packed, column]) > _LARGEST_PART:
+            yield packed
+            packed = []
+        packed.append(column)
+    if packed:
+        yield packed
 
 
 def ranked(column: pa.ChunkedArray) -> Ranked:
@@ -86,7 +126,7 @@ def ranked(column: pa.ChunkedArray) -> Ranked:
     distinct = pc.unique(values)
     in_order = distinct.take(pc.sort_indices(distinct))
     rank_of_code = pc.index_in(values, in_order).to_numpy(zero_copy_only=False)
-    return Ranked(rank_of_code[codes.to_numpy(zero_copy_only=False)], in_order)
+    return Ranked(codes.to_numpy(zero_copy_only=False), rank_of_code, in_order)
 
 
 def _take(column: Ranked, ranks: NDArray[np.integer]) -> pa.Array:
@@ -100,10 +140,20 @@ def densify(codes: IndexArray) -> tuple[IndexArray, IndexArray]:
     if not len(codes):
         return codes, codes
     low, high = int(codes.min()), int(codes.max())
+    if low == high:
+        return np.array([low]), np.zeros(len(codes), np.int64)
     if high - low < 4 * len(codes):
+        offsets = codes - low if low else codes
         present = np.zeros(high - low + 1, dtype=bool)
-        present[codes - low] = True
-        return np.flatnonzero(present) + low, (np.cumsum(present) - 1)[codes - low]
+        present[offsets] = True
+        if present.all():
+            return np.arange(low, high + 1), offsets
+        return np.flatnonzero(present) + low, (np.cumsum(present) - 1)[offsets]
+    # Rows that come sorted have many neighbours with the same code.
+    begins = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
+    if len(begins) < len(codes) // 2:
+        distinct, place = densify(codes[begins])
+        return distinct, np.repeat(place, np.diff(begins, append=len(codes)))
     # Codes far apart: Arrow's hash table beats sorting a million rows.
     encoded = pa.array(codes).dictionary_encode()
     values = encoded.dictionary.to_numpy()

@@ -128,12 +128,13 @@ def roll_up(
     starts, window_ids, ids, window_of, series_of = _grouping(rows, window_s, series)
     groups = len(window_of)
 
-    kinds = _kinds(rows, series)
-    counted = ~kinds.retried
+    meanings = _meanings(rows, series)
+    counted = meanings != _RETRIED
     if counted.all():
         grouped = group_sorted(values, ids, groups)
     else:
         grouped = group_sorted(values[counted], ids[counted], groups)
+    counts = _counts(ids, meanings, groups)
     sums, means = grouped_sums(grouped)
     percentiles = grouped_quantiles(grouped)
     histograms = grouped_histograms(grouped)
@@ -142,30 +143,27 @@ def roll_up(
     columns |= {name: series.keys.column(name).combine_chunks().take(pa.array(series_of)) for name in SERIES}
     columns |= {
         "samples": _unsigned(grouped.sizes),
-        "total": _count(kinds.executed, ids, groups),
-        "passed": _count(kinds.passed, ids, groups),
-        "failed": _count(kinds.failed, ids, groups),
-        "flaky": _count(kinds.flaky, ids, groups),
-        "retried": _count(kinds.retried, ids, groups),
+        "total": _unsigned(counts.total),
+        "passed": _unsigned(counts.passed),
+        "failed": _unsigned(counts.failed),
+        "flaky": _unsigned(counts.flaky),
+        "retried": _unsigned(counts.retried),
         "sum": pa.array(sums),
         "avg": pa.array(np.where(is_empty, np.nan, means)),
         "min": pa.array(_at(grouped.values, grouped.starts[:-1], is_empty)),
         "max": pa.array(_at(grouped.values, grouped.starts[1:] - 1, is_empty)),
     }
     columns |= {name: pa.array(percentiles[:, column]) for column, name in enumerate(_PERCENTILES)}
-    judged = _judged(rows, kinds, branches)
-    if np.array_equal(judged, counted):
-        speed_samples, speed_p50 = grouped.sizes, percentiles[:, _PERCENTILES.index("p50")]
-    else:
-        by_speed = group_sorted(values[judged], ids[judged], groups)
-        speed_samples, speed_p50 = by_speed.sizes, grouped_quantiles(by_speed, (0.5,))[:, 0]
+    speed_samples, speed_p50 = _speed(
+        values, ids, _judged(rows, meanings, branches), grouped.sizes, percentiles[:, _PERCENTILES.index("p50")]
+    )
     columns |= {"speed_samples": _unsigned(speed_samples), "speed_p50": pa.array(speed_p50)}
     columns["histogram"] = pa.MapArray.from_arrays(
         pa.array(histograms.offsets.astype(np.int32)),
         pa.array(histograms.keys),
         _unsigned(histograms.counts),
     )
-    return Windows(window_s, pa.table(columns), _by_window(starts.tolist(), window_ids, values, kinds))
+    return Windows(window_s, pa.table(columns), _by_window(starts.tolist(), window_ids, values, meanings))
 
 
 def widen(
@@ -201,7 +199,7 @@ def widen(
         found = found.take(pa.array(np.argsort(places)))
     # A sum is rounded once, so that those of the narrow ones are not added up.
     values = rows.column("value").to_numpy()
-    executions = _by_window(of_wide.starts.tolist(), of_wide.window_ids, values, _kinds(rows, series))
+    executions = _by_window(of_wide.starts.tolist(), of_wide.window_ids, values, _meanings(rows, series))
     return Windows(window_s, found.combine_chunks(), executions)
 
 
@@ -220,7 +218,13 @@ class _Grouping(NamedTuple):
 
 
 def _grouping(rows: pa.Table, window_s: int, series: Factorised) -> _Grouping:
-    windows, window_ids = densify(rows.column("timestamp_ms").to_numpy() // (window_s * 1000))
+    times, width_ms = rows.column("timestamp_ms").to_numpy(), window_s * 1000
+    if len(times) and times.min() // width_ms == times.max() // width_ms:
+        times = times[:1]
+    windows, window_ids = densify(times // width_ms)
+    if len(windows) == 1:
+        series_of, ids = densify(series.ids)
+        return _Grouping(windows * window_s, np.zeros_like(ids), ids, np.zeros_like(series_of), series_of)
     codes, ids = densify(window_ids * max(series.groups, 1) + series.ids)
     return _Grouping(windows * window_s, window_ids, ids, *np.divmod(codes, max(series.groups, 1)))
 
@@ -263,60 +267,84 @@ def stamp(windows: Windows, now_ms: int, grace_s: float) -> pa.Table:
     )
 
 
-@dataclass(frozen=True)
-class _Kinds:
-    """What each row counts as; arrays are (rows,)."""
+# What a row counts as: an execution that ended so, or no execution at all.
+_OTHER, _UNKNOWN, _PASSED, _FLAKY, _FAILED, _INTERRUPTED, _SKIPPED, _RETRIED = range(8)
+_MEANINGS = 8
+_MEANING_OF = {
+    PASSED: _PASSED,
+    FLAKY: _FLAKY,
+    FAILED: _FAILED,
+    INTERRUPTED: _INTERRUPTED,
+    SKIPPED: _SKIPPED,
+    RETRIED: _RETRIED,
+}
 
-    executed: BoolArray
-    passed: BoolArray
-    failed: BoolArray
-    flaky: BoolArray
-    retried: BoolArray
-    timed: BoolArray
-    """Its value says something about speed."""
+MeaningArray = NDArray[np.uint8]
 
 
-def _kinds(rows: pa.Table, series: Factorised) -> _Kinds:
+def _meanings(rows: pa.Table, series: Factorised) -> MeaningArray:
+    """What each row counts as."""
     metric_type = ranked(series.keys.column("metric_type"))
-    durations = np.array([text.lower() == DURATION for text in metric_type.values.to_pylist()], dtype=bool)
-    is_duration = durations[metric_type.ranks][series.ids]
+    is_duration = np.array([text.lower() == DURATION for text in metric_type.values.to_pylist()], dtype=bool)
     status = ranked(rows.column("status"))
     words = [status_word(text) for text in status.values.to_pylist()]
-
-    def of(*meanings: str) -> BoolArray:
-        found: BoolArray = is_duration & np.array([word in meanings for word in words], bool)[status.ranks]
-        return found
-
-    return _Kinds(
-        executed=is_duration & ~of(SKIPPED, RETRIED),
-        passed=of(PASSED, FLAKY),
-        failed=of(FAILED),
-        flaky=of(FLAKY),
-        retried=of(RETRIED),
-        timed=~of(SKIPPED, RETRIED, FAILED, INTERRUPTED),
-    )
+    found = status.each(np.array([_MEANING_OF.get(word, _UNKNOWN) for word in words], np.uint8))
+    found *= metric_type.each(is_duration)[series.ids]
+    return found
 
 
-def _judged(rows: pa.Table, kinds: _Kinds, branches: Collection[str] | None) -> BoolArray:
+@dataclass(frozen=True)
+class _Counts:
+    """Rows by what they count as; arrays are (groups,)."""
+
+    total: IndexArray
+    passed: IndexArray
+    failed: IndexArray
+    flaky: IndexArray
+    retried: IndexArray
+
+
+def _counts(ids: IndexArray, meanings: MeaningArray, groups: int) -> _Counts:
+    by = np.bincount(ids * _MEANINGS + meanings, minlength=groups * _MEANINGS).reshape(groups, _MEANINGS).T
+    executed = by[_UNKNOWN : _INTERRUPTED + 1].sum(axis=0)
+    return _Counts(executed, by[_PASSED] + by[_FLAKY], by[_FAILED], by[_FLAKY], by[_RETRIED])
+
+
+def _judged(rows: pa.Table, meanings: MeaningArray, branches: Collection[str] | None) -> BoolArray:
     """The rows that speed is judged by."""
+    timed: BoolArray = meanings <= _FLAKY
     if branches is None:
-        return kinds.timed
+        return timed
     branch = ranked(rows.column("branch"))
-    wanted = np.array([text in branches for text in branch.values.to_pylist()], bool)
-    judged: BoolArray = kinds.timed & wanted[branch.ranks]
+    judged: BoolArray = timed & branch.each(np.array([text in branches for text in branch.values.to_pylist()], bool))
     return judged
 
 
-def _by_window(starts: list[int], window_ids: IndexArray, values: Float64Array, kinds: _Kinds) -> dict[int, Executions]:
-    count = len(starts)
-    counted = (kinds.executed, kinds.passed, kinds.failed, kinds.flaky, kinds.retried)
-    totals = [np.bincount(window_ids[which], minlength=count).tolist() for which in counted]
-    sums, _ = group_sums(values[kinds.executed], window_ids[kinds.executed], count)
-    return {start: Executions(*figures) for start, *figures in zip(starts, *totals, sums.tolist(), strict=True)}
+def _speed(
+    values: Float64Array, ids: IndexArray, judged: BoolArray, samples: IndexArray, p50: Float64Array
+) -> tuple[IndexArray, Float64Array]:
+    """Samples and median of the judged rows of every group; what is known of a group whose rows all are."""
+    groups = len(samples)
+    speed_samples, speed_p50 = np.bincount(ids[judged], minlength=groups), p50.copy()
+    differing = np.flatnonzero(speed_samples != samples)
+    if len(differing):
+        is_wanted = judged & (speed_samples != samples)[ids]
+        places = np.empty(groups, np.int64)
+        places[differing] = np.arange(len(differing))
+        by_speed = group_sorted(values[is_wanted], places[ids[is_wanted]], len(differing))
+        speed_p50[differing] = grouped_quantiles(by_speed, (0.5,))[:, 0]
+    return speed_samples, speed_p50
 
 
-def _count(which: BoolArray, ids: IndexArray, groups: int) -> pa.Array:
-    return _unsigned(np.bincount(ids[which], minlength=groups))
+def _by_window(
+    starts: list[int], window_ids: IndexArray, values: Float64Array, meanings: MeaningArray
+) -> dict[int, Executions]:
+    counts = _counts(window_ids, meanings, len(starts))
+    executed = (meanings >= _UNKNOWN) & (meanings <= _INTERRUPTED)
+    sums, _ = group_sums(values[executed], window_ids[executed], len(starts))
+    totals = (counts.total, counts.passed, counts.failed, counts.flaky, counts.retried)
+    figures = zip(starts, *(count.tolist() for count in totals), sums.tolist(), strict=True)
+    return {start: Executions(*told) for start, *told in figures}
 
 
 def _at(values: Float64Array, places: IndexArray, is_empty: BoolArray) -> Float64Array:

@@ -31,6 +31,8 @@ PIECE_ROWS = 1_000_000
 _PIECE_FRAMES = 100
 
 _SELECTED = ", ".join(("toUnixTimestamp64Milli(timestamp) AS timestamp_ms", *ROW_COLUMNS[1:], "run_id"))
+# One thread and one block: a third less work in all than many small ones, each with dictionaries of its own.
+_AT_ONCE = f"{AS_DICTIONARIES}, max_threads = 1, max_block_size = {PIECE_ROWS}, preferred_block_size_bytes = 0"
 _SHARD = f"cityHash64({', '.join(SERIES)})"
 
 
@@ -56,7 +58,7 @@ def read(store: Store, piece: Piece, shard: int) -> pa.Table:
     condition = f"({_within(piece.ranges)}) AND isFinite(value)"
     if piece.shards > 1:
         condition += f" AND {_SHARD} % {piece.shards} = {shard}"
-    return store.query(f"SELECT {_SELECTED} FROM metrics WHERE {condition} {AS_DICTIONARIES}")
+    return store.query(f"SELECT {_SELECTED} FROM metrics WHERE {condition} {_AT_ONCE}")
 
 
 def _count(store: Store, ranges: Mapping[int, tuple[int, int]]) -> dict[int, int]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.analyse.quantiles import QUANTILES, group_sorted, grouped_quantiles, grouped_sums
+from pipeline.analyse.quantiles import QUANTILES, group_sorted, group_sums, grouped_quantiles, grouped_sums
 from pipeline.store.client import Store
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=True)
@@ -117,6 +117,33 @@ def test_a_sum_is_the_float_nearest_to_the_exact_sum(values: list[float]) -> Non
     assert math.isnan(means[0])
     assert sums[1] == total
     assert means[1] == mean or (not values and math.isnan(means[1]))
+
+
+KINDS = ("milliseconds", "alternating", "half units", "tiny", "huge", "zeros")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sums_of_many_groups_and_of_large_ones_are_those_of_fsum(kind: str) -> None:
+    """Adding by columns and by halves gives the last bit of ``math.fsum``, ties and underflow included."""
+    chance = np.random.default_rng(KINDS.index(kind))
+    sizes = np.concatenate([chance.integers(0, 12, 600), [25_001]])
+    count = int(sizes.sum())
+    values = {
+        "milliseconds": lambda: np.round(chance.lognormal(7, 1, count), 3),
+        "alternating": lambda: chance.choice([1e16, 1.0, -1e16, 2.0**-30], count),
+        "half units": lambda: chance.choice([2.0**53, 1.0, 0.5, -0.5, 2.0**-60], count),
+        "tiny": lambda: chance.choice([5e-324, 1e-310, -1e-310, 2.3e-308], count),
+        "huge": lambda: chance.choice([1e305, -1e305, 1e289], count),
+        "zeros": lambda: chance.choice([0.0, -0.0], count),
+    }[kind]()
+    ids = np.repeat(np.arange(len(sizes)), sizes)
+    sums, means = grouped_sums(group_sorted(values, ids, len(sizes)))
+    members = np.split(values, np.cumsum(sizes)[:-1])
+    exact = np.array([math.fsum(group.tolist()) + 0.0 for group in members])
+    assert _bits(sums) == _bits(exact)
+    with np.errstate(invalid="ignore"):
+        assert np.array_equal(means, exact / sizes, equal_nan=True)
+    assert [group_sums(group, np.zeros(len(group), np.int64), 1)[0][0] for group in members[-1:]] == [exact[-1]]
 
 
 def test_clickhouse_gives_the_same_answers_over_the_same_rows(store: Store) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 
 import msgspec
 import numpy as np
@@ -100,7 +101,7 @@ def judge_tick(rule: Rule, tick_ms: int, view: View, alerts: Alerts, page_url: s
     remembered = set(missing.tolist())
     account = Account(rule, tick_ms)
     transitions = []
-    for labels, group, observation, verdict in sorted(judged, key=_by_labels):
+    for labels, group, observation, verdict in sorted(judged, key=_BY_LABELS):
         before = alerts.get(labels)
         verdict_rule = rule if observation is not None or group in remembered else gone
         after, change = follow(before, observation, verdict, tick_ms, verdict_rule)
@@ -211,5 +212,4 @@ def _judged(view: View, rule: Rule, groups: IndexArray, alerts: Alerts) -> list[
     return list(zip(labels, groups.tolist(), observed, judge_all(active, series, rule), strict=True))
 
 
-def _by_labels(judged: _Judged) -> LabelValues:
-    return judged[0]
+_BY_LABELS = itemgetter(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from statistics import NormalDist
 from typing import Any
 
@@ -20,7 +21,7 @@ _STUDENT = np.array([12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.
 
 
 class Merged:
-    """The merged histograms of some groups, as one dense table of cumulative counts per portion of groups."""
+    """The merged histograms of some groups."""
 
     def __init__(self, histograms: Histograms, rows: IndexArray, into: IndexArray, groups: int) -> None:
         self._groups = groups
@@ -60,11 +61,21 @@ class Merged:
 
     def _at_ranks(self, ranks: IndexArray) -> Float64Array:
         """Values at ranks (groups, any; 0 is the smallest); NaN outside [0, total)."""
-        found = np.full(ranks.shape, np.nan)
+        cumulative, code = self._cells
+        if not len(code):
+            return np.full(ranks.shape, np.nan)
+        before = np.cumsum(self._total) - self._total
+        place = np.searchsorted(cumulative, ranks + before[:, None], side="right")
+        values = self._values[code[np.minimum(place, len(code) - 1)]]
+        return np.where((ranks >= 0) & (ranks < self._total[:, None]), values, np.nan)
+
+    @cached_property
+    def _cells(self) -> tuple[Float64Array, IndexArray]:
+        """Buckets that hold values, group by group: how many values lie up to the end of each, and its code."""
         width = len(self._keys)
-        if not width:
-            return found
-        portion = max(1, _DENSE_CELLS // width)
+        portion = max(1, _DENSE_CELLS // max(width, 1))
+        held: list[Float64Array] = [np.empty(0)]
+        codes: list[IndexArray] = [np.empty(0, np.int64)]
         for first in range(0, self._groups, portion):
             groups = min(portion, self._groups - first)
             mine: Any = slice(None)
@@ -72,15 +83,10 @@ class Merged:
                 mine = np.flatnonzero((self._into >= first) & (self._into < first + groups))
             cell = (self._into[mine] - first) * width + self._code[mine]
             table = np.bincount(cell, weights=self._counts[mine], minlength=groups * width)
-            cumulative = np.cumsum(table)  # over all groups: what stood before a group is added to its ranks
-            total = self._total[first : first + groups]
-            before = np.cumsum(total) - total
-            wanted = ranks[first : first + groups]
-            place = np.searchsorted(cumulative, wanted + before[:, None], side="right")
-            place -= np.arange(groups)[:, None] * width
-            values = self._values[np.clip(place, 0, width - 1)]
-            found[first : first + groups] = np.where((wanted >= 0) & (wanted < total[:, None]), values, np.nan)
-        return found
+            filled = np.flatnonzero(table)
+            held.append(table[filled].astype(np.float64))
+            codes.append(filled % max(width, 1))
+        return np.cumsum(np.concatenate(held)), np.concatenate(codes)
 
 
 def student(degrees: Float64Array) -> Float64Array:
