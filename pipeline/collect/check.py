@@ -8,7 +8,7 @@ Memory is bounded, however many keys there are. Pure but for ``walk``, which rea
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ MAX_EXAMPLES = 3
 MAX_UNKNOWN = 20
 """Groups of unknown keys that one database's findings have."""
 _REDIS_TYPE = {"json": "string"}
+_UNKNOWN_WITHOUT = {"PTTL": "times to live", "MEMORY USAGE": "shares of memory", "ZCOUNT": "stale members"}
 _LENGTH = {"list": "LLEN", "zset": "ZCARD", "set": "SCARD", "hash": "HLEN", "string": "STRLEN"}
 
 Severity = Literal["ok", "warn", "bad"]
@@ -74,6 +75,11 @@ class Counted:
     stale: dict[str, int] = field(default_factory=dict)
     unknown: Shapes = field(default_factory=Shapes)
     bytes_read: int = 0
+    denied: dict[str, Noted] = field(default_factory=dict)
+    """Keys of which this user may not even ask the type, by entry."""
+    denied_unknown: int = 0
+    denied_commands: Counter[str] = field(default_factory=Counter)
+    """Commands that this user may not send, though it may ask for the type of the key: how many keys lack an answer."""
 
 
 def walk(
@@ -122,11 +128,19 @@ def _look(
     asked = []
     for place, key in enumerate(keys):
         kind, ttl_ms, size = replies[3 * place : 3 * place + 3]
-        if isinstance(kind, redis.RedisError) or kind in (b"none", None):
+        match = matches.get(key)
+        if isinstance(kind, redis.RedisError):
+            if match is None:
+                counted.denied_unknown += 1
+            else:
+                _note(counted.denied, match.entry, key)
             continue
+        if kind in (b"none", None):
+            continue
+        for command, reply in (("PTTL", ttl_ms), ("MEMORY USAGE", size)):
+            counted.denied_commands[command] += isinstance(reply, redis.RedisError)
         bytes_ = size if isinstance(size, int) else 0
         counted.bytes_read += bytes_
-        match = matches.get(key)
         if match is None:
             counted.unknown.add(secret.get(key) or printable(key), bytes_)
             continue
@@ -148,6 +162,9 @@ def _look(
             asked.append((entry, key, "stale"))
     for (entry, key, what), reply in zip(asked, _replies(client, lengths), strict=True):
         if isinstance(reply, redis.RedisError):
+            counted.denied_commands["ZCOUNT" if what == "stale" else _LENGTH[entry.type]] += isinstance(
+                classify(reply), RedisDenied
+            )
             continue
         if what == "stale":
             counted.stale[entry.name] = counted.stale.get(entry.name, 0) + int(reply)
@@ -205,6 +222,7 @@ def findings(catalogue: Catalogue, counted: Counted, all_bytes: int | None = Non
                 KeyFinding("warn", by_name[name].pattern, "has members whose time has passed", count,
                         "run the platform's clean-up, or ZREMRANGEBYSCORE key 0 NOW")
             )  # fmt: skip
+    found += _not_looked_at(by_name, counted)
     total = max(counted.bytes_read if all_bytes is None else all_bytes, 1)
     unknown = [
         KeyFinding(
@@ -218,6 +236,24 @@ def findings(catalogue: Catalogue, counted: Counted, all_bytes: int | None = Non
     ]
     order = {"bad": 0, "warn": 1, "ok": 2}
     return [*sorted(found, key=lambda one: (order[one.severity], one.pattern)), *unknown]
+
+
+def _not_looked_at(by_name: Mapping[str, Entry], counted: Counted) -> Iterator[KeyFinding]:
+    """What the rights of this user keep from being looked at: nothing is known to be well there."""
+    for name, noted in counted.denied.items():
+        entry = by_name[name]
+        what = "was not looked at: this user has no right to these keys"
+        fix = f"give the user %R~{entry.glob} in its ACL (~{entry.glob} before Redis 7)"
+        yield KeyFinding("warn", entry.pattern, what, noted.count, fix, tuple(noted.examples))
+    if counted.denied_unknown:
+        what = "were not looked at: this user has no right to them"
+        fix = "check as a user that may read all keys (%R~*)"
+        yield KeyFinding("warn", "keys of no pattern", what, counted.denied_unknown, fix)
+    for command, count in counted.denied_commands.items():
+        if count:
+            what = f"is refused to this user: {_UNKNOWN_WITHOUT.get(command, 'lengths')} are not known"
+            fix = f"give the user +{command.lower().replace(' ', '|')} in its ACL"
+            yield KeyFinding("warn", command, what, count, fix)
 
 
 def server_findings(info: Mapping[str, Any], config: Mapping[str, str]) -> list[KeyFinding]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+import redis
 from click.testing import CliRunner
 from conftest import RedisServer
 from test_collector import seed
@@ -56,6 +57,31 @@ def test_keys_of_secret_entries_are_not_shown(redis_server: Callable[..., RedisS
         counted = walk(client, ["sessions"], catalogue(), lambda key: False, now_s=time.time())
     (one,) = findings(catalogue(), counted)
     assert one.keys == ("session:test:{session_id}",)
+
+
+def test_what_the_user_may_not_read_is_said_not_taken_for_well(redis_server: Callable[..., RedisServer]) -> None:
+    """Keys without a right to them, and commands without a right to send them, are findings with the right to give."""
+    server = redis_server()
+    with server.client(2) as client:
+        for number in range(3):
+            client.hset(f"test:result:{number}", "status", "passed")
+        client.rpush("api:response_times:e", *range(1001))
+        client.set("foreign", "x")
+        client.execute_command(
+            "ACL", "SETUSER", "narrow", "on", ">pw", "~api:response_times:*", "+@all", "-pttl", "-llen", "-memory"
+        )
+        with redis.Redis(host="127.0.0.1", port=server.port, db=2, username="narrow", password="pw") as narrow:
+            counted = walk(narrow, ["results"], catalogue(), lambda key: False, now_s=time.time())
+        client.execute_command("ACL", "DELUSER", "narrow")
+    found = {one.pattern: (one.severity, one.count, one.fix) for one in findings(catalogue(), counted)}
+    assert found["test:result:{execution_id}"] == (
+        "warn", 3, "give the user %R~test:result:* in its ACL (~test:result:* before Redis 7)"
+    )  # fmt: skip
+    assert found["keys of no pattern"][:2] == ("warn", 1)
+    assert found["PTTL"] == ("warn", 1, "give the user +pttl in its ACL")
+    assert found["LLEN"] == ("warn", 1, "give the user +llen in its ACL")
+    assert found["MEMORY USAGE"] == ("warn", 1, "give the user +memory|usage in its ACL")
+    assert len(found) == 5
 
 
 def test_a_sample_ends_early(redis_server: Callable[..., RedisServer]) -> None:
