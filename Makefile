@@ -19,6 +19,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Empty, whatever the environment says: without byte code each of the many processes that a test run starts compiles the
+# whole package anew, which doubled the CPU of an import of the service.
+export PYTHONDONTWRITEBYTECODE :=
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

@@ -279,6 +279,9 @@ def test_documentation_names_files_that_exist(page: Path) -> None:
 def test_every_mutation_still_finds_its_line(mutation: mutations.Mutation) -> None:
     """``tests/mutations.py`` goes with the code: each mistake has its line, once, and tests that are to notice it."""
     text = (ROOT / mutation.file).read_text()
+    count = text.count(mutation.line)
+    rule = f"tests/mutations.py looks for this line once in {mutation.file} and finds it {count} times; choose it anew"
+    holds(count == 1, f"{rule}:\n  {mutation.line}")
     assert mutations.mutated(mutation, text) != text
     files = [part for part in mutation.tests.split(" ") if part.startswith("tests/")]
     holds(files, f"The mutation {mutation.name!r} names no test")

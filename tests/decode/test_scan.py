@@ -28,6 +28,7 @@ print(type(scan.scan_items._cache).__name__)
 """
 
 
+@pytest.mark.thorough
 def test_without_a_place_for_the_cache_each_process_compiles() -> None:
     """A read-only installation and a user without a home: slower to start, and nothing else."""
     told = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, check=True).stdout
