@@ -170,7 +170,7 @@ function sign() {
 function theme() {
   const dark = document.documentElement.dataset.theme ? document.documentElement.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
   document.documentElement.dataset.theme = dark ? 'light' : 'dark';
-  localStorage.setItem('theme', document.documentElement.dataset.theme);
+  try { localStorage.setItem('theme', document.documentElement.dataset.theme); } catch { /* It holds for this visit. */ }
   // The colours of the page change first, then those of the charts.
   requestAnimationFrame(() => setTimeout(redraw));
 }
@@ -187,4 +187,6 @@ if (early.signs_in || current() === 'ask') await entered;
 if (current() === 'now') call('/api/now').then((told) => { if (!newest) tell(told); }).catch(() => { /* The events say what is wrong. */ });
 show();
 listen();
-requestIdleCallback(() => { for (const name of Object.keys(LINKS)) view_of(name).catch(() => {}); }, { timeout: 5000 });
+// The other views are there before they are chosen; Safari has no idle callback.
+const when_idle = window.requestIdleCallback || ((work) => setTimeout(work, 2000));
+when_idle(() => { for (const name of Object.keys(LINKS)) view_of(name).catch(() => {}); }, { timeout: 5000 });

@@ -1,7 +1,8 @@
 // Before the first paint: the chosen colours, so that the others do not flash. And the first questions of the view in the
 // address are asked while the rest of the page still loads; what asks them later finds them here (api.js).
 window.early = (() => {
-  const chosen = localStorage.getItem('theme');
+  let chosen = null;
+  try { chosen = localStorage.getItem('theme'); } catch { /* A browser that keeps nothing for this site: its own colours. */ }
   if (chosen === 'light' || chosen === 'dark') document.documentElement.dataset.theme = chosen;
 
   const HOUR_S = 3600;
