@@ -2,17 +2,20 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from annotated_types import Ge, Gt, Le
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from redis.crc import key_slot
 
 from pipeline.base import config, resources
+from pipeline.base.config import Settings
 from pipeline.base.errors import ConfigError
 from pipeline.base.keys import BufferKeys
 
@@ -162,6 +165,43 @@ def test_file_named_by_the_environment(file: Path) -> None:
     environment = {"PIPELINE_CONFIG": str(file)}
     assert config.load(None, environment).drainer.batch_rows == 7
     assert config.load(other, environment).drainer.batch_rows == 8
+
+
+def bounds() -> Iterator[tuple[type[BaseModel], str, float, float]]:
+    """Section, setting, a bound of it and a value beyond."""
+    sections = [Settings]
+    while sections:
+        section = sections.pop()
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                sections.append(field.annotation)
+            step = 1 if field.annotation is int else 1e-3
+            for bound in field.metadata:
+                if isinstance(bound, Le):
+                    yield section, name, float(bound.le), bound.le + step  # type: ignore[operator]
+                elif isinstance(bound, Ge):
+                    yield section, name, float(bound.ge), bound.ge - step  # type: ignore[operator,arg-type]
+                elif isinstance(bound, Gt):
+                    yield section, name, bound.gt + step, float(bound.gt)  # type: ignore[operator,arg-type]
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "at", "beyond"),
+    list(bounds()),
+    ids=lambda one: one.__name__ if isinstance(one, type) else str(one),
+)
+def test_every_bound_of_a_setting_holds(section: type[BaseModel], name: str, at: float, beyond: float) -> None:
+    """What a setting says of its least and its largest value is so, whatever its type says besides."""
+
+    def complaints(value: float) -> list[str]:
+        try:
+            section.model_validate({name: int(value) if section.model_fields[name].annotation is int else value})
+        except ValidationError as error:
+            return [one["type"] for one in error.errors() if one["loc"] == (name,)]
+        return []
+
+    assert complaints(at) == []
+    assert complaints(beyond), f"{name} takes {beyond}"
 
 
 @pytest.mark.parametrize(

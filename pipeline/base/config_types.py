@@ -12,8 +12,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticKnownError
 
 from pipeline.base.addresses import passwords_in
 from pipeline.base.text import HIDDEN, masked, masked_url, printable
@@ -28,8 +29,19 @@ class Shown:
     as_url: bool = False
 
 
-Positive = Annotated[float, Field(gt=0, le=1e9)]
-PositiveInt = Annotated[int, Field(gt=0, le=10**15)]
+def _at_most(limit: float) -> AfterValidator:
+    """As ``le``, but beside a setting's own ``le``: of two that pydantic finds in one type it keeps only the last."""
+
+    def check(value: float) -> float:
+        if value > limit:
+            raise PydanticKnownError("less_than_equal", {"le": limit})
+        return value
+
+    return AfterValidator(check)
+
+
+Positive = Annotated[float, Field(gt=0), _at_most(1e9)]
+PositiveInt = Annotated[int, Field(gt=0), _at_most(10**15)]
 PlainText = Annotated[str, Shown()]
 """A text that holds no secret."""
 Url = Annotated[str, Shown(as_url=True)]

@@ -18,7 +18,9 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 60
+PATIENCE_S = 240
+"""On a machine that is busy with other things a child takes a hundred times as long as on a quiet one."""
+
 START_WITHIN_S = 300
 
 
