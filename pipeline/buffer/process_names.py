@@ -5,24 +5,22 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+from pipeline.base.processes import started
+
 
 def is_orphan(token: str) -> bool:
     """Whether the process that holds a lease ran on this machine and is gone."""
     process, _, _ = token.rpartition("/")
     host, _, rest = process.partition("/")
-    pid, _, started = rest.partition("/")
-    if host != machine_name() or not pid.isdigit() or started == "-":
+    pid, _, began = rest.partition("/")
+    if host != machine_name() or not pid.isdigit() or began == "-":
         return False
     return process_name(int(pid)) != process
 
 
 def process_name(pid: int) -> str:
     """Machine, process number and start time: unlike the number alone never given to another process."""
-    try:
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        started = "-"
-    return f"{machine_name()}/{pid}/{started}"
+    return f"{machine_name()}/{pid}/{started(pid) or '-'}"
 
 
 def machine_name() -> str:

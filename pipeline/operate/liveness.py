@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pipeline.base import log
-from pipeline.operate import process
+from pipeline.base import log, processes
 
 _log = log.get(__name__)
 
@@ -82,7 +81,7 @@ class Heartbeat:
         """By name, when a loop last turned (monotonic seconds), or None while it has not begun."""
         self._path = data_dir / FOLDER / f"{os.getpid()}.json"
         self._role = role
-        self._started = process.started(os.getpid())
+        self._started = processes.started(os.getpid())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
         self._trouble = ""
@@ -132,7 +131,7 @@ class Heartbeat:
 
 
 def _is_running(beat: Beat) -> bool:
-    started = process.started(beat.pid)
+    started = processes.started(beat.pid)
     if started:
         return started == beat.started
     if Path("/proc/self/stat").exists():

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.operate import liveness, process
+from pipeline.base import processes
+from pipeline.operate import liveness
 from pipeline.operate.liveness import SILENT_S, STUCK_S, Beat, Heartbeat, judge, look
 
 NOW_S = 1000.0
@@ -81,8 +82,8 @@ def test_looking_creates_nothing(tmp_path: Path) -> None:
 
 def test_a_process_number_is_never_mistaken() -> None:
     """The same number with another start is another process."""
-    assert process.started(os.getpid())
-    assert process.started(2**22 + 1) == ""
+    assert processes.started(os.getpid())
+    assert processes.started(2**22 + 1) == ""
 
 
 def test_a_disk_that_refuses_the_file_does_not_stop_the_process(
