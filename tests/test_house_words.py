@@ -26,7 +26,7 @@ def texts() -> Iterator[Path]:
 
 
 def test_texts_name_who_does_it() -> None:
-    """No text says "somebody", "nobody", "whoever" or "ours": it names the subject. Variables may be called so."""
+    """No sentence says "somebody", "nobody", "whoever" or "ours"; variables of tests may have such names."""
     found = {
         (here(file), word[0])
         for file in texts()
@@ -34,7 +34,7 @@ def test_texts_name_who_does_it() -> None:
         for word in RIDDLES.finditer(file.read_text(encoding="utf-8"))
         if not ("tests" in file.parts and word[0] == "ours")
     }
-    none_of(found, "Says somebody, nobody, whoever or ours; name who does it")
+    none_of(found, "Write which program or person is meant instead of this word")
 
 
 @dataclass(frozen=True)

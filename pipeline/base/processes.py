@@ -8,7 +8,7 @@ _ENDED = frozenset("ZX")
 
 
 def started(pid: int) -> str:
-    """When a process began, in the kernel's ticks; "" when it has ended, its parent told of it or not (a zombie)."""
+    """When a process began, in the kernel's ticks; "" when it has ended, also as a zombie."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if state in _ENDED else rest[18]

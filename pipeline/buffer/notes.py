@@ -14,6 +14,9 @@ from pipeline.buffer.commands import MINUTES_PER_ACK, BufferCommands, text_of
 MARKS = "marks"
 """The field of the checkpoints that changes whenever marks leave Redis for the table."""
 
+MARKS_PER_CALL = 1_000
+"""More marks than this are forgotten in calls of their own."""
+
 
 class Marking(Enum):
     """What came of marking a dead letter."""
@@ -98,8 +101,10 @@ class Notes(BufferCommands):
         return marks
 
     def forget_marks(self, names: Iterable[bytes]) -> None:
-        """Remove marks that stand in the table."""
-        self._run("forget_marks", [self.keys.marks, self.keys.checkpoints], [secrets.token_hex(8), *names])
+        """Remove marks that stand in the table, in pieces, so that no script holds Redis up."""
+        keys, rest = [self.keys.marks, self.keys.checkpoints], list(names)
+        for start in range(0, len(rest), MARKS_PER_CALL):
+            self._run("forget_marks", keys, [secrets.token_hex(8), *rest[start : start + MARKS_PER_CALL]])
 
     def checkpoint(self, name: str) -> str | None:
         """The text saved under ``name``; None when there is none."""

@@ -138,7 +138,7 @@ def _look(
         if kind in (b"none", None):
             continue
         for command, reply in (("PTTL", ttl_ms), ("MEMORY USAGE", size)):
-            counted.denied_commands[command] += isinstance(reply, redis.RedisError)
+            counted.denied_commands[command] += _is_denied(reply)
         bytes_ = size if isinstance(size, int) else 0
         counted.bytes_read += bytes_
         if match is None:
@@ -162,9 +162,7 @@ def _look(
             asked.append((entry, key, "stale"))
     for (entry, key, what), reply in zip(asked, _replies(client, lengths), strict=True):
         if isinstance(reply, redis.RedisError):
-            counted.denied_commands["ZCOUNT" if what == "stale" else _LENGTH[entry.type]] += isinstance(
-                classify(reply), RedisDenied
-            )
+            counted.denied_commands["ZCOUNT" if what == "stale" else _LENGTH[entry.type]] += _is_denied(reply)
             continue
         if what == "stale":
             counted.stale[entry.name] = counted.stale.get(entry.name, 0) + int(reply)
@@ -188,6 +186,10 @@ def _replies(client: Any, commands: Sequence[bytes]) -> list[Any]:
             if meaning is not None and not isinstance(meaning, RedisDenied):
                 raise meaning from reply
     return replies
+
+
+def _is_denied(reply: Any) -> bool:
+    return isinstance(reply, redis.RedisError) and isinstance(classify(reply), RedisDenied)
 
 
 def _note(found: dict[str, Noted], entry: Entry, key: str) -> None:

@@ -324,8 +324,7 @@ sys.stdin.read()
 
 
 def test_chunks_of_dead_processes_are_given_back(redis_url: str) -> None:
-    """Those of this machine's processes that are gone, also of one that its parent has not asked after (a zombie);
-    those of living ones and of other machines stay."""
+    """Those of this machine's processes that are gone, zombies too; those of living ones and of other machines stay."""
     buffer = filled(redis_url, 10)
     buffer.seal(2)
     command = [sys.executable, "-c", CLAIM_AND_WAIT, redis_url, *sys.path]

@@ -1,7 +1,7 @@
 """Processes to kill: a server that has imported everything forks them, each in some ten milliseconds.
 
 ``target`` is a function of ``kill_child``. What a child says, its traceback too, is among the test's captured output.
-A ``Program`` is forked too: starting the service as an operator does takes four times the CPU, most of it for imports.
+A ``Program`` is forked too: most of the CPU of starting the service as an operator does goes into imports.
 """
 
 import functools
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 240
-"""On a machine that is busy with other things a child takes a hundred times as long as on a quiet one."""
+"""Long enough for a busy machine; a child that hangs is still found."""
 
 START_WITHIN_S = 300
 
