@@ -11,7 +11,7 @@ import redis
 from pipeline.base.errors import StoreOutage
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.chunk import Chunk
-from pipeline.buffer.notes import Marking
+from pipeline.buffer.notes import MARKS_PER_CALL, Marking
 from pipeline.deliver import dead_letters, ledger
 from pipeline.metric import Refusal
 from pipeline.store.client import Store
@@ -38,6 +38,23 @@ def test_marks_of_dead_letters_are_written_and_then_forgotten(buffer: Buffer, st
     assert at_ms == NOW_MS
     assert not buffer.client.exists(buffer.keys.marks)
     assert dead_letters.flush_marks(buffer, store) == 0
+
+
+def test_many_marks_move_in_pieces(buffer: Buffer, store: Store) -> None:
+    """All of them reach the table, and none is left in Redis, though no call forgets more than a thousand."""
+    count = 2 * MARKS_PER_CALL + 1
+    buffer.client.hset(buffer.keys.marks, mapping={f"a:{number}": f"dropped {NOW_MS}" for number in range(count)})
+    with buffer.client.monitor() as monitor:
+        assert dead_letters.flush_marks(buffer, store) == count
+        buffer.client.echo("end")
+        calls = 0
+        for said in monitor.listen():
+            if said["command"] == "ECHO end":
+                break
+            calls += said["command"].startswith("EVALSHA")
+    assert calls >= 3
+    assert not buffer.client.exists(buffer.keys.marks)
+    assert store.rows("SELECT count() FROM dead_letter_marks") == [(count,)]
 
 
 class _Away:
