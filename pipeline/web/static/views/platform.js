@@ -16,12 +16,12 @@ export const filters = ['span', 'environment'];
 const measured = ({ name }, value) => (value === null || value === undefined ? '–' : name === 'age_s' ? seconds(value) : name === 'memory_pct' ? `${value.toFixed(value < 10 ? 2 : 0)} %` : number(value));
 
 export function render(about) {
-  const processes = h('div', {}, empty('Looking…', ''));
-  const found = h('div', {}, empty('Looking…', ''));
-  const limits = h('div', {}, empty('Looking…', ''));
-  const databases = h('div', {}, empty('Looking…', ''));
-  const figures = h('div', {}, empty('Looking…', ''));
-  const collectors = h('div', {}, empty('Looking…', ''));
+  const processes = h('div', { class: 'steady' }, empty('Looking…', ''));
+  const found = h('div', { class: 'steady' }, empty('Looking…', ''));
+  const limits = h('div', { class: 'steady' }, empty('Looking…', ''));
+  const databases = h('div', { class: 'steady tall' }, empty('Looking…', ''));
+  const figures = h('div', { class: 'steady tall' }, empty('Looking…', ''));
+  const collectors = h('div', { class: 'steady tall' }, empty('Looking…', ''));
   const first = h('section', { class: 'panel is-loading', 'aria-label': 'Processes' }, h('header', {}, h('h2', {}, 'Processes'), h('span', { class: 'hint' }, 'as each said last')), processes);
   about.live((told) => {
     first.classList.remove('is-loading');
@@ -35,7 +35,7 @@ export function render(about) {
     const named = Object.entries(health.figures).map(([name, value]) => ({ name, value }));
     fill(figures, named.length ? table(named, [['Figure', (one) => one.name.replace(UNIT, '').replaceAll('_', ' ')], ['Now', (one) => withUnit(one), { numeric: true }]], 'Redis') : empty('Nothing known', 'Redis does not answer, or forbids INFO.'));
     const states = Object.entries(told.collect || {}).map(([name, one]) => ({ name, ...one }));
-    fill(collectors, states.length ? table(states, [['Collector', (one) => one.name], ['Last look', (one) => when(one.last_ms)], ['Keys', (one) => number(one.keys), { numeric: true }], ['Metrics', (one) => number(one.items), { numeric: true }], ['Gaps', (one) => (one.gaps ? tag(number(one.gaps), 'warn') : '–'), { hint: 'a list slid too far between two looks, or the subscription to channels was lost' }], ['Trouble', (one) => (one.trouble ? `${one.trouble} (${number(one.troubled_keys)} keys)` : '–'), { wide: true }]], 'Collectors', { tall: true }) : empty('Nothing was found', told.collect ? 'The platform’s databases hold no key of the schema.' : 'No service has collected yet, or collect.enabled is off.'));
+    fill(collectors, states.length ? table(states, [['Collector', (one) => one.name], ['Last look', (one) => when(one.last_ms)], ['Keys', (one) => number(one.keys), { numeric: true }], ['Metrics', (one) => number(one.items), { numeric: true }], ['Gaps', (one) => (one.gaps ? tag(number(one.gaps), 'warn') : '–'), { hint: 'a list slid too far between two looks, or the subscription to channels was lost' }], ['Trouble', (one) => (one.trouble ? `${one.trouble} (${number(one.troubled_keys)} keys)` : '–'), { wide: true }]], 'Collectors') : empty('Nothing was found', told.collect ? 'The platform’s databases hold no key of the schema.' : 'No service has collected yet, or collect.enabled is off.'));
   });
   return [
     h('div', { class: 'two' },
