@@ -21,7 +21,7 @@ export function render(about) {
   const limits = h('div', { class: 'steady' }, empty('Looking…', ''));
   const databases = h('div', { class: 'steady tall' }, empty('Looking…', ''));
   const figures = h('div', { class: 'steady tall' }, empty('Looking…', ''));
-  const collectors = h('div', { class: 'steady tall' }, empty('Looking…', ''));
+  const collectors = h('div', {}, empty('Looking…', ''));
   const first = h('section', { class: 'panel is-loading', 'aria-label': 'Processes' }, h('header', {}, h('h2', {}, 'Processes'), h('span', { class: 'hint' }, 'as each said last')), processes);
   about.live((told) => {
     first.classList.remove('is-loading');
@@ -35,7 +35,7 @@ export function render(about) {
     const named = Object.entries(health.figures).map(([name, value]) => ({ name, value }));
     fill(figures, named.length ? table(named, [['Figure', (one) => one.name.replace(UNIT, '').replaceAll('_', ' ')], ['Now', (one) => withUnit(one), { numeric: true }]], 'Redis') : empty('Nothing known', 'Redis does not answer, or forbids INFO.'));
     const states = Object.entries(told.collect || {}).map(([name, one]) => ({ name, ...one }));
-    fill(collectors, states.length ? table(states, [['Collector', (one) => one.name], ['Last look', (one) => when(one.last_ms)], ['Keys', (one) => number(one.keys), { numeric: true }], ['Metrics', (one) => number(one.items), { numeric: true }], ['Gaps', (one) => (one.gaps ? tag(number(one.gaps), 'warn') : '–'), { hint: 'a list slid too far between two looks, or the subscription to channels was lost' }], ['Trouble', (one) => (one.trouble ? `${one.trouble} (${number(one.troubled_keys)} keys)` : '–'), { wide: true }]], 'Collectors') : empty('Nothing was found', told.collect ? 'The platform’s databases hold no key of the schema.' : 'No service has collected yet, or collect.enabled is off.'));
+    fill(collectors, states.length ? table(states, [['Collector', (one) => one.name], ['Last look', (one) => when(one.last_ms)], ['Keys', (one) => number(one.keys), { numeric: true }], ['Metrics', (one) => number(one.items), { numeric: true }], ['Gaps', (one) => (one.gaps ? tag(number(one.gaps), 'warn') : '–'), { hint: 'a list slid too far between two looks, or the subscription to channels was lost' }], ['Trouble', (one) => (one.trouble ? `${one.trouble} (${number(one.troubled_keys)} keys)` : '–'), { wide: true }]], 'Collectors', { tall: true }) : empty('Nothing was found', told.collect ? 'The platform’s databases hold no key of the schema.' : 'No service has collected yet, or collect.enabled is off.'));
   });
   return [
     h('div', { class: 'two' },
@@ -45,10 +45,10 @@ export function render(about) {
     h('div', { class: 'two' },
       h('section', { class: 'panel', 'aria-label': 'Databases of Redis' }, h('header', {}, h('h2', {}, 'Databases of Redis'), h('span', { class: 'hint' }, 'what INFO keyspace says')), databases),
       h('section', { class: 'panel', 'aria-label': 'Redis' }, h('header', {}, h('h2', {}, 'Redis'), h('span', { class: 'hint' }, 'the server’s own figures')), figures)),
-    h('section', { class: 'panel', 'aria-label': 'Collectors' }, h('header', {}, h('h2', {}, 'Collectors'), h('span', { class: 'hint' }, 'what the last look at each kind of key found')), collectors),
     panel('Collected metrics', 'every kind besides durations and vitals; values in the unit they were sent in', async () => {
       const told = await about.figure('platform');
       return { source: told, content: told.list.length ? table(told.list, [['Metric', (row) => row.metric_type], ['Node', (row) => row.node || '–'], ['Endpoint', (row) => row.endpoint || '–', { wide: true }], ['Environment', (row) => row.environment || '–'], ['Newest mean', (row) => decimal(row.newest), { numeric: true }], ['p50', (row) => decimal(row.p50), { numeric: true }], ['p95', (row) => decimal(row.p95), { numeric: true }], ['Metrics', (row) => number(row.metrics), { numeric: true }], ['Newest window', (row) => when(row.newest_window * (row.newest_window < 1e11 ? 1000 : 1))]], 'Collected metrics', { tall: true }) : empty('Nothing was collected in this span', 'Queues, locks, workers and cost appear here once collectors or producers send them.') };
     }),
+    h('section', { class: 'panel', 'aria-label': 'Collectors' }, h('header', {}, h('h2', {}, 'Collectors'), h('span', { class: 'hint' }, 'what the last look at each kind of key found')), collectors),
   ];
 }
