@@ -123,3 +123,32 @@ def test_a_regression_slows_one_suite_and_one_page_and_nothing_else(hour: tuple[
 
     assert failures(before, "checkout") < 0.04 < 0.10 < failures(during, "checkout")
     assert failures(during, "auth") < 0.04
+
+
+@pytest.mark.parametrize("step_ms", [60_000, 730])
+def test_a_run_of_the_ci_executes_each_test_once(step_ms: int) -> None:
+    """One execution a test, browser and run: an attempt, or one that was retried and one that decides; never later."""
+    platform, end = SimulatedPlatform(seed=3), NOON_MS + 6 * MINUTE_MS
+    cuts = [*range(NOON_MS, end, step_ms), end]
+    items = [item for a, b in pairwise(cuts) for item in platform.metrics(a, b, rate=60)]
+    read = [metric for item in items if isinstance(metric := decode(item, end, Limits()), Metric)]
+    executions: dict[tuple[str, ...], list[Metric]] = defaultdict(list)
+    runs: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for metric in read:
+        if metric.run_id:
+            executions[metric.run_id, metric.job, metric.test_id, metric.browser].append(metric)
+            runs[metric.run_id].add((metric.test_id, metric.browser))
+    assert len(runs) == 3
+    assert all(len(tests) > 570 for tests in runs.values())
+    assert {m.environment for attempts in executions.values() for m in attempts} == {"testing"}
+    assert len({m.commit for attempts in executions.values() for m in attempts}) == 3
+    told = Counter(tuple((m.attempt, m.status) for m in attempts) for attempts in executions.values())
+    whole = {((1, "passed"),), ((1, "skipped"),), ((1, "retried"), (2, "flaky")), ((1, "retried"), (2, "failed"))}
+    # Where one of two attempts was malformed, the other one stands alone.
+    assert told.keys() <= whole | {((1, "retried"),), ((2, "flaky"),), ((2, "failed"),)}
+    assert min(told[one] for one in whole) > 0
+    for metric in read:
+        if metric.status in ("failed", "retried"):
+            assert (
+                metric.error_type == "TimeoutError" if metric.value >= 30_000 else metric.error_type.endswith("Error")
+            )

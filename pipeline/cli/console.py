@@ -71,13 +71,19 @@ def live_status(gather: Callable[[], Status], interval_s: float) -> None:
     with Live(status_table(before), console=console, screen=console.is_terminal, auto_refresh=False) as live:
         while not quit_pressed(interval_s):
             status, now = gather(), time.monotonic()
-            seconds = max(now - at, 1e-9)
-            rates: dict[str, float] = {}
-            if status.books is not None and before.books is not None:
-                for name in ("stored", "sealed", "dead_lettered"):
-                    rates[name] = (getattr(status.books, name) - getattr(before.books, name)) / seconds
-            live.update(status_table(status, rates), refresh=True)
+            live.update(status_table(status, rates_between(before, status, now - at)), refresh=True)
             before, at = status, now
+
+
+def rates_between(before: Status, after: Status, seconds: float) -> dict[str, float]:
+    """Items a second between two looks; nothing where one of them is unknown."""
+    if before.books is None or after.books is None:
+        return {}
+    grown = {name: getattr(after.books, name) - getattr(before.books, name) for name in _RATED}
+    return {name: count / max(seconds, 1e-9) for name, count in grown.items()}
+
+
+_RATED = ("stored", "sealed", "dead_lettered")
 
 
 def status_table(status: Status, rates: dict[str, float] | None = None) -> Table:

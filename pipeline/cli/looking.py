@@ -93,12 +93,21 @@ def _show_life(settings: config.Settings, as_json: bool) -> None:
     show_default=True,
     help="Refresh interval in seconds.",
 )
-def top(settings: config.Settings, interval_s: float) -> None:
-    """A live view of the pipeline; q or Ctrl-C ends it. Needs a terminal."""
-    from pipeline.cli.console import live_status
+@JSON
+def top(settings: config.Settings, interval_s: float, as_json: bool) -> None:
+    """A live view of the pipeline; q or Ctrl-C ends it. Needs a terminal; --json: status and rates, once."""
+    from pipeline.cli.console import live_status, rates_between
 
+    if as_json:
+        with _looked(settings) as look:
+            before, at_s = look(), time.monotonic()
+            time.sleep(interval_s)
+            found = look()
+            rates = rates_between(before, found, time.monotonic() - at_s)
+        print_json(found.as_dict() | {f"{name}_per_s": round(rate, 1) for name, rate in rates.items()})
+        return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("top needs a terminal; in a pipe use 'pipeline status --json'")
+        raise UsageError("top needs a terminal; in a pipe use 'pipeline top --json'")
     with _looked(settings) as look:
         live_status(look, interval_s)
 
@@ -106,7 +115,8 @@ def top(settings: config.Settings, interval_s: float) -> None:
 @command()
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this many items.")
 @click.option("--grep", default="", help="Only items that contain this text.")
-def tap(settings: config.Settings, count: int | None, grep: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print each item as the text of a JSON object, one per line.")
+def tap(settings: config.Settings, count: int | None, grep: str, as_json: bool) -> None:
     """Print a sample of incoming items, one per line; consumes nothing."""
     from pipeline.base.redis_link import RedisLink
     from pipeline.buffer.buffer import open_buffers
@@ -121,7 +131,11 @@ def tap(settings: config.Settings, count: int | None, grep: str) -> None:
             for index, buffer in enumerate(buffers):
                 newest = buffer.peek(10)
                 for item in reversed([item for item in newest if item not in last[index] and wanted in item]):
-                    say(item.decode("utf-8", "backslashreplace").replace("\n", " "))
+                    text = item.decode("utf-8", "backslashreplace")
+                    if as_json:
+                        print_json({"buffer": buffer.key, "item": text})
+                    else:
+                        say(text.replace("\n", " "))
                     shown += 1
                     if count is not None and shown >= count:
                         return

@@ -108,14 +108,14 @@ def _packed_push(key: str, items: Sequence[bytes], after: bytes) -> bytes:
     name = key.encode()
     parts = [b""] * (2 * len(items) + 2)
     parts[0] = b"*%d\r\n$5\r\nLPUSH\r\n$%d\r\n%b" % (len(items) + 2, len(name), name)
-    parts[1:-1:2] = map(_length, map(len, items))
+    lengths = map(len, items)
+    try:
+        parts[1:-1:2] = map(_LENGTHS.__getitem__, lengths)
+    except IndexError:  # rare, and tried only then: a function of Python for each item costs as much as all else here
+        parts[1:-1:2] = [b"$%d" % len(item) for item in items]
     parts[2:-1:2] = items
     parts[-1] = after
     return b"\r\n".join(parts)
-
-
-def _length(length: int) -> bytes:
-    return _LENGTHS[length] if length < len(_LENGTHS) else b"$%d" % length
 
 
 _LENGTHS = [b"$%d" % length for length in range(4096)]

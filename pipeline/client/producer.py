@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import repeat, starmap
 from multiprocessing import util
 from types import TracebackType
 from typing import Any, TypeVar
@@ -432,8 +433,7 @@ class MetricsClient:
         with self._changed:
             self._wait_for_items(1, None)
             self._wait_for_items(BATCH_ITEMS, self._flush_interval_s)
-            take = self._queue.popleft
-            items = [take() for _ in range(min(BATCH_ITEMS, len(self._queue)))]
+            items = list(starmap(self._queue.popleft, repeat((), min(BATCH_ITEMS, len(self._queue)))))
             if self._extra_bytes:
                 sizes = [_extra_bytes(item) for item in items]
                 while sum(sizes) > BATCH_BYTES and len(items) > 1:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.base.errors import ConfigError
 from pipeline.base.nearest import nearest
-from pipeline.collect.entry_checks import mistakes
+from pipeline.collect.entry_checks import mistakes, useless
 
 Type = Literal["string", "json", "hash", "list", "set", "zset", "channel"]
 Kind = Literal[
@@ -139,9 +139,9 @@ class Entry(_Strict):
     pattern: str = Field(min_length=1)
     database: str
     type: Type
-    ttl_s: int | None = None
+    ttl_s: int | None = Field(None, gt=0)
     ttl_required: bool = False
-    most: int | None = None
+    most: int | None = Field(None, gt=0)
     writer: Literal["platform", "pipeline"] = "platform"
     reader: Literal["platform", "pipeline"] = "platform"
     secret: bool = False
@@ -307,14 +307,17 @@ def catalogue(own: Sequence[Mapping[str, Any]] = ()) -> Catalogue:
         try:
             entry = Entry.model_validate(plain(one))
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
+            # A name that is written wrongly explains why another one is missing.
+            first = min(
+                error.errors(include_url=False, include_input=False), key=lambda one: one["type"] != "extra_forbidden"
+            )
             place = ".".join(str(part) for part in first["loc"])
             message = first["msg"].removeprefix("Value error, ")
             if first["type"] == "extra_forbidden":
                 known = [*Entry.model_fields, "field", "metric_type", "by"]
                 message = f"there is no such name; {nearest(str(first['loc'][-1]), known)}"
             raise ConfigError(f"setting 'collect.keys.{number}.{place}': {message}") from None
-        for mistake in mistakes(entry, [*shipped(), *added]):
+        for mistake in (*mistakes(entry, [*shipped(), *added]), *useless(entry)):
             raise ConfigError(f"setting 'collect.keys.{number}': {mistake}")
         added.append(entry)
     return Catalogue([*shipped(), *added])

@@ -170,7 +170,7 @@ def _name_of(text: str) -> str:
 def number(text: str | None) -> float | None:
     """A finite number, or None."""
     try:
-        value = float(text) if text is not None and "_" not in text else math.nan
+        value = float(text) if text is not None and text.isascii() and "_" not in text else math.nan
     except ValueError:
         return None
     return value if math.isfinite(value) else None

@@ -29,6 +29,7 @@ _KINDS: dict[str, set[str]] = {
 }
 _OF_FIELDS = frozenset({"fields", "changed_fields", "members"})
 _NEEDS_FIELD = frozenset({"total", "stuck"})
+"""The only kinds that read ``field``."""
 EXECUTIONS = "duration"
 """The metric type of executions, which come from the buffer alone."""
 
@@ -59,6 +60,9 @@ def _mistakes_of(entry: Entry, derived: Derived, names: list[str]) -> Iterator[s
         yield "it has no metric_type"
     elif derived.kind in _NEEDS_FIELD and not derived.field:
         yield f"{derived.kind!r} needs 'field'"
+    if derived.field and derived.kind not in _NEEDS_FIELD:
+        told = "; a string that holds an object is a json" if entry.type == "string" else ""
+        yield f"{derived.kind!r} of a {entry.type} reads no 'field'{told}"
     for target, text in derived.by.items():
         inner = text[1:-1] if text.startswith("{") and text.endswith("}") else None
         is_known = inner in names or (inner == "member" and derived.kind == "members") or (
@@ -68,8 +72,18 @@ def _mistakes_of(entry: Entry, derived: Derived, names: list[str]) -> Iterator[s
             told = nearest(inner, names) if names else "it has none"
             yield f"'by' takes {target} from {text}, which the pattern {entry.pattern!r} does not have; {told}"
     types = [derived.metric_type, *derived.fields.values()]
+    if wrong := [one for one in types if not one.isprintable() or one != one.strip()]:
+        yield f"the metric type {wrong[0]!r} is not one printable word"
     if derived.kind != "executions" and any(one.lower() == EXECUTIONS for one in types):
         yield f"the metric type {EXECUTIONS!r} is that of executions, which come from the buffer; choose another"
+
+
+def useless(entry: Entry) -> Iterator[str]:
+    """What makes an entry of the settings collect nothing."""
+    if entry.writer == "pipeline":
+        yield "what the pipeline writes is never collected; leave 'writer' out"
+    elif not entry.metrics and entry.type == "channel":
+        yield "a channel without metrics has no use"
 
 
 def _claims_keys_of(entry: Entry, other: Entry) -> bool:

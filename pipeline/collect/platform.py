@@ -8,6 +8,7 @@ Errors of redis-py come through as they are.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,18 +48,18 @@ class RateLimit:
 
 
 class Platform:
-    """The scripts over one database of the platform's Redis."""
+    """The scripts over one database of the platform's Redis. The client may decode responses or not."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._scripts = {name: client.register_script(script.text) for name, script in scripts().items()}
         self._client: Any = client
 
-    def _call(self, name: str, keys: list[str], args: list[Any]) -> Any:
+    def _call(self, name: str, keys: Sequence[bytes | str], args: list[Any]) -> Any:
         return self._scripts[name](keys=keys, args=args)
 
-    def dequeue(self, queue: str, resource: str, max_running: int) -> bytes | None:
+    def dequeue(self, queue: str, resource: str, max_running: int) -> bytes | str | None:
         """The most urgent test of ``queue``; None when it is empty or ``resource`` runs ``max_running`` already."""
-        found: bytes | None = self._call("dequeue", [queue, resource], [max_running])
+        found: bytes | str | None = self._call("dequeue", [queue, resource], [max_running])
         return found
 
     def finish(self, resource: str) -> int:
@@ -68,7 +69,7 @@ class Platform:
     def validate_session(self, session: str, blacklist: str, now: str, ttl_s: int = SESSION_TTL_S) -> tuple[bool, str]:
         """Whether a session holds, and VALID, BLACKLISTED, NOT_FOUND or DAMAGED; a valid one is prolonged."""
         valid, reason = self._call("validate_session", [session, blacklist], [now, ttl_s])
-        return bool(valid), reason.decode()
+        return bool(valid), reason.decode() if isinstance(reason, bytes) else reason
 
     def lock(self, lock: str, holder: str, ttl_ms: int) -> int:
         """Take a lock; its fencing number, or 0 when another one holds it. Holding it already prolongs it."""
@@ -100,7 +101,7 @@ class Platform:
         while True:
             cursor, names = self._client.scan(cursor, match=pattern, count=EXPIRE_AT_ONCE)
             if names:
-                mended += int(self._call("expire_keys", [name.decode() for name in names], [ttl_s]))
+                mended += int(self._call("expire_keys", names, [ttl_s]))
             if cursor == 0:
                 return mended
 
@@ -108,7 +109,7 @@ class Platform:
         """Remove the members of a sorted set of times that are older than ``before_s``; how many."""
         removed = 0
         while True:
-            count = int(self._call("trim_series", [key], [repr(before_s), TRIM_AT_ONCE]))
+            count = int(self._call("trim_series", [key], [repr(float(before_s)), TRIM_AT_ONCE]))
             removed += count
             if count < TRIM_AT_ONCE:
                 return removed

@@ -20,8 +20,8 @@ SLOW_WINDOW_S = 60
 """Slow commands of the last minute count; older ones were told already."""
 _SLOWLOG_ENTRIES = 128
 """What Redis keeps by default."""
-_MIN_LOOKUPS = 100
-"""A share of fewer look-ups says nothing."""
+_MIN_LOOKUPS_PER_S = 1_000
+"""A share of fewer look-ups says nothing of the platform: hundreds a second are this product's own."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _rates(now: HealthLook, before: HealthLook) -> dict[str, float]:
     if calls > 0 and micros >= 0:  # otherwise CONFIG RESETSTAT was between
         found["redis_command_avg_ms"] = micros / calls / 1000
     lookups = grown("keyspace_hits") + grown("keyspace_misses")
-    if lookups >= _MIN_LOOKUPS:
+    if lookups >= _MIN_LOOKUPS_PER_S * seconds:
         found["redis_keyspace_miss_pct"] = 100 * grown("keyspace_misses") / lookups
         found["redis_keyspace_hit_pct"] = 100 * grown("keyspace_hits") / lookups
     return found

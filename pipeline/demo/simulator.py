@@ -6,6 +6,9 @@ browser, as measurements do; some tests fail, a few by running into their timeou
 a smaller one is malformed in every way the pipeline must refuse. In a regression one suite becomes slow and
 fails more often, and one page of it paints late in one browser.
 
+One environment is that of a CI: every two minutes a run with a job for each browser, in which each test is executed
+once, and once more where it failed. At a low rate a run has fewer tests.
+
 Pure: what a span of time brings depends on the seed, the span, the rate and the regressions alone. 100,000
 metrics take 0.15 s of one core.
 """
@@ -16,8 +19,9 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +43,10 @@ REGRESSED_FAILURE_SHARE = 0.15
 CI_ENVIRONMENT = "testing"
 RUN_EVERY_MS = 120_000
 """The CI of that environment begins a run every two minutes."""
+_RUN_TAKES = 0.75
+"""Part of that time in which tests of a run begin; the rest is for those that are tried again."""
+_RETRY_FAILS = 0.5
+"""Share of retries that fail whatever the test is like: a defect stays."""
 
 TIMEOUT_MS = 30_000.0
 _TIMEOUT_SHARE_OF_FAILURES = 0.1
@@ -89,7 +97,10 @@ _UNSUPPORTED = {("cls", "webkit"), ("fid", "webkit"), ("fid", "firefox"), ("fid"
 _RESPONSE_TIME = (90.0, 0.5, 0.055)
 _CPU_USAGE = (45.0, 0.25, 0.03)
 
-_STATUSES = ("passed", "failed", "skipped")
+_STATUSES = ("passed", "failed", "skipped", "retried", "flaky")
+_PASSED, _FAILED, _SKIPPED, _RETRIED, _FLAKY = range(len(_STATUSES))
+_ERRORS = ("AssertionError", "ElementNotFoundError")
+"""Why a test fails, by test; one that ran into its timeout has TimeoutError."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +136,15 @@ class SimulatedPlatform:
         """
         count = int(to_ms * rate / 1000) - int(from_ms * rate / 1000)
         chance = np.random.default_rng([self.seed, from_ms, to_ms])
-        timestamps = np.sort(chance.integers(from_ms, to_ms, count))
-        late = chance.random(count) < LATE_SHARE
-        timestamps = timestamps - late * chance.integers(*LATE_BY_MS, count)
-        items = self._format(timestamps, chance)
-        late &= timestamps < from_ms
+        runs = self._ci_runs(from_ms, to_ms, rate).where(slice(count))
+        others = self._others(from_ms, to_ms, count - len(runs.at_ms), chance)
+        late = chance.random(len(others.at_ms)) < LATE_SHARE
+        timestamps = others.at_ms - late * chance.integers(*LATE_BY_MS, len(late))
+        # What is late comes between those of its time; a run's own items are never late.
+        order = np.argsort(np.concatenate([runs.at_ms, others.at_ms]), kind="stable")
+        late = np.concatenate([np.zeros(len(runs.at_ms), bool), timestamps < from_ms])[order]
+        attempts = _joined([runs, replace(others, at_ms=timestamps)]).where(order)
+        items = self._format(attempts, chance)
 
         refused: Counter[str] = Counter()
         for index in np.flatnonzero(chance.random(count) < MALFORMED_SHARE).tolist():
@@ -139,27 +154,82 @@ class SimulatedPlatform:
             late[index] = False
         return SimulatedBatch(items, count - refused.total(), int(late.sum()), refused)
 
-    def _format(self, timestamps: Ints, chance: np.random.Generator) -> list[bytes]:
-        series = self._series
-        which = np.searchsorted(series.cumulative_share, chance.random(len(timestamps)), side="right")
-        values, statuses = self._draw(which, self._in_regression(timestamps), chance)
-        times = np.datetime_as_string(timestamps.astype("datetime64[ms]"), timezone="UTC").astype("S").tolist()
-        texts = series.texts
-        runs = [_run_fields(number) for number in (timestamps // RUN_EVERY_MS).tolist()]
+    def _others(self, from_ms: int, to_ms: int, count: int, chance: np.random.Generator) -> _Attempts:
+        """What is measured beside the CI, at random."""
+        at_ms = np.sort(chance.integers(from_ms, to_ms, count))
+        which = np.searchsorted(self._series.cumulative_share, chance.random(count), side="right")
+        values, statuses = self._draw(which, self._in_regression(at_ms), chance)
+        return _Attempts(at_ms, which, values, statuses, run=np.full(count, -1), number=np.zeros(count, dtype=np.int64))
+
+    def _ci_runs(self, from_ms: int, to_ms: int, rate: float) -> _Attempts:
+        """The attempts that the CI's runs make in a span of time; each run depends on its number and the rate alone."""
+        runs = range(from_ms // RUN_EVERY_MS, (to_ms - 1) // RUN_EVERY_MS + 1)
+        found = _joined([self._ci_run(run, rate) for run in runs])
+        return found.where((found.at_ms >= from_ms) & (found.at_ms < to_ms))
+
+    def _ci_run(self, run: int, rate: float) -> _Attempts:
+        """Each test once, spread over the run, and once more where it failed."""
+        series, chance = self._series, np.random.default_rng([self.seed, run])
+        which = chance.permutation(series.in_run[: int(rate * RUN_EVERY_MS / 1000 * series.run_share)])
+        starts = run * RUN_EVERY_MS + (_RUN_TAKES * RUN_EVERY_MS * np.arange(len(which)) / max(1, len(which))).astype(
+            np.int64
+        )
+        regressed = self._in_regression(starts)
+        values, statuses = self._draw(which, regressed, chance)
+        again = np.flatnonzero(statuses == _FAILED)
+        second, outcomes = self._draw(which[again], regressed[again], chance, skipped_share=0)
+        fails = (outcomes == _FAILED) | (chance.random(len(again)) < _RETRY_FAILS)
+        ends = np.minimum(starts[again] + values[again].astype(np.int64), (run + 1) * RUN_EVERY_MS - 1)
+        statuses[again] = _RETRIED
+        first = _Attempts(
+            starts, which, values, statuses, np.full(len(which), run), np.ones(len(which), dtype=np.int64)
+        )
+        retries = _Attempts(
+            ends,
+            which[again],
+            second,
+            np.where(fails, _FAILED, _FLAKY),
+            np.full(len(again), run),
+            np.full(len(again), 2),
+        )
+        both = _joined([first, retries])
+        return both.where(np.argsort(both.at_ms, kind="stable"))
+
+    def _format(self, attempts: _Attempts, chance: np.random.Generator) -> list[bytes]:
+        texts = self._series.texts
+        times = np.datetime_as_string(attempts.at_ms.astype("datetime64[ms]"), timezone="UTC").astype("S").tolist()
+        heads = [b""] * len(times)
+        failed = (attempts.status == _FAILED) | (attempts.status == _RETRIED)
+        for place in np.flatnonzero(failed | (attempts.run >= 0)).tolist():
+            heads[place] = self._head(attempts, place)
         return [
-            texts[text] % (time, run if in_run else b"", value, worker)
-            for text, time, run, in_run, value, worker in zip(
-                (which * len(_STATUSES) + statuses).tolist(),
+            texts[text] % (time, head, value, worker)
+            for text, time, head, value, worker in zip(
+                (attempts.which * len(_STATUSES) + attempts.status).tolist(),
                 times,
-                runs,
-                series.in_run[which].tolist(),
-                values.tolist(),
-                chance.integers(_WORKERS, size=len(timestamps)).tolist(),
+                heads,
+                attempts.value.tolist(),
+                chance.integers(_WORKERS, size=len(times)).tolist(),
                 strict=True,
             )
         ]
 
-    def _draw(self, which: Ints, regressed: npt.NDArray[np.bool_], chance: np.random.Generator) -> tuple[Floats, Ints]:
+    def _head(self, attempts: _Attempts, place: int) -> bytes:
+        """What an item of a run has beside its template, and why a test failed."""
+        which, run, number = (int(one[place]) for one in (attempts.which, attempts.run, attempts.number))
+        head = _run_fields(run) + b'"job":"%b","attempt":%d,' % (self._series.jobs[which], number) if run >= 0 else b""
+        if attempts.status[place] in (_FAILED, _RETRIED):
+            timed_out = attempts.value[place] >= TIMEOUT_MS
+            head += f'"error_type":"{"TimeoutError" if timed_out else _ERRORS[which % len(_ERRORS)]}",'.encode()
+        return head
+
+    def _draw(
+        self,
+        which: Ints,
+        regressed: npt.NDArray[np.bool_],
+        chance: np.random.Generator,
+        skipped_share: float = _SKIPPED_SHARE,
+    ) -> tuple[Floats, Ints]:
         """Values and statuses (as places in ``_STATUSES``) of executions and measurements of the series ``which``."""
         series = self._series
         count = len(which)
@@ -174,14 +244,14 @@ class SimulatedPlatform:
         )
         draw = chance.random(count)
         failed = is_test & (draw < failure_share)
-        skipped = is_test & (draw > 1 - _SKIPPED_SHARE)
+        skipped = is_test & (draw > 1 - skipped_share)
         timed_out = failed & (chance.random(count) < _TIMEOUT_SHARE_OF_FAILURES)
         values = np.where(timed_out, TIMEOUT_MS + values / 100, np.where(skipped, 0.0, values))
 
         is_cls = series.is_cls[which]
         values = np.where(is_cls & (chance.random(count) < _CLS_ZERO_SHARE), 0.0, values)
         values = np.where(is_cls, np.round(values, 4), np.round(values, 1))
-        return values, failed + 2 * skipped
+        return values, _FAILED * failed + _SKIPPED * skipped
 
     def _in_regression(self, timestamps: Ints) -> npt.NDArray[np.bool_]:
         inside = np.zeros(len(timestamps), dtype=bool)
@@ -191,17 +261,44 @@ class SimulatedPlatform:
 
 
 @dataclass(frozen=True)
+class _Attempts:
+    """What was measured: when, of which series, with what value and status; of a CI's run also its number and whether
+    it is the first or second attempt (else -1 and 0)."""
+
+    at_ms: Ints
+    which: Ints
+    value: Floats
+    status: Ints
+    run: Ints
+    number: Ints
+
+    def where(self, chosen: slice | npt.NDArray[Any]) -> _Attempts:
+        """Some of them, or all in another order."""
+        return _Attempts(*(getattr(self, one.name)[chosen] for one in fields(self)))
+
+
+def _joined(parts: Sequence[_Attempts]) -> _Attempts:
+    return _Attempts(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(_Attempts)))
+
+
+@dataclass(frozen=True)
 class _Series:
     """All series of the platform, one row each; ``texts`` has one item template per series and status."""
 
     cumulative_share: Floats
+    """Of what is not the CI's."""
     log_median: Floats
     sigma: Floats
     failure_share: Floats
     regression_factor: Floats
     is_test: npt.NDArray[np.bool_]
     is_cls: npt.NDArray[np.bool_]
-    in_run: npt.NDArray[np.bool_]
+    in_run: Ints
+    """The CI's tests, in an order in which each beginning is a mixture."""
+    run_share: float
+    """The CI's part of all metrics, where the rate allows no more."""
+    jobs: list[bytes]
+    """The job of each series in a run: one a browser."""
     texts: list[bytes]
 
 
@@ -218,16 +315,20 @@ class _Row:
 def _all_series(chance: np.random.Generator) -> _Series:
     rows = [*_test_rows(chance), *_vital_rows(chance), *_other_rows(chance)]
     shares = np.array([row.share for row in rows])
+    in_run = np.array([_is_in_run(row.fields) for row in rows])
+    cumulative = np.cumsum(np.where(in_run, 0.0, shares))
     return _Series(
         # The last bound is infinite, because the sum of the shares may round to just below 1.
-        cumulative_share=np.append(np.cumsum(shares / shares.sum())[:-1], np.inf),
+        cumulative_share=np.append((cumulative / cumulative[-1])[:-1], np.inf),
         log_median=np.log([row.median for row in rows]),
         sigma=np.array([row.sigma for row in rows]),
         failure_share=np.array([row.failure_share for row in rows]),
         regression_factor=np.array([row.regression_factor for row in rows]),
         is_test=np.array([row.fields["metric_type"] == "duration" for row in rows]),
         is_cls=np.array([row.fields["metric_type"] == "cls" for row in rows]),
-        in_run=np.array([_is_in_run(row.fields) for row in rows]),
+        in_run=chance.permutation(np.flatnonzero(in_run)),
+        run_share=float(shares[in_run].sum() / shares.sum()),
+        jobs=[f"e2e-{row.fields.get('browser', '')}".encode() for row in rows],
         texts=[_text(row.fields, status) for row in rows for status in _STATUSES],
     )
 

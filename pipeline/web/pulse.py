@@ -60,6 +60,7 @@ class Pulse:
         """What ``doctor`` finds wrong, with its fix; looked for now and then."""
         self._examined_s = float("-inf")
         self._stop = threading.Event()
+        self._looking = threading.Lock()
         self._store: Store | None = None
         self._thread = threading.Thread(target=self._run, name="web-pulse", daemon=True)
         self._listeners: list[Callable[[PipelineLook], object]] = []
@@ -86,7 +87,16 @@ class Pulse:
         return time.monotonic() - self.newest.at_s
 
     def look(self) -> PipelineLook:
-        """Look now."""
+        """Look now; one look at a time, so that each is complete when it is told."""
+        with self._looking:
+            look = self._look()
+            self.history.append(look)
+            self.newest = look
+        for told in list(self._listeners):
+            told(look)
+        return look
+
+    def _look(self) -> PipelineLook:
         store, store_trouble = self._reader()
         status = gather(self._parts.settings, self._parts.link, self._parts.buffers, store).as_dict()
         if store_trouble:
@@ -111,10 +121,6 @@ class Pulse:
             max([0.0, *(job["began_s_ago"] - job["interval_s"] for job in self._parts.jobs().values())]),
         )
         self._examine(store)
-        self.history.append(look)
-        self.newest = look
-        for told in list(self._listeners):
-            told(look)
         return look
 
     def _run(self) -> None:

@@ -1,5 +1,6 @@
 """Wrong use of the command line: one sentence, exit code 2, never a traceback and never a secret."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -120,3 +121,26 @@ def test_config_show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         assert "secret file of PIPELINE_CLICKHOUSE__DSN_FILE" in text
         assert "variable PIPELINE_ALERTS__CHANNELS" in text
         assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nothing", "--json"),
+        ("status", "--nothing", "--json"),
+        ("query", "SELECT 1; SELECT 2", "--json"),
+        ("schema", "show", "no:such:key", "--json"),
+        ("--config", "/nowhere/pipeline.yaml", "validate", "--json"),
+    ],
+)
+def test_an_error_is_an_object_for_programs(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --json stdout has one object that says what is wrong, stderr the sentence, and the exit code stays 2."""
+    monkeypatch.setattr(sys, "argv", ["pipeline", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main._run()
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert list(json.loads(told.out)) == ["error"]
+    assert json.loads(told.out)["error"] in " ".join(told.err.split())

@@ -289,6 +289,7 @@ def test_bad_keys_are_reported_once_and_cost_nothing_around_them(server: RedisSe
         client.set("session:test:huge", b"x" * 5_000_000)
         client.set("session:test:broken", "{")
         client.set("rate:login:x", "many")
+        client.set("rate:login:y", "\u0661\u0662")  # Arabic figures, which float() takes
     collector = collector_on(server)
     collector.run(now_ms(), budget_s=60)
     assert (
@@ -298,6 +299,7 @@ def test_bad_keys_are_reported_once_and_cost_nothing_around_them(server: RedisSe
     assert collector.states["system_metrics"].troubled_keys == 2
     assert collector.states["test_session"].troubled_keys == 2
     assert collector.states["rate_login"].trouble == "the value is not a number"
+    assert collector.states["rate_login"].troubled_keys == 2
     nodes = {one.node: one.value for one in collected(server) if one.metric_type in ("cpu_usage", "memory_usage")}
     assert nodes["node-4"] == 5
     assert {one.metric_type for one in collected(server)} >= set(EXPECTED)
@@ -367,6 +369,12 @@ GPU = {"pattern": "gpu:{node}", "type": "hash", "field": "load", "metric_type": 
     ({"pattern": "perf:{test}:{page}"}, "belong to 'page_performance' (perf:{test_id}:{page}) already"),
     ({"pattern": "test:result:{id}"}, "belong to 'test_result'"),
     ({"field": None}, "no field is named"),
+    ({"feild": "load", "type": None}, "there is no such name; did you mean 'field'?"),
+    ({"type": "list"}, "'size' of a list reads no 'field'"),
+    ({"type": "string"}, "a string that holds an object is a json"),
+    ({"metric_type": "gpu\nload"}, "is not one printable word"),
+    ({"writer": "pipeline"}, "what the pipeline writes is never collected"),
+    ({"ttl_s": -5}, "Input should be greater than 0"),
     ({"metric_type": "duration"}, "is that of executions, which come from the buffer"),
     ({"by": {"node": "{nod}"}}, "which the pattern 'gpu:{node}' does not have; did you mean 'node'?"),
     ({"by": {"rack": "{node}"}}, "'by' names 'rack'; a metric has "),

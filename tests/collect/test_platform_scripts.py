@@ -8,6 +8,8 @@ import pytest
 import redis
 from conftest import RedisServer
 
+from pipeline.collect.catalogue import catalogue
+from pipeline.collect.check import findings, walk
 from pipeline.collect.platform import Platform, RateLimit, scripts
 
 
@@ -112,6 +114,108 @@ def test_the_clean_up_mends_and_does_not_delete(client: Any) -> None:
     client.zadd("resource:cpu:usage", {f"{second}:1": second for second in range(2500)})
     assert platform.trim_series("resource:cpu:usage", 2400) == 2400
     assert client.zcard("resource:cpu:usage") == 100
+
+
+def test_a_dequeue_that_cannot_count_takes_no_test(client: Any) -> None:
+    """A damaged count is an error, and the test still waits: scripts are not undone where they fail."""
+    platform = Platform(client)
+    client.zadd("q", {"a": 1})
+    for damaged in ("1.5", " 3 ", "0x2", "many"):
+        client.hset("workers", "running", damaged)
+        with pytest.raises(redis.ResponseError, match="not a whole number"):
+            platform.dequeue("q", "workers", 9)
+    client.set("text", "no hash")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        platform.dequeue("q", "text", 9)
+    client.set("{l}:fence", "no number")
+    with pytest.raises(redis.ResponseError):
+        platform.lock("{l}", "a", 60_000)
+    assert (client.zcard("q"), client.exists("{l}")) == (1, 0)
+
+
+@pytest.mark.parametrize("ttl", [0, -1])
+def test_a_time_that_would_delete_is_refused(client: Any, ttl: int) -> None:
+    """EXPIRE with nothing left deletes: of a lock, of a counter (no limit at all), of all the keys of a pattern."""
+    platform = Platform(client)
+    assert platform.lock("{l}", "a", 60_000)
+    client.set("k", "v")
+    for call in (
+        lambda: platform.renew_lock("{l}", "a", ttl),
+        lambda: platform.lock("{l}", "a", ttl),
+        lambda: platform.fair_lock("{l}", "{l}:q", "b", ttl),
+        lambda: platform.rate_limit("r", 2, ttl),
+        lambda: platform.expire_keys("k", ttl),
+    ):
+        with pytest.raises(redis.ResponseError, match=r"at least one|positive"):
+            call()
+    assert client.get("{l}") == b"a"
+    assert client.ttl("k") == -1
+    assert not client.exists("r", "{l}:q")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"details":{"lastActivity":"old"}}', "VALID"),
+        ('{"lastActivity":"old","details":{"lastActivity":"old"}}', "VALID"),
+        ('{"lastActivity":null}', "VALID"),
+        ('{"lastActivity":"a \\"b\\""}\n', "VALID"),
+        ('[{"lastActivity":"old"}]', "DAMAGED"),
+        ('"text"', "DAMAGED"),
+        ("[" * 2000, "DAMAGED"),
+    ],
+)
+def test_only_the_sessions_own_field_is_edited(client: Any, text: str, reason: str) -> None:
+    """Not one of an object inside; again and again, without growing; what is no object is no session."""
+    platform = Platform(client)
+    client.set("s", text, ex=100)
+    lengths = []
+    for now in ("2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z"):
+        assert platform.validate_session("s", "b", now) == (reason == "VALID", reason)
+        if reason == "VALID":
+            assert json.loads(client.get("s")) == json.loads(text) | {"lastActivity": now}
+        lengths.append(client.strlen("s"))
+    assert lengths[1] == lengths[2]
+    client.delete("s")
+    client.hset("s", "lastActivity", "as the document's script would write it")
+    assert platform.validate_session("s", "b", "now") == (False, "DAMAGED")
+
+
+def test_a_client_that_decodes_is_served_too(client: Any, redis_server: Callable[..., RedisServer]) -> None:
+    """Text or bytes come as the client has them; a key that is not UTF-8 is mended as well."""
+    client.set(b"test:result:\xff", "v")
+    client.zadd("q", {"a": 1})
+    assert Platform(client).expire_keys("test:result:*", 50) == 1
+    options = client.connection_pool.connection_kwargs
+    with redis.Redis(
+        host=options["host"], port=options["port"], db=options.get("db", 0), decode_responses=True
+    ) as text:
+        platform = Platform(text)
+        assert platform.dequeue("q", "workers", 2) == "a"
+        assert platform.validate_session("none", "b", "t") == (False, "NOT_FOUND")
+        text.set("test:result:1", "v")
+        assert platform.expire_keys("test:result:1*", 50) == 1
+
+
+def test_a_waiter_whose_place_was_deleted_stands_in_the_queue_again(client: Any) -> None:
+    """Otherwise it would wait for ever: it is known as a waiter, and never the first."""
+    platform = Platform(client)
+    assert platform.fair_lock("{l}", "{l}:q", "a", 60_000, now_ms=0)
+    assert not platform.fair_lock("{l}", "{l}:q", "b", 60_000, now_ms=0)
+    client.delete("{l}:q", "{l}")
+    assert platform.fair_lock("{l}", "{l}:q", "b", 60_000, now_ms=1)
+
+
+def test_what_scripts_keep_beside_a_lock_is_in_the_schema(client: Any) -> None:
+    """Fences never expire and waiters are a sorted set: neither is taken for a lock or a queue of the document."""
+    platform = Platform(client)
+    locks = ("lock:env:staging:chrome", "lock:test:user:u", "lock:environment:staging", "lock:database:orders")
+    for lock in locks:
+        assert platform.lock(lock, "worker-1", 60_000) == 1
+    platform.fair_lock(locks[0], "lock:queue:env:staging", "worker-2", 60_000)
+    counted = walk(client, ["coordination"], catalogue(), lambda key: False, now_s=0)
+    assert findings(catalogue(), counted) == []
+    assert counted.by_entry.total() == 2 * len(locks) + 2
 
 
 def test_every_script_says_what_it_does() -> None:

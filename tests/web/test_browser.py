@@ -222,6 +222,28 @@ def test_nothing_moves_while_a_view_loads(browser: Any, world: World) -> None:
         reader.close()
 
 
+@pytest.mark.parametrize(("width", "height"), [(1360, 900), (390, 844)])
+def test_nothing_moves_when_something_goes_wrong(
+    browser: Any, world: World, monkeypatch: pytest.MonkeyPatch, width: int, height: int
+) -> None:
+    """What the doctor finds while the page is looked at appears on top, and what stands below it stays where it is."""
+    monkeypatch.setattr("pipeline.web.pulse.EXAMINE_S", 0.0)
+    reader = Reader(browser, world, viewport={"width": width, "height": height})
+    reader.context.add_init_script(SHIFTS)
+    try:
+        for view in ("now", "platform"):
+            world.parts.link.database("metrics").config_set("maxmemory-policy", "noeviction")
+            world.site.pulse.look()
+            reader.open(f"view={view}")
+            reader.page.wait_for_selector("main .is-loading", state="detached")
+            world.parts.link.database("metrics").config_set("maxmemory-policy", "allkeys-lru")
+            reader.page.get_by_text("allkeys-lru").first.wait_for()
+            assert reader.page.evaluate("window.shifts") == [], view
+    finally:
+        world.parts.link.database("metrics").config_set("maxmemory-policy", "noeviction")
+    reader.close()
+
+
 def test_fields_for_the_parameters_of_a_question(browser: Any, world: World) -> None:
     """Each {name:Type} of the question is a field; what is typed fills it, and stands in the link and comes back."""
     reader = Reader(browser, world)

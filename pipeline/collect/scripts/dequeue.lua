@@ -2,17 +2,18 @@
 -- KEYS: queue (sorted set), resource (hash)   ARGV: most that may run
 -- Returns the test, or nil when the queue is empty or the resource is full.
 -- The document's script returned test[2], which is the score: ZPOPMIN answers {member, score}. A higher score is more
--- urgent in the document's example (high 100, medium 50, low 25), so this takes the highest.
-local running = tonumber(redis.call('HGET', KEYS[2], 'running') or '0')
-if running == nil then
-    return redis.error_reply("the resource's field 'running' is not a number")
+-- urgent in the document's example (high 100, medium 50, low 25), so this takes the highest. It counts before it takes:
+-- a script that fails half-way is not undone, and the test would be gone.
+local most = tonumber(ARGV[1])
+if most == nil then
+    return redis.error_reply('ERR the most that may run must be a number')
 end
-if running >= tonumber(ARGV[1]) then
-    return nil
+local running = redis.call('HGET', KEYS[2], 'running') or '0'
+if not string.find(running, '^-?%d+$') then
+    return redis.error_reply("ERR the resource's field 'running' is not a whole number")
 end
-local popped = redis.call('ZPOPMAX', KEYS[1])
-if #popped == 0 then
+if tonumber(running) >= most or redis.call('ZCARD', KEYS[1]) == 0 then
     return nil
 end
 redis.call('HINCRBY', KEYS[2], 'running', 1)
-return popped[1]
+return redis.call('ZPOPMAX', KEYS[1])[1]

@@ -3,12 +3,15 @@
 -- ARGV: holder, TTL in milliseconds, now in milliseconds, patience in milliseconds
 -- Returns 1 when the caller holds the lock now, else 0: ask again within the patience, or the place is lost.
 -- With the document's LPOP a waiter that died blocks all waiters behind it for ever.
+if (tonumber(ARGV[2]) or 0) < 1 then
+    return redis.error_reply('ERR the TTL must be at least one millisecond')
+end
 local held = redis.call('GET', KEYS[1])
 if held == ARGV[1] then
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
     return 1
 end
-if not redis.call('ZSCORE', KEYS[3], ARGV[1]) then
+if not redis.call('LPOS', KEYS[2], ARGV[1]) then
     redis.call('RPUSH', KEYS[2], ARGV[1])
 end
 redis.call('ZADD', KEYS[3], ARGV[3] + ARGV[4], ARGV[1])

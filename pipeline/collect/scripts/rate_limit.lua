@@ -2,10 +2,14 @@
 -- KEYS: counter   ARGV: limit, span in seconds
 -- Returns {1 if allowed, requests so far, milliseconds until the span ends}.
 -- The document's INCR key EX n is no command; INCR and EXPIRE apart leave a counter for ever when a client dies between.
+local limit, span_ms = tonumber(ARGV[1]), math.floor((tonumber(ARGV[2]) or 0) * 1000)
+if limit == nil or span_ms < 1 then
+    return redis.error_reply('ERR the limit must be a number, and the span a positive number of seconds')
+end
 local count = redis.call('INCR', KEYS[1])
 local left_ms = redis.call('PTTL', KEYS[1])
 if left_ms < 0 then
-    left_ms = tonumber(ARGV[2]) * 1000
+    left_ms = span_ms
     redis.call('PEXPIRE', KEYS[1], left_ms)
 end
-return {count <= tonumber(ARGV[1]) and 1 or 0, count, left_ms}
+return {count <= limit and 1 or 0, count, left_ms}

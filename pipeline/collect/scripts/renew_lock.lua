@@ -1,6 +1,9 @@
 -- Prolongs a lock, if it is still the caller's.
 -- KEYS: lock   ARGV: holder, TTL in milliseconds   Returns 1, or 0 when the lock is lost.
 -- The document's EXPIRE prolongs any lock that stands there by then.
+if (tonumber(ARGV[2]) or 0) < 1 then
+    return redis.error_reply('ERR the TTL must be at least one millisecond: Redis would delete the lock')
+end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
     return 0
 end

@@ -16,7 +16,7 @@ const CARDS = [
 ];
 
 export function render(about) {
-  const wrong = h('section', { class: 'panel is-loading', 'aria-label': 'What is wrong', 'aria-live': 'polite' }, empty('Looking…', 'The first look at the pipeline takes a moment.'));
+  const wrong = h('section', { class: 'panel is-loading', tabindex: 0, role: 'region', 'aria-label': 'What is wrong', 'aria-live': 'polite' }, empty('Looking…', 'The first look at the pipeline takes a moment.'));
   const drawn = CARDS.map(([key, name, , meaning]) => {
     const value = h('div', { class: 'value' }, '–');
     const card = h('section', { class: 'card', title: meaning, 'aria-label': name }, h('div', { class: 'name' }, name), value, key ? h('div', { class: 'spark' }) : null);
@@ -40,7 +40,7 @@ export function render(about) {
     fill(books, ledger(told));
     fill(jobs, schedule(told));
   });
-  return [wrong, h('div', { class: 'cards' }, drawn.map(({ card }) => card)),
+  return [h('div', { class: 'outlook' }, wrong, h('div', { class: 'cards' }, drawn.map(({ card }) => card))),
     h('div', { class: 'two' },
       h('section', { class: 'panel', 'aria-label': 'The books' }, h('header', {}, h('h2', {}, 'The books'), h('span', { class: 'hint' }, 'every item since it was sealed')), books),
       h('section', { class: 'panel', 'aria-label': 'Jobs' }, h('header', {}, h('h2', {}, 'Jobs and loops'), h('span', { class: 'hint' }, 'of this process')), jobs))];

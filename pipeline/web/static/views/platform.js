@@ -16,11 +16,11 @@ export const filters = ['span', 'environment'];
 const measured = ({ name }, value) => (value === null || value === undefined ? '–' : name === 'age_s' ? seconds(value) : name === 'memory_pct' ? `${value.toFixed(value < 10 ? 2 : 0)} %` : number(value));
 
 export function render(about) {
-  const processes = h('div', {}, empty('Looking…', ''));
-  const found = h('div', {}, empty('Looking…', ''));
-  const limits = h('div', {}, empty('Looking…', ''));
-  const databases = h('div', {}, empty('Looking…', ''));
-  const figures = h('div', {}, empty('Looking…', ''));
+  const processes = h('div', { class: 'steady' }, empty('Looking…', ''));
+  const found = h('div', { class: 'steady' }, empty('Looking…', ''));
+  const limits = h('div', { class: 'steady' }, empty('Looking…', ''));
+  const databases = h('div', { class: 'steady tall' }, empty('Looking…', ''));
+  const figures = h('div', { class: 'steady tall' }, empty('Looking…', ''));
   const collectors = h('div', {}, empty('Looking…', ''));
   const first = h('section', { class: 'panel is-loading', 'aria-label': 'Processes' }, h('header', {}, h('h2', {}, 'Processes'), h('span', { class: 'hint' }, 'as each said last')), processes);
   about.live((told) => {
@@ -45,10 +45,10 @@ export function render(about) {
     h('div', { class: 'two' },
       h('section', { class: 'panel', 'aria-label': 'Databases of Redis' }, h('header', {}, h('h2', {}, 'Databases of Redis'), h('span', { class: 'hint' }, 'what INFO keyspace says')), databases),
       h('section', { class: 'panel', 'aria-label': 'Redis' }, h('header', {}, h('h2', {}, 'Redis'), h('span', { class: 'hint' }, 'the server’s own figures')), figures)),
-    h('section', { class: 'panel', 'aria-label': 'Collectors' }, h('header', {}, h('h2', {}, 'Collectors'), h('span', { class: 'hint' }, 'what the last look at each kind of key found')), collectors),
     panel('Collected metrics', 'every kind besides durations and vitals; values in the unit they were sent in', async () => {
       const told = await about.figure('platform');
       return { source: told, content: told.list.length ? table(told.list, [['Metric', (row) => row.metric_type], ['Node', (row) => row.node || '–'], ['Endpoint', (row) => row.endpoint || '–', { wide: true }], ['Environment', (row) => row.environment || '–'], ['Newest mean', (row) => decimal(row.newest), { numeric: true }], ['p50', (row) => decimal(row.p50), { numeric: true }], ['p95', (row) => decimal(row.p95), { numeric: true }], ['Metrics', (row) => number(row.metrics), { numeric: true }], ['Newest window', (row) => when(row.newest_window * (row.newest_window < 1e11 ? 1000 : 1))]], 'Collected metrics', { tall: true }) : empty('Nothing was collected in this span', 'Queues, locks, workers and cost appear here once collectors or producers send them.') };
     }),
+    h('section', { class: 'panel', 'aria-label': 'Collectors' }, h('header', {}, h('h2', {}, 'Collectors'), h('span', { class: 'hint' }, 'what the last look at each kind of key found')), collectors),
   ];
 }
