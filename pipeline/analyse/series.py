@@ -122,11 +122,16 @@ def ranked(column: pa.ChunkedArray) -> Ranked:
     if codes.null_count:
         values = pa.concat_arrays([values, pa.array([absent], values.type)])
         codes = pc.fill_null(codes, len(values) - 1)
-    # A dictionary may repeat a value or hold one that no row uses; neither changes the order of the groups.
-    distinct = pc.unique(values)
-    in_order = distinct.take(pc.sort_indices(distinct))
-    rank_of_code = pc.index_in(values, in_order).to_numpy(zero_copy_only=False)
-    return Ranked(codes.to_numpy(zero_copy_only=False), rank_of_code, in_order)
+    # A dictionary may repeat a value or hold one that no row uses; neither changes the order of the groups. Sorted, and
+    # not looked up in a table: Arrow's has no seed, and texts that were made to collide there would hold a job up.
+    order = pc.sort_indices(values).to_numpy()
+    in_order = values.take(order)
+    is_new = np.ones(len(order), np.bool_)
+    if len(order) > 1:
+        is_new[1:] = pc.not_equal(in_order[1:], in_order[:-1]).to_numpy(zero_copy_only=False)
+    rank_of_code = np.empty(len(order), np.int32)
+    rank_of_code[order] = np.cumsum(is_new) - 1
+    return Ranked(codes.to_numpy(zero_copy_only=False), rank_of_code, in_order.filter(pa.array(is_new)))
 
 
 def _take(column: Ranked, ranks: NDArray[np.integer]) -> pa.Array:

@@ -28,6 +28,7 @@ TRANSPORT = frozenset(
         *("send_progress_in_http_headers", "http_headers_progress_interval_ms", "client_protocol_version"),
     }
 )
+_NAMING = frozenset({"database", "default_format", "query_id"})
 _MAX_FIELDS = 1000
 
 
@@ -49,6 +50,9 @@ def read_statement(
     elif kind == "application/x-www-form-urlencoded" and body.startswith(b"query="):
         parameters |= _fields(body.decode())
         body = b""
+    for name, text in parameters.items():
+        if name.startswith("param_") or name in _NAMING:
+            _demand_utf8(name, text)
     query = parameters.get("query", "").encode(errors="surrogateescape")
     return (query + b"\n" + body if query and body else query or body), parameters
 
@@ -61,6 +65,14 @@ def fills(parameters: Mapping[str, str]) -> dict[str, str]:
 def query_settings(parameters: Mapping[str, str]) -> dict[str, str]:
     """The parameters that are settings."""
     return {k: v for k, v in parameters.items() if k not in TRANSPORT and not k.startswith("param_")}
+
+
+def _demand_utf8(name: str, text: str) -> None:
+    try:
+        (name + text).encode()
+    except UnicodeEncodeError:
+        shown = name if name.isascii() else "of that name"
+        raise refused(INCORRECT_DATA, f"The parameter {shown} is not valid UTF-8.") from None
 
 
 def _fields(text: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ def needs(settings: Settings) -> list[Need]:
     found = [need for key in settings.buffer.keys for need in _of_buffer(BufferKeys(key))]
     found += _of_fleet(FleetKeys(settings.fleet.name))
     found += [need for entry, need in _PUBLISHED if entry not in settings.publish.skip]
-    return found
+    return found + [("metrics", command) for command in _of_groups(BufferKeys(settings.buffer.keys[0]).scratch)]
 
 
 def _of_buffer(own: BufferKeys) -> list[Need]:
@@ -48,6 +48,18 @@ def _of_buffer(own: BufferKeys) -> list[Need]:
         ("MEMORY", "USAGE", own.buffer),
     )
     return [("metrics", command) for command in commands]
+
+
+def _of_groups(key: str) -> list[tuple[str, ...]]:
+    """The commands that the shipped user is given by group (@hash, @list, …), for a user to whom one was refused."""
+    plain = ("HGETALL", "HKEYS", "HVALS", "HLEN", "LPOP", "RPOP", "ZCARD", "GET", "STRLEN")
+    with_field = ("HGET", "HMGET", "HDEL", "HEXISTS", "LINDEX", "ZSCORE", "ZREM")
+    with_two = ("HINCRBY", "HSETNX", "LRANGE", "LREM", "ZRANGE", "ZRANGEBYSCORE")
+    return [
+        *((name, key) for name in plain),
+        *((name, key, "0") for name in (*with_field, "RPUSH", "HSCAN")),
+        *((name, key, "0", "0") for name in with_two),
+    ]
 
 
 def _of_fleet(fleet: FleetKeys) -> list[Need]:

@@ -181,8 +181,12 @@ class Service:
         drains = [drainer.activity.trouble for drainer in self.drainers if drainer.activity.trouble]
         drains += [overflow.trouble for overflow in self.overflows if overflow.trouble]
         drains += [self.retention.trouble] if self.retention.trouble else []
-        jobs = [f"{name}: {state.trouble}" for name, state in self.schedule.states.items() if state.trouble]
-        return "; ".join(dict.fromkeys([*joins, *drains, *jobs]))
+        jobs: dict[str, list[str]] = {}
+        for name, state in self.schedule.states.items():
+            if state.trouble and state.trouble not in drains:  # what the drainer waits for, the jobs wait for too
+                jobs.setdefault(state.trouble, []).append(name)
+        told = [f"{', '.join(names)}: {trouble}" for trouble, names in jobs.items()]
+        return "; ".join(dict.fromkeys([*joins, *drains, *told]))
 
     # Threads
 

@@ -554,7 +554,7 @@ ASKED: dict[str, Callable[[Buffer, Chunk], Any]] = {
 
 def test_when_redis_is_away_every_method_says_so(redis_server: Callable[..., RedisServer]) -> None:
     """RedisOutage, whatever was asked; and when it is back all is as it was, but in doubt."""
-    server = redis_server(appendonly=True)
+    server = redis_server(appendonly=True, options=["--appendfsync", "always"])
     buffer = filled(server.url, 4)
     buffer.seal(2)
     chunk = claimed(buffer)

@@ -96,6 +96,28 @@ def test_items_removed_from_the_middle_wait_for_a_person(redis_url: str) -> None
     assert buffer.client.llen(buffer.keys.aside(name)) == 39
 
 
+SHIFTED: dict[str, Callable[[Buffer, str], object]] = {
+    "one removed": lambda b, key: b.client.lrem(key, 1, "25"),
+    "one inserted": lambda b, key: b.client.linsert(key, "BEFORE", "25", "inserted"),
+    "the oldest moved": lambda b, key: b.client.linsert(key, "BEFORE", "25", b.client.rpop(key)),
+}
+
+
+@pytest.mark.parametrize("kind", SHIFTED)
+def test_an_ack_does_not_hide_that_the_middle_was_changed(redis_url: str, kind: str) -> None:
+    """What an ack frees is counted from the newest item: with the middle changed, others would take their places."""
+    buffer, taken = filled(redis_url, ROWS), {}
+    segment = buffer.seal(10)
+    assert segment is not None
+    chunk = claimed(buffer)
+    store(taken, chunk, buffer.read(chunk))
+    SHIFTED[kind](buffer, buffer.keys.segment(segment.name))
+    acknowledge(buffer, chunk)
+    assert len(set(delivered(take_all(buffer, taken)))) == len(taken) == 10
+    books = balanced(buffer)
+    assert (books.stored, books.set_aside + books.lost) == (10, 30)
+
+
 @pytest.mark.parametrize("end", ["lpush", "rpush"])
 def test_items_pushed_onto_a_segment_are_moved_to_the_buffer(redis_url: str, end: str) -> None:
     """They were meant for the buffer; the segment's own items keep their positions."""

@@ -24,6 +24,11 @@ ROWS, CHUNK_ROWS = 60, 20
 Act = Callable[[redis.Redis, str], object]
 
 
+def middle(client: redis.Redis, key: str) -> bytes:
+    found: bytes = client.lindex(key, client.llen(key) // 2)
+    return found
+
+
 def other_type(client: redis.Redis, key: str) -> None:
     client.delete(key)
     client.set(key, "junk")
@@ -38,8 +43,8 @@ ACTS: dict[str, Act] = {
     "removed": lambda client, key: client.delete(key),
     "renamed": lambda client, key: client.rename(key, "elsewhere"),
     "of another type": other_type,
-    "one removed in the middle": lambda client, key: client.lrem(key, 1, client.lindex(key, 30)),
-    "one inserted in the middle": lambda client, key: client.linsert(key, "AFTER", client.lindex(key, 30), good(900)),
+    "one removed in the middle": lambda client, key: client.lrem(key, 1, middle(client, key)),
+    "one inserted in the middle": lambda client, key: client.linsert(key, "AFTER", middle(client, key), good(900)),
     "one moved": lambda client, key: client.linsert(key, "BEFORE", client.lindex(key, 5), client.rpop(key)),
     "pushed to": lambda client, key: (client.rpush(key, good(901)), client.lpush(key, good(902))),
 }

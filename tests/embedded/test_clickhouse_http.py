@@ -252,6 +252,16 @@ def test_an_unknown_database_is_an_error(server: ClickHouseHttp) -> None:
     assert (answer.status, answer.headers["X-ClickHouse-Exception-Code"]) == (403, "497")
 
 
+@pytest.mark.parametrize("name", ["param_a", "database", "default_format", "query_id"])
+def test_parameters_are_text(server: ClickHouseHttp, name: str) -> None:
+    """Bytes that are not UTF-8 in the address: one sentence, and nothing of the engine's insides."""
+    answer = ask(server, b"SELECT 1", **{name: b"\xff"})
+    assert (answer.status, answer.headers["X-ClickHouse-Exception-Code"]) == (400, "117")
+    assert (
+        answer.data == f"Code: 117. DB::Exception: The parameter {name} is not valid UTF-8. (INCORRECT_DATA)\n".encode()
+    )
+
+
 def test_an_error_in_the_middle_is_an_error(server: ClickHouseHttp) -> None:
     """Rows computed before the error are not sent as if they were the answer."""
     sql = b"SELECT number, throwIf(number = 999) FROM numbers(1000) SETTINGS max_block_size = 10"

@@ -14,7 +14,7 @@ from pipeline.alerts.journal.alert_keys import AlertKeys
 from pipeline.alerts.journal.silences import Silences
 from pipeline.base import config
 from pipeline.base.errors import PipelineError
-from pipeline.base.keys import FleetKeys
+from pipeline.base.keys import BufferKeys, FleetKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.buffer.buffer import Buffer, open_buffers
 from pipeline.client.producer import MetricsClient
@@ -24,6 +24,7 @@ from pipeline.operate.adopt import adopt
 from pipeline.operate.doctor import redis_findings, rights_finding
 from pipeline.operate.fleet import Fleet
 from pipeline.operate.lease import Lease
+from pipeline.operate.redis_rights import missing_rights, needs
 from pipeline.operate.status import gather
 
 SHIPPED = Path(__file__).parents[2] / "config/redis-users.acl"
@@ -124,6 +125,20 @@ def test_each_right_of_the_service_is_missed(address: Callable[[str], config.Set
             finally:
                 link.close()
     assert unnoticed == []
+
+
+def test_a_command_of_a_group_that_was_taken_away_is_named(address: Callable[[str], config.Settings]) -> None:
+    """The shipped user may read lists and hashes; without one command of these the doctor says which."""
+    settings = address("service")
+    with redis.Redis.from_url(settings.redis.url.replace("service:secret@", "")) as administrator:
+        for command in ("LRANGE", "LINDEX", "HMGET", "HINCRBY", "ZRANGE", "HSCAN"):
+            administrator.execute_command("ACL", "SETUSER", "service", f"-{command.lower()}")
+    link = RedisLink.open(settings)
+    assert missing_rights(link, needs(settings)) == [
+        f"{command} {BufferKeys('metrics:buffer').scratch}"
+        for command in ("HMGET", "LINDEX", "HSCAN", "HINCRBY", "LRANGE", "ZRANGE")
+    ]
+    link.close()
 
 
 def test_the_reader_looks_and_changes_nothing(address: Callable[[str], config.Settings]) -> None:

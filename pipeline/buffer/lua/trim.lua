@@ -6,7 +6,10 @@ local facts = read_segment(KEYS[1], ARGV[1], KEYS[2])
 if not facts or wrong_type(KEYS[1], 'list') then return 0 end
 local finished = facts.trimmed * facts.chunk_rows
 local freed = math.min(finished, facts.freed + ARGV[2])
--- Counted from the newest item, so that nothing that is still needed goes, whatever happened to the old end.
+-- Counted from the newest item, so that nothing that is still needed goes where items vanished at the old end. Where
+-- some vanished elsewhere or came in, that count means other items, and the right length and tail would hide it.
+local missing = facts.rows - facts.freed - redis.call('LLEN', KEYS[1])
+if missing < 0 or (missing == 0) ~= looks_like(KEYS[1], -1, facts.tail) then return 0 end
 if freed <= facts.freed or not looks_like(KEYS[1], 0, facts.head) then return 0 end
 redis.call('LTRIM', KEYS[1], 0, facts.rows - freed - 1)
 -- Where items are missing, the last one there is not the one that should be.
