@@ -19,7 +19,7 @@ import redis
 
 from pipeline.base import resources
 from pipeline.base.config import Settings
-from pipeline.base.errors import ConfigError, MigrationError, Outage, PipelineError, StoreRefused
+from pipeline.base.errors import ConfigError, MigrationError, Outage, PipelineError, RedisDenied, StoreRefused
 from pipeline.base.redis_link import RedisLink, outages
 from pipeline.buffer.redis_disk import FSYNC_WAIT_S
 from pipeline.jobs.retention import retention_hours
@@ -245,6 +245,8 @@ def _appendfsync(link: RedisLink) -> str:
     try:
         with outages():
             return str(link.database("metrics").config_get("appendfsync").get("appendfsync", ""))
+    except RedisDenied:
+        return ""
     except Outage:
         raise
     except (PipelineError, redis.ResponseError):
@@ -486,6 +488,8 @@ def _attempt(side: str, findings: Iterator[Finding]) -> list[Finding]:
     try:
         for finding in findings:
             found.append(finding)  # noqa: PERF402  what came before the error stays
+    except RedisDenied as denied:
+        found.append(Finding(side, "bad", str(denied), f"see {_ADDRESSES[side]} and what its user may do"))
     except Outage as outage:
         if "MISCONF" in str(outage):  # said even to those who only read
             if any(one.check == "redis persistence" for one in found):

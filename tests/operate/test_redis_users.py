@@ -126,6 +126,19 @@ def test_each_right_of_the_service_is_missed(address: Callable[[str], config.Set
     assert unnoticed == []
 
 
+def test_without_config_and_slowlog_the_doctor_looks_at_all_the_rest(address: Callable[[str], config.Settings]) -> None:
+    """Hosted servers forbid both: that is no fault, and no check after it is left out."""
+    settings = address("service")
+    with redis.Redis.from_url(settings.redis.url.replace("service:secret@", "")) as administrator:
+        administrator.execute_command("ACL", "SETUSER", "service", "-config|get", "-config", "-slowlog|get", "-slowlog")
+        link = RedisLink.open(settings)
+        found = {finding.check: finding for finding in redis_findings(settings, link)}
+        link.close()
+    assert found["redis persistence"].detail == "append-only file, appendfsync unknown (CONFIG is forbidden)"
+    assert [finding for finding in found.values() if finding.severity == "bad"] == []
+    assert found["durable seal"].severity == "ok"
+
+
 def test_the_reader_looks_and_changes_nothing(address: Callable[[str], config.Settings]) -> None:
     """Status works under it; nothing can be written, and the doctor names what the service would lack."""
     writer, settings = RedisLink.open(address("service")), address("reader")
