@@ -74,6 +74,7 @@ def _told(run: dict[str, Any]) -> dict[str, Any]:
     return {name: run[name] for name in names} | {"jobs": len(run["jobs"])}
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(240)
 def test_own_test_suite_from_pytest_to_query(
     make_settings: Callable[..., config.Settings], _open_engine: None, tmp_path: Path

@@ -10,6 +10,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import documentation
@@ -61,6 +62,7 @@ def test_version_is_said_once() -> None:
     none_of(set(tags) - {pipeline.__version__}, f"docker-compose.yml names an image that is not {pipeline.__version__}")
 
 
+@pytest.mark.thorough
 def test_wheel_carries_sql_and_configuration(tmp_path: Path) -> None:
     """The wheel holds the code, py.typed and every file of sql/ and config/; nothing of tests, no byte code."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
@@ -152,8 +154,13 @@ import pipeline.cli.main, pipeline.operate.commands
     in_fresh_python(script, tmp_path)
 
 
-def imports_of(file: Path) -> Iterator[str]:
+@cache
+def imports_of(file: Path) -> list[str]:
     """Every module a file imports, in functions too, by its dotted name; not what only the type checker sees."""
+    return list(_imports_in(file))
+
+
+def _imports_in(file: Path) -> Iterator[str]:
     tree = ast.parse(file.read_text())
     hidden = {
         inner

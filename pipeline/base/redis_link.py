@@ -14,7 +14,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ _FINAL_TEXTS = re.compile(
 _DENIED_CODES = frozenset({"NOAUTH", "NOPERM", "WRONGPASS"})
 # In a script Redis drops the code of a refused command, and 6.2 wraps every other one.
 _DENIED_TEXT = "The user executing the script can't"
+_READ_ONLY_TEXT = "You can't write against a read only replica"
+IS_REPLICA = "this Redis is a read-only replica, so that nothing can be written; let redis.url name the master"
 _CODE = re.compile(r"-?([A-Z]{2,})(?= |$)")
 _IN_SCRIPT = re.compile(r"Error running script \(call to \w+\): (?:@user_script:\s?\d+: ){1,2}(.*)", re.DOTALL)
 
@@ -73,6 +75,11 @@ def classify(error: Exception) -> PipelineError | None:
     return _reply(error, text) if isinstance(error, redis.ResponseError) else None
 
 
+def is_replica(info: Mapping[str, Any]) -> bool:
+    """Whether INFO speaks of a server that takes no writes, because it follows another."""
+    return info.get("role") == "slave" and bool(info.get("slave_read_only", 1))
+
+
 def _reply(error: redis.ResponseError, text: str) -> PipelineError | None:
     """What an error reply of the server means."""
     code = getattr(error, "status_code", None) or ""  # redis-py takes the codes it knows off the text
@@ -84,6 +91,8 @@ def _reply(error: redis.ResponseError, text: str) -> PipelineError | None:
         return _denied(text)
     if code == "OOM":
         return RedisFull(text)
+    if code == "READONLY" or _READ_ONLY_TEXT in text:
+        return RedisOutage(IS_REPLICA)
     if code in ("MOVED", "ASK"):
         return RedisOutage(f"redis.url names a node of a cluster that does not hold the key ({code} {text})")
     if code in _FINAL_CODES or (code in ("", "ERR") and _FINAL_TEXTS.search(text)):

@@ -66,7 +66,7 @@ class Acking(BufferCommands):
         return bool(
             self._run(
                 "unspill",
-                [keys.spilled, keys.dirty, keys.ledger, keys.acked, keys.scratch],
+                [keys.spilled, keys.dirty, keys.ledger, keys.acked, keys.set_aside, keys.scratch],
                 [chunk_name(chunk), chunk.rows, stored, dead_lettered, record, *minutes[:MINUTES_PER_ACK]],
             )
         )

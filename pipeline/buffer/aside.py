@@ -57,7 +57,7 @@ class SettingAside(Acking, Reading):
                 why_gone=self._record(chunk, damaged.extent.why, chunk.first),
             )
         if damaged.extent.is_proved:
-            self.set_aside(chunk, damaged.extent.why)
+            self._take_out(chunk, damaged.extent.why, is_compared=True)
         else:
             self._set_rest_aside(chunk, damaged.extent.why)
         return None
@@ -69,6 +69,10 @@ class SettingAside(Acking, Reading):
         there of them is counted as lost. A crash in between leaves a leased chunk, and the copy is made afresh.
         Raises ``LeaseLost`` when another drainer has the chunk by now.
         """
+        self._take_out(chunk, reason)
+
+    def _take_out(self, chunk: Chunk, reason: str, *, is_compared: bool = False) -> None:
+        """``is_compared``: some of its rows may be stored, which ``measure_aside`` finds out."""
         keys = self.keys
         first = self._copy_aside(chunk)
         done = self._run(
@@ -77,7 +81,10 @@ class SettingAside(Acking, Reading):
                 *(keys.segments, keys.segment(chunk.segment), keys.sealed, keys.set_aside),
                 *(keys.ledger, keys.aside(chunk_name(chunk)), keys.scratch),
             ],
-            [chunk.segment, chunk.number, self._lease(chunk), self._record(chunk, reason, first)],
+            [
+                *(chunk.segment, chunk.number, self._lease(chunk)),
+                _compared(chunk, reason) if is_compared else self._record(chunk, reason, first),
+            ],
         )
         self._done(chunk, done)
         _log.error("chunk set aside", segment=chunk.segment, chunk=chunk.number, rows=chunk.rows, reason=reason)
@@ -164,6 +171,17 @@ class SettingAside(Acking, Reading):
         keys = self.keys
         names = [keys.set_aside, keys.aside(name), keys.ledger, keys.buffer, keys.scratch]
         return int(self._run("close_aside", names, [name, decisions, int(end)]))
+
+
+def _compared(chunk: Chunk, reason: str) -> str:
+    """The record of a chunk whose rows are still to be looked for in ClickHouse."""
+    known = {
+        "sealed_at_ms": chunk.sealed_at_ms,
+        "since": chunk.first,
+        "chunk_rows": chunk.chunk_rows,
+        "chunks": [[chunk.number, chunk.number]],
+    }
+    return json.dumps({"reason": reason, **known}, ensure_ascii=False)
 
 
 def _pages(begin: int, rows: int) -> list[tuple[int, int]]:

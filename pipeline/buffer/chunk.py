@@ -29,7 +29,7 @@ class Chunk:
     doubtful: bool
     """Whether some of its rows may be stored already: it was tried before, or Redis restarted since sealing."""
     gone: int = 0
-    """Rows at its ends that were removed from the segment's list; they are counted as lost when it is done."""
+    """Rows at its ends that were removed from the segment's list: those that are not stored by then are lost."""
     why_gone: str = ""
     lapses: int = 0
     """How often a process that held it died before any insert of it began."""
@@ -38,6 +38,12 @@ class Chunk:
     def rows(self) -> int:
         """Items in the chunk."""
         return self.last - self.first
+
+    @property
+    def sealed(self) -> tuple[int, int]:
+        """``first`` and ``last`` as they were when the segment was sealed."""
+        first = self.number * self.chunk_rows
+        return first, min(first + self.chunk_rows, self.segment_rows)
 
 
 def chunk_name(chunk: Chunk) -> str:

@@ -31,7 +31,7 @@ def segments_ls(settings: config.Settings, as_json: bool) -> None:
             "name": one.name,
             "buffer": one.buffer,
             "kept": one.kept if one.is_exact else f"{one.kept} or fewer",
-            "lost": one.lost if one.is_exact else f"{one.lost} or more",
+            "lost": one.lost if one.is_exact else f"{one.lost} or {'more' if one.kept else 'fewer'}",
             "reason": one.reason,
         }
         for one in found

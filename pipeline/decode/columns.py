@@ -7,7 +7,7 @@ means the same on either way, which tests hold over any bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,7 @@ def prepare() -> None:
     """Compile what numba does not have in its cache yet: some seconds, once after an installation."""
     item = b'{"timestamp":0,"metric_type":"duration","value":1,"tags":{"a":"b"}}'
     scan.split_replies(0, 0, 0, np.zeros(0, np.int64), np.zeros(0, np.int64), 0, 0)
+    scan.crc32(0, np.zeros(1, np.int64))
     decode_chunk([item], np.zeros(1, np.int64), 0, Limits())
 
 
@@ -66,14 +67,14 @@ def decode_chunk(items: Sequence[bytes], positions: Ints, sealed_at_ms: int, lim
         half = len(items) // 2
         newer = decode_chunk(items[:half], positions[:half], sealed_at_ms, limits)
         older = decode_chunk(items[half:], positions[half:], sealed_at_ms, limits)
-        return DecodedChunk(_one_table([newer.rows, older.rows]), newer.refusals + older.refusals)
+        return DecodedChunk(joined([newer.rows, older.rows]), newer.refusals + older.refusals)
     rows, table = _scan(items, positions, sealed_at_ms, limits)
     if len(rows) == len(items):
         return DecodedChunk(table, [])
     rest = np.ones(len(items), np.bool_)
     rest[rows] = False
     careful, refusals = _read_carefully(items, np.flatnonzero(rest), positions, sealed_at_ms, limits)
-    return DecodedChunk(_one_table([part for part in (table, careful) if part.num_rows]), refusals)
+    return DecodedChunk(joined([part for part in (table, careful) if part.num_rows]), refusals)
 
 
 def _scan(items: Items, positions: Ints, sealed_at_ms: int, limits: Limits) -> tuple[Ints, pa.Table]:
@@ -179,27 +180,47 @@ def _read_carefully(
         return COLUMNS.empty_table(), refusals
     columns = [
         pa.array([metric.timestamp_ms for metric in metrics], pa.int64()).cast(pa.timestamp("ms", tz="UTC")),
-        *(
-            pa.array([getattr(metric, name) for metric in metrics], pa.string()).dictionary_encode()
-            for name in DIMENSIONS
-        ),
+        *(numbered(getattr(metric, name) for metric in metrics) for name in DIMENSIONS),
         pa.array([metric.value for metric in metrics], pa.float64()),
         pa.array([list(metric.tags.items()) for metric in metrics], TAGS),
         pa.array(kept, pa.uint32()),
         *(
             pa.array([metric.attempt for metric in metrics], ATTEMPT)
             if name == "attempt"
-            else pa.array([getattr(metric, name) for metric in metrics], pa.string()).dictionary_encode()
+            else numbered(getattr(metric, name) for metric in metrics)
             for name in RUN_FIELDS
         ),
     ]
     return pa.Table.from_arrays(columns, schema=COLUMNS), refusals
 
 
-def _one_table(tables: list[pa.Table]) -> pa.Table:
-    """One table of one chunk per column, so that an insert is one block."""
-    if not tables:
-        return COLUMNS.empty_table()
+def numbered(texts: Iterable[str]) -> pa.DictionaryArray:
+    """The texts, each different one once and a number for each row.
+
+    By Python's table, whose hash has another seed in each process. Arrow's has none: a producer could send texts that
+    all meet at one place of its table, where 100,000 of them took half a minute.
+    """
+    known: dict[str, int] = {}
+    codes = np.fromiter((known.setdefault(text, len(known)) for text in texts), np.int32)
+    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(list(known), pa.string()))
+
+
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table (schema ``COLUMNS``) of one chunk per column, so that an insert is one block."""
     if len(tables) == 1:
         return tables[0]
-    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    columns = [
+        one_array([part for table in tables for part in table[field.name].chunks], field.type) for field in COLUMNS
+    ]
+    return pa.Table.from_arrays(columns, schema=COLUMNS)
+
+
+def one_array(parts: Sequence[pa.Array], kind: pa.DataType) -> pa.Array:
+    """The parts of a column in one piece; dictionaries become one."""
+    if kind != TEXT or not parts:
+        return pa.concat_arrays(parts) if parts else pa.array([], kind)
+    merged = numbered(text for part in parts for text in part.dictionary.to_pylist())
+    begins = np.cumsum([0, *(len(part.dictionary) for part in parts)])
+    places = merged.indices.to_numpy()
+    codes = [places[begin + part.indices.to_numpy()] for begin, part in zip(begins[:-1], parts, strict=True)]
+    return pa.DictionaryArray.from_arrays(pa.array(np.concatenate(codes)), merged.dictionary)

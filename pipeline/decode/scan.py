@@ -463,6 +463,24 @@ def gather(buffer: int, starts: Ints, lengths: Ints) -> tuple[npt.NDArray[np.int
     return offsets, texts
 
 
+@compiled
+def crc32(texts: int, offsets: Ints) -> npt.NDArray[np.uint64]:
+    """zlib's CRC-32 of each text; text ``k`` lies in bytes ``offsets[k]`` to ``offsets[k + 1]`` at an address."""
+    table = np.empty(256, np.uint64)
+    for byte in range(256):
+        rest = np.uint64(byte)
+        for _ in range(8):
+            rest = (rest >> np.uint64(1)) ^ (np.uint64(0xEDB88320) * (rest & np.uint64(1)))
+        table[byte] = rest
+    found = np.empty(len(offsets) - 1, np.uint64)
+    for text in range(len(found)):
+        rest = np.uint64(0xFFFFFFFF)
+        for at in range(offsets[text], offsets[text + 1]):
+            rest = table[(np.int64(rest) ^ _byte(texts, at)) & 255] ^ (rest >> np.uint64(8))
+        found[text] = rest ^ np.uint64(0xFFFFFFFF)
+    return found
+
+
 @inlined
 def _longer(array: Any, used: int, room: int) -> Any:
     longer = np.empty(room, array.dtype)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from pipeline.base.backoff import Backoff
 from pipeline.base.config import DrainerSettings
 from pipeline.base.errors import LeaseLost, RedisOutage, SchemaMismatch, StoreOutage, StoreRefused
 from pipeline.buffer.chunk import Chunk
-from pipeline.decode.columns import COLUMNS, decode_chunk, is_all_empty
+from pipeline.decode.columns import COLUMNS, decode_chunk, is_all_empty, joined
 from pipeline.deliver import ledger, protocol, steps, traces
 from pipeline.deliver.activity import Activity
 from pipeline.deliver.chunk_state import ChunkState, Phase, Route
@@ -82,12 +82,16 @@ class Content:
     tally: ledger.ChunkTally
     dead: list[DeadLetter]
     buried: int = 0
-    """Rows that are readable but that ClickHouse refused: they stand in the dead letters."""
+    """Rows that stand in the dead letters and not in ``dead``: ClickHouse refused them, or their items are gone."""
+    saved: frozenset[int] = frozenset()
+    """Positions whose items are gone from Redis, but not lost: an earlier attempt had written them."""
 
     @classmethod
-    def of(cls, rows: pa.Table, dead: list[DeadLetter], buried: int = 0) -> Content:
+    def of(
+        cls, rows: pa.Table, dead: list[DeadLetter], buried: int = 0, saved: frozenset[int] = frozenset()
+    ) -> Content:
         """With the tally of its rows."""
-        return cls(rows, ledger.ChunkTally.of(rows), dead, buried)
+        return cls(rows, ledger.ChunkTally.of(rows), dead, buried, saved)
 
     @property
     def dead_lettered(self) -> int:
@@ -250,7 +254,8 @@ class Deliverer:
         chunk = delivery.held
         stored, buried = self._positions("metrics", chunk), self._positions(DEAD_LETTERS, chunk)
         failpoints.hit("drainer.after_verify")
-        content = delivery.content = self._as_decided(delivery.decoded, chunk, stored, buried)
+        content = self._as_decided(delivery.decoded, chunk, stored, buried)
+        content = delivery.content = self._with_saved(content, chunk, stored, buried)
         present = set(buried.tolist())
         delivery.missing_dead = [letter for letter in content.dead if letter.position not in present]
         delivery.missing_rows = self._lacking(content.rows, stored)
@@ -268,20 +273,32 @@ class Deliverer:
         refused = np.isin(content.rows["position"].to_numpy(), buried)
         if refused.any():
             rows = content.rows.filter(pa.array(~refused))
-            content = Content.of(rows, content.dead, content.buried + int(refused.sum()))
+            content = Content.of(rows, content.dead, content.buried + int(refused.sum()), content.saved)
         accepted = set(stored.tolist()) & {letter.position for letter in content.dead}
         if accepted:
-            as_stored = self.store.query(
-                f"SELECT {', '.join(COLUMNS.names)} FROM {self.store.every_replica('metrics')} "
-                "WHERE segment = {segment:String} AND position IN {positions:Array(UInt32)}",
-                {"segment": chunk.segment, "positions": sorted(accepted)},
-            ).cast(COLUMNS)
-            # Several replicas may have told the same row.
-            as_stored = as_stored.take(np.unique(as_stored["position"].to_numpy(), return_index=True)[1])
-            rows = pa.concat_tables([content.rows, as_stored]).unify_dictionaries().combine_chunks()
             dead = [letter for letter in content.dead if letter.position not in accepted]
-            content = Content.of(rows, dead, content.buried)
+            content = Content.of(self._joined(content.rows, chunk, accepted), dead, content.buried, content.saved)
         return content
+
+    def _with_saved(self, content: Content, chunk: Chunk, stored: Words, buried: Words) -> Content:
+        """With what was written of the chunk before its items vanished from Redis."""
+        rows, letters = set(_outside(chunk, stored)) - content.saved, set(_outside(chunk, buried)) - content.saved
+        letters -= rows
+        if not rows and not letters:
+            return content
+        table = self._joined(content.rows, chunk, rows) if rows else content.rows
+        return Content.of(table, content.dead, content.buried + len(letters), content.saved | rows | letters)
+
+    def _joined(self, rows: pa.Table, chunk: Chunk, positions: set[int]) -> pa.Table:
+        """The rows, and those at other positions as ClickHouse has them."""
+        as_stored = self.store.query(
+            f"SELECT {', '.join(COLUMNS.names)} FROM {self.store.every_replica('metrics')} "
+            "WHERE segment = {segment:String} AND position IN {positions:Array(UInt32)}",
+            {"segment": chunk.segment, "positions": sorted(positions)},
+        ).cast(COLUMNS)
+        # Several replicas may have told the same row.
+        as_stored = as_stored.take(np.unique(as_stored["position"].to_numpy(), return_index=True)[1])
+        return joined([rows, as_stored])
 
     def _lacking(self, rows: pa.Table, stored: Words) -> pa.Table:
         missing = ~np.isin(rows["position"].to_numpy(), stored)
@@ -291,10 +308,11 @@ class Deliverer:
         return rows if missing.all() else rows.filter(pa.array(missing))
 
     def _positions(self, table: str, chunk: Chunk) -> Words:
+        first, last = chunk.sealed
         found = self.store.query(
             f"SELECT position FROM {self.store.every_replica(table)} WHERE segment = {{segment:String}} "
             "AND position >= {first:UInt32} AND position < {last:UInt32}",
-            {"segment": chunk.segment, "first": chunk.first, "last": chunk.last},
+            {"segment": chunk.segment, "first": first, "last": last},
         )
         positions: Words = found["position"].to_numpy()
         return positions
@@ -358,7 +376,9 @@ class Deliverer:
         started = time.perf_counter()
         chunk, content, activity = delivery.held, delivery.decoded, self.activity
         stored, dead_lettered = content.rows.num_rows, content.dead_lettered
-        _expect(stored + dead_lettered == chunk.rows, "stored and dead-lettered make up the chunk", chunk)
+        saved = len(content.saved)
+        _expect(stored + dead_lettered == chunk.rows + saved, "stored and dead-lettered make up the chunk", chunk)
+        chunk = replace(chunk, gone=chunk.gone - saved)
         activity.recovered()
         record = ledger.record(chunk, content.tally, stored=stored, dead_lettered=dead_lettered)
         self.redis(
@@ -418,6 +438,11 @@ def mismatch(delivery: Delivery) -> SchemaMismatch:
     )
 
 
+def fetched(chunk: Chunk) -> steps.Fetched:
+    """What is at hand of a chunk that was read."""
+    return steps.Fetched(chunk.first, chunk.last, is_whole=not chunk.gone)
+
+
 def chunk_token(chunk: Chunk) -> str:
     """The name of a chunk at ClickHouse: the first of its insert tokens."""
     return f"{chunk.segment}:{chunk.number}"
@@ -427,6 +452,12 @@ def between(rows: pa.Table, first: int, last: int) -> pa.Table:
     """The rows at positions ``first`` to ``last - 1``."""
     positions = rows["position"].to_numpy()
     return rows.filter(pa.array((positions >= first) & (positions < last)))
+
+
+def _outside(chunk: Chunk, positions: Words) -> list[int]:
+    """Those of a chunk's positions whose items are gone."""
+    outside: list[int] = positions[(positions < chunk.first) | (positions >= chunk.last)].tolist()
+    return outside
 
 
 def identified(rows: pa.Table, chunk: Chunk) -> pa.Table:

@@ -27,7 +27,7 @@ from pipeline.decode.columns import prepare
 from pipeline.deliver import steps, traces
 from pipeline.deliver.activity import Activity
 from pipeline.deliver.chunk_state import WORKING, Phase, Route
-from pipeline.deliver.delivery import Deliverer, Delivery, chunk_token, mismatch
+from pipeline.deliver.delivery import Deliverer, Delivery, chunk_token, fetched, mismatch
 from pipeline.deliver.stopping import Interrupted, Stop
 from pipeline.metric import Limits
 from pipeline.store.client import Store
@@ -296,7 +296,7 @@ class Draining(Deliverer):
         delivery.chunk, delivery.items = found
         failpoints.hit("drainer.after_read")
         self._took(delivery, "read", time.perf_counter() - started)
-        return steps.Fetched(delivery.held.first, delivery.held.last)
+        return fetched(delivery.held)
 
     def _sync_seal(self, delivery: Delivery) -> steps.Event:
         started = time.perf_counter()

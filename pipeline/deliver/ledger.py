@@ -9,7 +9,6 @@ computed here from Arrow columns and in ClickHouse by ``DIGEST_SQL``; both must 
 from __future__ import annotations
 
 import json
-import zlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,7 +92,7 @@ def row_words(rows: pa.Table) -> Words:
     total += rows["value"].to_numpy().view(np.uint64) * np.uint64(_FACTORS["value"])
     for name in _TEXTS:
         column = _one(rows[name])
-        hashes = _crc32(column.dictionary) * np.uint64(_FACTORS[name])
+        hashes = _checksums(column.dictionary) * np.uint64(_FACTORS[name])
         if not hashes.any():
             continue
         of_rows = hashes[column.indices.to_numpy()] if len(hashes) > 1 else np.full(rows.num_rows, hashes[0])
@@ -161,7 +160,7 @@ def record(chunk: Chunk, tally: ChunkTally, *, stored: int, dead_lettered: int) 
             segment=chunk.segment,
             chunk=chunk.number,
             chunk_rows=chunk.chunk_rows,
-            rows=chunk.rows,
+            rows=stored + dead_lettered,
             stored=stored,
             dead_lettered=dead_lettered,
             digest=tally.digest if is_decoded_alike(chunk.segment) else 0,
@@ -209,7 +208,9 @@ def _parse(text: bytes) -> Record:
 
 
 def _one(column: pa.ChunkedArray) -> Any:
-    return column.chunk(0) if column.num_chunks == 1 else column.unify_dictionaries().combine_chunks()
+    from pipeline.decode.columns import one_array  # a compiler; those who only look at records never come here
+
+    return column.chunk(0) if column.num_chunks == 1 else one_array(column.chunks, column.type)
 
 
 def _has_tag(tags: pa.MapArray, name: str, count: int) -> npt.NDArray[np.bool_]:
@@ -221,20 +222,22 @@ def _has_tag(tags: pa.MapArray, name: str, count: int) -> npt.NDArray[np.bool_]:
     return found if len(found) else np.zeros(count, np.bool_)
 
 
-def _crc32(texts: pa.Array) -> Words:
-    return np.fromiter((zlib.crc32(text.encode()) for text in texts.to_pylist()), np.uint64, len(texts))
-
-
 def _tag_hashes(tags: pa.MapArray, count: int) -> Words:
     offsets = tags.offsets.to_numpy().astype(np.int64)
-    names = tags.keys.slice(offsets[0], offsets[-1] - offsets[0]).dictionary_encode()
-    texts = tags.items.slice(offsets[0], offsets[-1] - offsets[0]).dictionary_encode()
+    names = tags.keys.slice(offsets[0], offsets[-1] - offsets[0])
     if not len(names):
         return np.zeros(count, np.uint64)
     # The CRC of no bytes is 0: a tag without a name would not count.
-    unnamed = pc.equal(names.dictionary, "").to_numpy(zero_copy_only=False).astype(np.uint64)
-    name_hashes = ((_crc32(names.dictionary) + unnamed) * np.uint64(_TAG_NAME))[names.indices.to_numpy()]
-    text_hashes = (_crc32(texts.dictionary) * np.uint64(_TAG_VALUE) + np.uint64(1))[texts.indices.to_numpy()]
+    unnamed = pc.equal(names, "").to_numpy(zero_copy_only=False).astype(np.uint64)
+    name_hashes = (_checksums(names) + unnamed) * np.uint64(_TAG_NAME)
+    text_hashes = _checksums(tags.items.slice(offsets[0], offsets[-1] - offsets[0])) * np.uint64(_TAG_VALUE)
+    text_hashes += np.uint64(1)
     running = np.concatenate([np.zeros(1, np.uint64), np.cumsum(name_hashes * text_hashes, dtype=np.uint64)])
     sums: Words = np.diff(running[offsets - offsets[0]])
     return sums
+
+
+def _checksums(texts: pa.StringArray) -> Words:
+    from pipeline.decode.checksums import checksums  # a compiler; those who only look at records never come here
+
+    return checksums(texts)

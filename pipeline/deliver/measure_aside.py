@@ -37,14 +37,14 @@ Key = int | tuple[int, int]
 def measure(buffer: Buffer, store: Store) -> int:
     """Correct the counts of every record that is not exact yet; the number of records. Safe to repeat.
 
-    A record of which some chunk is still in hand or in a spilled file waits for it. One that another version sealed
-    stays as it is: its rows need not look as this version would have written them. Raises outages.
+    A record that keeps items waits while some chunk of its segment is in hand or in a spilled file. One that another
+    version sealed stays as it is: its rows need not look as this version would have written them. Raises outages.
     """
     waiting = [one for one in records(buffer) if _is_comparable(one) and not one.is_exact]
     if not waiting:
         return 0
     moving = buffer.moving_segments()
-    return sum(_measure(buffer, store, one) for one in waiting if one.segment not in moving)
+    return sum(_measure(buffer, store, one) for one in waiting if not one.kept or one.segment not in moving)
 
 
 def _is_comparable(record: SetAsideRecord) -> bool:
@@ -85,7 +85,8 @@ def _measure(buffer: Buffer, store: Store, record: SetAsideRecord) -> int:
     rest = max(0, record.kept + record.lost - stored - dead)
     kept = min(rest, there.count(False))
     _, _, _, text = record.text.split(b" ", 3)
-    known = json.dumps({**json.loads(text), "measured": True}, ensure_ascii=False)
+    # Where nothing is lost and nothing kept, a person has nothing to decide.
+    known = json.dumps({**json.loads(text), "measured": True}, ensure_ascii=False) if rest or there else ""
     # Their windows were not touched by an ack; touching them twice is harmless.
     buffer.touch(_minutes(store, record.segment, record.unproved) if stored else [])
     counts = (kept, rest - kept, stored, dead)

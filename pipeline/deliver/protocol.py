@@ -219,7 +219,8 @@ def _meaning(state: ChunkState, event: Event) -> tuple[Outcome, ChunkState]:
         case Claimed():
             return _claimed(state, event)
         case Fetched():
-            return Outcome.READ, replace(state, first=event.first, last=event.last)
+            doubtful = state.is_doubtful or not event.is_whole
+            return Outcome.READ, replace(state, first=event.first, last=event.last, is_doubtful=doubtful)
         case Damaged():
             return Outcome.DAMAGED, replace(state, reason=event.reason)
         case Decoded():

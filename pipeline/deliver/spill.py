@@ -38,7 +38,7 @@ from pipeline.buffer.chunk import Chunk, chunk_name
 from pipeline.deliver import steps
 from pipeline.deliver.activity import Activity
 from pipeline.deliver.chunk_state import WORKING, Phase, Route
-from pipeline.deliver.delivery import Deliverer, Delivery, chunk_token, mismatch
+from pipeline.deliver.delivery import Deliverer, Delivery, chunk_token, fetched, mismatch
 from pipeline.deliver.stopping import Stop
 from pipeline.metric import Limits
 from pipeline.store.client import Store
@@ -233,7 +233,7 @@ class _Spiller(Deliverer):
         if found is None:
             return steps.Damaged("nothing of it is left to deliver")
         delivery.chunk, delivery.items = found
-        return steps.Fetched(delivery.held.first, delivery.held.last)
+        return fetched(delivery.held)
 
     def _claim(self, delivery: Delivery) -> steps.Event:
         chunk = self.buffer.claim()

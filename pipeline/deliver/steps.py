@@ -154,10 +154,14 @@ class Done:
 
 @dataclass(frozen=True)
 class Fetched:
-    """The items from ``first`` to ``last - 1`` are at hand: the chunk, or what is left of it in a damaged segment."""
+    """The items from ``first`` to ``last - 1`` are at hand: the chunk, or what is left of it in a damaged segment.
+
+    Of a damaged segment it is not known what was done with it before.
+    """
 
     first: int
     last: int
+    is_whole: bool = True
 
 
 @dataclass(frozen=True)

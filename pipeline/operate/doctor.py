@@ -20,7 +20,7 @@ import redis
 from pipeline.base import resources
 from pipeline.base.config import Settings
 from pipeline.base.errors import ConfigError, MigrationError, Outage, PipelineError, RedisDenied, StoreRefused
-from pipeline.base.redis_link import RedisLink, outages
+from pipeline.base.redis_link import IS_REPLICA, RedisLink, is_replica, outages
 from pipeline.buffer.redis_disk import FSYNC_WAIT_S
 from pipeline.jobs.retention import retention_hours
 from pipeline.operate import clickhouse_rights, preflight
@@ -133,6 +133,9 @@ def redis_findings(link: RedisLink) -> Iterator[Finding]:
         yield Finding("redis version", "bad", shown, "install Redis 6.2 or later, or Valkey")
     else:
         yield Finding("redis version", "ok", shown)
+    if is_replica(info):
+        fix = "name the master in 'redis.url', or REPLICAOF NO ONE where this one is to be it"
+        yield Finding("redis role", "bad", IS_REPLICA.partition(";")[0], fix)
     yield _eviction(info)
     yield _persistence(link, info)
     yield _memory(link, info)
@@ -489,7 +492,7 @@ def _attempt(side: str, findings: Iterator[Finding]) -> list[Finding]:
         for finding in findings:
             found.append(finding)  # noqa: PERF402  what came before the error stays
     except RedisDenied as denied:
-        found.append(Finding(side, "bad", str(denied), f"see {_ADDRESSES[side]} and what its user may do"))
+        found.append(Finding(side, "bad", str(denied), "see 'redis.url', and config/redis-users.acl for its rights"))
     except Outage as outage:
         if "MISCONF" in str(outage):  # said even to those who only read
             if any(one.check == "redis persistence" for one in found):

@@ -15,7 +15,7 @@ import redis
 from pipeline.base.config import Settings
 from pipeline.base.errors import PipelineError
 from pipeline.base.keys import FleetKeys
-from pipeline.base.redis_link import RedisLink
+from pipeline.base.redis_link import IS_REPLICA, RedisLink, is_replica
 from pipeline.buffer.books import UNKNOWN, Books
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.high_water import Fill, fills_of, memory
@@ -118,6 +118,8 @@ def _ask_redis(status: Status, settings: Settings, link: RedisLink, buffers: Seq
     info = _part(status, "Redis", link.server_info) or {}
     memory_pct = 0.0
     if info:
+        if is_replica(info):
+            status.trouble.append(IS_REPLICA)
         used, limit = memory(info)
         status.redis_memory_bytes = used
         memory_pct = 100 * used / limit if limit else 0.0

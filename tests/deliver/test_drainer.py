@@ -208,7 +208,15 @@ def refuse_values_over(store: Store, value: float) -> None:
     store.command(f"ALTER TABLE metrics ADD CONSTRAINT small CHECK value <= {value}")
 
 
-@pytest.mark.parametrize("at_fault", [{0}, {199}, {77, 78, 79}, {0, 50, 100, 150, 199}, set(range(15))], ids=str)
+@pytest.mark.parametrize(
+    "at_fault",
+    [
+        *(pytest.param(one, marks=pytest.mark.thorough) for one in ({0}, {199}, {77, 78, 79})),
+        {0, 50, 100, 150, 199},
+        pytest.param(set(range(15)), marks=pytest.mark.thorough),
+    ],
+    ids=str,
+)
 def test_rows_that_clickhouse_refuses_are_found_and_buried(url: str, store: Store, at_fault: set[int]) -> None:
     """The batch is halved down to them; all others are stored, on however many days."""
     refuse_values_over(store, 10)

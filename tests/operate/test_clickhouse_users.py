@@ -54,9 +54,12 @@ def refused(store: Store, sql: str) -> int:
     return 0
 
 
-@pytest.fixture(scope="module", params=["two shards", pytest.param("one server", marks=pytest.mark.long)])
+FORMS = [pytest.param("two shards", marks=pytest.mark.thorough), pytest.param("one server", marks=pytest.mark.long)]
+
+
+@pytest.fixture(scope="module", params=FORMS)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """The cluster form by default; with --long the plain one too, whose rights are a part of those."""
+    """The cluster form with --thorough; with --long the plain one too, whose rights are a part of those."""
     return Place(tmp_path_factory.mktemp("clickhouse"), "two_shards" if request.param == "two shards" else "")
 
 

@@ -17,12 +17,14 @@ from children import run_pipeline
 from conftest import RedisServer, free_port, redis_executables
 
 from pipeline.base import config, keys, resources
-from pipeline.base.errors import ConfigError
+from pipeline.base.errors import ConfigError, RedisOutage
 from pipeline.base.redis_link import RedisLink
+from pipeline.buffer.buffer import open_buffers
 from pipeline.cli import console
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.operate import doctor, wiring
 from pipeline.operate.doctor import Finding, examine
+from pipeline.operate.status import gather
 from pipeline.store.client import Store
 from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS, migrate
 
@@ -65,6 +67,29 @@ def redis_with(redis_server: Callable[..., RedisServer]) -> Callable[..., str]:
 
 
 # Redis
+
+
+def test_a_replica_and_a_changed_password_are_told_in_a_sentence(redis_with: Callable[..., str]) -> None:
+    """A master that became a replica, and a user whose password changed: bad, with what to do; status is trouble."""
+    url = redis_with()
+    settings = settings_of(url)
+    link = RedisLink.open(settings)
+    client, buffers = link.database("metrics"), open_buffers(settings, link)
+    client.replicaof("127.0.0.1", 1)
+    found = by_check(examine(settings, link, None))
+    assert found["redis role"].severity == "bad"
+    assert found["redis role"].detail == "this Redis is a read-only replica, so that nothing can be written"
+    trouble = "this Redis is a read-only replica, so that nothing can be written; let redis.url name the master"
+    assert trouble in gather(settings, link, buffers, None).trouble
+    with pytest.raises(RedisOutage) as refused:
+        buffers[0].seal(10)
+    assert str(refused.value) == trouble  # and nothing of scripts
+    client.replicaof("NO", "ONE")
+    assert "redis role" not in by_check(examine(settings, link, None))
+    client.config_set("requirepass", "changed")
+    client.connection_pool.disconnect()
+    (denied,) = (one for one in examine(settings, link, None) if one.check == "redis")
+    assert (denied.severity, "redis-users.acl" in denied.fix, "see that it runs" in denied.fix) == ("bad", True, False)
 
 
 def test_a_good_redis_is_found_good(redis_with: Callable[..., str]) -> None:

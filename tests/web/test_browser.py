@@ -209,20 +209,23 @@ WITHOUT_BUTTONS = """(() => {
 })()"""
 
 
-def test_nothing_moves_while_a_view_loads(browser: Any, world: World) -> None:
+SIZES = [pytest.param(1360, 900, id="laptop"), pytest.param(390, 844, id="phone", marks=pytest.mark.thorough)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_nothing_moves_while_a_view_loads(browser: Any, world: World, width: int, height: int) -> None:
     """CLS is 0: what was seen once stays where it is while figures come in, on a laptop and on a phone."""
-    for width, height in ((1360, 900), (390, 844)):
-        reader = Reader(browser, world, viewport={"width": width, "height": height})
-        reader.context.add_init_script(SHIFTS)
-        for view in VIEWS:
-            reader.open(f"view={view}")
-            reader.page.wait_for_selector("main .is-loading", state="detached")
-            assert reader.page.evaluate("window.shifts") == [], (view, width)
-        assert reader.page.evaluate(WITHOUT_BUTTONS) == 0, "painted before its end is read, the header is as wide"
-        reader.close()
+    reader = Reader(browser, world, viewport={"width": width, "height": height})
+    reader.context.add_init_script(SHIFTS)
+    for view in VIEWS:
+        reader.open(f"view={view}")
+        reader.page.wait_for_selector("main .is-loading", state="detached")
+        assert reader.page.evaluate("window.shifts") == [], view
+    assert reader.page.evaluate(WITHOUT_BUTTONS) == 0, "painted before its end is read, the header is as wide"
+    reader.close()
 
 
-@pytest.mark.parametrize(("width", "height"), [(1360, 900), (390, 844)])
+@pytest.mark.parametrize(("width", "height"), SIZES)
 def test_nothing_moves_when_something_goes_wrong(
     browser: Any, world: World, monkeypatch: pytest.MonkeyPatch, width: int, height: int
 ) -> None:

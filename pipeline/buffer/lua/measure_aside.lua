@@ -1,4 +1,5 @@
 -- Correct a record of what is set aside by what ClickHouse holds of it, if it still is as it was read; else 0.
+-- An empty text ends the record.
 -- needs: guard, now
 -- KEYS: set_aside, ledger, acked, scratch
 -- ARGV: name, the record as read, kept, lost, stored, dead_lettered, the record's new text, ledger record ...
@@ -11,6 +12,7 @@ redis.call('HINCRBY', KEYS[2], 'set_aside', ARGV[3] - kept)
 redis.call('HINCRBY', KEYS[2], 'lost', ARGV[4] - lost)
 redis.call('HINCRBY', KEYS[2], 'stored', ARGV[5])
 redis.call('HINCRBY', KEYS[2], 'dead_lettered', ARGV[6])
-redis.call('HSET', KEYS[1], ARGV[1], table.concat({at, ARGV[3], ARGV[4], ARGV[7]}, ' '))
+if ARGV[7] == '' then redis.call('HDEL', KEYS[1], ARGV[1])
+else redis.call('HSET', KEYS[1], ARGV[1], table.concat({at, ARGV[3], ARGV[4], ARGV[7]}, ' ')) end
 for i = 8, #ARGV do redis.call('LPUSH', KEYS[3], ARGV[i] .. ' ' .. as_text(now_ms())) end
 return 1
