@@ -21,7 +21,7 @@ from pipeline.client.producer import MetricsClient
 from pipeline.jobs.housekeeping import Housekeeping
 from pipeline.jobs.retention import retention_hours
 from pipeline.operate.adopt import adopt
-from pipeline.operate.doctor import redis_findings, rights_finding
+from pipeline.operate.doctor import durable_seal_finding, redis_findings, rights_finding
 from pipeline.operate.fleet import Fleet
 from pipeline.operate.lease import Lease
 from pipeline.operate.status import gather
@@ -132,7 +132,7 @@ def test_without_config_and_slowlog_the_doctor_looks_at_all_the_rest(address: Ca
     with redis.Redis.from_url(settings.redis.url.replace("service:secret@", "")) as administrator:
         administrator.execute_command("ACL", "SETUSER", "service", "-config|get", "-config", "-slowlog|get", "-slowlog")
         link = RedisLink.open(settings)
-        found = {finding.check: finding for finding in redis_findings(settings, link)}
+        found = {finding.check: finding for finding in (*redis_findings(link), durable_seal_finding(settings, link))}
         link.close()
     assert found["redis persistence"].detail == "append-only file, appendfsync unknown (CONFIG is forbidden)"
     assert [finding for finding in found.values() if finding.severity == "bad"] == []
