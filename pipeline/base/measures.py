@@ -72,7 +72,7 @@ READ: tuple[Measure, ...] = (
     Measure("pipeline_freshness_seconds", "gauge", "Time since the newest row was stored."),
     Measure("pipeline_stored_rows", "gauge", "Rows in the table of raw metrics."),
     Measure("pipeline_dead_letters", "gauge", "Dead letters that were neither replayed nor dropped.", ("reason",)),
-    Measure("pipeline_dirty_minutes", "gauge", "Minutes whose windows are to be computed again."),
+    Measure("pipeline_rollup_backlog", "gauge", "Minutes whose windows are to be computed again."),
     Measure("pipeline_ledger_pending", "gauge", "Acknowledged chunks on their way to the ledger table."),
     Measure("pipeline_redis_memory_bytes", "gauge", "Memory that Redis uses."),
     Measure("pipeline_redis_figure", "gauge", "A figure of the Redis server, as alert rules name it.", ("name",)),

@@ -70,8 +70,9 @@ BATCH_BYTES = 4 * 2**20
 
 CATCH_UP_ITEMS = 2 * BATCH_ITEMS
 CATCH_UP_S = 0.05
-"""A caller that may wait for room waits this long for the sender when so much is queued. The interpreter leaves a
-caller that never waits 5 ms at a time, which is longer than a batch takes."""
+"""A caller that may wait for room waits for the sender, this long at most, when so much is queued, or when a batch is
+there and the sender sleeps. The interpreter leaves a caller that never waits 5 ms at a time, which is longer than a
+batch takes, and neither the sender nor Redis would have anything to do."""
 
 ITEM_BYTES = 512
 """What every item in the queue is charged with, so that a push need not count; a larger one also with the rest."""
@@ -396,8 +397,12 @@ class MetricsClient:
             if self._sender_sleeps:
                 self._attention_at = self._busy_attention_at
                 self._changed.notify_all()
-            elif self._room_timeout_s and not self._trouble:
-                self._changed.wait_for(lambda: len(self._queue) <= CATCH_UP_ITEMS // 2, CATCH_UP_S)
+            if self._room_timeout_s and self._thread_started and not self._trouble:
+                self._changed.wait_for(self._has_caught_up, CATCH_UP_S)
+
+    def _has_caught_up(self) -> bool:
+        """The sender took a batch, or has none to take: the caller fills the next one while Redis takes that one."""
+        return len(self._queue) < (BATCH_ITEMS if self._sender_sleeps else CATCH_UP_ITEMS - BATCH_ITEMS // 2)
 
     def _queued_items(self) -> int:
         """Waiting in this process, the batch under way included."""

@@ -169,12 +169,24 @@ class Collector:
         except RedisDenied as denied:
             self._passes.pop(number, None)
             report.trouble.append(f"database {number} is skipped: {denied}")
-            _log.warning("redis database not collected", database=number, reason=str(denied))
+            self._say_skipped(number, names, str(denied), now_ms)
             return True
         except RedisOutage:
             # Of some keys it is not known whether they are in the gauges: the pass begins again.
             self._passes.pop(number, None)
             raise
+
+    def _say_skipped(self, number: int, names: Sequence[str], reason: str, now_ms: int) -> None:
+        """Of each entry of a database that cannot be read: why. The log says it once."""
+        trouble = f"database {number} is skipped: {reason}"
+        here = [one.name for one in self._catalogue.entries if one.database in names and one.type != "channel"]
+        before = {self.states[name].trouble for name in here if name in self.states}
+        for name in here:
+            if name in self.states:
+                self.states[name] = EntryState(last_ms=now_ms, trouble=trouble)
+        if before != {trouble}:
+            _log.warning("redis database not collected", database=number, reason=reason)
+        self._write_states()
 
     def close(self) -> None:
         """End the subscription to channels."""

@@ -248,6 +248,8 @@ def _appendfsync(link: RedisLink) -> str:
     try:
         with outages():
             return str(link.database("metrics").config_get("appendfsync").get("appendfsync", ""))
+    except RedisDenied:
+        return ""
     except Outage:
         raise
     except (PipelineError, redis.ResponseError):

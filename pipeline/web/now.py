@@ -12,7 +12,8 @@ from pipeline.web.pulse import PipelineLook, Pulse
 _KEYS = (
     *("sealed", "stored", "dead_lettered", "waiting", "in_flight", "spilled", "dropped", "lost", "set_aside"),
     *("unaccounted", "oldest_s", "newest_row_age_s", "rows", "firing", "dead_letters_open", "redis_memory_bytes"),
-    *("redis_memory_pct", "redis_health", "dirty_minutes", "services", "trouble"),
+    *("redis_memory_pct", "redis_health", "dirty_minutes", "ledger_pending", "services", "trouble"),
+    *("oldest_waiting_s", "retention_h", "kept_h", "high_water", "set_aside_names"),
 )
 _MOST_POINTS = 240
 

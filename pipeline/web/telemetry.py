@@ -31,7 +31,7 @@ _OF_STATUS = {
     "pipeline_oldest_item_age_seconds": "oldest_s",
     "pipeline_freshness_seconds": "newest_row_age_s",
     "pipeline_stored_rows": "rows",
-    "pipeline_dirty_minutes": "dirty_minutes",
+    "pipeline_rollup_backlog": "dirty_minutes",
     "pipeline_ledger_pending": "ledger_pending",
     "pipeline_redis_memory_bytes": "redis_memory_bytes",
 }

@@ -25,6 +25,7 @@ from pipeline.collect.check import findings, walk
 from pipeline.collect.collector import Collector
 from pipeline.collect.entry_checks import mistakes
 from pipeline.collect.redis_health import RedisHealth
+from pipeline.collect.told import read_states
 from pipeline.metric import Limits, Metric, decode
 from pipeline.operate import preflight
 
@@ -583,6 +584,29 @@ def test_without_rights_each_kind_of_key_says_so_and_the_rest_is_collected(serve
     assert trouble.startswith("the server's own health is skipped: ")
     assert collector.states["test_session"].trouble == "no permission to read it"
     assert {one.metric_type for one in collected(server)} >= {"cpu_usage", "response_time", "queue_depth"}
+    link.close()
+
+
+def test_a_database_that_may_not_be_gone_through_is_skipped_and_said_so_once(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without SCAN each entry says why, in every round; the log says it once a database."""
+    seed(server)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "blind", "on", ">secret", "~*", "&*", "+@all", "-scan")
+    link = RedisLink.open(
+        config.Settings(redis=config.RedisSettings(url=server.url.replace("://", "://blind:secret@")))
+    )
+    collector = Collector(
+        link.database, RedisDatabases().model_dump(), BufferKeys("metrics:buffer"), catalogue(), INTERVAL_S
+    )
+    for number in range(2):
+        report = collector.run(now_ms() + number * 20_000, budget_s=60)
+        assert len(report.trouble) == 8
+        states = read_states(link.database("metrics"), BufferKeys("metrics:buffer"), catalogue())
+        assert states["ai_model"]["trouble"].startswith("database 4 is skipped: ")
+        assert all(state["trouble"] for state in states.values())
+    assert sum("not collected" in record.getMessage() for record in caplog.records) == 8
     link.close()
 
 

@@ -21,7 +21,7 @@ from pipeline.client.producer import MetricsClient
 from pipeline.jobs.housekeeping import Housekeeping
 from pipeline.jobs.retention import retention_hours
 from pipeline.operate.adopt import adopt
-from pipeline.operate.doctor import redis_findings, rights_finding
+from pipeline.operate.doctor import durable_seal_finding, redis_findings, rights_finding
 from pipeline.operate.fleet import Fleet
 from pipeline.operate.lease import Lease
 from pipeline.operate.redis_rights import missing_rights, needs
@@ -139,6 +139,19 @@ def test_a_command_of_a_group_that_was_taken_away_is_named(address: Callable[[st
         for command in ("HMGET", "LINDEX", "HSCAN", "HINCRBY", "LRANGE", "ZRANGE")
     ]
     link.close()
+
+
+def test_without_config_and_slowlog_the_doctor_looks_at_all_the_rest(address: Callable[[str], config.Settings]) -> None:
+    """Hosted servers forbid both: that is no fault, and no check after it is left out."""
+    settings = address("service")
+    with redis.Redis.from_url(settings.redis.url.replace("service:secret@", "")) as administrator:
+        administrator.execute_command("ACL", "SETUSER", "service", "-config|get", "-config", "-slowlog|get", "-slowlog")
+        link = RedisLink.open(settings)
+        found = {finding.check: finding for finding in (*redis_findings(link), durable_seal_finding(settings, link))}
+        link.close()
+    assert found["redis persistence"].detail == "append-only file, appendfsync unknown (CONFIG is forbidden)"
+    assert [finding for finding in found.values() if finding.severity == "bad"] == []
+    assert found["durable seal"].severity == "ok"
 
 
 def test_the_reader_looks_and_changes_nothing(address: Callable[[str], config.Settings]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.alerts.judge.facts import FACTS
 from pipeline.base import resources
 from pipeline.jobs.coarser import CoarserJob
 from pipeline.web.figures import FILE, BadRequest, parameters
@@ -296,6 +297,17 @@ def test_the_page_arrives_with_the_heading_of_its_view_and_names_the_module_it_n
     assert world.get(f"/static/views/{view}.js").status == 200
     for address in re.findall(r'(?:src|href)="(/static/[^"]+)"', page):
         assert world.get(address).status == 200, address
+
+
+def test_each_figure_of_redis_has_a_name_of_its_own_on_the_page(world: World) -> None:
+    """What rules watch of the server, in words; no two in the same ones."""
+    script = world.get("/static/views/platform.js").data.decode()
+    named = re.search(r"const CALLED = \{(.*?)\};", script, re.DOTALL)
+    assert named is not None
+    called = dict(re.findall(r"(\w+): '([^']+)'", named[1]))
+    of_server = {name.removeprefix("redis_") for name in FACTS if re.match("redis_(?!db_)", name)}
+    assert of_server <= called.keys()
+    assert len(set(called.values())) == len(called)
 
 
 def test_an_unknown_view_in_the_address_is_the_first_one(world: World) -> None:

@@ -6,6 +6,13 @@ import { empty, panel, table, tag, when } from '../parts.js';
 const UNIT = /_(bytes_per_s|bytes|pct|ms|per_s|s)$/;
 const SHOWN = { bytes_per_s: (value) => `${bytes(value)}/s`, bytes, pct: (value) => `${decimal(value)} %`, ms: (value) => `${decimal(value)} ms`, per_s: (value) => `${decimal(value)}/s`, s: seconds };
 
+const CALLED = {
+  command_avg_ms: 'mean time of a command', connections: 'connections', connections_pct: 'connections, of maxclients', expired_keys_per_s: 'keys that expired',
+  fragmentation_ratio: 'memory of the process ÷ memory used', keyspace_hit_pct: 'look-ups that found a key', keyspace_miss_pct: 'look-ups that found none',
+  memory_bytes: 'memory', memory_pct: 'memory, of maxmemory or of the machine', network_bytes_per_s: 'network, in and out', replication_lag_s: 'slowest replica is behind',
+  slow_query_avg_ms: 'mean time of slow commands, last minute',
+};
+
 /** A figure of Redis as people read it; its name ends with the unit. */
 function withUnit({ name, value }) {
   return (SHOWN[UNIT.exec(name)?.[1]] || decimal)(value);
@@ -33,7 +40,7 @@ export function render(about) {
     const health = told.redis_health || { figures: {}, databases: [] };
     fill(databases, health.databases.length ? table(health.databases, [['Database', (one) => one.database, { numeric: true }], ['Holds', (one) => one.names.join(', ')], ['Keys', (one) => number(one.keys), { numeric: true }], ['With a TTL', (one) => number(one.expires), { numeric: true }], ['Mean TTL', (one) => (one.expires ? seconds(one.avg_ttl_s) : '–'), { numeric: true }]], 'Databases of Redis') : empty('Nothing known', 'Redis does not answer, or forbids INFO.'));
     const named = Object.entries(health.figures).map(([name, value]) => ({ name, value }));
-    fill(figures, named.length ? table(named, [['Figure', (one) => one.name.replace(UNIT, '').replaceAll('_', ' ')], ['Now', (one) => withUnit(one), { numeric: true }]], 'Redis') : empty('Nothing known', 'Redis does not answer, or forbids INFO.'));
+    fill(figures, named.length ? table(named, [['Figure', (one) => CALLED[one.name] || one.name.replaceAll('_', ' ')], ['Now', (one) => withUnit(one), { numeric: true }]], 'Redis') : empty('Nothing known', 'Redis does not answer, or forbids INFO.'));
     const states = Object.entries(told.collect || {}).map(([name, one]) => ({ name, ...one }));
     fill(collectors, states.length ? table(states, [['Collector', (one) => one.name], ['Last look', (one) => when(one.last_ms)], ['Keys', (one) => number(one.keys), { numeric: true }], ['Metrics', (one) => number(one.items), { numeric: true }], ['Gaps', (one) => (one.gaps ? tag(number(one.gaps), 'warn') : '–'), { hint: 'a list slid too far between two looks, or the subscription to channels was lost' }], ['Trouble', (one) => (one.trouble ? `${one.trouble} (${number(one.troubled_keys)} keys)` : '–'), { wide: true }]], 'Collectors', { tall: true }) : empty('Nothing was found', told.collect ? 'The platform’s databases hold no key of the schema.' : 'No service has collected yet, or collect.enabled is off.'));
   });
