@@ -20,7 +20,8 @@ from pipeline.base.redis_replies import exchange, lent_connection, packed
 from pipeline.collect.catalogue import Catalogue, Entry
 from pipeline.collect.shapes import Shapes
 
-SCAN_COUNT = 500
+SCAN_COUNT = 200
+"""Keys that one SCAN looks at: of 500 it took Redis 1.4 ms on a busy machine."""
 MAX_EXAMPLES = 3
 MAX_UNKNOWN = 20
 """Groups of unknown keys that one database's findings have."""

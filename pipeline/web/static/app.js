@@ -11,7 +11,7 @@ const SPANS = { '1h': 'last hour', '3h': 'last 3 hours', '12h': 'last 12 hours',
 const early = window.early;
 const $ = (id) => document.getElementById(id);
 
-export const session = { may_act: false, signs_in: false, queries: [], database: '' };
+export const session = { may_act: false, signs_in: false, refused: null, queries: [], database: '' };
 const listeners = new Set();
 let newest = null;
 let leaving = null;
@@ -62,6 +62,8 @@ async function show() {
   for (const link of Object.values(LINKS)) { if (link.dataset.view === name) link.setAttribute('aria-current', 'page'); else link.removeAttribute('aria-current'); }
   if ($('lead').textContent !== lead) { $('heading').textContent = heading; $('lead').textContent = lead; fill($('view')); fill($('filters')); }
   const about = (leaving = context());
+  // Whatever a view would ask is refused alike, and the live figures would never come.
+  if (session.refused) { fill($('filters')); fill($('view'), failed(session.refused)); return; }
   try {
     const view = await view_of(name);
     if (about.signal.aborted) return;
@@ -99,8 +101,8 @@ function listen() {
     say('good', 'live');
   };
   events.onerror = () => {
-    say('bad', 'reconnecting');
-    if (events.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
+    say('bad', session.refused ? 'not signed in' : 'reconnecting');
+    if (events.readyState === EventSource.CLOSED && !session.refused) setTimeout(listen, 3000);
   };
 }
 
@@ -151,9 +153,10 @@ async function enter() {
     history.replaceState(null, '', location.pathname + location.search);
     await post('/api/login', { token: key }).catch(() => {});
   }
-  try { Object.assign(session, await call('/api/session')); } catch (error) { session.signs_in = error.status === 401 || error.status === 403; }
+  try { Object.assign(session, await call('/api/session')); } catch (error) { session.signs_in = error.status === 401 || error.status === 403; if (session.signs_in) session.refused = error; }
   $('sign').hidden = false;
   $('sign').textContent = session.may_act ? 'Sign out' : 'Sign in';
+  if (session.refused) show();
   if (session.beacons) import('/static/beacons.js');
 }
 
