@@ -39,6 +39,8 @@ OPENTELEMETRY = {
 _GIT_TIMEOUT_S = 5
 _LONGEST = 256
 _NOT_IN_AN_ID = re.compile(r"[^\w.:/@+-]+")
+_NOT_IN_A_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+_REMOTE = re.compile(r"^(?:refs/heads/|refs/tags/|refs/remotes/|remotes/|origin/)+")
 
 Reader = Callable[[str], str]
 Git = Callable[[], tuple[str, str]]
@@ -172,7 +174,11 @@ SYSTEMS = (
     ),
     _System(
         *("teamcity", "TEAMCITY_VERSION"),
-        run_id=("teamcity-{TEAMCITY_PROJECT_NAME}-{BUILD_NUMBER}",),
+        # The numbers count in each build configuration; its id, where the build's properties can be read, is better.
+        run_id=(
+            "teamcity-{TEAMCITY_PROJECT_NAME}-{TEAMCITY_BUILDCONF_NAME}-{BUILD_NUMBER}",
+            "teamcity-{TEAMCITY_PROJECT_NAME}-{BUILD_NUMBER}",
+        ),
         job=("{TEAMCITY_BUILDCONF_NAME}",),
         commit=("{BUILD_VCS_NUMBER}",),
     ),
@@ -188,9 +194,9 @@ def detect(environ: Mapping[str, str], *, read_file: Reader | None = None, git: 
     system = next((system for system in SYSTEMS if environ.get(system.marker, "").lower() not in ("", "false")), None)
     found = _of_system(system, environ, read_file or _read_file) if system else RunContext()
     own = {
-        field: _clean(environ[name])
-        for field in ("run_id", "job", "commit", "branch")
-        if environ.get(name := f"PIPELINE_{field.upper()}", "").strip()
+        field: text
+        for field, cleaned in (("run_id", _clean), ("job", _clean), ("commit", _clean), ("branch", _branch))
+        if (text := cleaned(environ.get(f"PIPELINE_{field.upper()}", "")))
     }
     found = replace(found, **own)
     if found.commit and (found.branch or system):
@@ -210,30 +216,50 @@ def _of_system(system: _System, environ: Mapping[str, str], read_file: Reader) -
     def first(templates: tuple[str, ...]) -> str:
         return next((text for template in templates if (text := _filled(template, environ))), "")
 
+    commit = _clean(first(system.commit))
     found = RunContext(
-        run_id=first(system.run_id),
-        job=first(system.job),
-        commit=first(system.commit),
+        run_id=_clean(first(system.run_id)),
+        job=_clean(first(system.job)),
+        commit="" if commit == "HEAD" else commit,  # a build of Buildkite that was started by hand
         branch=_branch(first(system.branch)),
         ci=system.name,
-        run_link=first(system.link),
+        run_link=_text(first(system.link)),
         base_branch=_branch(first(system.base_branch)),
-        pull_request=first(system.pull_request),
+        pull_request=_text(first(system.pull_request)),
     )
-    return _of_github_event(found, environ, read_file) if system.name == "github" else found
+    of_file = _OF_FILES.get(system.name)
+    return of_file(found, environ, read_file) if of_file else found
 
 
 def _of_github_event(found: RunContext, environ: Mapping[str, str], read_file: Reader) -> RunContext:
-    """A pull request's GITHUB_SHA is a temporary merge commit; the event's file names the commit."""
+    """A pull request's GITHUB_SHA is a temporary merge commit, or its base; the event's file names the commit."""
     number = re.fullmatch(r"refs/pull/(\d+)/\w+", environ.get("GITHUB_REF", ""))
-    if number is None:
+    if number:
+        found = replace(found, pull_request=number[1])
+    elif not environ.get("GITHUB_HEAD_REF", "").strip():
         return found
-    found = replace(found, pull_request=number[1])
     try:
-        head = json.loads(read_file(environ["GITHUB_EVENT_PATH"]))["pull_request"]["head"]["sha"]
+        request = json.loads(read_file(environ["GITHUB_EVENT_PATH"]))["pull_request"]
+        head = request["head"]["sha"]
     except (OSError, KeyError, TypeError, ValueError):
         return found
-    return replace(found, commit=_clean(str(head)))
+    number_told = _text(str(request.get("number", "")))
+    return replace(found, commit=_clean(str(head)), pull_request=found.pull_request or number_told)
+
+
+def _of_teamcity_properties(found: RunContext, environ: Mapping[str, str], read_file: Reader) -> RunContext:
+    """Two projects may have the same name; the id of a build configuration is one of its kind."""
+    try:
+        properties = read_file(environ["TEAMCITY_BUILD_PROPERTIES_FILE"])
+    except (OSError, KeyError, ValueError):
+        return found
+    configuration = re.search(r"^teamcity\.buildType\.id=(\w+)", properties, re.MULTILINE | re.ASCII)
+    run_id = configuration and _filled(f"teamcity-{configuration[1]}-{{BUILD_NUMBER}}", environ)
+    return replace(found, run_id=_clean(run_id)) if run_id else found
+
+
+_OF_FILES = {"github": _of_github_event, "teamcity": _of_teamcity_properties}
+"""What a system says in files, by its name."""
 
 
 def _filled(template: str, environ: Mapping[str, str]) -> str:
@@ -242,21 +268,26 @@ def _filled(template: str, environ: Mapping[str, str]) -> str:
     # Travis and Buildkite write "false" where there is no pull request.
     if any(value in ("", "false") for value in values.values()):
         return ""
-    return _clean(template.format_map(values))
+    return template.format_map(values)
 
 
 def _branch(name: str) -> str:
-    """``main`` of ``refs/heads/main`` and ``origin/main``; a detached HEAD is no branch."""
-    name = re.sub(r"^(?:refs/heads/|refs/tags/|remotes/|origin/)+", "", _clean(name))
+    """``main`` of ``refs/heads/main`` and ``origin/main``, otherwise as it is; a detached HEAD is no branch."""
+    name = _REMOTE.sub("", _text(name))
     return "" if name == "HEAD" else name
 
 
+def _text(text: str) -> str:
+    return _NOT_IN_A_TEXT.sub("_", text.strip())[:_LONGEST]
+
+
 def _clean(text: str) -> str:
+    """As an identifier, which people type and which stands in addresses."""
     return _NOT_IN_AN_ID.sub("_", text.strip())[:_LONGEST]
 
 
 def _read_file(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8")
+    return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
 def ask_git() -> tuple[str, str]:

@@ -108,6 +108,70 @@ def test_a_pull_request_has_the_commit_that_people_know() -> None:
     assert detect(environ | request, read_file=lambda path: "[]", git=NO_GIT).commit == "c1"
 
 
+def test_a_request_that_runs_at_its_base_has_its_own_commit_too() -> None:
+    """``pull_request_target`` runs with the base's ref and commit; the event's file knows head and number."""
+    environ, _ = SYSTEMS["github"]
+    target = {"GITHUB_REF": "refs/heads/main", "GITHUB_HEAD_REF": "feature", "GITHUB_EVENT_PATH": "event.json"}
+    event = '{"pull_request": {"number": 7, "head": {"sha": "head1"}}}'
+    found = detect(environ | target, read_file=lambda path: event, git=NO_GIT)
+    assert (found.commit, found.branch, found.pull_request) == ("head1", "feature", "7")
+    pushed = detect(environ | target | {"GITHUB_HEAD_REF": ""}, read_file=lambda path: event, git=NO_GIT)
+    assert (pushed.commit, pushed.pull_request) == ("c1", "")
+
+
+TEAMCITY = {
+    "TEAMCITY_VERSION": "2026.1",
+    "TEAMCITY_PROJECT_NAME": "Shop",
+    "TEAMCITY_BUILDCONF_NAME": "UI",
+    "BUILD_NUMBER": "4",
+    "BUILD_VCS_NUMBER": "c7",
+}
+
+
+def test_builds_of_two_configurations_are_two_runs(tmp_path: Path) -> None:
+    """TeamCity counts in each configuration; two projects of one name are told apart by the configuration's id."""
+    other = TEAMCITY | {"TEAMCITY_BUILDCONF_NAME": "API"}
+    assert [detect(environ).run_id for environ in (TEAMCITY, other)] == ["teamcity-Shop-UI-4", "teamcity-Shop-API-4"]
+    properties = tmp_path / "build.properties"
+    properties.write_text("#x\nteamcity.version=1\nteamcity.buildType.id=Shop_Ui\n")
+    assert detect(TEAMCITY | {"TEAMCITY_BUILD_PROPERTIES_FILE": str(properties)}).run_id == "teamcity-Shop_Ui-4"
+
+
+@pytest.mark.parametrize(
+    ("told", "branch"),
+    [
+        ("fix/ünï-#12", "fix/ünï-#12"),
+        ("a#1 (b)", "a#1 (b)"),
+        ("a\x07\udce9b", "a_b"),
+        ("refs/remotes/origin/main", "main"),
+        ("origin/x", "x"),
+        ("refs/heads/zz", "zz"),
+    ],
+)
+def test_a_branch_keeps_its_name(told: str, branch: str) -> None:
+    """Without what git puts before it; also where the client's own variable says it."""
+    environ, _ = SYSTEMS["gitlab"]
+    assert detect(environ | {"CI_COMMIT_BRANCH": told}).branch == branch
+    assert detect(environ | {"PIPELINE_BRANCH": told}).branch == branch
+
+
+def test_a_link_stays_a_link() -> None:
+    """Azure's has a query."""
+    environ, _ = SYSTEMS["azure"]
+    project = {"SYSTEM_COLLECTIONURI": "https://dev.azure.com/o/", "SYSTEM_TEAMPROJECT": "p"}
+    assert detect(environ | project).run_link == "https://dev.azure.com/o/p/_build/results?buildId=5"
+
+
+def test_a_commit_that_is_no_commit_is_asked_of_git() -> None:
+    """Buildkite says HEAD of a build that was started by hand; Jenkins says none in a scripted pipeline."""
+    environ, _ = SYSTEMS["buildkite"]
+    asked = detect(environ | {"BUILDKITE_COMMIT": "HEAD"}, git=lambda: ("g1", "elsewhere"))
+    assert (asked.commit, asked.branch) == ("g1", "main")
+    jenkins = {"JENKINS_URL": "http://j", "JOB_NAME": "p", "BUILD_NUMBER": "9", "BRANCH_NAME": "feat/x"}
+    asked = detect(jenkins, git=lambda: ("g1", "elsewhere"))
+    assert (asked.commit, asked.branch) == ("g1", "feat/x")
+
+
 def test_git_is_asked_where_nothing_else_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commit and branch of a real checkout; nothing outside of one."""
     monkeypatch.chdir(tmp_path)

@@ -17,6 +17,7 @@ from pipeline.cli.main import cli
 from pipeline.client.failures import failure
 from pipeline.client.importers import formats
 from pipeline.client.importers.report import Context
+from pipeline.client.run_context import detect
 
 SPEC = """
 const { test, expect } = require('@playwright/test');
@@ -32,6 +33,15 @@ CONFIG = """
 const use = {browserName: 'chromium', launchOptions: {executablePath: CHROMIUM, args: ['--no-sandbox']}};
 module.exports = {testDir: '.', retries: 1, workers: 1, projects: [{name: 'chromium', use}],
   reporter: [['json', {outputFile: 'report.json'}], ['./pipeline-playwright-reporter.mjs', OPTIONS]]};
+"""
+SERIAL = """
+const { test } = require('@playwright/test');
+test.describe('group', () => {
+  test.describe.configure({mode: 'serial'});
+  test('opens', () => {});
+  test('breaks later', ({}, info) => { if (info.retry === 1) throw new Error('later'); });
+  test('gives up \\u0007', ({}, info) => { if (info.retry === 2) test.skip(); throw new Error('boom \\u0007'); });
+});
 """
 ROWS = [
     ("cart › pays", "passed", 1),
@@ -69,6 +79,16 @@ def shown(rows: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
     return [(row["test_name"], row["status"], row["attempt"]) for row in rows]
 
 
+def imported(project: Path) -> list[dict[str, Any]]:
+    with (project / "report.json").open("rb") as file:
+        return formats.read(file, Context(0, future_ms=10**15)).rows(0)
+
+
+def compared(rows: list[dict[str, Any]]) -> list[list[Any]]:
+    same = ("test_id", "test_name", "test_suite", "browser", "status", "attempt", "value", "error_type", "timestamp")
+    return [[row.get(name) for name in same] for row in rows]
+
+
 def test_attempts_go_live_to_the_endpoint(project: Path, open_site: Callable[..., Any]) -> None:
     """Each attempt once, named as Playwright's JSON report names it; the file is gone, since nothing is left."""
     world = open_site(web={"write_key": "secret-key"})
@@ -80,11 +100,21 @@ def test_attempts_go_live_to_the_endpoint(project: Path, open_site: Callable[...
     rows = [json.loads(item) for item in reversed(items)]
     assert shown(rows) == ROWS
     assert {(row["run_id"], row["commit"], row["environment"]) for row in rows} == {("github-7-2", "abc", "staging")}
-    with (project / "report.json").open("rb") as file:
-        report = formats.read(file, Context(0, future_ms=10**15)).rows(0)
-    same = ("test_id", "test_name", "test_suite", "browser", "status", "attempt", "value", "error_type", "timestamp")
-    assert [[row.get(name) for name in same] for row in rows] == [[row.get(name) for name in same] for row in report]
+    report = imported(project)
+    assert compared(rows) == compared(report)
     assert rows[3]["tags"]["error_fingerprint"] == report[3]["tags"]["error_fingerprint"]
+
+
+def test_a_serial_suite_is_tried_again_as_a_whole(project: Path) -> None:
+    """One execution of each test, also of those that passed in every round; all as the JSON report has them."""
+    (project / "cart.spec.js").write_text(SERIAL)
+    assert run(project, {}, "--retries=2").startswith("pipeline metrics: 9 written; ")
+    rows = [json.loads(text) for text in (project / "pipeline-metrics.ndjson").read_text().splitlines()]
+    report = imported(project)
+    assert compared(rows) == compared(report)
+    assert [row["tags"].get("error_message") for row in rows] == [row["tags"].get("error_message") for row in report]
+    ends = {row["test_name"]: row["status"] for row in rows if row["status"] != "retried"}
+    assert ends == {"group › opens": "passed", "group › breaks later": "flaky", "group › gives up": "flaky"}
 
 
 def test_what_cannot_be_sent_stays_in_the_file(project: Path) -> None:
@@ -97,6 +127,47 @@ def test_what_cannot_be_sent_stays_in_the_file(project: Path) -> None:
     assert rows[0]["run_id"] == "r1"
 
 
+def said(project: Path, function: str, given: list[Any]) -> list[Any]:
+    """What the reporter's function answers to each."""
+    script = f"({json.dumps(given)}).map((one) => m.{function}(one))"
+    script = f"import('./pipeline-playwright-reporter.mjs').then((m) => console.log(JSON.stringify({script})))"
+    done = subprocess.run(["node", "-e", script], cwd=project, capture_output=True, text=True, check=True)
+    return list(json.loads(done.stdout))
+
+
+def test_runs_are_named_as_python_names_them(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same run, commit, branch and links from the same environment, with git's help and with files' too."""
+    event, properties = project / "event.json", project / "build.properties"
+    event.write_text('{"pull_request": {"number": 7, "head": {"sha": "head1"}}}')
+    properties.write_text("teamcity.version=1\nteamcity.buildType.id=Shop_Ui\n")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t.test"]
+    monkeypatch.chdir(project)
+    subprocess.run([*git, "init", "-q", "-b", "trunk"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    gitlab = {"GITLAB_CI": "true", "CI_PIPELINE_ID": "3", "CI_COMMIT_SHA": "c" * 40, "CI_JOB_NAME": "tést #1"}
+    github = {"GITHUB_ACTIONS": "true", "GITHUB_RUN_ID": "5", "GITHUB_SHA": "b", "GITHUB_EVENT_PATH": str(event)}
+    environments: list[dict[str, str]] = [
+        {},
+        {"JENKINS_URL": "x", "JOB_NAME": "p/feat%2Fx", "BUILD_NUMBER": "9", "BRANCH_NAME": "feat/x"},
+        {"BUILDKITE": "true", "BUILDKITE_BUILD_ID": "u", "BUILDKITE_COMMIT": "HEAD", "BUILDKITE_BRANCH": "main"},
+        {"TEAMCITY_VERSION": "1", "TEAMCITY_BUILD_PROPERTIES_FILE": str(properties), "BUILD_NUMBER": "4"},
+        {"TEAMCITY_VERSION": "1", "TEAMCITY_PROJECT_NAME": "P", "TEAMCITY_BUILDCONF_NAME": "Ü", "BUILD_NUMBER": "4"},
+        *(
+            gitlab | {"CI_COMMIT_BRANCH": name}
+            for name in ("fix/ünï-#12", "refs/remotes/origin/a", "\x07" + "😀" * 300)
+        ),
+        gitlab | {"PIPELINE_BRANCH": "refs/heads/zz", "PIPELINE_RUN_ID": "mon numéro 1", "PIPELINE_COMMIT": " "},
+        github | {"GITHUB_REF": "refs/heads/main", "GITHUB_HEAD_REF": "feat", "GITHUB_BASE_REF": "main"},
+        github | {"GITHUB_REF": "refs/pull/8/merge", "GITHUB_HEAD_REF": "feat"},
+        {"TF_BUILD": "True", "BUILD_BUILDID": "3", "SYSTEM_COLLECTIONURI": "https://d/o/", "SYSTEM_TEAMPROJECT": "p"},
+    ]
+    told = said(project, "runContext.bind(null, {})", environments)
+    for one, environ in zip(told, environments, strict=True):
+        run = detect(environ)
+        fields, nonce = one["fields"], one["fields"]["job"].rpartition("#")[2]
+        assert (fields, one["tags"]) == (run.with_nonce(nonce).fields(), run.tags())
+
+
 def test_failures_are_named_as_python_names_them(project: Path) -> None:
     """The same types and messages from the same texts, so that fingerprints agree."""
     texts = [
@@ -107,15 +178,5 @@ def test_failures_are_named_as_python_names_them(project: Path) -> None:
         "object at 0x7f3a2c of 550e8400-e29b-41d4-a716-446655440000 at 10.0.0.7:5432 [::1]:80",
         "x" * 500,
     ]
-    script = (
-        "import('./pipeline-playwright-reporter.mjs').then((m) => console.log(JSON.stringify(TEXTS.map(m.failureOf))))"
-    )
-    done = subprocess.run(
-        ["node", "-e", script.replace("TEXTS", json.dumps(texts))],
-        cwd=project,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    told = [(one["type"], one["message"]) for one in json.loads(done.stdout)]
+    told = [(one["type"], one["message"]) for one in said(project, "failureOf", texts)]
     assert told == [(found.error_type, found.message) for found in map(failure, texts)]

@@ -4,23 +4,28 @@
 //   reporter: [['list'], ['./pipeline-playwright-reporter.mjs', { environment: 'staging' }]]
 //
 // Attempts go to a file (outputFile, default pipeline-metrics.ndjson) for `pipeline push`. With a url (or PIPELINE_URL)
-// they go to its POST /v1/push as they end, and the file keeps only what could not be sent. A test run never fails,
-// and waits at most flushForMs at its end, because of this.
+// they go to its POST /v1/push as soon as their verdict is known (a test may be tried again, and a serial suite is tried
+// again as a whole), and the file keeps only what could not be sent. A test run never fails, and waits at most
+// flushForMs at its end, because of this.
 //
 // Options: outputFile, url, writeKey (PIPELINE_WRITE_KEY), suite, environment, runId, job, commit, branch, flushForMs.
 
 import { createHash, randomBytes } from 'node:crypto';
 import { execFileSync } from 'node:child_process';
-import { appendFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
 const VERSION = /*VERSION*/ null;
 const SYSTEMS = /*SYSTEMS*/ null;
 const SCRUBBED = /*SCRUBBED*/ null;
+// eslint-disable-next-line no-control-regex
+const CONTROL = /[\x00-\x1f\x7f-\x9f]+/g;
+const LINE_END = /[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]/;
 const BATCH_ROWS = 200;
 const SEND_EVERY_MS = 1000;
 const REQUEST_TIMEOUT_MS = 10_000;
-const LONGEST = { type: 120, message: 200, id: 512 };
+const OUTCOMES = { expected: 'passed', unexpected: 'failed', flaky: 'flaky', skipped: 'skipped' };
+const LONGEST = { type: 120, message: 200, name: 256, id: 512 };
 
 export default class PipelineReporter {
   constructor(options = {}) {
@@ -28,6 +33,9 @@ export default class PipelineReporter {
     this.environ = process.env;
     this.url = (options.url || this.environ.PIPELINE_URL || '').replace(/\/+$/, '');
     this.writeKey = options.writeKey || this.environ.PIPELINE_WRITE_KEY || '';
+    // The suites of merge-reports do not say whether they are serial.
+    this.isMerging = process.argv.includes('merge-reports');
+    this.ended = new Map();
     this.rows = [];
     this.sent = 0;
     this.batch = 0;
@@ -55,30 +63,61 @@ export default class PipelineReporter {
 
   onTestEnd(test, result) {
     this.guarded(() => {
-      const [, project, , ...titles] = test.titlePath();
-      const file = path.relative(this.rootDir, test.location.file).split(path.sep).join('/');
-      const name = titles.join(' › ');
-      this.add({
-        timestamp: result.startTime.getTime() + Math.max(0, result.duration),
-        value: Math.max(0, result.duration),
-        test_id: `${file}::${name}`,
-        test_name: name,
-        test_suite: file,
-        browser: project,
-        status: statusOf(test, result),
-        attempt: result.retry + 1,
-      }, result.status === test.expectedStatus ? undefined : result.error);
+      this.ended.set(test, [...(this.ended.get(test) || []), result]);
+      // Kept for a run that is killed; what is known in the end replaces it.
+      this.keep(this.lineOf(test, result, mayRunAgain(test, result) ? 'retried' : verdictOf(test, result)));
+      const group = serialSuiteOf(test)?.allTests() || [test];
+      if (!this.isMerging && this.isOver(group)) for (const one of group) this.settle(one);
     });
   }
 
+  // Whether none of these tests, which are tried again together, will be tried again.
+  isOver(tests) {
+    const rounds = (this.ended.get(tests[0]) || []).length;
+    return tests.every((test) => {
+      const results = this.ended.get(test) || [];
+      return results.length === rounds && !mayRunAgain(test, results.at(-1));
+    });
+  }
+
+  settle(test) {
+    const results = this.ended.get(test);
+    this.ended.delete(test);
+    for (const result of results) {
+      this.add(this.lineOf(test, result, result === results.at(-1) ? verdictOf(test, result) : 'retried'));
+    }
+  }
+
+  lineOf(test, result, status) {
+    const [, project, , ...titles] = test.titlePath();
+    const file = path.relative(this.rootDir, test.location.file).split(path.sep).join('/');
+    const name = titles.join(' › ');
+    return this.line({
+      timestamp: result.startTime.getTime() + Math.max(0, result.duration),
+      value: Math.max(0, result.duration),
+      test_id: `${file}::${name}`,
+      test_name: name,
+      test_suite: file,
+      browser: project,
+      status,
+      attempt: result.retry + 1,
+    }, hasFailed(test, result) ? result.error : undefined);
+  }
+
   onError(error) {
-    this.guarded(() => this.add({
-      timestamp: Date.now(), value: 0, test_id: '(run)', test_name: '(run)', status: 'failed', attempt: 1,
-    }, error));
+    this.guarded(() => {
+      if (!this.run) return;
+      const line = this.line({
+        timestamp: Date.now(), value: 0, test_id: '(run)', test_name: '(run)', status: 'failed', attempt: 1,
+      }, error);
+      this.keep(line);
+      this.add(line);
+    });
   }
 
   async onEnd() {
     clearInterval(this.timer);
+    this.guarded(() => { for (const test of [...this.ended.keys()]) this.settle(test); });
     try {
       if (this.url && this.file) await this.flush(this.options.flushForMs ?? 5000);
     } catch (error) {
@@ -95,8 +134,7 @@ export default class PipelineReporter {
     }
   }
 
-  add(row, error) {
-    if (!this.run) return;
+  line(row, error) {
     const failure = error ? failureOf(error.message || error.value || '') : { type: '', message: '' };
     const tags = { ...this.run.tags, reporter: `playwright ${VERSION}` };
     if (failure.message) {
@@ -109,9 +147,15 @@ export default class PipelineReporter {
     if (this.options.suite) whole.test_suite = this.options.suite;
     for (const name of Object.keys(whole)) if (whole[name] === '' || whole[name] === undefined) delete whole[name];
     for (const name of ['test_id', 'test_name', 'test_suite']) if (whole[name]) whole[name] = bounded(whole[name]);
-    const line = JSON.stringify(whole);
-    this.rows.push(line);
+    return JSON.stringify(whole);
+  }
+
+  keep(line) {
     appendFileSync(this.file, `${line}\n`);
+  }
+
+  add(line) {
+    this.rows.push(line);
     if (this.url && this.rows.length >= BATCH_ROWS) this.send();
   }
 
@@ -158,26 +202,45 @@ export default class PipelineReporter {
     if (!this.file) return;
     const left = [...(this.pending?.rows || []), ...this.rows];
     if (this.url && !left.length) rmSync(this.file, { force: true });
-    else if (this.url) writeFileSync(this.file, left.map((line) => `${line}\n`).join(''));
+    else {
+      writeFileSync(`${this.file}.part`, left.map((line) => `${line}\n`).join(''));
+      renameSync(`${this.file}.part`, this.file);
+    }
     const told = this.url ? `${this.sent} sent, ${left.length} not sent` : `${left.length} written`;
     const hint = left.length ? `; feed them with: pipeline push ${path.relative(process.cwd(), this.file)}` : '';
     process.stderr.write(`pipeline metrics: ${told}${this.trouble ? ` (${this.trouble})` : ''}${hint}\n`);
   }
 }
 
-function statusOf(test, result) {
-  if (result.status === 'skipped' || result.status === 'interrupted') return result.status;
-  if (result.status === test.expectedStatus) return result.retry > 0 ? 'flaky' : 'passed';
-  return result.retry < test.retries ? 'retried' : 'failed';
+function hasFailed(test, result) {
+  return !['skipped', 'interrupted', test.expectedStatus].includes(result.status);
+}
+
+// Playwright tries again what did not end as expected: a failure, and a test that was skipped because of another one.
+function mayRunAgain(test, result) {
+  return result.status !== test.expectedStatus && result.retry < test.retries;
+}
+
+// The status of the last attempt: Playwright's own verdict on the test.
+function verdictOf(test, result) {
+  return result.status === 'interrupted' ? 'interrupted' : OUTCOMES[test.outcome()];
+}
+
+// The outermost serial suite around a test: Playwright tries it again as a whole.
+function serialSuiteOf(test) {
+  let found;
+  for (let suite = test.parent; suite; suite = suite.parent) if (suite._parallelMode === 'serial') found = suite;
+  return found;
 }
 
 export function failureOf(text) {
   // eslint-disable-next-line no-control-regex
-  const lines = text.slice(0, 4000).replace(/\x1b\[[0-9;]*[A-Za-z]/g, '').split('\n').map((line) => line.trim());
+  const lines = text.slice(0, 4000).replace(/\x1b\[[0-9;]*[A-Za-z]/g, '').split(LINE_END).map((line) => line.trim());
   let line = lines.find(Boolean) || '';
   let type = '';
   const named = /^([A-Za-z_][\w$]*(?:\.[A-Za-z_][\w$]*)*)(?: \[\w+\])? ?:(?!:)\s*(.*)$/.exec(line);
   if (named && /(?:Error|Exception|Failure|Failed|Timeout|Warning)$/.test(named[1])) [, type, line] = named;
+  line = printable(line);
   for (const [pattern, placeholder] of SCRUBBED) line = line.replace(new RegExp(pattern, 'g'), placeholder);
   line = line.replace(/\s+/g, ' ').trim();
   const points = [...line];
@@ -185,7 +248,13 @@ export function failureOf(text) {
   return { type: type.slice(0, LONGEST.type), message: line };
 }
 
-function bounded(text) {
+// Without control characters, and with U+FFFD for halves of characters, which no UTF-8 can carry.
+function printable(text) {
+  return text.replace(/\p{Cs}/gu, '\ufffd').replace(CONTROL, ' ').trim();
+}
+
+function bounded(given) {
+  const text = printable(given);
   const points = [...text];
   if (points.length <= LONGEST.id) return text;
   const digest = createHash('sha256').update(text).digest('hex').slice(0, 12);
@@ -198,14 +267,18 @@ export function runContext(options, environ) {
   const system = SYSTEMS.find(({ marker }) => !['', 'false'].includes((environ[marker] || '').toLowerCase()));
   const found = system ? ofSystem(system, environ) : {};
   const nonce = randomBytes(4).toString('hex');
-  const [commit, branch] = found.commit ? [found.commit, found.branch] : askGit();
-  const given = options.job || environ.PIPELINE_JOB;
+  const given = clean(options.job) || clean(environ.PIPELINE_JOB);
   const fields = {
-    run_id: clean(options.runId || environ.PIPELINE_RUN_ID || found.run_id || `local-${nonce}`),
-    job: clean(given || (found.job ? `${found.job}#${nonce}` : nonce)),
-    commit: clean(options.commit || environ.PIPELINE_COMMIT || commit),
-    branch: clean(options.branch || environ.PIPELINE_BRANCH || branch),
+    run_id: clean(options.runId) || clean(environ.PIPELINE_RUN_ID) || found.run_id || `local-${nonce}`,
+    job: given || (found.job ? `${found.job}#${nonce}` : nonce),
+    commit: clean(options.commit) || clean(environ.PIPELINE_COMMIT) || found.commit,
+    branch: branchOf(options.branch) || branchOf(environ.PIPELINE_BRANCH) || found.branch,
   };
+  if (!fields.commit || !(fields.branch || system)) {
+    const [commit, branch] = askGit();
+    fields.commit ||= commit;
+    fields.branch ||= branch;
+  }
   const tags = { ci: system?.name, run_link: found.link, base_branch: found.base_branch, pull_request: found.pull_request };
   return { fields: withoutEmpty(fields), tags: withoutEmpty(tags) };
 }
@@ -214,22 +287,36 @@ function ofSystem(system, environ) {
   const first = (templates) => templates.map((template) => filled(template, environ)).find(Boolean) || '';
   const found = Object.fromEntries(
     ['run_id', 'job', 'commit', 'branch', 'base_branch', 'pull_request', 'link'].map((name) => [name, first(system[name])]));
-  found.branch = branchOf(found.branch);
-  found.base_branch = branchOf(found.base_branch);
-  const request = system.name === 'github' && /^refs\/pull\/(\d+)\//.exec(environ.GITHUB_REF || '');
-  if (request) {
-    [, found.pull_request] = request;
-    try {
-      found.commit = JSON.parse(readFileSync(environ.GITHUB_EVENT_PATH, 'utf8')).pull_request.head.sha || found.commit;
-    } catch { /* the merge commit is better than nothing */ }
-  }
+  for (const name of ['run_id', 'job', 'commit']) found[name] = clean(found[name]);
+  for (const name of ['branch', 'base_branch']) found[name] = branchOf(found[name]);
+  for (const name of ['pull_request', 'link']) found[name] = plain(found[name]);
+  if (found.commit === 'HEAD') found.commit = '';
+  try {
+    if (system.name === 'github') ofGithubEvent(found, environ);
+    if (system.name === 'teamcity') ofTeamcityProperties(found, environ);
+  } catch { /* what the variables say is better than nothing */ }
   return found;
+}
+
+function ofGithubEvent(found, environ) {
+  const number = /^refs\/pull\/(\d+)\/\w+$/.exec(environ.GITHUB_REF || '');
+  if (number) [, found.pull_request] = number;
+  else if (!(environ.GITHUB_HEAD_REF || '').trim()) return;
+  const request = JSON.parse(readFileSync(environ.GITHUB_EVENT_PATH, 'utf8')).pull_request;
+  found.commit = clean(request.head.sha) || found.commit;
+  found.pull_request ||= plain(String(request.number ?? ''));
+}
+
+function ofTeamcityProperties(found, environ) {
+  const properties = readFileSync(environ.TEAMCITY_BUILD_PROPERTIES_FILE, 'utf8');
+  const configuration = /^teamcity\.buildType\.id=(\w+)/m.exec(properties);
+  if (configuration) found.run_id = clean(filled(`teamcity-${configuration[1]}-{BUILD_NUMBER}`, environ)) || found.run_id;
 }
 
 function filled(template, environ) {
   const names = [...template.matchAll(/\{(\w+)\}/g)].map(([, name]) => name);
   if (names.some((name) => ['', 'false'].includes((environ[name] || '').trim()))) return '';
-  return clean(template.replace(/\{(\w+)\}/g, (_, name) => environ[name].trim()));
+  return template.replace(/\{(\w+)\}/g, (_, name) => environ[name].trim());
 }
 
 function askGit() {
@@ -237,19 +324,25 @@ function askGit() {
     const told = execFileSync('git', ['rev-parse', 'HEAD', '--abbrev-ref', 'HEAD'],
       { encoding: 'utf8', timeout: 5000, stdio: ['ignore', 'pipe', 'ignore'] });
     const [commit, branch] = told.trim().split('\n');
-    return [commit, branchOf(branch || '')];
+    return [clean(commit), branchOf(branch)];
   } catch {
     return ['', ''];
   }
 }
 
 function branchOf(name) {
-  const branch = name.replace(/^(?:refs\/heads\/|refs\/tags\/|remotes\/|origin\/)+/, '');
+  const branch = plain(name).replace(/^(?:refs\/heads\/|refs\/tags\/|refs\/remotes\/|remotes\/|origin\/)+/, '');
   return branch === 'HEAD' ? '' : branch;
 }
 
+function plain(text) {
+  // eslint-disable-next-line no-control-regex
+  return [...String(text || '').trim().replace(/[\x00-\x1f\x7f-\x9f\p{Cs}]+/gu, '_')].slice(0, LONGEST.name).join('');
+}
+
+// As an identifier; \p{L}, \p{N} and _ are Python's \w.
 function clean(text) {
-  return (text || '').trim().replace(/[^\w.:/@+-]+/g, '_').slice(0, 256);
+  return [...String(text || '').trim().replace(/[^\p{L}\p{N}_.:/@+-]+/gu, '_')].slice(0, LONGEST.name).join('');
 }
 
 function withoutEmpty(object) {
