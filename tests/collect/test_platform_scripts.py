@@ -133,6 +133,26 @@ def test_a_dequeue_that_cannot_count_takes_no_test(client: Any) -> None:
     assert (client.zcard("q"), client.exists("{l}")) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "keys", "arguments"),
+    [
+        ("dequeue", ["q", "r"], []),
+        ("fair_lock", ["l", "q", "w"], ["holder", 100, "now", 10]),
+        ("lock", ["l", "f"], ["holder", "long"]),
+        ("rate_limit", ["c"], ["many", 1]),
+        ("trim_series", ["s"], [100, "all"]),
+    ],
+)
+def test_an_argument_that_is_no_number_is_refused_before_anything_changes(
+    client: Any, name: str, keys: list[str], arguments: list[Any]
+) -> None:
+    """For services of other languages, which call the scripts themselves."""
+    script = client.register_script(scripts()[name].text)
+    with pytest.raises(redis.ResponseError, match="must be"):
+        script(keys=keys, args=arguments)
+    assert not client.exists(*keys)
+
+
 @pytest.mark.parametrize("ttl", [0, -1])
 def test_a_time_that_would_delete_is_refused(client: Any, ttl: int) -> None:
     """EXPIRE with nothing left deletes: of a lock, of a counter (no limit at all), of all the keys of a pattern."""

@@ -6,6 +6,9 @@
 if (tonumber(ARGV[2]) or 0) < 1 then
     return redis.error_reply('ERR the TTL must be at least one millisecond')
 end
+if not (tonumber(ARGV[3]) and tonumber(ARGV[4])) then
+    return redis.error_reply('ERR now and patience must be numbers of milliseconds')
+end
 local held = redis.call('GET', KEYS[1])
 if held == ARGV[1] then
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
