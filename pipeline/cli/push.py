@@ -145,11 +145,11 @@ class _Push:
                 self._push_one(one, asked, sender)
 
     def _push_one(self, one: Any, asked: Any, sender: Any) -> None:
-        from pipeline.client.importers.report import ReportRefused
+        from pipeline.client.importers.report import ReportBroken, ReportRefused
         from pipeline.client.report_files import ReadReport, read
 
         result = ReadReport(one)
-        refused = ""
+        refused, is_broken = "", False
         try:
             for batch in read(one, asked, result):
                 if sender is not None:
@@ -157,14 +157,16 @@ class _Push:
                     result.tally.pushed += moved
                     result.tally.already_pushed += len(batch.items) - moved
         except (ReportRefused, OSError) as error:
+            is_broken = not isinstance(error, ReportRefused) or isinstance(error, ReportBroken)
             refused = str(error) if isinstance(error, ReportRefused) else f"cannot be read: {error.strerror or error}"
         except Outage as error:
-            refused = f"Redis did not take it within {self._options['retry_for_s']:g} s: {error}"
-        self._tell(result, refused)
+            is_broken, refused = True, f"Redis did not take it within {self._options['retry_for_s']:g} s: {error}"
+        self._tell(result, refused, is_broken=is_broken)
 
-    def _tell(self, result: Any, refused: str) -> None:
+    def _tell(self, result: Any, refused: str, *, is_broken: bool) -> None:
         name = result.input.name
-        if refused and not result.input.is_named and not result.tally.pushed and "Redis" not in refused:
+        # In a directory many a file is no report. One that is, and cannot be read, may be all that a run left behind.
+        if refused and not result.input.is_named and not is_broken and not result.tally.pushed:
             result.warnings.add(f"passed over: {refused}")
             refused = ""
         self.total.add(result.tally)
@@ -231,7 +233,7 @@ class _Push:
         if self._options["dry_run"]:
             return f"{line}; nothing pushed (--dry-run)"
         if total.already_pushed and not total.pushed:
-            line += "; all of it was pushed before, nothing added (--again pushes it anyway)"
+            line += "; all of it was pushed before, nothing added (--again pushes it anyway; another job: --job)"
         elif total.already_pushed:
             line += f"; {total.already_pushed:,} metrics were pushed before, {total.pushed:,} added"
         if self.stored:

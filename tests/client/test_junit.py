@@ -233,8 +233,96 @@ def test_a_suite_s_own_error_is_a_failed_execution_of_the_suite() -> None:
     assert row["tags"]["error_message"] == "no <n>"
     report, warnings = read_and_warn('<testsuites><testsuite name="s" failures="2" tests="2"/></testsuites>')
     assert [row["status"] for row in report.rows(NOW_MS)] == ["failed"]
-    assert "counts failures and holds no test" in warnings[0]
+    assert "failures are counted here and no test failed" in warnings[0]
     assert read_and_warn("<testsuites/>")[1] == ["this report holds no test"]
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        '<testsuites tests="5" failures="2"/>',
+        '<testsuites failures="1"><testsuite name="s"><testcase name="n" time="1"/></testsuite></testsuites>',
+        '<testsuite name="s" tests="3" failures="2"><testcase name="n" time="1"/></testsuite>',
+        '<testsuite name="o" errors="1"><testsuite name="i"><testcase name="n"/></testsuite></testsuite>',
+    ],
+)
+def test_failures_that_are_only_counted_are_one_failure(report: str) -> None:
+    """What a suite or the run counts as failed, and no test shows, never looks like success."""
+    found, warnings = read_and_warn(report)
+    statuses = [row["status"] for row in found.rows(NOW_MS)]
+    assert statuses.count("failed") == 1
+    assert any("failures are counted here and no test failed" in warning for warning in warnings)
+
+
+def test_counted_failures_that_stand_there_are_no_more() -> None:
+    """A failed test, an attempt that failed and a suite's own error are what their suites count."""
+    failed = '<testcase name="n"><failure/></testcase>'
+    repeated = '<testcase name="n"><flakyFailure message="m"/></testcase>'
+    for inside in (failed, repeated, "<error/>"):
+        report = f'<testsuites failures="1"><testsuite name="s" failures="1">{inside}</testsuite></testsuites>'
+        found = rows(report)
+        assert "(run)" not in {row["test_id"] for row in found}
+        assert [row["status"] for row in found].count("failed") == (inside != repeated)
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("aborted", "interrupted"), ("cancelled", "interrupted"), ("flaky", "flaky"), ("NOT_RUN", "skipped"),
+        ("Error", "failed"), ("run", "passed"), ("completed", "passed"), ("OK", "passed"), ("KO", "ko"),
+        ("blocked", "blocked"),
+    ],
+)  # fmt: skip
+def test_a_status_in_an_attribute_is_what_its_word_means(word: str, status: str) -> None:
+    """A word that is not known is warned of and counts as nothing, least of all as passed."""
+    report, warnings = read_and_warn(f'<testsuite name="s"><testcase name="n" time="1" status="{word}"/></testsuite>')
+    assert [row["status"] for row in report.rows(NOW_MS)] == [status]
+    assert len(warnings) == (status in ("ko", "blocked"))
+
+
+def test_a_test_that_pytest_broke_off_did_not_pass() -> None:
+    """After Ctrl-C and ``pytest.exit`` pytest writes a testcase without a name."""
+    cases = '<testcase classname="test_c" name="test_a" time="0.002"/><testcase time="0.001"/>'
+    report = f'<testsuites name="pytest tests"><testsuite name="pytest">{cases}</testsuite></testsuites>'
+    assert [row["status"] for row in rows(report)] == ["passed", "interrupted"]
+
+
+def test_mocha_s_own_xunit_names_tests_as_its_json_does() -> None:
+    """Suites stand in the class name there, and the same title in two of them is two tests."""
+    cases = "".join(f'<testcase classname="{suite}" name="x" file="a.js" time="0.1"/>' for suite in ("ah", "ae deep"))
+    found = rows(f'<testsuite name="Mocha Tests" tests="2" failures="0">{cases}</testsuite>')
+    assert [row["test_id"] for row in found] == ["a.js::ah x", "a.js::ae deep x"]
+
+
+def test_what_stands_behind_a_report_costs_a_warning() -> None:
+    """A line of a log; but another report behind it is refused, since it may hold what failed."""
+    one = suite('<testcase name="n" time="1"/>')
+    report, warnings = read_and_warn(one + "\n##[debug] done\n")
+    assert len(report.rows(NOW_MS)) == 1
+    assert "what stands behind the report is left out" in warnings[0]
+    assert "another report begins behind the first" in refusal(one + "\n" + one)
+    assert "another report begins behind the first" in refusal(one + "\n" + "x" * 600_000 + one)
+
+
+@pytest.mark.parametrize(
+    ("file", "classname", "expected"),
+    [
+        ("test_a.py", "test_a.login_tests", "test_a.py::login_tests::n"),
+        ("my-app/v1.2/test_v.py", "my-app.v1.2.test_v", "my-app/v1.2/test_v.py::n"),
+        ("Pkg/TestThing.py", "Pkg.TestThing", "Pkg/TestThing.py::n"),
+        ("docs.d/a.b.md", "docs.d.a.b.md", "docs.d/a.b.md::n"),
+        ("elsewhere.py", "test_a.TestForm", "test_a.py::TestForm::n"),
+        ("a.py", "a./etc/passwd", "a//etc/passwd.py::n"),
+    ],
+)
+def test_the_checkout_tells_a_module_from_a_class(tmp_path: Path, file: str, classname: str, expected: str) -> None:
+    """JUnit's class name has dots for everything; where the file exists, the id is that of the plugin."""
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    case = f'<testcase classname="{classname}" name="n" time="1"/>'
+    report = f'<testsuites name="pytest tests"><testsuite name="pytest">{case}</testsuite></testsuites>'
+    assert [row["test_id"] for row in rows(report, root=str(tmp_path))] == [expected]
 
 
 def test_attempts_of_nextest_and_surefire_are_rows() -> None:

@@ -91,6 +91,20 @@ def test_files_directories_patterns_and_a_bad_one_among_them(tmp_path: Path, red
     assert len(buffered(redis_url)) == 11
 
 
+def test_a_report_that_was_cut_off_is_trouble_in_a_directory_too(tmp_path: Path) -> None:
+    """It may be all that a killed runner left behind; what is no report is passed over."""
+    (tmp_path / "cut.xml").write_text('<testsuites><testsuite name="s"><testcase name="n"')
+    (tmp_path / "pom.xml").write_text("<project><modelVersion>")
+    first = push(".", "--dry-run", cwd=tmp_path)
+    assert (first.exit_code, "pipeline: cut.xml: line 1" in first.stderr) == (1, True)
+    assert "pom.xml: passed over" in first.stderr
+    (tmp_path / "cut.xml").write_text('{"numTotalTests": 3, "testResults": [{"name": "a.js", "asser')
+    assert push(".", "--dry-run", cwd=tmp_path).exit_code == 1
+    (tmp_path / "cut.xml").unlink()
+    (tmp_path / "tsconfig.json").write_text('{ // a comment\n "compilerOptions": {}}')
+    assert push(".", "--dry-run", cwd=tmp_path).exit_code == 0
+
+
 @ONE_REDIS
 def test_what_the_drainer_would_refuse_is_said_at_once(tmp_path: Path, redis_url: str) -> None:
     """A report 40 days old is not pushed, and --dry-run says why without a Redis; NDJSON goes on, and is told of."""

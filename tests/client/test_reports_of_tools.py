@@ -1,5 +1,6 @@
 """What real tools wrote, kept in ``reports/`` with the version of the tool, and what it comes to."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ EXPECTED = {
         [(name, "passed" if status == "flaky" else status) for name, status in PLAYWRIGHT if status != "retried"],
     ),
     "pytest-json-report-1.5.json": ("pytest-json", "pytest", [("shop.test_bad", "failed"), *PYTEST]),
-    "vitest-2.1.json": ("jest", "jest", [*JEST, ("flakes", "passed")]),
+    "vitest-2.1.json": ("jest", "jest", [*JEST, ("flakes", "retried"), ("flakes", "flaky")]),
     "vitest-junit-2.1.xml": (
         "junit",
         "vitest-junit",
@@ -393,3 +394,54 @@ def test_a_stated_format_is_held_against_the_content() -> None:
     """Not read as something that it is not."""
     assert refusal({"suites": []}, "ctrf") == "this is not a report of the format ctrf"
     assert Context(0).warnings.lines() == []
+
+
+@pytest.mark.parametrize("status", ["passed", "skipped"])
+def test_a_file_that_failed_without_a_failed_test_is_a_failed_suite(status: str) -> None:
+    """As jest writes of an afterAll that throws, and vitest of a beforeAll: exit 1, and no test of the file failed."""
+    test = {"ancestorTitles": [], "title": "x", "status": status, "failureMessages": []}
+    message = "\n\n  ● Test suite failed to run\n\n    db not closed\n\n    > 1 | afterAll(…)\n"
+    file = {
+        "name": "a.test.js",
+        "status": "failed",
+        "message": message,
+        "startTime": NOW_MS,
+        "assertionResults": [test],
+    }
+    found = rows({"success": False, "testResults": [file]})
+    assert [(row["test_id"], row["status"]) for row in found] == [("a.test.js::x", status), ("(suite)", "failed")]
+    assert found[1]["tags"]["error_message"].startswith("db not closed")
+
+
+def test_a_rerun_of_pytest_json_report_is_an_attempt_before_the_last() -> None:
+    """With pytest-rerunfailures the outcome is ``rerun``, and the phases are those of the last attempt."""
+    phases = {phase: {"duration": 0.5, "outcome": "passed"} for phase in ("setup", "call", "teardown")}
+    test = {"nodeid": "test_c.py::test_flaky", "outcome": "rerun", **phases}
+    report = {"created": NOW_MS / 1000, "exitcode": 0, "collectors": [], "summary": {}, "tests": [test]}
+    found = rows(report)
+    assert [(row["status"], row["attempt"], row["value"]) for row in found] == [("retried", 1, 0), ("flaky", 2, 1500)]
+    test["call"] = {"duration": 0.5, "outcome": "failed", "crash": {"message": "assert 0"}}
+    assert [row["status"] for row in rows(report)] == ["retried", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("content", "begins"),
+    [
+        ('npm WARN old\n\n<testsuite name="s"><testcase classname="c" name="n" time="1"/></testsuite>', "npm WARN"),
+        (
+            '> test\n{"testResults": [{"name": "a.js", "assertionResults": [{"title": "n", "status": "passed"}]}]}',
+            "> test",
+        ),
+    ],
+    ids=["junit", "jest"],
+)
+def test_what_other_tools_print_before_a_report_costs_a_warning(content: str, begins: str) -> None:
+    """As in ``npm test > report.xml``."""
+    report, warnings = read_and_warn(content)
+    assert [row["test_name"] for row in report.rows(NOW_MS)] == ["n"]
+    assert any("what stands before the report is left out" in warning and begins in warning for warning in warnings)
+
+
+def test_a_compressed_report_is_told_to_be_one() -> None:
+    """gzip: what it is, and what to do."""
+    assert refusal(gzip.compress(b"<testsuites/>")) == "this is gzip; unpack it: gunzip -c FILE | pipeline push -"

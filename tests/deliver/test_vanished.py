@@ -10,10 +10,13 @@ from drain_parts import buffer_on, client_of, drain_store, drainer_on, good, pus
 from test_drainer import url
 
 from pipeline.base import failpoints
+from pipeline.base.config import DrainerSettings
 from pipeline.base.failpoints import Injected
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.set_aside import records
 from pipeline.deliver.measure_aside import measure
+from pipeline.deliver.spill import Spill
+from pipeline.metric import Limits
 from pipeline.operate.audit import audit_delivery
 from pipeline.store.client import Store
 
@@ -129,6 +132,36 @@ def test_what_was_stored_before_its_items_vanished_is_not_lost(
         10 if "more" in what else 0,
         ROWS - (10 if "more" in what else 0),
     )
+
+
+def test_a_spilled_chunk_whose_rows_were_stored_before_is_not_lost(
+    url: str, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Stored, then items vanish, then the rest goes to a file: when that comes back, nothing of it is lost."""
+    client, buffer = client_of(url), buffer_on(url)
+    push(client, [good(number) for number in range(ROWS)])
+    segment = buffer.seal(CHUNK_ROWS)
+    assert segment is not None
+
+    def hit(name: str) -> None:
+        if name == "drainer.before_ack":
+            raise Injected(name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(failpoints, "hit", hit)
+        with pytest.raises(Injected):
+            drainer_on(buffer_on(url), store, batch_rows=CHUNK_ROWS).drain_until_empty()
+    client.rpop(buffer.keys.segment(segment.name), 5)
+    end_leases(buffer)
+    settings = DrainerSettings(batch_rows=CHUNK_ROWS, durable_seal=False)
+    spill = Spill(tmp_path, buffer, store, settings, Limits())
+    while spill.spill_one():
+        pass
+    assert (buffer.books().spilled, buffer.books().lost, buffer.books().unaccounted) == (ROWS - 5, 5, 0)
+    while spill.drain_one():
+        pass
+    assert (buffer.books().stored, buffer.books().lost, records(buffer)) == (ROWS, 0, [])
+    check(buffer, store, "spilled")
 
 
 @pytest.mark.long

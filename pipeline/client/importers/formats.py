@@ -24,7 +24,7 @@ from pipeline.client.importers.mocha_json import cypress, mocha, mochawesome
 from pipeline.client.importers.playwright import playwright
 from pipeline.client.importers.playwright_blob import blob
 from pipeline.client.importers.pytest_json import pytest_json
-from pipeline.client.importers.report import Context, Report, ReportRefused
+from pipeline.client.importers.report import Context, Report, ReportBroken, ReportRefused
 from pipeline.client.importers.trx import ROOTS as TRX_ROOTS
 from pipeline.client.importers.trx import trx
 from pipeline.client.importers.xml_events import encoding_of
@@ -32,6 +32,14 @@ from pipeline.client.importers.xml_events import encoding_of
 NDJSON = "ndjson"
 _HEAD_BYTES = 1 << 16
 _ZIP = b"PK\x03\x04"
+_GZIP = b"\x1f\x8b"
+_BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*[<{\[]|PK\x03\x04|\x1f\x8b")
+_BEGINS_LATER = re.compile(rb"^(?:<\?xml|<testsuites?[\s>]|<TestRun[\s>]|\{|\[\s*\{)", re.MULTILINE)
+_REPORT_MEMBERS = re.compile(
+    rb'"(?:testResults|assertionResults|numTotalTests|specs|retryReasons|lighthouseVersion|exitcode|collectors)"'
+    rb'|"results"\s*:\s*\{\s*"tool"|"stats"\s*:\s*\{\s*"suites"'
+)
+"""What a report of JSON that was cut off shows in its beginning, and other files do not."""
 _ROOT_ELEMENT = re.compile(r"<(?:[\w.-]+:)?([A-Za-z_][\w.-]*)[\s/>]")
 _NOT_ROOT = re.compile(r"<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>\[]*(?:\[.*?\])?[^>]*>", re.DOTALL)
 
@@ -116,22 +124,46 @@ FORMATS = (NDJSON, *(one.name for one in XML_FORMATS), *(one.name for one in JSO
 
 def read(stream: IO[bytes], context: Context, format: str = "") -> Report:
     """Read a report of ``format``, or of the one its content shows. Raises ``ReportRefused``; not for NDJSON."""
-    head, stream = peeked(stream)
+    head, stream = _without_noise(*peeked(stream), context)
     xml = next((one for one in XML_FORMATS if one.name == format), None)
     if xml is None and not format:
         xml = _recognised_xml(head)
+    if head.startswith(_GZIP):
+        raise ReportBroken("this is gzip; unpack it: gunzip -c FILE | pipeline push -")
     if xml is not None:
-        return xml.read(stream, context)
+        return _read_xml(xml, stream, context)
     if format == BLOB or (not format and (head.startswith(_ZIP) or b'"onBlobReportMetadata"' in head[:400])):
         return blob(stream.read(), context)
     content = stream.read()
     if not content.strip():
         raise ReportRefused("the file is empty")
-    report = Node(parsed(content), context)
+    try:
+        report = Node(parsed(content), context)
+    except ReportRefused as refused:
+        raise (ReportBroken if _REPORT_MEMBERS.search(head) else ReportRefused)(str(refused)) from None
     known = next((one for one in JSON_FORMATS if format in ("", one.name) and one.recognises(report.value)), None)
     if known is None:
         raise ReportRefused(f"this is not a report of the format {format}" if format else _unknown(report.value))
     return known.read(report)
+
+
+def _read_xml(xml: XmlFormat, stream: IO[bytes], context: Context) -> Report:
+    try:
+        return xml.read(stream, context)
+    except ReportRefused as refused:
+        raise ReportBroken(str(refused)) from None
+
+
+def _without_noise(head: bytes, stream: IO[bytes], context: Context) -> tuple[bytes, IO[bytes]]:
+    """From the first line on that begins a report: a report on stdout comes after what other tools print there."""
+    if not head.strip() or _BEGINS.match(head) or not head[:200].isascii() or b"\0" in head[:200]:
+        return head, stream
+    begin = _BEGINS_LATER.search(head)
+    if begin is None:
+        return head, stream
+    context.warnings.add("what stands before the report is left out", "line 1", head[:40].decode("ascii", "replace"))
+    stream.read(begin.start())
+    return head[begin.start() :], stream
 
 
 def is_ndjson(head: bytes) -> bool:

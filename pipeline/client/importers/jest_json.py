@@ -8,18 +8,21 @@ from pipeline.client.identity import SUITE
 from pipeline.client.importers.identities import identity, relative
 from pipeline.client.importers.json_node import Node
 from pipeline.client.importers.report import Report
-from pipeline.status_words import FAILED, SKIPPED, status_word
+from pipeline.status_words import FAILED, PASSED, SKIPPED, status_word
 
 
 def jest(report: Node) -> Report:
-    """Executions of each file; a file that could not be run is a failed execution of its suite."""
+    """Executions of each file. A file that failed although none of its tests did, as by what runs before or after all
+    of them, is a failed execution of its suite."""
     found: list[Execution] = []
     for suite in report.get("testResults").items():
         file = relative(suite.get("name").text(), report.context.root)
-        tests = list(suite.get("assertionResults").items())
-        found += [_test(test, file, suite.get("startTime").time_ms()) for test in tests]
-        if not tests and status_word(suite.get("status").text()) == FAILED:
-            attempt = Attempt(FAILED, 0.0, suite.get("startTime").time_ms(), suite.get("message").failure())
+        started = suite.get("startTime").time_ms()
+        tests = [_test(test, file, started) for test in suite.get("assertionResults").items()]
+        found += tests
+        has_failed = any(test.attempts[-1].status == FAILED for test in tests)
+        if not has_failed and status_word(suite.get("status").text()) == FAILED:
+            attempt = Attempt(FAILED, 0.0, started, failure(_message(suite.get("message").text())))
             found.append(Execution(SUITE, SUITE, file, [attempt]))
     return Report("jest", "jest", found)
 
@@ -34,5 +37,11 @@ def _test(test: Node, file: str, started: int | None) -> Execution:
     error = failure(messages[0]) if status == FAILED and messages else NO_FAILURE
     duration_ms = test.get("duration").duration_ms()
     last = Attempt(status, 0.0 if duration_ms is None and status == SKIPPED else duration_ms, begun, error)
-    reasons = test.get("retryReasons").texts()
+    # vitest tells of a test that passed after a retry what its attempts before failed of.
+    reasons = test.get("retryReasons").texts() or (messages if status == PASSED else [])
     return Execution(test_id, test_name, suite, [*(Attempt(FAILED, None, begun, failure(r)) for r in reasons), last])
+
+
+def _message(text: str) -> str:
+    """Without the heading that jest draws over it."""
+    return text.strip().removeprefix("● Test suite failed to run").strip()

@@ -21,7 +21,7 @@ from pipeline.client.importers.numbers import seconds
 from pipeline.client.importers.report import Context, Report, ReportRefused
 from pipeline.client.importers.times import when
 from pipeline.client.importers.xml_events import parse
-from pipeline.status_words import FAILED, PASSED, SKIPPED, status_word
+from pipeline.status_words import FAILED, FLAKY, INTERRUPTED, PASSED, RETRIED, SKIPPED, SYNONYMS, status_word
 
 ROOTS = frozenset({"testsuites", "testsuite", "testrun"})
 
@@ -63,9 +63,10 @@ class _Suite:
     """Properties that name its tests rather than the run."""
     declared: int = 0
     """Failures and errors that its attributes count."""
-    holds: int = 0
-    """Tests inside, those of inner suites included."""
+    failed: int = 0
+    """Tests inside of which an attempt failed, and suites; those of inner suites included."""
     failure: Failure | None = None
+    is_run: bool = False
 
 
 def junit(stream: IO[bytes], context: Context) -> Report:
@@ -92,6 +93,7 @@ class _Reader:
         self._file = ""
 
     def report(self) -> Report:
+        self._check_counts(self._suites[0])
         executions = [self._suite_execution(suite) for suite in self._failed_suites]
         executions += [self._execution(case) for case in self._with_attempts()]
         if not executions:
@@ -127,8 +129,11 @@ class _Reader:
         if element == "testsuite":
             self._end_suite()
         elif element == "testcase" and self._case is not None:
-            self._cases.append(self._case)
-            self._case = None
+            case, self._case = self._case, None
+            self._cases.append(case)
+            self._suites[-1].failed += bool(
+                case.attempt.status == FAILED or case.earlier or case.later or case.error_output
+            )
         elif element == "property" and self._property:
             self._take_property(self._property, self._heard())
             self._property = ""
@@ -158,12 +163,17 @@ class _Reader:
         self._notice(attributes.get("name", ""))
         if element == "testsuite":
             self._start_suite(attributes, place)
-        elif attributes.get("timestamp"):
-            self._suites[0].start_ms = when(attributes["timestamp"], place, self._context)
+            return
+        run = self._suites[0]
+        run.is_run, run.place, run.declared = True, place, _declared(attributes)
+        if attributes.get("timestamp"):
+            run.start_ms = when(attributes["timestamp"], place, self._context)
 
     def _notice(self, name: str) -> None:
         if not self._producer:
             self._producer = next((producer for known, producer in _PRODUCERS if known.fullmatch(name)), "")
+            if self._producer == mocha_junit.MOCHA and self._root == "testsuite":
+                self._producer = mocha_junit.XUNIT
 
     # Suites
 
@@ -178,7 +188,7 @@ class _Reader:
             attributes.get("hostname", ""),
             place,
             attributes.get("file") or outer.file,
-            declared=sum(int(seconds(attributes.get(name, "0")) or 0) for name in ("errors", "failures")),
+            declared=_declared(attributes),
         )
         if attributes.get("timestamp"):
             suite.start_ms = when(attributes["timestamp"], place, self._context)
@@ -190,30 +200,39 @@ class _Reader:
         if len(self._suites) == 1:
             return
         suite = self._suites.pop()
-        self._suites[-1].holds += suite.holds
-        if suite.failure is None and suite.declared and not suite.holds:
-            self._context.warnings.add("this suite counts failures and holds no test: stored as one", suite.place)
-            suite.failure = failure("the report counts failures and holds no test")
+        self._check_counts(suite)
+        self._suites[-1].failed += suite.failed
+
+    def _check_counts(self, suite: _Suite) -> None:
+        """What a suite, or the run, counts as failed and holds nowhere is stored as one failure of its own."""
+        if suite.failure is None and suite.declared > 0 and not suite.failed:
+            self._context.warnings.add("failures are counted here and no test failed: stored as one", suite.place)
+            suite.failure = failure("the report counts failures, and holds no test that failed")
         if suite.failure is not None:
             self._failed_suites.append(suite)
-            self._suites[-1].holds += 1
+            suite.failed += 1
 
     def _suite_execution(self, suite: _Suite) -> Execution:
         attempt = Attempt(FAILED, 0.0, suite.start_ms, suite.failure or failure(""))
+        own = RUN if suite.is_run else SUITE
         tags = dict(suite.properties)
         fields = {name: tags.pop(name, "") for name in _FIELDS}
-        return Execution(SUITE, SUITE, suite.name, [attempt], tags=tags, **fields)
+        return Execution(own, own, suite.name, [attempt], tags=tags, **fields)
 
     # Tests
 
     def _start_case(self, attributes: dict[str, str], place: str) -> None:
         suite = self._suites[-1]
-        suite.holds += 1
         name, classname = attributes.get("name", ""), attributes.get("classname", attributes.get("class", ""))
         start_ms = suite.start_ms
         if attributes.get("timestamp"):
             start_ms = when(attributes["timestamp"], place, self._context)
-        attempt = Attempt(_attribute_status(attributes), self._duration_ms(attributes, place), start_ms)
+        status = _attribute_status(attributes)
+        if status not in SYNONYMS:
+            self._context.warnings.add("this status is not known; counted in the total only", place, status)
+        elif self._producer == "pytest" and status == PASSED and not name:
+            status = INTERRUPTED  # pytest leaves this of the test in which the run was broken off
+        attempt = Attempt(status, self._duration_ms(attributes, place), start_ms)
         browser = suite.hostname if self._is_playwright and classname == suite.name else ""
         self._producer = self._producer or ("playwright" if browser else "")
         properties = dict(suite.properties)
@@ -265,7 +284,9 @@ class _Reader:
             own = SUITE if case.suite else RUN
             return own, own, case.suite
         producer, name, file = self._producer, case.name, case.file
-        if producer == mocha_junit.MOCHA:
+        if producer == mocha_junit.XUNIT:
+            name = f"{case.classname} {name}".strip()
+        elif producer == mocha_junit.MOCHA:
             name, file = mocha_junit.full_title(name, case.classname), file or case.suite
         elif producer == mocha_junit.WDIO:
             name, file = mocha_junit.wdio_title(name, case.classname, case.told), mocha_junit.wdio_file(case.told)
@@ -309,18 +330,27 @@ class _Reader:
             properties[name] = value.encode()[:_LONGEST_PROPERTY].decode(errors="ignore")
 
 
+def _declared(attributes: dict[str, str]) -> int:
+    return sum(int(seconds(attributes.get(name, "0")) or 0) for name in ("errors", "failures"))
+
+
+_SAYS_NOTHING = frozenset({"", "run", "completed", "complete", "finished", "done", "executed", "ran"})
+"""Of googletest, Bazel and others: that a test ran, not how it ended."""
+
+
 def _attribute_status(attributes: dict[str, str]) -> str:
     """What attributes say where no child does: googletest, ctest and others write no element for it."""
     words = [status_word(attributes.get(name, "")) for name in ("status", "result")]
     if "suppressed" in words:  # googletest's word for a test that a filter left out
         return SKIPPED
-    if FAILED in words:
-        return FAILED
-    if SKIPPED in words or attributes.get("executed", "").lower() == "false":
+    for status in (FAILED, INTERRUPTED, SKIPPED, RETRIED, FLAKY):
+        if status in words:
+            return status
+    if attributes.get("executed", "").lower() == "false":
         return SKIPPED
     if any(attributes.get(name, "").lower() == "false" for name in ("success", "passed")):
         return FAILED
-    return PASSED
+    return next((word for word in words if word not in SYNONYMS and word not in _SAYS_NOTHING), PASSED)
 
 
 _PYTEST_PHASE = re.compile(r'failed on (?:setup|teardown) with "(.*)"', re.DOTALL)

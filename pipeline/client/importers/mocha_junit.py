@@ -1,6 +1,6 @@
-"""What mocha-junit-reporter and @wdio/junit-reporter mean by the attributes that they write.
+"""What mocha-junit-reporter, mocha's xunit and @wdio/junit-reporter mean by the attributes that they write.
 
-Both report tests of mocha, so a test is named as mocha's own JSON names it: the file, and the titles with blanks
+All report tests of mocha, so a test is named as mocha's own JSON names it: the file, and the titles with blanks
 between them. Pure functions; ``junit`` reads the elements.
 """
 
@@ -13,6 +13,8 @@ from pipeline.client.importers.junit_case import Case
 from pipeline.status_words import FAILED, SKIPPED
 
 MOCHA = "mocha-junit"
+XUNIT = "mocha-xunit"
+"""Mocha's own reporter: the class name has the titles of the suites, the name that of the test."""
 WDIO = "wdio"
 WDIO_PROPERTIES = frozenset({"specId", "suiteName", "featureName", "capabilities", "file", "featureFile"})
 """What @wdio/junit-reporter writes into every suite; ``specId`` is what only it writes."""

@@ -7,7 +7,7 @@ from pipeline.client.failures import NO_FAILURE, Failure, failure
 from pipeline.client.importers.identities import identity
 from pipeline.client.importers.json_node import Node
 from pipeline.client.importers.report import Report
-from pipeline.status_words import FAILED, status_word
+from pipeline.status_words import FAILED, PASSED, RETRIED, SKIPPED, status_word
 
 _PHASES = ("setup", "call", "teardown")
 
@@ -20,7 +20,7 @@ def pytest_json(report: Node) -> Report:
         for item in report.get("collectors").items()
         if status_word(item.get("outcome").text()) == FAILED
     ]
-    found += [_execution(test, [_attempt(test, created)]) for test in report.get("tests").items()]
+    found += [_execution(test, _attempts(test, created)) for test in report.get("tests").items()]
     return Report("pytest-json", "pytest", found)
 
 
@@ -29,10 +29,19 @@ def _execution(item: Node, attempts: list[Attempt]) -> Execution:
     return Execution(test_id, name, suite, attempts)
 
 
-def _attempt(test: Node, created: int | None) -> Attempt:
+def _attempts(test: Node, created: int | None) -> list[Attempt]:
+    """The one that the report has the phases of, which is the last; after ``rerun`` there was at least one before."""
+    status = test.get("outcome").status()
+    if status != RETRIED:
+        return [_attempt(test, status, created)]
+    outcomes = [status_word(test.get(phase, "outcome").text()) for phase in _PHASES]
+    last = next((word for word in (FAILED, SKIPPED) if word in outcomes), PASSED)
+    return [Attempt(FAILED, None, created), _attempt(test, last, created)]
+
+
+def _attempt(test: Node, status: str, created: int | None) -> Attempt:
     durations = [test.get(phase, "duration").duration_ms(1000) for phase in _PHASES]
     known = [duration for duration in durations if duration is not None]
-    status = test.get("outcome").status()
     error: Failure = NO_FAILURE
     if status == FAILED:
         crashes = [test.get(phase, "crash", "message").text() for phase in _PHASES]

@@ -18,6 +18,10 @@ class ReportRefused(Exception):
     """What is wrong with a report, and where: nothing is read from it."""
 
 
+class ReportBroken(ReportRefused):
+    """A report by all signs, that cannot be read: cut off, for one. In a directory too that is no file to pass over."""
+
+
 class Warnings:
     """Odd details: each kind once, with its first place and how often."""
 

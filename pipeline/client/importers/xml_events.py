@@ -17,6 +17,7 @@ from pipeline.client.importers.report import Context, ReportRefused
 
 MAX_DEPTH = 200
 _CHUNK_BYTES = 1 << 18
+_ELEMENT = re.compile(rb"<[A-Za-z_?!]")
 
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._:-]+)["']""")
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>\s*")
@@ -49,6 +50,8 @@ class _Events:
         self._context = context
         self._on_start, self._on_end = start, end
         self._depth = 0
+        self._has_ended = False
+        self._fed, self._fed_before = b"", 0
         self._parser = expat.ParserCreate("utf-8")
         self._parser.buffer_text = True
         self._parser.StartDoctypeDeclHandler = self._refuse_dtd
@@ -61,8 +64,23 @@ class _Events:
             self._feed(stream)
             self._parser.Parse(b"", True)
         except expat.ExpatError as error:
+            if self._has_ended:
+                if self._holds_another(stream):
+                    place = f"line {error.lineno}"
+                    raise ReportRefused(
+                        f"{place}: another report begins behind the first; push each by itself"
+                    ) from None
+                self._context.warnings.add("what stands behind the report is left out", f"line {error.lineno}")
+                return
             reason = expat.ErrorString(error.code)
             raise ReportRefused(f"line {error.lineno}, column {error.offset}: {reason}") from None
+
+    def _holds_another(self, stream: IO[bytes]) -> bool:
+        """Whether another document stands behind the first: it may hold what failed."""
+        behind = self._fed[max(0, self._parser.ErrorByteIndex - self._fed_before) :]
+        while behind and not _ELEMENT.search(behind):
+            behind = behind[-1:] + stream.read(_CHUNK_BYTES) if len(behind) > 1 else stream.read(_CHUNK_BYTES)
+        return bool(behind)
 
     def _feed(self, stream: IO[bytes]) -> None:
         head = stream.read(_CHUNK_BYTES)
@@ -89,7 +107,9 @@ class _Events:
             text = _ILLEGAL.sub("\ufffd", text)
         if "&#" in text:
             text = _REFERENCE.sub(self._legal, text)
-        self._parser.Parse(text.encode("utf-8"), False)
+        self._fed_before += len(self._fed)
+        self._fed = text.encode("utf-8")
+        self._parser.Parse(self._fed, False)
 
     def _legal(self, reference: re.Match[str]) -> str:
         point = int(reference[1], 16) if reference[1] else int(reference[2])
@@ -105,6 +125,7 @@ class _Events:
 
     def _end(self, name: str) -> None:
         self._depth -= 1
+        self._has_ended = self._depth == 0
         self._on_end(name.rpartition(":")[2])
 
     def _refuse_dtd(self, *_: object) -> None:
