@@ -117,10 +117,17 @@ def name_of_type(metric_type: Any) -> str:
 def timestamp_ms(timestamp: Any) -> float:
     """When a metric was taken, as its item says it: epoch milliseconds, or the number that was given.
 
-    None is now. Raises ``ValueError`` for what is no time, and for one without its zone.
+    None is now. Raises ``ValueError`` for what is no time, for one before 1970 and for one without its zone.
     """
     if timestamp is None:
         return time.time_ns() // 1_000_000
+    found_ms = _given_ms(timestamp)
+    if found_ms < 0:
+        raise ValueError(f"the timestamp of a metric must not be before 1970: {timestamp!r}")
+    return found_ms
+
+
+def _given_ms(timestamp: Any) -> float:
     if isinstance(timestamp, datetime):
         if timestamp.tzinfo is None:
             raise ValueError(f"the timestamp of a metric needs its zone: {timestamp!r}")

@@ -134,6 +134,7 @@ class MetricsClient:
         max_queued_bytes: int = 64 * 2**20,
         room_timeout_s: float = 0.0,
         close_timeout_s: float = 5.0,
+        max_item_bytes: int | None = None,
         quiet: bool = False,
     ) -> None:
         """Open a client; Redis need not be there yet.
@@ -144,13 +145,16 @@ class MetricsClient:
         metric that does not carry them. ``run``: True finds run, job, commit and branch in the environment (a CI
         system's, git's, ``PIPELINE_RUN_ID`` and its like) and sends them with each metric; or a ``RunContext``
         of your own. ``room_timeout_s``: how long a push waits for room in a full queue
-        before it drops; 0 suits tests and services, an importer waits. ``quiet``: no log lines, only ``stats``
+        before it drops; 0 suits tests and services, an importer waits. ``max_item_bytes``: what the pipeline accepts,
+        by default as the settings say, or theirs by default. ``quiet``: no log lines, only ``stats``
         and ``trouble``.
         """
         if url is None:
             settings = settings or config.load()
+        buffer = settings.buffer if settings else BufferSettings()
         self._connect = _connector_of_url(url) if url else _connector_of_settings(settings or Settings())
-        self._key = key or secrets.choice((settings.buffer if settings else BufferSettings()).keys)
+        self._key = key or secrets.choice(buffer.keys)
+        self._max_item_bytes = buffer.max_item_bytes if max_item_bytes is None else max_item_bytes
         self._defaults = {name: one for name, one in _with_run(run, defaults or {}).items() if one not in (None, {})}
         # Of a key that stands twice the last one counts, so a metric's own fields win.
         self._head = encoded(self._defaults)[:-1] + b"," if self._defaults else b"{"
@@ -197,7 +201,7 @@ class MetricsClient:
         ``timestamp``: None is now; a number is epoch seconds or milliseconds; text is ISO-8601; text and datetime need
         their zone. ``fields``: any others; they end up in the tags. None means absent. Raises ``ValueError`` for what
         would become a dead letter: a value that is not a finite number, a type that is not text, a timestamp that is
-        not a time.
+        not a time or before 1970, tags that are no mapping, an item larger than ``max_item_bytes``.
         """
         # Every line here is paid by the caller for each metric. Named parameters cost half of what a dictionary does,
         # a lock as much as all checks together.
@@ -344,21 +348,30 @@ class MetricsClient:
     def _checked(self, check: Callable[[Any], Checked], given: Any) -> Checked:
         try:
             return check(given)
-        except ValueError:
-            with self._lock:
-                self._refused += 1
-            raise
+        except ValueError as error:
+            raise self._refusal(str(error)) from None
 
     def _packed_tags(self, tags: Mapping[str, Any]) -> msgspec.Raw:
         """Encoded at once: what the caller does to the mapping afterwards is its own business."""
-        return msgspec.Raw(encoded({**self._default_tags, **tags}))
+        try:
+            return msgspec.Raw(encoded({**self._default_tags, **tags}))
+        except TypeError:
+            raise self._refusal(f"the tags of a metric must be a mapping from names to values, not {tags!r}") from None
 
     def _push_encoded(self, known: Known, fields: Mapping[str, Any]) -> bool:
         """Queue a metric with fields that are no plain texts."""
         self._checked(name_of_type, known.metric_type)
         given = {**msgspec.structs.asdict(known), **fields}
         item = encoded({name: one for name, one in given.items() if one is not None and one is not ABSENT})
-        return self.push_raw(self._head + item[1:])
+        item = self._head + item[1:]
+        if len(item) > self._max_item_bytes:
+            raise self._refusal(f"a metric of {len(item)} bytes is larger than the {self._max_item_bytes} accepted")
+        return self.push_raw(item)
+
+    def _refusal(self, reason: str) -> ValueError:
+        with self._lock:
+            self._refused += 1
+        return ValueError(reason)
 
     def _push_locked(self, item: Item, extra_bytes: int) -> bool:
         """Queue an item that is large, or that finds the queue full or the client closed."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -31,14 +32,14 @@ class Timing:
         """Fields of the metric; what is added before the block ends goes along."""
         self._push = push
         self._metric_type = metric_type
-        self._began_ns = 0
+        self._under_way: list[tuple[tuple[int, int], int]] = []
 
     def __enter__(self) -> Timing:
-        self._began_ns = time.perf_counter_ns()
+        self._under_way.append((_flow(), time.perf_counter_ns()))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        took_ms = (time.perf_counter_ns() - self._began_ns) / 1e6
+        took_ms = (time.perf_counter_ns() - self._taken_began_ns()) / 1e6
         fields = dict(self.fields)
         if kind is None:
             fields.setdefault("status", PASSED)
@@ -78,5 +79,23 @@ class Timing:
 
         return cast(Function, timed)
 
+    def _taken_began_ns(self) -> int:
+        """When the ending block began: the last one of this thread and task, or the last of all for one that moved."""
+        flow = _flow()
+        began = list(self._under_way)
+        found = next((one for one in reversed(began) if one[0] == flow), began[-1])
+        with contextlib.suppress(ValueError):  # another thread took the one that moved
+            self._under_way.remove(found)
+        return found[1]
+
     def _again(self) -> Timing:
         return Timing(self._push, self._metric_type, dict(self.fields))
+
+
+def _flow() -> tuple[int, int]:
+    """What runs one block after the other: a thread, or a task in it."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs in this thread
+        task = None
+    return threading.get_ident(), id(task)

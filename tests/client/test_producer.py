@@ -28,6 +28,7 @@ from pipeline.base.config import Settings
 from pipeline.base.errors import ConfigError
 from pipeline.base.redis_link import RedisLink
 from pipeline.client.producer import BATCH_ITEMS, ITEM_BYTES, ClientStats
+from pipeline.client.timing import Timing
 
 KEY = "metrics:buffer"
 
@@ -102,13 +103,39 @@ def test_a_type_that_is_no_text_is_refused_at_the_call(metric_type: Any) -> None
         assert (client.stats().refused, client.stats().queued) == (2, 0)
 
 
-@pytest.mark.parametrize("timestamp", ["yesterday", "2025-01-11T12:00:00", math.nan, True, [1], "\ud83d"], ids=repr)
+@pytest.mark.parametrize(
+    "timestamp",
+    ["yesterday", "2025-01-11T12:00:00", math.nan, True, [1], "\ud83d", -5, "1969-12-31T23:00:00Z"],
+    ids=repr,
+)
 def test_a_timestamp_that_is_no_time_is_refused_at_the_call(timestamp: Any) -> None:
     """It would be a dead letter later."""
     with MetricsClient("redis://127.0.0.1:1") as client:
         with pytest.raises(ValueError, match="timestamp of a metric"):
             client.push("duration", 1, timestamp=timestamp)
         assert client.stats().refused == 1
+
+
+def test_tags_that_are_no_mapping_are_refused_at_the_call() -> None:
+    """A sentence, not the interpreter's TypeError."""
+    given: Any = [1]
+    with MetricsClient("redis://127.0.0.1:1") as client:
+        with pytest.raises(ValueError, match="tags of a metric must be a mapping"):
+            client.push("duration", 1, tags=given)
+        assert (client.stats().refused, client.stats().queued) == (1, 0)
+
+
+def test_an_item_that_is_too_large_is_refused_at_the_call(redis_url: str) -> None:
+    """At the pipeline's limit, or at the one that was given; what just fits is queued."""
+    with MetricsClient(redis_url) as client, MetricsClient(redis_url, max_item_bytes=200_000) as wide:
+        for one, most in ((client, 65_536), (wide, 200_000)):
+            one.push("note", 1, timestamp=5, text="")
+            assert one.flush(60)
+            rest = most - len(waiting(redis_url)[-1])
+            with pytest.raises(ValueError, match=f"{most + 1} bytes"):
+                one.push("note", 1, timestamp=5, text="x" * (rest + 1))
+            assert one.push("note", 1, timestamp=5, text="x" * rest)
+            assert one.stats().refused == 1
 
 
 def test_what_a_caller_changes_afterwards_changes_nothing(redis_url: str) -> None:
@@ -541,6 +568,52 @@ def test_a_block_and_a_function_are_timed_with_how_they_ended(redis_url: str) ->
     ]
     assert rows[1]["value"] >= 20 > rows[0]["value"] >= 0
     assert (rows[4]["attempt"], rows[4]["browser"]) == (2, "webkit")
+
+
+def test_blocks_that_overlap_have_their_own_start() -> None:
+    """One ``timed`` object in two threads and in two tasks."""
+    took_ms: list[float] = []
+    second_began = threading.Event()
+
+    def push(_: str, value: float, **fields: Any) -> bool:
+        took_ms.append(value)
+        return True
+
+    timing = Timing(push, "step", {})
+
+    def first() -> None:
+        with timing:
+            began = time.perf_counter()
+            assert second_began.wait(60)
+            least_ms.append((time.perf_counter() - began) * 1000)
+
+    async def block(begun: asyncio.Event, until: asyncio.Event) -> None:
+        async with timing:
+            began = time.perf_counter()
+            begun.set()
+            await until.wait()
+            least_ms.append((time.perf_counter() - began) * 1000)
+
+    async def tasks() -> None:
+        begun, other, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        one = asyncio.create_task(block(begun, other))
+        await begun.wait()
+        await asyncio.sleep(0.02)
+        two = asyncio.create_task(block(other, end))
+        await one
+        end.set()
+        await two
+
+    least_ms: list[float] = []
+    thread = threading.Thread(target=first)
+    thread.start()
+    time.sleep(0.02)
+    with timing:
+        second_began.set()
+        thread.join()
+    asyncio.run(tasks())
+    assert len(took_ms) == 4
+    assert (took_ms[0] >= least_ms[0] > 10, took_ms[2] >= least_ms[1] > 10) == (True, True)
 
 
 def waiting_for_nothing() -> Iterator[None]:
