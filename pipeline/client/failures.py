@@ -1,8 +1,8 @@
 """Why a test failed, short enough to travel with it: the error's type and the first line of its message.
 
 The line is scrubbed: paths, addresses, identifiers and numbers become placeholders, so that the same failure has the
-same ``fingerprint`` in every run and on every machine, and no secret of a URL travels. Standard library only: the
-pytest plugin imports this in every session that reports.
+same ``fingerprint`` in every run and on every machine, and no password, token or header that is named as one travels.
+Standard library only: the pytest plugin imports this in every session that reports.
 """
 
 from __future__ import annotations
@@ -18,17 +18,42 @@ _READ_CHARACTERS = 4_000
 
 _ANSI = re.compile(r"(?:\x1b|\ufffd|\u241b)\[[0-9;]*[A-Za-z]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-_TYPE = re.compile(
+TYPE = re.compile(
     r"(?:Uncaught |Unhandled |Caused by: )?"
     r"(?P<type>[A-Za-z_][\w$]*(?:(?:\.|::|\\)[A-Za-z_][\w$]*)*)"
     r"(?: \[\w+\])?(?P<colon> ?:(?!:)\s*|$)(?P<rest>.*)"
 )
-_NAMES_AN_ERROR = re.compile(
+NAMES_AN_ERROR = re.compile(
     r"(?:Error|Exception|Failure|Failed|Exit|Interrupt|Warning|Timeout|TimeoutExpired|Fault|Violation|Mismatch|Cancelled)$"
 )
+_IN_NAME = r"[^ \\/:'\"<>|,;()]"
+"""A character of a file's name, as far as a message tells where the name ends."""
+_MEASURE = r"(?!(?:\d+(?:[mun]s|[dhmsxX]))+\d*(?![A-Za-z0-9]))"
+"""Not before ``10m30s`` or ``800x600``: those are numbers."""
+_SECRET_NAMES = r"passw(?:or)?d|pwd|passphrase|secret(?:[_-]?(?:access[_-]?)?key)?|token|(?:api|access)[_-]?key"
 # In this order: what a later pattern would take apart is replaced first.
 SCRUBBED = (
-    (re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>)\]]+", re.ASCII), "<url>"),
+    (re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^ '\"<>)\]]+", re.ASCII), "<url>"),
+    (re.compile(r"\bBearer (?!token\b)[^ '\",;]+", re.ASCII | re.IGNORECASE), "Bearer <secret>"),
+    (
+        re.compile(r"\b(Authorization['\"]? ?[:=] ?['\"]?)(?!Bearer)(?:\w+ )?[^ '\",;]+", re.ASCII | re.IGNORECASE),
+        r"\1<secret>",
+    ),
+    (
+        re.compile(
+            rf"((?:{_SECRET_NAMES})['\"]? ?[:=] ?)(?:'[^']*'|\"[^\"]*\"|[^ '\",;&)\]}}]+)",
+            re.ASCII | re.IGNORECASE,
+        ),
+        r"\1<secret>",
+    ),
+    (
+        re.compile(
+            r"\b(?:eyJ[\w-]*\.[\w.-]+|gh[pousr]_\w+|github_pat_\w+|glpat-[\w-]+|xox[a-z]-[\w-]+|AKIA[A-Z0-9]{12,}"
+            r"|sk[-_][\w-]{16,})",
+            re.ASCII,
+        ),
+        "<secret>",
+    ),
     (re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.ASCII), "<email>"),
     (re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b", re.ASCII), "<uuid>"),
     (re.compile(r"\b0[xX][0-9a-fA-F]+\b", re.ASCII), "<address>"),
@@ -36,13 +61,51 @@ SCRUBBED = (
         re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\[[0-9a-fA-F:]*::[0-9a-fA-F:]*\](?::\d+)?", re.ASCII),
         "<address>",
     ),
-    (re.compile(r"(?<![\w<])(?:[A-Za-z]:)?(?:[\\/][^\s\\/:'\"<>|,;()]+){2,}[\\/]?(?::\d+)*", re.ASCII), "<path>"),
+    (
+        re.compile(
+            r"(?<![\w:])(?=[0-9a-fA-F:]*\d)(?:[0-9a-fA-F]{1,4}(?::[0-9a-fA-F]{1,4}){0,6})?::"
+            r"(?:[0-9a-fA-F]{1,4}(?::[0-9a-fA-F]{1,4}){0,6})?(?![\w:])"
+            r"|(?<![\w:])(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}(?![\w:])",
+            re.ASCII,
+        ),
+        "<address>",
+    ),
+    # Spaces belong to a name in quotes, in a directory below a drive, and in the home directory's name.
+    (
+        re.compile(r"(?<=['\"])(?:[A-Za-z]:|~|\.{1,2})?[\\/]{1,2}[^'\"\\/]+[\\/]{1,2}[^'\"]+(?=['\"])", re.ASCII),
+        "<path>",
+    ),
+    (
+        re.compile(
+            rf"(?<![\w<])[A-Za-z]:(?:\\{{1,2}}{_IN_NAME}+(?: {_IN_NAME}+){{0,3}}(?=\\))*"
+            rf"\\{{1,2}}{_IN_NAME}+\\?(?::\d+)*",
+            re.ASCII,
+        ),
+        "<path>",
+    ),
+    (
+        re.compile(
+            rf"(?<![\w<])(?:[\\/](?:home|Users)[\\/]{_IN_NAME}+ {_IN_NAME}+|~)(?:[\\/]{_IN_NAME}+)+[\\/]?(?::\d+)*",
+            re.ASCII,
+        ),
+        "<path>",
+    ),
+    (re.compile(rf"(?<![\w<])(?:[A-Za-z]:)?(?:[\\/]{_IN_NAME}+){{2,}}[\\/]?(?::\d+)*", re.ASCII), "<path>"),
     (re.compile(r"(?<![\w<])(?:\.{0,2}/)?(?:[\w@.-]+/)+[\w@-]+\.\w{1,8}(?::\d+)*\b", re.ASCII), "<path>"),
-    (re.compile(r"\b(?=[0-9a-fA-F]*\d)(?=[0-9a-fA-F]*[a-fA-F])[0-9a-fA-F]{8,}\b", re.ASCII), "<hex>"),
-    (re.compile(r"(?<![A-Za-z_])[-+]?\d+(?:[.,:]\d+)*", re.ASCII), "<n>"),
+    (re.compile(r"\b(?=[0-9a-fA-F]*\d)(?=[0-9a-fA-F]*[a-fA-F])[0-9a-fA-F]{7,}\b", re.ASCII), "<hex>"),
+    # Digits twice in a word, as in a ULID; after "_" or "-" letters behind digits are enough, as in user_zz91qa.
+    (
+        re.compile(
+            rf"(?<![A-Za-z0-9]){_MEASURE}(?=[A-Za-z]*\d+[A-Za-z]+\d)[A-Za-z0-9]{{6,}}"
+            rf"|(?<=[_-]){_MEASURE}(?=[A-Za-z]*\d+[A-Za-z])[A-Za-z0-9]{{6,}}",
+            re.ASCII,
+        ),
+        "<id>",
+    ),
+    (re.compile(r"(?<![A-Za-z0-9_])[-+]?\d+(?:[.,:]\d+)*(?:[eE][-+]?\d+)?", re.ASCII), "<n>"),
     (re.compile(r"\d+", re.ASCII), "<n>"),
 )
-"""Pattern and placeholder. Reporters of other languages use them too: only what JavaScript reads alike."""
+"""Pattern and what replaces it. Reporters of other languages use them too: only what JavaScript reads alike, no ``\\s``."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +132,7 @@ def failure(text: str, error_type: str = "") -> Failure:
     """Take type and message from what a tool printed; ``error_type`` where the tool names it apart."""
     line = first_line(text)
     named = error_type.strip()
-    found = _TYPE.fullmatch(line)
+    found = TYPE.fullmatch(line)
     if found and (found["type"] == named or (not named and _is_type(found["type"], bool(found["colon"])))):
         named, line = found["type"], found["rest"]
     elif not named and line.startswith("assert "):
@@ -127,4 +190,4 @@ def bounded(text: str, longest: int = 512) -> str:
 def _is_type(name: str, has_message: bool) -> bool:
     """A name of an error by its ending; or any qualified name with a capital, as ``requests.exceptions.Timeout:``."""
     last = re.split(r"\.|::|\\", name)[-1]
-    return bool(_NAMES_AN_ERROR.search(last)) or (has_message and last != name and last[:1].isupper())
+    return bool(NAMES_AN_ERROR.search(last)) or (has_message and last != name and last[:1].isupper())

@@ -32,6 +32,52 @@ def test_type_and_first_line(text: str, named: str, error_type: str, message: st
     assert (found.error_type, found.message) == (error_type, message)
 
 
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("cannot open '/home/john doe/proj/x.txt'", "cannot open '/home/runner/proj/x.txt'"),
+        ("cannot open /home/john doe/x.txt", "cannot open /home/runner/work/x.txt"),
+        ("cannot open C:\\Users\\Jane Doe\\x.log", "cannot open C:\\Users\\bob\\AppData\\x.log"),
+        ("cannot open 'C:\\\\Users\\\\Jane Doe\\\\x'", "cannot open 'D:\\\\a\\\\x'"),
+        ("~/a/b denied", "~/c denied"),
+        ("commit a1b2c3d not found", "commit f9e8d7c6 not found"),
+        ("user user_8f3kq2 missing", "user user_zz91qa missing"),
+        ("id 01ARZ3NDEKTSV4RRFFQ69G5FAV", "id 01BX5ZZKBKACTAV9WEVGEMMVRZ"),
+        ("took 1.5e-05 s", "took 2.5 s"),
+        ("took 10m30s", "took 9m5s"),
+        ("::1:8080 refused", "fe80::1ff:fe23:4567:890a refused"),
+        (
+            "session eyJhbGciOiJIUzI1NiJ9.eyJzdWIi.abcDEF expired",
+            "session eyJhbGciOiJIUzI1NiJ9.eyJzdWIj.xyzDEF expired",
+        ),
+    ],
+    ids=range(12),
+)
+def test_what_differs_by_chance_does_not_count(one: str, two: str) -> None:
+    """Users' names, hashes, identifiers and measures."""
+    assert failure(one).message == failure(two).message != failure("other").message
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("login failed password=hunter2 token: ghp_abcdefABCDEF", "login failed password=<secret> token: <secret>"),
+        ("{'Authorization': 'Bearer sk-live-abc', 'x': 1}", "{'Authorization': 'Bearer <secret>', 'x': <n>}"),
+        ("Authorization: Basic dXNlcjpwYXNz refused", "Authorization: <secret> refused"),
+        ("DB_PASSWORD='a b' set", "DB_PASSWORD=<secret> set"),
+        ("key AKIAIOSFODNN7EXAMPLE of glpat-abc is bad", "key <secret> of <secret> is bad"),
+        ("Unexpected token: }", "Unexpected token: }"),
+        ("Bearer token missing", "Bearer token missing"),
+        ("expected '/login', not '/cart' in std::map a::b", "expected '/login', not '/cart' in std::map a::b"),
+        ("copy /a/b to C:\\a\\b not", "copy <path> to <path> not"),
+    ],
+    ids=range(9),
+)
+def test_secrets_do_not_travel_and_words_do(told: str, message: str) -> None:
+    """What is named as a secret, and what looks like a known kind of token; nothing that only resembles one."""
+    assert failure(told).message == message
+
+
 def test_the_fingerprint_is_the_same_on_every_machine() -> None:
     """Paths, numbers and addresses do not count, words do."""
     one = failure("OSError: cannot open /tmp/a1/f.txt after 3 tries")

@@ -177,6 +177,17 @@ def test_failures_are_named_as_python_names_them(project: Path) -> None:
         "Error: cannot open /home/ci/build/a.txt:12 or src/cart/a.spec.ts:3:7",
         "object at 0x7f3a2c of 550e8400-e29b-41d4-a716-446655440000 at 10.0.0.7:5432 [::1]:80",
         "x" * 500,
+        "Error: '/home/john doe/x' or /home/john doe/x or C:\\Users\\Jane Doe\\x.log or ~/a/b or C:\\\\a b\\\\c d",
+        "of a1b2c3d, user_8f3kq2, zz-91qa2 and 01ARZ3NDEKTSV4RRFFQ69G5FAV took 1.5e-05 s, 9m5s, at ::1:8080 or a::b",
+        "PASSWORD=hunter2 token: ghp_abcdefABCDEF eyJhbGciOiJIUzI1NiJ9.eyJzdWIi.abcDEF Authorization: Basic abc=",
+        "{'authorization': 'bearer sk-live-abc', \"Secret_Key\" = 'a b'} Bearer token, \u0130to\u212aen: \u017fecret=x",
+        "line\u2028two",
+        "\n\u25cf suite\nUncaught app.net.Broken: x",
+        "assert 1 == 2",
+        "Foo::bar: x",
+        "TimeoutExpired",
+        "in /a/b\u00a0c/d.txt \u3000",
+        "\x00\u0085 \x07a\udce9b\rc",
     ]
     told = [(one["type"], one["message"]) for one in said(project, "failureOf", texts)]
     assert told == [(found.error_type, found.message) for found in map(failure, texts)]

@@ -18,6 +18,8 @@ import path from 'node:path';
 const VERSION = /*VERSION*/ null;
 const SYSTEMS = /*SYSTEMS*/ null;
 const SCRUBBED = /*SCRUBBED*/ null;
+const TYPE = /*TYPE*/ null;
+const NAMES_AN_ERROR = /*NAMES_AN_ERROR*/ null;
 // eslint-disable-next-line no-control-regex
 const CONTROL = /[\x00-\x1f\x7f-\x9f]+/g;
 const LINE_END = /[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]/;
@@ -235,17 +237,23 @@ function serialSuiteOf(test) {
 
 export function failureOf(text) {
   // eslint-disable-next-line no-control-regex
-  const lines = text.slice(0, 4000).replace(/\x1b\[[0-9;]*[A-Za-z]/g, '').split(LINE_END).map((line) => line.trim());
-  let line = lines.find(Boolean) || '';
+  const lines = text.slice(0, 4000).replace(/[\x1b\ufffd\u241b]\[[0-9;]*[A-Za-z]/g, '').split(LINE_END).map((line) => line.trim());
+  let line = lines.find((one) => one && !one.startsWith('●')) || '';
   let type = '';
-  const named = /^([A-Za-z_][\w$]*(?:\.[A-Za-z_][\w$]*)*)(?: \[\w+\])? ?:(?!:)\s*(.*)$/.exec(line);
-  if (named && /(?:Error|Exception|Failure|Failed|Timeout|Warning)$/.test(named[1])) [, type, line] = named;
+  const named = new RegExp(TYPE).exec(line)?.groups;
+  if (named && isType(named.type, named.colon)) [type, line] = [named.type, named.rest];
+  else if (line.startsWith('assert ')) type = 'AssertionError';
   line = printable(line);
-  for (const [pattern, placeholder] of SCRUBBED) line = line.replace(new RegExp(pattern, 'g'), placeholder);
-  line = line.replace(/\s+/g, ' ').trim();
+  for (const [pattern, flags, placeholder] of SCRUBBED) line = line.replace(new RegExp(pattern, flags), placeholder);
+  line = line.replace(/[^\S\ufeff]+/g, ' ').trim();
   const points = [...line];
   if (points.length > LONGEST.message) line = `${points.slice(0, LONGEST.message - 1).join('')}…`;
   return { type: type.slice(0, LONGEST.type), message: line };
+}
+
+function isType(name, colon) {
+  const last = name.split(/\.|::|\\/).at(-1);
+  return new RegExp(NAMES_AN_ERROR).test(last) || Boolean(colon && last !== name && /^\p{Lu}/u.test(last));
 }
 
 // Without control characters, and with U+FFFD for halves of characters, which no UTF-8 can carry.
