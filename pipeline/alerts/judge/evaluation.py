@@ -109,18 +109,14 @@ def judge_tick(rule: Rule, tick_ms: int, view: View, alerts: Alerts, page_url: s
             alerts.pop(labels, None)
         elif after is not before:
             alerts[labels] = after
-        if change is not None and after is not None and _is_told(change):
+        # Firing and resolved are told; pending only when it fired before (its rule's ``for`` was raised).
+        if change is not None and after is not None and (change.after is not PENDING or change.before is FIRING):
             context = view.context(rule, group) if group >= 0 else _NO_CONTEXT
             transitions.append(transition(account, labels, after, change, observation, context, page_url, before))
     return transitions
 
 
 _NO_CONTEXT: Context = {}
-
-
-def _is_told(change: Change) -> bool:
-    """Firing and resolved are told; pending only when an alert fired before (its rule's ``for`` was raised)."""
-    return change.after is not PENDING or change.before is FIRING
 
 
 def judge(

@@ -53,6 +53,9 @@ class View(Protocol):
         ...
 
 
+_NO_CONTEXT: Mapping[str, float | str] = {}
+
+
 class WindowView:
     """The windows of a selection that end by ``tick_s`` and begin ``window_s`` before it or later."""
 
@@ -117,9 +120,9 @@ class WindowView:
         """The label values of a group."""
         return self.selection.label_values(group)
 
-    def context(self, rule: Rule, group: int) -> dict[str, float | str]:  # noqa: ARG002  as View has it
+    def context(self, rule: Rule, group: int) -> Mapping[str, float | str]:  # noqa: ARG002  as View has it
         """Nothing beyond the number itself."""
-        return {}
+        return _NO_CONTEXT
 
     # Sums over groups
 
