@@ -105,7 +105,7 @@ SCRUBBED = (
     (re.compile(r"(?<![A-Za-z0-9_])[-+]?\d+(?:[.,:]\d+)*(?:[eE][-+]?\d+)?", re.ASCII), "<n>"),
     (re.compile(r"\d+", re.ASCII), "<n>"),
 )
-"""Pattern and what replaces it. Reporters of other languages use them too: only what JavaScript reads alike, no ``\\s``."""
+"""Pattern and what replaces it. Reporters of other languages use them too: only what JavaScript reads alike."""
 
 
 @dataclass(frozen=True)
