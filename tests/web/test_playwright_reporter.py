@@ -28,20 +28,15 @@ test.describe('cart', () => {
   test.skip('waits', () => {});
   test('is known to fail', async () => { test.fail(); expect(1).toBe(2); });
 });
+test.describe.serial('group', () => {
+  test('opens', () => {});
+  test('gives up \\u0007', ({}, info) => { if (info.retry) test.skip(); throw new Error('boom \\u0007'); });
+});
 """
 CONFIG = """
 const use = {browserName: 'chromium', launchOptions: {executablePath: CHROMIUM, args: ['--no-sandbox']}};
 module.exports = {testDir: '.', retries: 1, workers: 1, projects: [{name: 'chromium', use}],
   reporter: [['json', {outputFile: 'report.json'}], ['./pipeline-playwright-reporter.mjs', OPTIONS]]};
-"""
-SERIAL = """
-const { test } = require('@playwright/test');
-test.describe('group', () => {
-  test.describe.configure({mode: 'serial'});
-  test('opens', () => {});
-  test('breaks later', ({}, info) => { if (info.retry === 1) throw new Error('later'); });
-  test('gives up \\u0007', ({}, info) => { if (info.retry === 2) test.skip(); throw new Error('boom \\u0007'); });
-});
 """
 ROWS = [
     ("cart › pays", "passed", 1),
@@ -51,6 +46,10 @@ ROWS = [
     ("cart › flakes", "flaky", 2),
     ("cart › waits", "skipped", 1),
     ("cart › is known to fail", "passed", 1),
+    ("group › opens", "retried", 1),
+    ("group › opens", "passed", 2),
+    ("group › gives up", "retried", 1),
+    ("group › gives up", "flaky", 2),
 ]
 
 
@@ -90,11 +89,12 @@ def compared(rows: list[dict[str, Any]]) -> list[list[Any]]:
 
 
 def test_attempts_go_live_to_the_endpoint(project: Path, open_site: Callable[..., Any]) -> None:
-    """Each attempt once, named as Playwright's JSON report names it; the file is gone, since nothing is left."""
+    """Each attempt once, named and judged as in Playwright's JSON report, also of a serial suite, which is tried again
+    as a whole; the file is gone, since nothing is left."""
     world = open_site(web={"write_key": "secret-key"})
     github = {"GITHUB_ACTIONS": "true", "GITHUB_RUN_ID": "7", "GITHUB_RUN_ATTEMPT": "2", "GITHUB_SHA": "abc"}
     options = {"url": world.site.url, "writeKey": "secret-key", "environment": "staging", "flushForMs": 60_000}
-    assert run(project, options, **github) == "pipeline metrics: 7 sent, 0 not sent"
+    assert run(project, options, **github) == "pipeline metrics: 11 sent, 0 not sent"
     assert not (project / "pipeline-metrics.ndjson").exists()
     items = world.buffer.client.lrange(world.buffer.keys.buffer, 0, -1)
     rows = [json.loads(item) for item in reversed(items)]
@@ -102,19 +102,9 @@ def test_attempts_go_live_to_the_endpoint(project: Path, open_site: Callable[...
     assert {(row["run_id"], row["commit"], row["environment"]) for row in rows} == {("github-7-2", "abc", "staging")}
     report = imported(project)
     assert compared(rows) == compared(report)
-    assert rows[3]["tags"]["error_fingerprint"] == report[3]["tags"]["error_fingerprint"]
-
-
-def test_a_serial_suite_is_tried_again_as_a_whole(project: Path) -> None:
-    """One execution of each test, also of those that passed in every round; all as the JSON report has them."""
-    (project / "cart.spec.js").write_text(SERIAL)
-    assert run(project, {}, "--retries=2").startswith("pipeline metrics: 9 written; ")
-    rows = [json.loads(text) for text in (project / "pipeline-metrics.ndjson").read_text().splitlines()]
-    report = imported(project)
-    assert compared(rows) == compared(report)
-    assert [row["tags"].get("error_message") for row in rows] == [row["tags"].get("error_message") for row in report]
-    ends = {row["test_name"]: row["status"] for row in rows if row["status"] != "retried"}
-    assert ends == {"group › opens": "passed", "group › breaks later": "flaky", "group › gives up": "flaky"}
+    for name in ("error_message", "error_fingerprint"):
+        assert [row["tags"].get(name) for row in rows] == [row["tags"].get(name) for row in report]
+    assert rows[3]["tags"]["error_fingerprint"]
 
 
 def test_what_cannot_be_sent_stays_in_the_file(project: Path) -> None:

@@ -68,7 +68,7 @@ export default class PipelineReporter {
       this.ended.set(test, [...(this.ended.get(test) || []), result]);
       // Kept for a run that is killed; what is known in the end replaces it.
       this.keep(this.lineOf(test, result, mayRunAgain(test, result) ? 'retried' : verdictOf(test, result)));
-      const group = serialSuiteOf(test)?.allTests() || [test];
+      const group = (test.retries && serialSuiteOf(test)?.allTests()) || [test];
       if (!this.isMerging && this.isOver(group)) for (const one of group) this.settle(one);
     });
   }
@@ -76,7 +76,7 @@ export default class PipelineReporter {
   // Whether none of these tests, which are tried again together, will be tried again.
   isOver(tests) {
     const rounds = (this.ended.get(tests[0]) || []).length;
-    return tests.every((test) => {
+    return rounds > 0 && tests.every((test) => {
       const results = this.ended.get(test) || [];
       return results.length === rounds && !mayRunAgain(test, results.at(-1));
     });
@@ -112,8 +112,8 @@ export default class PipelineReporter {
       const line = this.line({
         timestamp: Date.now(), value: 0, test_id: '(run)', test_name: '(run)', status: 'failed', attempt: 1,
       }, error);
-      this.keep(line);
       this.add(line);
+      this.keep(line);
     });
   }
 
