@@ -23,7 +23,8 @@ class Attempt:
     """One try of a test."""
 
     status: str
-    """passed, failed, skipped or interrupted: how this try ended by itself."""
+    """passed, failed, skipped or interrupted: how this try ended by itself. Of the last one perhaps the report's
+    verdict on the whole: flaky, where Playwright found that."""
     duration_ms: float | None = None
     """None where the report does not say."""
     timestamp_ms: int | None = None

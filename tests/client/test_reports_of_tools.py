@@ -445,3 +445,12 @@ def test_what_other_tools_print_before_a_report_costs_a_warning(content: str, be
 def test_a_compressed_report_is_told_to_be_one() -> None:
     """gzip: what it is, and what to do."""
     assert refusal(gzip.compress(b"<testsuites/>")) == "this is gzip; unpack it: gunzip -c FILE | pipeline push -"
+
+
+def test_what_playwright_calls_flaky_is_flaky_whatever_its_last_try_was() -> None:
+    """A test of a serial suite that passed, and failed when the suite was tried again for another one."""
+    results = [{"retry": number, "status": status, "duration": 5} for number, status in enumerate(("passed", "failed"))]
+    test = {"projectName": "p", "expectedStatus": "passed", "status": "flaky", "results": results}
+    spec = {"title": "t", "file": "a.spec.ts", "tests": [test]}
+    report = {"config": {}, "suites": [{"title": "a.spec.ts", "file": "a.spec.ts", "specs": [spec]}]}
+    assert [row["status"] for row in rows(report)] == ["retried", "flaky"]

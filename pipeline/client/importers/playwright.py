@@ -75,8 +75,8 @@ def attempt_of(result: Node, expected: str) -> Attempt:
 def judged(attempts: list[Attempt], outcome: str) -> list[Attempt]:
     """The attempts with the test's own verdict on the last one."""
     if not attempts:
-        return [Attempt(FAILED if outcome in (FAILED, "") else PASSED if outcome == FLAKY else outcome, 0.0)]
+        return [Attempt(outcome or FAILED, 0.0)]
     last = attempts[-1]
     if last.status != INTERRUPTED and outcome:
-        last.status = PASSED if outcome == FLAKY else outcome
+        last.status = outcome
     return attempts
