@@ -50,8 +50,6 @@ from pipeline.store.client import rows_at_fault
 EXAMPLES, STEPS = effort(15, 40, 2_800), 50
 ATTEMPTS = effort(8, 3)
 """More examples follow, this often at most, until everything has happened that must happen."""
-FIRST_SEED = 3
-"""With it one attempt was enough when this was written."""
 
 KINDS = (
     *("sealed", "claimed", "doubtful", "ack", "release", "crashed", "lease ran out", "orphans given back"),
@@ -65,14 +63,11 @@ KINDS = (
 
 RARE = frozenset(
     (
-        "insert in part",
-        "rows without token",
-        "zombie's insert dropped",
-        "late insert dropped",
-        "rewind undid an unspill",
+        *("insert in part", "rows without token", "token without rows"),
+        *("zombie's insert dropped", "late insert dropped", "rewind undid an unspill"),
     )
 )
-"""May be missing by default, so that one attempt is enough; ``test_orders.py`` makes such happen by hand."""
+"""May be missing by default, so that an attempt or two are enough; with ``--thorough`` each must happen."""
 
 MUST_HAPPEN = effort([kind for kind in KINDS if kind not in RARE], list(KINDS))
 
@@ -372,7 +367,7 @@ def test_every_item_is_delivered_once(redis_url: str, tmp_path: Path, monkeypatc
 
     chosen = settings(max_examples=EXAMPLES, stateful_step_count=STEPS, suppress_health_check=list(HealthCheck))
     for attempt in range(ATTEMPTS):
-        run_state_machine_as_test(seed(FIRST_SEED + attempt)(machine), settings=chosen)
+        run_state_machine_as_test(seed(attempt)(machine) if attempt else machine, settings=chosen)
         happened.update(world.happened)
         world.happened.clear()
         missing = [kind for kind in MUST_HAPPEN if not happened[kind]]
