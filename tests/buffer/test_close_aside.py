@@ -117,7 +117,8 @@ def test_rows_that_were_stored_and_never_acknowledged_pass_the_audit(buffer: Buf
     assert (books.stored, books.set_aside, books.lost) == (10, 19, 1)
     report = audit_delivery(store, [buffer], full=True, now_ms=buffer.now_ms())
     mine = [finding for finding in report.findings if chunk.segment in finding.where]
-    assert (mine, report.missing, len(buffer.dirty_minutes())) == ([], 0, 1)
+    assert (mine, report.missing) == ([], 0)
+    assert len(buffer.dirty_minutes()) in (1, 2)  # the items may lie on both sides of a minute's end
 
 
 def test_alike_items_are_interchangeable(redis_url: str, store: Store, tmp_path: Path) -> None:
