@@ -26,7 +26,7 @@ def texts() -> Iterator[Path]:
 
 
 def test_texts_name_who_does_it() -> None:
-    """No sentence says "somebody", "nobody", "whoever" or "ours"; variables of tests may have such names."""
+    """Every sentence names the person or program that acts; a variable of a test may be called otherwise."""
     found = {
         (here(file), word[0])
         for file in texts()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.base.resources import Query
     from pipeline.deliver.dead_letters import Letter
     from pipeline.operate.audit import AuditReport
-    from pipeline.operate.doctor import Finding
+    from pipeline.operate.findings import Finding
     from pipeline.operate.status import Status
 
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}

@@ -95,7 +95,7 @@ def _show_life(settings: config.Settings, as_json: bool) -> None:
 )
 @JSON
 def top(settings: config.Settings, interval_s: float, as_json: bool) -> None:
-    """A live view of the pipeline; q or Ctrl-C ends it. Needs a terminal; --json: status and rates, once."""
+    """A live view of the pipeline; q or Ctrl-C ends it. Needs a terminal; with --json it prints once."""
     from pipeline.cli.console import live_status, rates_between
 
     if as_json:
@@ -115,7 +115,7 @@ def top(settings: config.Settings, interval_s: float, as_json: bool) -> None:
 @command()
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this many items.")
 @click.option("--grep", default="", help="Only items that contain this text.")
-@click.option("--json", "as_json", is_flag=True, help="Print each item as the text of a JSON object, one per line.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per item: its buffer and its text.")
 def tap(settings: config.Settings, count: int | None, grep: str, as_json: bool) -> None:
     """Print a sample of incoming items, one per line; consumes nothing."""
     from pipeline.base.redis_link import RedisLink

@@ -36,7 +36,7 @@ def test_type_and_first_line(text: str, named: str, error_type: str, message: st
     ("one", "two"),
     [
         ("cannot open '/home/john doe/proj/x.txt'", "cannot open '/home/runner/proj/x.txt'"),
-        ("cannot open /home/john doe/x.txt", "cannot open /home/runner/work/x.txt"),
+        ("cannot open /home/john doe/x.txt", "cannot open /home/runner/x.txt"),
         ("cannot open C:\\Users\\Jane Doe\\x.log", "cannot open C:\\Users\\bob\\AppData\\x.log"),
         ("cannot open 'C:\\\\Users\\\\Jane Doe\\\\x'", "cannot open 'D:\\\\a\\\\x'"),
         ("~/a/b denied", "~/c denied"),

@@ -18,7 +18,7 @@ from pipeline.deliver.ledger import DIGEST_SQL, digest
 from pipeline.jobs.rollup import RollupJob
 from pipeline.jobs.runs import RunsJob
 from pipeline.metric import Limits
-from pipeline.operate import doctor
+from pipeline.operate import clickhouse_findings
 from pipeline.store.client import Store
 from pipeline.store.migrate import migrate, migrations
 
@@ -235,6 +235,6 @@ def test_a_run_that_was_fed_in_two_ways_is_found(store: Store, settings: config.
     store_items(store, attempts("shards", "1", 0, 0) + attempts("shards", "2", 10, 0), "two")
     store_items(store, attempts("matrix", "linux", 0, 0) + attempts("matrix", "macos", 0, 4), "three")
     RunsJob(store, GRACE_S).write({"twice", "shards", "matrix"}, (T0 + 60) * 1000)
-    (finding,) = [one for one in doctor.clickhouse_findings(settings, store) if one.check == "runs"]
+    (finding,) = [one for one in clickhouse_findings.clickhouse_findings(settings, store) if one.check == "runs"]
     assert (finding.severity, "unit#a and unit#report of twice have 10" in finding.detail) == ("warn", True)
     assert store.rows(resources.queries("sql/page.sql")["run_twins"].sql, {"run": "matrix"}) == []

@@ -19,7 +19,7 @@ from every_job import Played, ask_everything, play
 from pipeline.base import config
 from pipeline.base.errors import StoreRefused
 from pipeline.collect.catalogue import shipped
-from pipeline.operate import doctor, process
+from pipeline.operate import clickhouse_findings, process
 from pipeline.store.client import Store
 from pipeline.store.migrate import migrate
 
@@ -213,6 +213,6 @@ def test_the_analyst_reads_within_limits(place: Place, played: Round) -> None:
             ):  # fmt: skip
                 assert refused(store, sql) in (ACCESS_DENIED, READONLY), sql
             # What the doctor says when the service was started as the analyst.
-            found = {finding.check: finding for finding in doctor.clickhouse_rights_findings(store)}
+            found = {finding.check: finding for finding in clickhouse_findings.clickhouse_rights_findings(store)}
     assert found["clickhouse rights"].severity == "bad"
     assert re.search(r"lacks INSERT ON pipeline\.\w+", found["clickhouse rights"].detail)

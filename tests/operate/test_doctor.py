@@ -23,7 +23,8 @@ from pipeline.buffer.buffer import open_buffers
 from pipeline.cli import console
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.operate import doctor, wiring
-from pipeline.operate.doctor import Finding, examine
+from pipeline.operate.doctor import examine
+from pipeline.operate.findings import Finding, version_of
 from pipeline.operate.status import gather
 from pipeline.store.client import Store
 from pipeline.store.migrate import RAW_TTL_MARGIN_HOURS, migrate
@@ -207,9 +208,9 @@ def test_a_redis_that_is_away_is_a_finding() -> None:
 def test_an_old_redis_is_bad(redis_with: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Older than what is needed is bad, whatever a vendor appends to its version."""
     url = redis_with()
-    monkeypatch.setattr(doctor, "MIN_REDIS", (99, 0))
+    monkeypatch.setattr("pipeline.operate.redis_findings.MIN_REDIS", (99, 0))
     assert redis_severities(url) == {"redis version": "bad"}
-    assert doctor._version("7.2.4-rc1") == (7, 2) == doctor._version("v7.2")
+    assert version_of("7.2.4-rc1") == (7, 2) == version_of("v7.2")
 
 
 @pytest.mark.parametrize("off_s", [-3.0, 3.0])
@@ -219,7 +220,8 @@ def test_clocks_that_differ_are_warned_of(
     """Redis and ClickHouse against this machine, two seconds to either side."""
     url = redis_with()
     shifted = SimpleNamespace(time=lambda: time.time() - off_s, time_ns=time.time_ns)
-    monkeypatch.setattr(doctor, "time", shifted)
+    for module in ("findings", "redis_findings", "clickhouse_findings"):
+        monkeypatch.setattr(f"pipeline.operate.{module}.time", shifted)
     assert redis_severities(url) == {"redis clock": "warn"}
     found = clickhouse_findings(settings, store)
     assert severities(found) == {"clickhouse clock": "warn"}
@@ -349,7 +351,7 @@ def test_a_row_that_does_not_come_back_is_bad(settings: config.Settings, store: 
 
 def test_too_many_parts_are_warned_of(settings: config.Settings, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Merges that do not keep up are seen before ClickHouse refuses inserts."""
-    monkeypatch.setattr(doctor, "MAX_PARTS", 3)
+    monkeypatch.setattr("pipeline.operate.clickhouse_findings.MAX_PARTS", 3)
     store.command("SYSTEM STOP MERGES metrics")
     for position in range(4):
         assert severities(clickhouse_findings(settings, store)) == {}
@@ -361,7 +363,7 @@ def test_an_old_clickhouse_is_warned_of(
     settings: config.Settings, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Older than what this was tried with."""
-    monkeypatch.setattr(doctor, "MIN_CLICKHOUSE", (99, 1))
+    monkeypatch.setattr("pipeline.operate.clickhouse_findings.MIN_CLICKHOUSE", (99, 1))
     found = clickhouse_findings(settings, store)
     assert severities(found) == {"clickhouse version": "warn"}
     assert "99.1" in found["clickhouse version"].fix

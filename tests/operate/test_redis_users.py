@@ -21,9 +21,9 @@ from pipeline.client.producer import MetricsClient
 from pipeline.jobs.housekeeping import Housekeeping
 from pipeline.jobs.retention import retention_hours
 from pipeline.operate.adopt import adopt
-from pipeline.operate.doctor import durable_seal_finding, redis_findings, rights_finding
 from pipeline.operate.fleet import Fleet
 from pipeline.operate.lease import Lease
+from pipeline.operate.redis_findings import durable_seal_finding, redis_findings, rights_finding
 from pipeline.operate.redis_rights import missing_rights, needs
 from pipeline.operate.status import gather
 

@@ -26,6 +26,7 @@ from pipeline.jobs.coarser import CoarserJob
 from pipeline.operate import doctor
 from pipeline.operate.audit import AuditReport, audit
 from pipeline.operate.commands import roll_up
+from pipeline.operate.findings import Finding
 from pipeline.operate.service import Service
 from pipeline.operate.status import gather
 from pipeline.operate.wiring import build
@@ -52,7 +53,7 @@ class Played:
     books: Books = field(default_factory=Books)
     letters: int = 0
     trouble: list[str] = field(default_factory=list)
-    findings: dict[str, doctor.Finding] = field(default_factory=dict)
+    findings: dict[str, Finding] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     retries: int = 0
 
