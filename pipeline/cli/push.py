@@ -183,6 +183,7 @@ class _Push:
             say(f"{printable(name)}: {result.format}{producer}, {_summed(result.tally)}")
 
     def _asked(self) -> Any:
+        from pipeline.client.checkout import places_in
         from pipeline.client.importers.identities import rules_of
         from pipeline.client.importers.report import Context
         from pipeline.client.importers.times import zone_named
@@ -199,13 +200,15 @@ class _Push:
             if options[field]:
                 environ[f"PIPELINE_{field.upper()}"] = options[field]
         limits = Limits.of(self._settings)
+        root = options["root"] or str(Path.cwd())
         context = Context(
             0,
             zone,
             frozenset(options["properties"]),
             rules_of(options["identities"]),
             limits.future_ms,
-            root=options["root"] or str(Path.cwd()),
+            root=root,
+            place_of=places_in(Path(root)),
         )
         named = {name: options[name] for name in ("test_suite", "environment", "browser")}
         return Asked(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports import NOW_MS, read, read_and_warn, refusal, rows, shown
 
+from pipeline.client.checkout import places_in
 from pipeline.client.importers.report import ReportRefused
 from pipeline.client.importers.xml_events import MAX_DEPTH
 
@@ -322,7 +323,7 @@ def test_the_checkout_tells_a_module_from_a_class(tmp_path: Path, file: str, cla
     path.touch()
     case = f'<testcase classname="{classname}" name="n" time="1"/>'
     report = f'<testsuites name="pytest tests"><testsuite name="pytest">{case}</testsuite></testsuites>'
-    assert [row["test_id"] for row in rows(report, root=str(tmp_path))] == [expected]
+    assert [row["test_id"] for row in rows(report, place_of=places_in(tmp_path))] == [expected]
 
 
 def test_attempts_of_nextest_and_surefire_are_rows() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -64,12 +65,18 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(project: Path, options: dict[str, Any], *arguments: str, **environment: str) -> str:
+def playwright(
+    project: Path, options: dict[str, Any], *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     config = project / "playwright.config.js"
     config.write_text(config.read_text().replace("OPTIONS", json.dumps(options)))
     kept = {name: text for name, text in os.environ.items() if not name.startswith(("GITHUB_", "GITLAB_", "CI"))}
     command = ["node", "node_modules/@playwright/test/cli.js", "test", *arguments]
-    done = subprocess.run(command, cwd=project, env=kept | environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=project, env=kept | environment, capture_output=True, text=True, check=False)
+
+
+def run(project: Path, options: dict[str, Any], *arguments: str, **environment: str) -> str:
+    done = playwright(project, options, *arguments, **environment)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("pipeline metrics:")]
     return line
 
@@ -115,6 +122,37 @@ def test_what_cannot_be_sent_stays_in_the_file(project: Path) -> None:
     rows = [json.loads(text) for text in (project / "pipeline-metrics.ndjson").read_text().splitlines()]
     assert shown(rows) == ROWS[3:5]
     assert rows[0]["run_id"] == "r1"
+
+
+KILLED_AT_THE_END = """
+const fs = require('fs');
+const file = 'pipeline-metrics.ndjson';
+module.exports = async () => {
+  for (let waited = 0; WAITS && fs.readFileSync(file, 'utf8') && waited < 60_000; waited += 50)
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  process.kill(process.pid, 'SIGKILL');
+};
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("is_live", [True, False], ids=["live", "to a file"])
+def test_a_run_that_is_killed_leaves_in_its_file_what_was_not_sent(
+    project: Path, open_site: Callable[..., Any], is_live: bool
+) -> None:
+    """Before its end, by -9: what was sent is not in the file too, and what is there has the verdicts of the end."""
+    world = open_site(web={"write_key": "secret-key"})
+    (project / "end.js").write_text(KILLED_AT_THE_END.replace("WAITS", json.dumps(is_live)))
+    config = project / "playwright.config.js"
+    config.write_text(config.read_text().replace("retries:", "globalTeardown: './end.js', retries:"))
+    options = {"url": world.site.url, "writeKey": "secret-key"} if is_live else {}
+    done = playwright(project, {**options, "runId": "r1"})
+    assert done.returncode == -signal.SIGKILL
+    items = reversed(world.buffer.client.lrange(world.buffer.keys.buffer, 0, -1))
+    left = (project / "pipeline-metrics.ndjson").read_text().splitlines()
+    sent, kept = [json.loads(item) for item in items], [json.loads(line) for line in left]
+    assert sorted(shown(sent if is_live else kept)) == sorted(ROWS)
+    assert (kept if is_live else sent) == []
 
 
 def said(project: Path, function: str, given: list[Any]) -> list[Any]:

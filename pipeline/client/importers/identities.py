@@ -7,8 +7,6 @@ those of pytest's node id, so that pytest's JUnit report, its JSON report, CTRF 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
 
 from pipeline.base.errors import UsageError
 from pipeline.client.identity import pytest_identity, pytest_node_id
@@ -45,7 +43,7 @@ def identity(producer: str, format: str, context: Context, **said: str) -> tuple
     names["file"] = relative(names["file"], context.root)
     names["suite"] = relative(names["suite"], context.root)
     if any("{node" in template or "{module" in template for template in rule.values()):
-        nodeid = said.get("nodeid") or _node_id(names["classname"], names["name"], names["file"], context.root)
+        nodeid = said.get("nodeid") or _node_id(names["classname"], names["name"], names["file"], context)
         names["nodeid"], names["nodename"], names["module"] = pytest_identity(nodeid)
     filled = [_filled(rule[field], names) for field in FIELDS]
     return filled[0], filled[1], filled[2]
@@ -60,36 +58,9 @@ def relative(path: str, root: str) -> str:
     return plain.removeprefix(base) if plain.startswith(base) else path
 
 
-def _node_id(classname: str, name: str, file: str, root: str) -> str:
-    place = None if file or not name or not root else _in_checkout(classname, root)
+def _node_id(classname: str, name: str, file: str, context: Context) -> str:
+    place = context.place_of(classname) if name and not file else None
     return "::".join([*place, name]) if place else pytest_node_id(classname, name, file)
-
-
-@lru_cache(maxsize=100_000)
-def _in_checkout(classname: str, root: str) -> tuple[str, ...] | None:
-    """The file under ``root`` whose path has these dotted parts, and the classes behind it.
-
-    JUnit's class name has a dot for each slash, and classes behind the module; directories and files may have dots of
-    their own, so only the checkout tells. None where it has no such file.
-    """
-    parts = classname.split(".")
-    if not all(parts) or any(sign in classname for sign in "/\\\0"):
-        return None
-
-    def under(directory: Path, rest: list[str]) -> tuple[str, ...] | None:
-        for count in range(1, len(rest) + 1):
-            name = ".".join(rest[:count])
-            for file in (f"{name}.py", name):
-                if (directory / file).is_file():
-                    return (str((directory / file).relative_to(root).as_posix()), *rest[count:])
-            if count < len(rest) and (directory / name).is_dir() and (found := under(directory / name, rest[count:])):
-                return found
-        return None
-
-    try:
-        return under(Path(root), parts)
-    except OSError:  # a name that is too long
-        return None
 
 
 def rules_of(options: tuple[str, ...]) -> dict[str, dict[str, str]]:

@@ -6,7 +6,7 @@ without it. Only what cannot be read at all is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Any
@@ -58,6 +58,8 @@ class Context:
     future_ms: int = 300_000
     root: str = ""
     """The directory of the checkout: absolute paths under it become relative, since machines differ in it."""
+    place_of: Callable[[str], tuple[str, ...] | None] = lambda _: None
+    """What the checkout says of a dotted name (``client/checkout.py``)."""
     warnings: Warnings = field(default_factory=Warnings)
 
 

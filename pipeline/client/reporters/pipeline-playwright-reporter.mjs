@@ -5,8 +5,8 @@
 //
 // Attempts go to a file (outputFile, default pipeline-metrics.ndjson) for `pipeline push`. With a url (or PIPELINE_URL)
 // they go to its POST /v1/push as soon as their verdict is known (a test may be tried again, and a serial suite is tried
-// again as a whole), and the file keeps only what could not be sent. A test run never fails, and waits at most
-// flushForMs at its end, because of this.
+// again as a whole), and the file keeps only what was not sent, also when the run is killed (but for a batch that is under
+// way at that moment). A test run never fails, and waits at most flushForMs at its end, because of this.
 //
 // Options: outputFile, url, writeKey (PIPELINE_WRITE_KEY), suite, environment, runId, job, commit, branch, flushForMs.
 
@@ -65,9 +65,10 @@ export default class PipelineReporter {
 
   onTestEnd(test, result) {
     this.guarded(() => {
-      this.ended.set(test, [...(this.ended.get(test) || []), result]);
-      // Kept for a run that is killed; what is known in the end replaces it.
-      this.keep(this.lineOf(test, result, mayRunAgain(test, result) ? 'retried' : verdictOf(test, result)));
+      const results = [...(this.ended.get(test) || []), result];
+      this.ended.set(test, results);
+      if (results.length === 1) this.keep(this.lineOf(test, result, statusSoFar(test, result, results)));
+      else this.rewrite();
       const group = (test.retries && serialSuiteOf(test)?.allTests()) || [test];
       if (!this.isMerging && this.isOver(group)) for (const one of group) this.settle(one);
     });
@@ -156,6 +157,16 @@ export default class PipelineReporter {
     appendFileSync(this.file, `${line}\n`);
   }
 
+  // What a run that is killed leaves behind for `pipeline push`: all that was not sent, by what is known so far.
+  rewrite() {
+    const open = [...this.ended].flatMap(
+      ([test, results]) => results.map((result) => this.lineOf(test, result, statusSoFar(test, result, results))));
+    const left = [...(this.pending?.rows || []), ...this.rows, ...open];
+    writeFileSync(`${this.file}.part`, left.map((line) => `${line}\n`).join(''));
+    renameSync(`${this.file}.part`, this.file);
+    return left.length;
+  }
+
   add(line) {
     this.rows.push(line);
     if (this.url && this.rows.length >= BATCH_ROWS) this.send();
@@ -183,6 +194,7 @@ export default class PipelineReporter {
         this.sent += batch.rows.length;
         this.pending = undefined;
         this.trouble = '';
+        this.guarded(() => this.rewrite());
       } else {
         this.trouble = `${reply.status} ${told}`;
         this.isGivenUp = reply.status < 500 && reply.status !== 429;
@@ -202,14 +214,10 @@ export default class PipelineReporter {
 
   summarize() {
     if (!this.file) return;
-    const left = [...(this.pending?.rows || []), ...this.rows];
-    if (this.url && !left.length) rmSync(this.file, { force: true });
-    else {
-      writeFileSync(`${this.file}.part`, left.map((line) => `${line}\n`).join(''));
-      renameSync(`${this.file}.part`, this.file);
-    }
-    const told = this.url ? `${this.sent} sent, ${left.length} not sent` : `${left.length} written`;
-    const hint = left.length ? `; feed them with: pipeline push ${path.relative(process.cwd(), this.file)}` : '';
+    const left = this.rewrite();
+    if (this.url && !left) rmSync(this.file, { force: true });
+    const told = this.url ? `${this.sent} sent, ${left} not sent` : `${left} written`;
+    const hint = left ? `; feed them with: pipeline push ${path.relative(process.cwd(), this.file)}` : '';
     process.stderr.write(`pipeline metrics: ${told}${this.trouble ? ` (${this.trouble})` : ''}${hint}\n`);
   }
 }
@@ -223,12 +231,18 @@ function mayRunAgain(test, result) {
   return result.status !== test.expectedStatus && result.retry < test.retries;
 }
 
+// The status of an attempt while it is not known whether another one follows.
+function statusSoFar(test, result, results) {
+  return result !== results.at(-1) || mayRunAgain(test, result) ? 'retried' : verdictOf(test, result);
+}
+
 // The status of the last attempt: Playwright's own verdict on the test.
 function verdictOf(test, result) {
   return result.status === 'interrupted' ? 'interrupted' : OUTCOMES[test.outcome()];
 }
 
-// The outermost serial suite around a test: Playwright tries it again as a whole.
+// The outermost serial suite around a test: Playwright tries it again as a whole. Its API does not tell the mode; where
+// a later version names it otherwise, each test is judged by itself.
 function serialSuiteOf(test) {
   let found;
   for (let suite = test.parent; suite; suite = suite.parent) if (suite._parallelMode === 'serial') found = suite;
