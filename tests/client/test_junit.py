@@ -503,8 +503,8 @@ def test_identity_follows_a_rule_that_was_given() -> None:
     report = (
         '<testsuites name="jest tests"><testsuite name="s"><testcase name="t" classname="c"/></testsuite></testsuites>'
     )
-    assert shown(report, "test_id", "test_suite", identity=given_rule) == [("c::t", "c")]
-    assert shown(report, "test_id", "test_suite") == [("c::t", "s")]
+    assert shown(report, "test_id", "test_suite", identity=given_rule) == [("s::c t", "c")]
+    assert shown(report, "test_id", "test_suite") == [("s::c t", "s")]
 
 
 # What cannot be read

@@ -14,8 +14,8 @@ from typing import IO
 from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import Failure, failure
 from pipeline.client.identity import RUN, SUITE
-from pipeline.client.importers import mocha_junit
-from pipeline.client.importers.identities import identity
+from pipeline.client.importers import jest_titles, mocha_junit
+from pipeline.client.importers.identities import identity, relative
 from pipeline.client.importers.junit_case import Case
 from pipeline.client.importers.numbers import seconds
 from pipeline.client.importers.report import Context, Report, ReportRefused
@@ -44,8 +44,8 @@ _PRODUCERS = (
     # What <testsuites>, or else the first <testsuite>, is called.
     (re.compile(r"pytest tests|pytest"), "pytest"),
     (re.compile(r"nextest-run"), "nextest"),
-    (re.compile(r"jest tests"), "jest-junit"),
-    (re.compile(r"vitest tests"), "vitest-junit"),
+    (re.compile(r"jest tests"), jest_titles.JEST_JUNIT),
+    (re.compile(r"vitest tests"), jest_titles.VITEST_JUNIT),
     (re.compile(r"Mocha Tests|Root Suite"), mocha_junit.MOCHA),
     (re.compile(r"AllTests"), "googletest"),
 )
@@ -291,6 +291,12 @@ class _Reader:
         elif producer == mocha_junit.WDIO:
             name, file = mocha_junit.wdio_title(name, case.classname, case.told), mocha_junit.wdio_file(case.told)
             case.browser = mocha_junit.wdio_browser(case.told)
+        elif producer == jest_titles.JEST_JUNIT:
+            name, file = jest_titles.jest_junit_names(name, case.classname, file, case.suite)
+            if name == SUITE:
+                return SUITE, SUITE, relative(file, self._context.root)
+        elif producer == jest_titles.VITEST_JUNIT:
+            name, file = jest_titles.vitest_title(name), file or case.classname
         elif case.browser:
             producer, file = "playwright", case.classname
         return identity(
