@@ -14,7 +14,7 @@ from typing import IO
 from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import Failure, failure
 from pipeline.client.identity import RUN, SUITE
-from pipeline.client.importers import jest_titles, mocha_junit
+from pipeline.client.importers import jest_titles, mocha_junit, node_titles
 from pipeline.client.importers.identities import identity, relative
 from pipeline.client.importers.junit_case import Case
 from pipeline.client.importers.numbers import seconds
@@ -82,6 +82,7 @@ class _Reader:
         self._root = ""
         self._producer = ""
         self._is_playwright = False
+        self._is_anonymous = False
         self._suites = [_Suite()]
         self._case: Case | None = None
         self._cases: list[Case] = []
@@ -159,6 +160,7 @@ class _Reader:
         if element not in ROOTS:
             raise ReportRefused(f"{place}: <{element}> is not the root of a JUnit report")
         self._root = element
+        self._is_anonymous = not attributes
         self._is_playwright = "id" in attributes and "name" in attributes and element == "testsuites"
         self._notice(attributes.get("name", ""))
         if element == "testsuite":
@@ -237,6 +239,11 @@ class _Reader:
         self._producer = self._producer or ("playwright" if browser else "")
         properties = dict(suite.properties)
         file = attributes.get("file") or suite.file
+        titles = [one.name for one in self._suites[1:]]
+        if not self._producer and self._is_anonymous and node_titles.is_node(classname, file, titles):
+            self._producer = node_titles.NODE
+        if self._producer == node_titles.NODE:
+            name, file = node_titles.names(name, file, titles)
         self._case = Case(name, classname, file, suite.name, browser, attempt, properties, suite.told)
 
     def _duration_ms(self, attributes: dict[str, str], place: str) -> float | None:
