@@ -14,10 +14,8 @@ while a reply is missing. What can still be lost is what Redis itself loses (pow
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import secrets
-import signal
 import sys
 import threading
 import time
@@ -56,6 +54,7 @@ from pipeline.client.metric_item import (
     timestamp_ms,
 )
 from pipeline.client.run_context import RunContext, session
+from pipeline.client.sigterm import before_sigterm, forget_after_fork
 from pipeline.client.timing import Timing
 
 _log = log.get(__name__)
@@ -344,6 +343,8 @@ class MetricsClient:
         self._closing_thread = 0
         self._under_way: Sequence[Item] = ()
         self._under_way_extra_bytes = 0
+        self._next: Sequence[Item] = ()
+        self._encoded_ahead: tuple[Sequence[Item], Sequence[bytes]] = ((), ())
         self._hurry = 0
         self._trouble = ""
         self._pushed = self._dropped = self._in_doubt = self._retried = self._refused = 0
@@ -352,7 +353,7 @@ class MetricsClient:
         self._connection: redis.Connection | None = None
         self._thread_started = False
         self._thread = threading.Thread(target=self._send_all, name="metrics-client", daemon=True)
-        _flush_on_sigterm()
+        before_sigterm(_close_all)
         util.Finalize(self, _close_if_alive, args=(weakref.ref(self),), exitpriority=0)
 
     def _checked(self, check: Callable[[Any], Checked], given: Any) -> Checked:
@@ -397,9 +398,10 @@ class MetricsClient:
         return True
 
     def _set_most_items(self) -> None:
-        """How long the queue may become; under way is what the sender took from it."""
+        """How long the queue may become, besides what the sender took from it."""
         if self._deadline is None:
-            self._most_items = (self._max_queued_bytes - self._extra_bytes) // ITEM_BYTES - len(self._under_way)
+            taken = len(self._under_way) + len(self._next)
+            self._most_items = (self._max_queued_bytes - self._extra_bytes) // ITEM_BYTES - taken
 
     def _has_room(self, extra_bytes: int) -> bool:
         """Whether the queue takes an item, perhaps after a wait; a closed client takes nothing."""
@@ -428,8 +430,8 @@ class MetricsClient:
         return len(self._queue) < (BATCH_ITEMS if self._sender_sleeps else CATCH_UP_ITEMS - BATCH_ITEMS // 2)
 
     def _queued_items(self) -> int:
-        """Waiting in this process, the batch under way included."""
-        return len(self._queue) + len(self._under_way)
+        """Waiting in this process, the batch under way and the next one included."""
+        return len(self._queue) + len(self._under_way) + len(self._next)
 
     def _wait_in_a_hurry(self, until: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait while batches leave at once, full or not."""
@@ -454,14 +456,19 @@ class MetricsClient:
 
     def _send_all(self) -> None:
         while items := self._take():
-            self._send(items)
+            ahead, encoded_once = self._encoded_ahead
+            self._encoded_ahead = ((), ())
+            self._send(items, encoded_once if ahead is items else ())
 
-    def _take(self) -> list[Item]:
+    def _take(self) -> Sequence[Item]:
         """Wait for items and take a batch under way; none when the client is closed and nothing is left."""
         with self._changed:
+            if self._next:
+                self._under_way, self._next = self._next, ()
+                return self._under_way
             self._wait_for_items(1, None)
             self._wait_for_items(BATCH_ITEMS, self._flush_interval_s)
-            items = list(starmap(self._queue.popleft, repeat((), min(BATCH_ITEMS, len(self._queue)))))
+            items = self._popped(min(BATCH_ITEMS, len(self._queue)))
             if self._extra_bytes:
                 sizes = [_extra_bytes(item) for item in items]
                 while sum(sizes) > BATCH_BYTES and len(items) > 1:
@@ -472,6 +479,19 @@ class MetricsClient:
             self._set_most_items()
             self._changed.notify_all()
             return items
+
+    def _popped(self, count: int) -> list[Item]:
+        return list(starmap(self._queue.popleft, repeat((), count)))
+
+    def _prepare_next(self) -> None:
+        """Encode the batch after the one that Redis is busy with, where it is full and of small items."""
+        with self._changed:
+            if self._next or len(self._queue) < BATCH_ITEMS or self._extra_bytes > self._under_way_extra_bytes:
+                return
+            items = self._next = self._popped(BATCH_ITEMS)
+            self._set_most_items()
+            self._changed.notify_all()
+        self._encoded_ahead = items, encoded_items(items, self._head)
 
     def _wait_for_items(self, enough: int, timeout_s: float | None) -> None:
         def is_time() -> bool:
@@ -484,9 +504,8 @@ class MetricsClient:
         self._sender_sleeps = False
         self._attention_at = self._busy_attention_at
 
-    def _send(self, items: Sequence[Item]) -> None:
+    def _send(self, items: Sequence[Item], encoded_once: Sequence[bytes]) -> None:
         """Offer what is under way to Redis until it takes it, or until the client's closing runs out of time."""
-        encoded_once: Sequence[bytes] = ()
         failures = 0
         while True:
             try:
@@ -520,7 +539,8 @@ class MetricsClient:
         connection = self._connection or self._pool.get_connection()  # type: ignore[no-untyped-call]
         self._connection = None
         try:
-            self._handover.push(connection, items, more=len(self._queue) >= BATCH_ITEMS)
+            more = len(self._queue) >= BATCH_ITEMS or bool(self._next)
+            self._handover.push(connection, items, more=more, meanwhile=self._prepare_next)
         finally:
             if self._handover.is_open:
                 self._connection = connection
@@ -549,8 +569,9 @@ class MetricsClient:
             self._in_doubt += len(self._under_way)
         else:
             self._dropped += len(self._under_way)
-        self._dropped += len(self._queue)
+        self._dropped += len(self._queue) + len(self._next)
         self._clear_under_way()
+        self._next = ()
         self._queue.clear()
         self._extra_bytes = 0
         self._changed.notify_all()
@@ -594,32 +615,13 @@ def _close_if_alive(client: weakref.ref[MetricsClient]) -> None:
         alive.close()
 
 
-def _flush_on_sigterm() -> None:
-    """In a child of multiprocessing, whose pool ends it by SIGTERM, unless the program handles that signal itself."""
-    if (
-        multiprocessing.parent_process() is not None
-        and threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    ):
-        signal.signal(signal.SIGTERM, _flush_and_end)
-
-
-def _flush_and_end(number: int, _frame: object) -> None:
-    """In a thread: the code that the signal interrupted may hold a client's lock, or be closing it already."""
-
-    def end() -> None:
-        for client in list(_clients):
-            client.close()
-        os.kill(os.getpid(), number)
-
-    signal.signal(number, signal.SIG_DFL)
-    try:
-        threading.Thread(target=end, name="metrics-client-end", daemon=True).start()
-    except RuntimeError:  # the interpreter ends and starts no threads; its finalizers have closed the clients
-        os.kill(os.getpid(), number)
+def _close_all() -> None:
+    for client in list(_clients):
+        client.close()
 
 
 def _begin_in_forked_child() -> None:
+    forget_after_fork()
     for client in list(_clients):
         client._begin()
 
