@@ -1,10 +1,10 @@
 """What happens before SIGTERM ends a child of multiprocessing, as leaving ``with Pool()`` ends its workers.
 
 Python runs a signal's handler in the main thread once that comes back to Python code. A signal that arrives right
-before the thread waits for something in C is seen only after the wait, which in a worker without a task is never: with
-a handler of ours the worker would not end, and neither would its pool. The interpreter's part in C writes each signal
-into a socket at once (``signal.set_wakeup_fd``). So a thread of ours listens there, does what is to be done, and
-repeats the signal until the process ends.
+before the thread waits for something in C is seen only after the wait, which in a worker without a task is never: a
+handler alone would keep such a worker alive, and its pool would wait for it. The interpreter's part in C writes each
+signal into a socket at once (``signal.set_wakeup_fd``). So a thread listens there, does what is to be done, and repeats
+the signal until the process ends.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def forget_after_fork() -> None:
 def _give_way(number: int, _frame: object) -> None:
     """The next one ends the process as it would have ended without us.
 
-    The thread is told here too: a handler of the program may have called this one, or the descriptor be another's.
+    The thread is told here too: a handler of the program may have called this one, or taken the descriptor.
     """
     signal.signal(number, signal.SIG_DFL)
     if _ends:
