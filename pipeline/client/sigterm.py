@@ -38,20 +38,20 @@ def before_sigterm(action: Callable[[], None]) -> None:
         or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     ):
         return
-    ours, interpreters = socket.socketpair()
-    interpreters.setblocking(False)
-    before = signal.set_wakeup_fd(interpreters.fileno(), warn_on_full_buffer=False)
-    thread = threading.Thread(target=_listen, args=(ours, action), name="metrics-client-sigterm", daemon=True)
+    heard, written = socket.socketpair()
+    written.setblocking(False)
+    before = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=_listen, args=(heard, action), name="metrics-client-sigterm", daemon=True)
     try:
         if before != -1:
             raise RuntimeError("the descriptor is taken")
         thread.start()
     except RuntimeError:  # or the interpreter ends, and starts no threads
         signal.set_wakeup_fd(before)
-        ours.close()
-        interpreters.close()
+        heard.close()
+        written.close()
         return
-    _ends[:] = ours, interpreters
+    _ends[:] = heard, written
     signal.signal(signal.SIGTERM, _give_way)
 
 
@@ -78,8 +78,8 @@ def _give_way(number: int, _frame: object) -> None:
             _ends[1].send(bytes([number]))
 
 
-def _listen(ours: socket.socket, action: Callable[[], None]) -> None:
-    while arrived := ours.recv(64):
+def _listen(heard: socket.socket, action: Callable[[], None]) -> None:
+    while arrived := heard.recv(64):
         is_handled = signal.getsignal(signal.SIGTERM) not in (_give_way, signal.SIG_DFL)
         if signal.SIGTERM not in arrived or is_handled:
             continue
