@@ -71,9 +71,10 @@ REDIS_FIXTURES = ("redis_url", "redis_server")
 ``--long`` alone: the scripts that they call are the buffer's."""
 
 SLOWEST_FILES = (
-    *("test_model.py", "test_kill_places.py", "test_service.py", "test_neighbours.py", "test_kill.py"),
-    *("test_browser.py", "test_drainer.py", "test_end_to_end.py", "test_playwright_reporter.py"),
-    *("test_rollup_schedules.py", "test_pytest_plugin.py", "test_power_loss.py", "test_soak.py"),
+    *("test_drainer.py", "test_kill_places.py", "test_service.py", "test_browser.py", "test_model.py"),
+    *("test_neighbours.py", "test_kill.py", "test_clickhouse_users.py", "test_end_to_end.py", "test_scan.py"),
+    *("test_playwright_reporter.py", "test_rollup_schedules.py", "test_pytest_plugin.py", "test_power_loss.py"),
+    *("test_house.py", "test_house_claims.py", "test_tls.py", "test_change_reports.py", "test_columns.py"),
 )
 
 
