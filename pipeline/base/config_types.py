@@ -47,7 +47,7 @@ Interval = Annotated[float, Field(ge=0.1), _at_most(1e9)]
 answer that never comes in time."""
 Pause = Annotated[float, Field(ge=0.01), _at_most(1e9)]
 """Seconds that a loop of the drainer waits at most."""
-Lease = Annotated[float, Field(ge=0.05), _at_most(1e9)]
+Lease = Annotated[float, Field(ge=1), _at_most(1e9)]
 """Seconds for which a chunk is held: long enough for the answers of Redis that prolong it."""
 PlainText = Annotated[str, Shown()]
 """A text that holds no secret."""
