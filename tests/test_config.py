@@ -222,6 +222,8 @@ def test_every_bound_of_a_setting_holds(section: type[BaseModel], name: str, at:
         ("redis: {url: 'redis://h:port'}", ("redis.url", "1 to 65535")),
         ("redis: {url: 'redis://h:6379/5'}", ("redis.url", "'redis.databases.metrics' to 5")),
         ("redis: {url: 'redis://h:6379?socket_timeout=no'}", ("redis.url", "'socket_timeout'")),
+        ("redis: {url: 'redis://h:6379?max_connections=10001'}", ("redis.url", "'max_connections'", "10000")),
+        ("redis: {pool: {max_connections: 3600000}}", ("redis.pool.max_connections", "3600000", "10000")),
         ("redis: {url: 'redis://h:6379?socket_timeuot=5'}", ("redis.url", "did you mean 'socket_timeout'")),
         ("redis: {url: 'rediss://h?ssl_ca_cert=x'}", ("redis.url", "did you mean 'ssl_ca_certs'")),
         ("redis: {url: 'rediss://h?ssl_cert_reqs=none'}", ("redis.url", "redis.tls.ca_file")),

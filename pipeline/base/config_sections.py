@@ -38,11 +38,11 @@ class RedisDatabases(Section):
 class RedisPool(Section):
     """Connection pool sizes and timeouts (schema document, Connection Pooling)."""
 
-    max_connections: PositiveInt = Field(15, le=addresses.MAX_POOL_SETTING, description="connections to one database")
+    max_connections: PositiveInt = Field(15, le=addresses.MAX_CONNECTIONS, description="connections to one database")
     connection_timeout_ms: PositiveInt = Field(
-        5000, le=addresses.MAX_POOL_SETTING, description="timeout for opening a connection"
+        5000, le=addresses.MAX_TIMEOUT_MS, description="timeout for opening a connection"
     )
-    socket_timeout_ms: PositiveInt = Field(3000, le=addresses.MAX_POOL_SETTING, description="timeout for one reply")
+    socket_timeout_ms: PositiveInt = Field(3000, le=addresses.MAX_TIMEOUT_MS, description="timeout for one reply")
     retry_attempts: int = Field(3, ge=0, le=100, description="immediate retries of one read-only command")
 
 
