@@ -121,6 +121,8 @@ class MetricsClient:
     _handover: Handover
     _thread: threading.Thread
     _thread_started: bool
+    _is_over: bool
+    _closing_thread: int
 
     def __init__(
         self,
@@ -287,11 +289,17 @@ class MetricsClient:
         return self._trouble
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Flush for at most ``timeout_s`` (default ``close_timeout_s``), then give up on the rest and say so."""
+        """Flush for at most ``timeout_s`` (default ``close_timeout_s``), then give up on the rest and say so.
+
+        A client that another thread is closing is waited for.
+        """
         timeout_s = self._close_timeout_s if timeout_s is None else timeout_s
         with self._changed:
             if self._deadline is not None:
+                if self._closing_thread != threading.get_ident():  # else a signal's handler interrupted the closing
+                    self._changed.wait_for(lambda: self._is_over, self._deadline - time.monotonic())
                 return
+            self._closing_thread = threading.get_ident()
             self._deadline = time.monotonic() + timeout_s
             self._most_items = 0
             self._changed.notify_all()
@@ -301,6 +309,7 @@ class MetricsClient:
             self._send_all()
         with self._changed:
             self._is_over = True
+            self._changed.notify_all()
         stats = self.stats()
         if stats.dropped or stats.in_doubt:
             self._say("metrics lost", dropped=stats.dropped, in_doubt=stats.in_doubt)
@@ -332,6 +341,7 @@ class MetricsClient:
         self._busy_attention_at = CATCH_UP_ITEMS if self._room_timeout_s else _NEVER
         self._sender_sleeps = True
         self._is_over = False
+        self._closing_thread = 0
         self._under_way: Sequence[Item] = ()
         self._under_way_extra_bytes = 0
         self._hurry = 0
@@ -595,10 +605,18 @@ def _flush_on_sigterm() -> None:
 
 
 def _flush_and_end(number: int, _frame: object) -> None:
-    for client in list(_clients):
-        client.close()
+    """In a thread: the code that the signal interrupted may hold a client's lock, or be closing it already."""
+
+    def end() -> None:
+        for client in list(_clients):
+            client.close()
+        os.kill(os.getpid(), number)
+
     signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
+    try:
+        threading.Thread(target=end, name="metrics-client-end", daemon=True).start()
+    except RuntimeError:  # the interpreter ends and starts no threads; its finalizers have closed the clients
+        os.kill(os.getpid(), number)
 
 
 def _begin_in_forked_child() -> None:

@@ -152,7 +152,10 @@ class Interface:
                 return writable.run(handle, bytes(statement), default_format, values)
             checked = query_guard.checked(handle, bytes(statement), values, self._limits)
             tagged = checked.text + b" /* request " + running.tag.encode() + b" */"
-            answer = handle.run(tagged, default_format, values)
+            try:
+                answer = handle.run(tagged, default_format, values)
+            except EngineError as error:
+                raise query_guard.as_asked(handle, error) from None
             return answer, (checked.format or default_format) if checked.returns_rows else None
 
     def _query_settings(self, parameters: Mapping[str, str]) -> QuerySettings:

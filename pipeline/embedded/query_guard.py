@@ -14,12 +14,13 @@ no comment, no second statement and no part that the tree leaves out can pass.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.base.config import WebSettings
 from pipeline.base.sql_text import literal
+from pipeline.embedded import system_columns
 from pipeline.embedded.column_meant import with_columns_meant
 from pipeline.embedded.handles import OUTPUT_FORMATS, Answer, EngineError, QuerySettings
 from pipeline.embedded.statement_lists import allowed_functions
@@ -32,14 +33,16 @@ from pipeline.embedded.statement_tree import (
     judge,
     plain_database,
     plain_table,
+    refusal,
     refuse,
     shown,
 )
 
-__all__ = ["READONLY", "Checked", "allowed_setting", "checked"]
+__all__ = ["READONLY", "Checked", "allowed_setting", "as_asked", "checked"]
 
 _BAD_ARGUMENTS = 36
 _TOO_DEEP = 306
+_UNKNOWN_IDENTIFIER = 47
 # The engine repeats the whole statement, with the guard's part around what a person wrote.
 _OURS = r"(?:SELECT formatQuery|WITH formatQueryFromJSON|SELECT parseQueryToJSON)"
 _OURS_IN_ERROR = re.compile(rf"(?:: |\. )?In scope {_OURS}\(.*(?=\. \([A-Z_]+\)\s*\Z)", re.DOTALL)
@@ -100,6 +103,23 @@ def checked(handle: GuardHandle, statement: bytes, parameters: Mapping[str, str]
     text, again = _written(handle, with_columns_meant(judged.tree))
     judge(again, place)
     return Checked(text, judged.format, judged.returns_rows, judged.query_settings)
+
+
+def as_asked(handle: GuardHandle, error: EngineError) -> EngineError:
+    """An error of a checked statement in the words of the one that was asked; a closed column is called closed."""
+    text = str(error)
+    tables = sorted(system_columns.tables_in(text))
+    if not tables:
+        return error
+    columns = {table: _columns(handle, table) for table in tables if error.code == _UNKNOWN_IDENTIFIER}
+    if closed := system_columns.closed_column(text, columns):
+        return refusal(ACCESS_DENIED, f"the column {shown(closed)} is not one that analysts may read")
+    return EngineError(system_columns.as_asked(text), error.code)
+
+
+def _columns(handle: GuardHandle, table: str) -> Sequence[str]:
+    """All of its columns; DESCRIBE of it takes a right that analysts do not have."""
+    return handle.run(f"SELECT * FROM system.{table} LIMIT 0".encode(), "TSVWithNames").body.decode().split()
 
 
 def _looking(handle: GuardHandle, statement: bytes, place: Place) -> Checked:

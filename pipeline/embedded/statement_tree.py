@@ -61,13 +61,18 @@ def judge(tree: Node, place: Place) -> JudgedStatement:
 
 def refuse(code: int, why: str) -> NoReturn:
     """Raise a refusal in ClickHouse's form."""
+    raise refusal(code, why)
+
+
+def refusal(code: int, why: str) -> EngineError:
+    """A refusal in ClickHouse's form."""
     name, opening = {
         READONLY: ("READONLY", "Cannot execute query in readonly mode: "),
         ACCESS_DENIED: ("ACCESS_DENIED", "Not enough privileges: "),
         _UNKNOWN_FORMAT: ("UNKNOWN_FORMAT", ""),
         _UNKNOWN_FUNCTION: ("UNKNOWN_FUNCTION", ""),
     }[code]
-    raise EngineError(f"Code: {code}. DB::Exception: {opening}{why}. ({name})", code)
+    return EngineError(f"Code: {code}. DB::Exception: {opening}{why}. ({name})", code)
 
 
 def plain_table(database: str, table: str, place: Place) -> None:
@@ -98,6 +103,7 @@ _CHECKS = {
     "Function": "_function",
     "ColumnsApplyTransformer": "_columns_apply_transformer",
     "Identifier": "_identifier",
+    "QualifiedAsterisk": "_qualified_asterisk",
     "QueryParameter": "_query_parameter",
     "TableIdentifier": "_table_identifier",
     "TableExpression": "_table_expression",
@@ -157,11 +163,22 @@ class _Judgement:
         if node.get("func_name"):
             self._function_name(node["func_name"])
 
-    def _identifier(self, node: Node) -> None:
+    def _identifier(self, node: Node) -> Node | None:
         _without_parameter(node)
+        if len(node.get("name_parts", ())) > 2 and (shorter := _without_system(node)):
+            return shorter
         if len(node.get("name_parts", ())) < 2 and node["name"].lower() in self.place.unlisted:
             # A function given by its bare name; whether the name means a column is known only to the engine.
             refuse(ACCESS_DENIED, f"the name {shown(node['name'])} means a function that analysts may not call")
+        return None
+
+    def _qualified_asterisk(self, node: Node) -> Node | None:
+        shorter = _without_system(node["qualifier"])
+        return (
+            {name: shorter if name == "qualifier" else self._value(value) for name, value in node.items()}
+            if (shorter)
+            else None
+        )
 
     def _query_parameter(self, node: Node) -> None:
         kind = node["param_type"]
@@ -290,6 +307,14 @@ def _without_parameter(node: Node) -> None:
     """A name that a parameter fills in later cannot be judged."""
     if node.get("children"):
         refuse(ACCESS_DENIED, "a parameter of the type Identifier is not allowed; write the name into the statement")
+
+
+def _without_system(node: Node) -> Node | None:
+    """``system.tables.name`` as ``tables.name``, which is what its subquery is called."""
+    parts = node.get("name_parts") or []
+    if parts[:1] != ["system"] or not lists.SYSTEM.get(parts[1]):
+        return None
+    return {**node, "name": ".".join(parts[1:]), "name_parts": parts[1:]}
 
 
 def is_combined(name: str) -> bool:

@@ -223,11 +223,14 @@ class Store:
         with self._lock, translated(self.role):
             try:
                 yield
-            except DriverError:
+            except DriverError as error:
                 if self.is_embedded:
                     for _ in range(3):
                         if self._client.raw_query("SELECT 1", fmt="TabSeparated") == b"1\n":
                             break
+                if self._analyst is not None:
+                    asked = query_guard.as_asked(self._analyst, EngineError(str(error), error.code or 0))
+                    raise DatabaseError(str(asked), code=asked.code or None) from error
                 raise
 
     def _allowed(self, sql: str) -> str:

@@ -497,14 +497,33 @@ def test_a_test_without_any_name_is_its_suite_s_or_the_run_s() -> None:
     assert shown(suite(case), "test_id", "test_suite", "status") == [("(suite)", "s", "failed")]
 
 
+def test_tests_of_node_have_the_titles_around_them() -> None:
+    """``node --test``: suites stand in suites; Node 20 has one class name for all tests, 24 theirs, and the file."""
+    report = """<testsuites><testsuite name="cart"><testsuite name="adding">
+        <testcase name="one" classname="CLASS"FILE/></testsuite></testsuite>
+        <testcase name="alone" classname="test"FILE/></testsuites>"""
+    node_20 = report.replace("CLASS", "test").replace("FILE", "")
+    assert shown(node_20, "test_id", "test_name", "test_suite") == [
+        ("cart::cart adding one", "cart adding one", "cart"),
+        ("alone", "alone", ""),
+    ]
+    node_24 = report.replace("CLASS", "cart.adding").replace("FILE", ' file="/repo/test/a.test.mjs"')
+    assert shown(node_24, "test_id", "test_name", "test_suite", root="/repo") == [
+        ("test/a.test.mjs::cart adding one", "cart adding one", "test/a.test.mjs"),
+        ("test/a.test.mjs::alone", "alone", "test/a.test.mjs"),
+    ]
+    phpunit = report.replace("CLASS", "cart.adding").replace("FILE", ' file="/repo/tests/CartTest.php"')
+    assert shown(phpunit, "test_id")[0] == ("cart.adding::one",)
+
+
 def test_identity_follows_a_rule_that_was_given() -> None:
     """One template of one producer, the others as they are."""
     given_rule = {"jest-junit": {"test_suite": "{classname}"}}
     report = (
         '<testsuites name="jest tests"><testsuite name="s"><testcase name="t" classname="c"/></testsuite></testsuites>'
     )
-    assert shown(report, "test_id", "test_suite", identity=given_rule) == [("c::t", "c")]
-    assert shown(report, "test_id", "test_suite") == [("c::t", "s")]
+    assert shown(report, "test_id", "test_suite", identity=given_rule) == [("s::c t", "c")]
+    assert shown(report, "test_id", "test_suite") == [("s::c t", "s")]
 
 
 # What cannot be read

@@ -487,6 +487,21 @@ def test_a_child_ended_by_sigterm_sends_what_it_holds(method: str, redis_url: st
     assert waiting(redis_url) == [b"held"]
 
 
+def _push_in_a_pool(number: int, clients: dict[str, MetricsClient] = {}) -> None:  # noqa: B006  one a worker
+    url = os.environ["TEST_POOL_REDIS"]
+    client = clients.get(url) or clients.setdefault(url, MetricsClient(url))
+    client.push_raw(b"%d" % number)
+
+
+def test_a_pool_that_is_left_loses_nothing(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaving ``with Pool()`` ends workers by SIGTERM, some while their client is being closed already."""
+    monkeypatch.setenv("TEST_POOL_REDIS", redis_url)
+    for _ in range(3):
+        with multiprocessing.get_context("fork").Pool(4) as pool:
+            pool.map(_push_in_a_pool, range(400))
+    assert Counter(map(int, waiting(redis_url))) == dict.fromkeys(range(400), 3)
+
+
 def test_a_sender_outlives_any_error(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unforeseen error is shown as trouble and tried again; the sender does not die of it."""
     client = MetricsClient(redis_url)

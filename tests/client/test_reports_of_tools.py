@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipeline.client.importers.report import Context
 REPORTS = Path(__file__).parent / "reports"
 ROOT = "/home/ci/shop"
 
-JEST = [("cart › adds", "passed"), ("cart › fails", "failed"), ("cart › waits", "skipped"), ("cart › later", "skipped")]
+JEST = [("cart adds", "passed"), ("cart fails", "failed"), ("cart waits", "skipped"), ("cart later", "skipped")]
 MOCHA_HOOK = ('cart hooks "before all" hook for "never runs"', "failed")
 MOCHA = [("cart adds", "passed"), ("cart fails", "failed"), ("cart flakes", "retried"), ("cart flakes", "flaky")]
 PLAYWRIGHT = [
@@ -26,16 +27,24 @@ PYTEST = [
     ("TestInside::test_method", "failed"),
 ]
 EXPECTED = {
-    "ctrf-jest-0.0.11.json": ("ctrf", "jest", [(name.replace(" ›", ""), status) for name, status in JEST]),
+    "ctrf-jest-0.0.11.json": ("ctrf", "jest", JEST),
     "ctrf-mocha-0.0.11.json": ("ctrf", "mocha", [*MOCHA, ("cart waits", "skipped"), MOCHA_HOOK]),
     "ctrf-playwright-0.0.29.json": ("ctrf", "playwright", PLAYWRIGHT),
     "ctrf-pytest-0.6.json": ("ctrf", "pytest", PYTEST),
+    "ctrf-vitest-1.3.json": (
+        "ctrf",
+        "vitest",
+        [
+            *(("cart adding adds one", "passed"), ("cart adding fails", "failed"), ("cart top of cart", "passed")),
+            *(("cart later", "skipped"), ("outside", "passed")),
+        ],
+    ),
     "jest-29.7.json": ("jest", "jest", [*JEST, ("(suite)", "failed")]),
     "jest-junit-17.0.xml": (
         "junit",
         "jest-junit",
         # jest-junit writes a test that is still to be written as passed.
-        [*((name.replace(" ›", ""), status) for name, status in JEST[:3]), ("cart later", "passed")],
+        [*JEST[:3], ("cart later", "passed")],
     ),
     "mocha-12.0.json": ("mocha", "mocha", [*MOCHA, ("cart waits", "skipped"), MOCHA_HOOK]),
     "mocha-junit-2.2.xml": (
@@ -69,7 +78,7 @@ EXPECTED = {
     "vitest-junit-2.1.xml": (
         "junit",
         "vitest-junit",
-        [*((name.replace("›", ">"), status) for name, status in JEST), ("flakes", "passed")],
+        [*JEST, ("flakes", "passed")],
     ),
     "wdio-junit-9.32.xml": (
         "junit",
@@ -130,6 +139,40 @@ def test_a_test_of_mocha_has_one_identity() -> None:
         assert (f"msrc/a.spec.js::{name}", name, "msrc/a.spec.js") in of_json
         assert (f"spec/cart.js::{name}", name, "spec/cart.js") in identities("mocha-junit-2.2.xml")
     assert ("spec/cart.js::cart flakes", "cart flakes", "spec/cart.js") in identities("wdio-junit-9.32.xml")
+
+
+def test_a_test_of_jest_or_vitest_has_one_identity() -> None:
+    """JSON, CTRF and JUnit name the file and all titles; jest-junit once it is asked to name files, in either way."""
+    of_json = {identity for identity in identities("jest-29.7.json") if identity[0] != "(suite)"}
+    assert of_json == identities("ctrf-jest-0.0.11.json")
+    assert ("src/sum.test.js::cart adds", "cart adds", "src/sum.test.js") in of_json
+    assert identities("vitest-2.1.json") == identities("vitest-junit-2.1.xml")
+    nested = ("vt/cart.test.mjs::cart adding fails", "cart adding fails", "vt/cart.test.mjs")
+    assert nested in identities("ctrf-vitest-1.3.json")
+    report = (REPORTS / "jest-junit-17.0.xml").read_text()
+    with_attribute = report.replace("<testcase ", '<testcase file="src/sum.test.js" ')
+    by_suite = report.replace('<testsuite name="cart"', '<testsuite name="src/sum.test.js"')
+    own_parts = re.sub('classname="cart ([a-z]+)" name="cart ', r'classname="cart" name="', by_suite)
+    assert 'classname="cart" name="adds"' in own_parts
+    for changed in (with_attribute, by_suite, own_parts):
+        found = {(row["test_id"], row["test_name"], row["test_suite"]) for row in rows(changed)}
+        assert found == of_json
+    assert {row["test_suite"] for row in rows(report)} == {"cart"}
+
+
+@pytest.mark.parametrize(
+    ("case", "suite"),
+    [
+        ('classname="Test suite failed to run" name="app.test.ts" time="0"', "app.test.ts"),
+        ("name=\" Test execution failure: could be caused by test hooks like 'afterAll'.\"", "cart"),
+    ],
+)
+def test_a_file_of_jest_that_ends_before_its_tests_is_a_failure_of_its_suite(case: str, suite: str) -> None:
+    """As jest's JSON has it: one failed execution of ``(suite)``."""
+    report = f"""<testsuites name="jest tests"><testsuite name="cart"><testcase {case}><error>no</error></testcase>
+        </testsuite></testsuites>"""
+    found = [(row["test_id"], row["test_suite"], row["status"]) for row in rows(report)]
+    assert found == [("(suite)", suite, "failed")]
 
 
 def test_tests_of_mocha_that_share_a_title_are_executions_each() -> None:

@@ -228,6 +228,7 @@ def test_what_an_answer_says_about_itself(server: ClickHouseHttp) -> None:
         ("", 62, 400),
         ("SELECT x FROM t", 47, 404),
         ("SELECT * FROM nowhere", 60, 404),
+        ("SELECT path FROM system.parts", 497, 403),
         ("SELECT 1 FORMAT Nonsense", 73, 404),
         ("SELECT 1 FORMAT ArrowTable", 73, 404),
         ("SELECT nonsense(1)", 46, 404),

@@ -195,6 +195,8 @@ def test_a_reader_in_the_owners_process_cannot_write(make_settings: Callable[...
         with pytest.raises(StoreRefused) as refused:
             reader.query("SELECT * FROM numbers(11)")
         assert refused.value.code == 396
+        with pytest.raises(StoreRefused, match=r"code 497: .* the column system\.tables\.data_paths is not one"):
+            reader.query("SELECT data_paths FROM system.tables")
     store.command("CREATE TABLE t (n UInt8) ENGINE = Memory")
     assert store.query("SELECT * FROM numbers(11)").num_rows == 11
 

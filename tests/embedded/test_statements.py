@@ -38,7 +38,10 @@ class Guarded:
     def ask(self, sql: str, parameters: Mapping[str, str] | None = None) -> bytes:
         """The answer of a statement that the guard lets through. Raises ``EngineError`` for others."""
         checked = query_guard.checked(self.handle, sql.encode(errors="surrogateescape"), parameters or {}, LIMITS)
-        return self.handle.run(checked.text, checked.format or "TabSeparated", parameters).body
+        try:
+            return self.handle.run(checked.text, checked.format or "TabSeparated", parameters).body
+        except EngineError as error:
+            raise query_guard.as_asked(self.handle, error) from None
 
 
 @dataclass
@@ -456,7 +459,7 @@ PATHS = [
 
 
 def test_no_path_of_the_engine_is_shown(guard_alone: Guarded, home: Store) -> None:
-    """Tables of ``system`` have no columns with paths: by name they do not exist, and a star leaves them out."""
+    """Tables of ``system`` have no columns with paths: by name they are closed, and a star leaves them out."""
     assert home.hold
     directory = str(home.hold.path).encode()
     for sql in PATHS:
@@ -467,6 +470,32 @@ def test_no_path_of_the_engine_is_shown(guard_alone: Guarded, home: Store) -> No
             continue
         assert directory not in body, sql
         assert b"store/" not in body, sql
+
+
+CLOSED = [
+    "SELECT {column} FROM system.{table}",
+    "SELECT any(x.{column}) FROM system.{table} AS x",
+    "SELECT system.{table}.{column} FROM system.{table}",
+    "DESCRIBE (SELECT 1 FROM words WHERE w IN (SELECT {column} FROM system.{table}))",
+]
+
+
+@pytest.mark.parametrize("table", [table for table, columns in SYSTEM.items() if columns])
+def test_a_closed_column_is_called_closed(both: Guarded, home: Store, table: str) -> None:
+    """One sentence names the column, wherever it stands: nothing of what the guard puts in the table's place."""
+    listed = SYSTEM[table] or ()
+    columns = f"SELECT name FROM system.columns WHERE database = 'system' AND table = '{table}' AND default_kind = ''"
+    closed = [name for (name,) in home.rows(columns) if name not in listed]
+    assert closed
+    for column in closed:
+        for form in CLOSED if column == closed[0] else CLOSED[:1]:
+            with pytest.raises(EngineError) as refused:
+                both.ask(form.format(column=column, table=table))
+            assert str(refused.value) == (
+                f"Code: 497. DB::Exception: Not enough privileges: the column system.{table}.{column} is not one that "
+                "analysts may read. (ACCESS_DENIED)"
+            )
+    assert both.ask(f"SELECT system.{table}.{listed[0]}, system.{table}.* FROM system.{table} LIMIT 0") == b""
 
 
 def test_columns_of_system_tables_are_there(home: Store) -> None:
@@ -652,6 +681,14 @@ def test_errors_speak_of_what_was_asked(both: Guarded) -> None:
         with pytest.raises(EngineError) as refused:
             both.ask(sql)
         assert not re.search("formatQuery|parseQueryToJSON|JSON", str(refused.value)), str(refused.value)
+    for sql in (
+        "SELECT nonsense FROM system.tables",
+        "SELECT name + 1 FROM system.parts",
+        "SELECT t.x FROM system.databases AS t",
+    ):
+        with pytest.raises(EngineError) as refused:
+            both.ask(sql)
+        assert f"In scope {sql}. (" in str(refused.value)
 
 
 def test_settings_have_limits() -> None:

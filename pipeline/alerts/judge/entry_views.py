@@ -102,9 +102,10 @@ class ListView:
         """The entry with these labels."""
         return self._numbers.get(values, -1)
 
-    def label_values(self, group: int) -> LabelValues:
-        """The labels of an entry."""
-        return self._entries[group].labels if group < len(self._entries) else self._missing[group - len(self._entries)]
+    def label_values(self, groups: IndexArray) -> list[LabelValues]:
+        """The labels of these entries."""
+        known = [*(entry.labels for entry in self._entries), *self._missing]
+        return [known[group] for group in groups.tolist()]
 
     def context(self, rule: Rule, group: int) -> Context:  # noqa: ARG002
         """What the entry brought along."""
@@ -198,9 +199,9 @@ class BaselineView:
         """The group with these label values."""
         return self._windows.number(values)
 
-    def label_values(self, group: int) -> LabelValues:
-        """The label values of a group."""
-        return self._windows.label_values(group)
+    def label_values(self, groups: IndexArray) -> list[LabelValues]:
+        """The label values of these groups."""
+        return self._windows.label_values(groups)
 
     def context(self, rule: Rule, group: int) -> Context:  # noqa: ARG002
         """The baseline it was measured against."""

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from msgspec import structs
 
-from pipeline.alerts.judge.evidence import Account, Context, Evidence, describe, sized, sized_labels
+from pipeline.alerts.judge.evidence import Account, Context, Evidence, sized, sized_labels
 from pipeline.alerts.judge.frames import LabelValues
 from pipeline.alerts.judge.state import (
     FIRING,
@@ -149,7 +149,7 @@ def transition(
 ) -> Transition:
     """Write down one change with its evidence; ``reason`` stands instead of the one that the numbers give."""
     rule, tick_ms = account.rule, account.tick_ms
-    described = describe(rule.by, labels, account.columns)
+    described = account.descriptions[labels]
     by = described.by
     identity = account.identity.copy()
     identity.update(described.sized)
@@ -196,9 +196,11 @@ _Judged = tuple[LabelValues, int, Observation | None, Verdict]
 
 def _judged(view: View, rule: Rule, groups: IndexArray, alerts: Alerts) -> list[_Judged]:
     """The observation of each group and the verdict on it, all groups at once."""
-    labels = [view.label_values(group) for group in groups.tolist()]
-    before = map(alerts.get, labels)
-    active = np.fromiter((alert is not None and alert.active for alert in before), np.bool_, len(labels))
+    labels = view.label_values(groups)
+    active = np.zeros(len(labels), np.bool_)
+    if alerts:
+        before = map(alerts.get, labels)
+        active = np.fromiter((alert is not None and alert.active for alert in before), np.bool_, len(labels))
     series = view.observe(rule, groups)
     observed: list[Observation | None] = list(
         map(Observation, series.value.tolist(), series.samples.tolist(), series.low.tolist(), series.high.tolist())

@@ -29,6 +29,10 @@ from pipeline.base.sql_text import literal
 
 Context = Mapping[str, float | str]
 
+_INFINITE = math.inf
+_MOST_DESCRIPTIONS = 32_768
+"""Remembered for one ``by``: about 20 MB."""
+
 
 class Account:
     """How a rule accounts for its transitions at one tick: what is the same for all of them is worked out once."""
@@ -45,7 +49,8 @@ class Account:
         self.identity = hashlib.blake2b(sized(rule.name).encode(), digest_size=16)
         self.identity_ends = {state: (sized(str(tick_ms)) + sized(state)).encode() for state in (FIRING, RESOLVED)}
         metric = "vital" if rule.subject == "vitals" else "metric_type"
-        self.columns = tuple([metric if name == "metric_type" else name for name in rule.by])
+        columns = tuple([metric if name == "metric_type" else name for name in rule.by])
+        self.descriptions = descriptions(tuple(rule.by), columns)
         self._threshold, self._clears_at = shown(rule.threshold), shown(rule.clears_at)
         self._is, self._beyond = f"{self._about} is ", f"{self._unit}, {rule.direction} {self._threshold}{self._unit}"
 
@@ -116,8 +121,17 @@ class Account:
         window, query, conditions = self._window, self._query, described.conditions
         if observation is None:
             return Evidence(0, None, None, window, query, conditions, context, link, has_data=False)
-        low, high = finite(observation.low), finite(observation.high)
-        return Evidence(observation.samples, low, high, window, query, conditions, context, link)
+        low, high = observation.low, observation.high
+        return Evidence(
+            observation.samples,
+            low if -_INFINITE < low < _INFINITE else None,  # `finite`, without its call
+            high if -_INFINITE < high < _INFINITE else None,
+            window,
+            query,
+            conditions,
+            context,
+            link,
+        )
 
 
 class TickQuery(msgspec.Struct, frozen=True):
@@ -201,17 +215,29 @@ class Described(msgspec.Struct, frozen=True, gc=False):
     """As ClickHouse reads it, every dimension of ``by``, the empty ones too: they tell series apart."""
 
 
-@lru_cache(maxsize=32_768)
-def describe(names: tuple[str, ...], values: tuple[str, ...], columns: tuple[str, ...]) -> Described:
-    """Put the label values of an alert into words; ``columns`` are the names of the labels in the table."""
-    by = {name: value for name, value in zip(names, values, strict=True) if value}
-    about = ", ".join([f"{name} {value}" for name, value in by.items()])
-    return Described(
-        by,
-        sized_labels(by).encode(),
-        f" ({about})" if about else "",
-        "".join([f" AND {name} = {literal(value)}" for name, value in zip(columns, values, strict=True)]),
-    )
+class Descriptions(dict[tuple[str, ...], Described]):
+    """What label values read like, worked out when first asked for; ``columns`` are the labels' names in the table."""
+
+    def __init__(self, names: tuple[str, ...], columns: tuple[str, ...]) -> None:
+        super().__init__()
+        self._names = names
+        self._columns = columns
+
+    def __missing__(self, values: tuple[str, ...]) -> Described:
+        if len(self) >= _MOST_DESCRIPTIONS:
+            self.clear()
+        by = {name: value for name, value in zip(self._names, values, strict=True) if value}
+        about = ", ".join([f"{name} {value}" for name, value in by.items()])
+        described = self[values] = Described(
+            by,
+            sized_labels(by).encode(),
+            f" ({about})" if about else "",
+            "".join([f" AND {name} = {literal(value)}" for name, value in zip(self._columns, values, strict=True)]),
+        )
+        return described
+
+
+descriptions = lru_cache(maxsize=64)(Descriptions)  # the alerts of all rules with the same ``by`` share theirs
 
 
 def sized(text: str) -> str:

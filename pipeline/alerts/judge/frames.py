@@ -99,9 +99,10 @@ class Selection:
         """The group with these label values; -1 when it has no rows and is not remembered."""
         return self._numbers.get(values, -1)
 
-    def label_values(self, group: int) -> LabelValues:
-        """The label values of a group."""
-        return self._label_values[group]
+    def label_values(self, groups: IndexArray) -> list[LabelValues]:
+        """The label values of these groups."""
+        known = self._label_values
+        return [known[group] for group in groups.tolist()]
 
 
 def select(frame: Frame, rule: Rule, last_seen: Frame | None = None) -> Selection:

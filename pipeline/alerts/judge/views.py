@@ -44,8 +44,8 @@ class View(Protocol):
         """The group with these label values, -1 when unknown."""
         ...
 
-    def label_values(self, group: int) -> LabelValues:
-        """The label values of a group."""
+    def label_values(self, groups: IndexArray) -> list[LabelValues]:
+        """The label values of these groups."""
         ...
 
     def context(self, rule: Rule, group: int) -> Mapping[str, float | str]:
@@ -116,9 +116,9 @@ class WindowView:
         """The group with these label values."""
         return self.selection.number(values)
 
-    def label_values(self, group: int) -> LabelValues:
-        """The label values of a group."""
-        return self.selection.label_values(group)
+    def label_values(self, groups: IndexArray) -> list[LabelValues]:
+        """The label values of these groups."""
+        return self.selection.label_values(groups)
 
     def context(self, rule: Rule, group: int) -> Mapping[str, float | str]:  # noqa: ARG002  as View has it
         """Nothing beyond the number itself."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import NO_FAILURE, failure, typed_by
 from pipeline.client.importers.identities import identity
+from pipeline.client.importers.jest_titles import vitest_title
 from pipeline.client.importers.json_node import Node
 from pipeline.client.importers.report import Report
 from pipeline.status_words import FAILED, PASSED, SYNONYMS, status_word
 
 _MOST_RETRIES = 100
 _PRODUCERS = {"pytest": "pytest", "pytest-json-ctrf": "pytest"}
+_NAMED_BY_PRODUCER = frozenset({"pytest", "playwright", "jest", "vitest", "mocha"})
+"""Their tests have the names that other reports of the same runner give them."""
 
 
 def ctrf(report: Node) -> Report:
@@ -29,10 +32,12 @@ def _test(test: Node, producer: str, environment: str) -> Execution:
     if producer == "playwright" and len(parts) > 1 and file.replace("\\", "/").endswith(parts[1]):
         # Project, file and titles, as its JSON report names them.
         browser, file, parts, name = browser or parts[0], parts[1], [], " › ".join([*parts[2:], name])
+    if producer == "vitest":
+        name = vitest_title(name)
     suite = " > ".join(parts)
     nodeid = {"nodeid": _node_id(name, suite, file)} if producer == "pytest" else {}
     test_id, test_name, test_suite = identity(
-        producer if producer in ("pytest", "playwright") else "ctrf",
+        producer if producer in _NAMED_BY_PRODUCER and (file or producer == "pytest") else "ctrf",
         "ctrf",
         test.context,
         name=name,

@@ -30,6 +30,10 @@ RULES: dict[str, Mapping[str, str]] = {
     "wdio": _BY_FILE,
     "cypress": _BY_FILE,
     "jest": _BY_FILE,
+    "jest-junit": _BY_FILE,
+    "vitest": _BY_FILE,
+    "vitest-junit": _BY_FILE,
+    "node-test": _BY_FILE,
     "trx": {"test_id": "{classname}::{name}", "test_name": "{name}", "test_suite": "{classname}"},
     "allure": {"test_id": "{fullname}", "test_name": "{name}", "test_suite": "{suite}"},
 }

@@ -29,7 +29,7 @@ def jest(report: Node) -> Report:
 
 def _test(test: Node, file: str, started: int | None) -> Execution:
     titles = [*test.get("ancestorTitles").texts(), test.get("title").text()]
-    name = " › ".join(filter(None, titles)) or test.get("fullName").text()
+    name = " ".join(filter(None, titles)) or test.get("fullName").text().strip()
     test_id, test_name, suite = identity("jest", "jest", test.context, file=file, name=name)
     status = test.get("status").status()
     begun = test.get("startAt").time_ms() or started

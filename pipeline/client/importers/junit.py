@@ -14,8 +14,8 @@ from typing import IO
 from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import Failure, failure
 from pipeline.client.identity import RUN, SUITE
-from pipeline.client.importers import mocha_junit
-from pipeline.client.importers.identities import identity
+from pipeline.client.importers import jest_titles, mocha_junit, node_titles
+from pipeline.client.importers.identities import identity, relative
 from pipeline.client.importers.junit_case import Case
 from pipeline.client.importers.numbers import seconds
 from pipeline.client.importers.report import Context, Report, ReportRefused
@@ -44,8 +44,8 @@ _PRODUCERS = (
     # What <testsuites>, or else the first <testsuite>, is called.
     (re.compile(r"pytest tests|pytest"), "pytest"),
     (re.compile(r"nextest-run"), "nextest"),
-    (re.compile(r"jest tests"), "jest-junit"),
-    (re.compile(r"vitest tests"), "vitest-junit"),
+    (re.compile(r"jest tests"), jest_titles.JEST_JUNIT),
+    (re.compile(r"vitest tests"), jest_titles.VITEST_JUNIT),
     (re.compile(r"Mocha Tests|Root Suite"), mocha_junit.MOCHA),
     (re.compile(r"AllTests"), "googletest"),
 )
@@ -82,6 +82,7 @@ class _Reader:
         self._root = ""
         self._producer = ""
         self._is_playwright = False
+        self._is_anonymous = False
         self._suites = [_Suite()]
         self._case: Case | None = None
         self._cases: list[Case] = []
@@ -159,6 +160,7 @@ class _Reader:
         if element not in ROOTS:
             raise ReportRefused(f"{place}: <{element}> is not the root of a JUnit report")
         self._root = element
+        self._is_anonymous = not attributes
         self._is_playwright = "id" in attributes and "name" in attributes and element == "testsuites"
         self._notice(attributes.get("name", ""))
         if element == "testsuite":
@@ -237,6 +239,11 @@ class _Reader:
         self._producer = self._producer or ("playwright" if browser else "")
         properties = dict(suite.properties)
         file = attributes.get("file") or suite.file
+        titles = [one.name for one in self._suites[1:]]
+        if not self._producer and self._is_anonymous and node_titles.is_node(classname, file, titles):
+            self._producer = node_titles.NODE
+        if self._producer == node_titles.NODE:
+            name, file = node_titles.names(name, file, titles)
         self._case = Case(name, classname, file, suite.name, browser, attempt, properties, suite.told)
 
     def _duration_ms(self, attributes: dict[str, str], place: str) -> float | None:
@@ -291,6 +298,12 @@ class _Reader:
         elif producer == mocha_junit.WDIO:
             name, file = mocha_junit.wdio_title(name, case.classname, case.told), mocha_junit.wdio_file(case.told)
             case.browser = mocha_junit.wdio_browser(case.told)
+        elif producer == jest_titles.JEST_JUNIT:
+            name, file = jest_titles.jest_junit_names(name, case.classname, file, case.suite)
+            if name == SUITE:
+                return SUITE, SUITE, relative(file, self._context.root)
+        elif producer == jest_titles.VITEST_JUNIT:
+            name, file = jest_titles.vitest_title(name), file or case.classname
         elif case.browser:
             producer, file = "playwright", case.classname
         return identity(
