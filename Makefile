@@ -40,10 +40,12 @@ lint: $(VENV)/.test ## ruff and mypy
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
 
-# Once, and not in each of the processes that start together.
+# Once, and not in each of the processes that start together: the reader of items, and the byte code of the tests, whose
+# assertions pytest rewrites (20 s of CPU).
 compiled: $(VENV)/.test
 	@echo "==> compiling ahead what is compiled on first use" >&2
 	@$(BIN)/pipeline prepare
+	@$(BIN)/python -m pytest --collect-only --quiet --quiet -p no:cacheprovider >/dev/null
 
 docs: $(VENV)/.test ## renew the generated tables of the documentation
 	@PYTHONPATH=tests/support $(BIN)/python tests/support/documentation.py

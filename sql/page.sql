@@ -96,9 +96,9 @@ ORDER BY abs(effect_spreads) DESC
 LIMIT 25;
 
 -- newest_executions
--- How far back the newest 100,000 executions reach in the span: of so many each single one is looked at.
-SELECT toUInt32(if(countIf(reached > 100000) = 0, {from:UInt32},
-    if(countIf(reached <= 100000) = 0, {to:UInt32}, toUnixTimestamp(minIf(start, reached <= 100000))))) AS since
+-- How far back the newest 25,000 executions reach in the span: of so many each single one is looked at.
+SELECT toUInt32(if(countIf(reached > 25000) = 0, {from:UInt32},
+    if(countIf(reached <= 25000) = 0, {to:UInt32}, toUnixTimestamp(minIf(start, reached <= 25000))))) AS since
 FROM
 (
     SELECT w.window_start AS start, sum(sum(w.total + w.retried)) OVER (ORDER BY start DESC) AS reached
@@ -110,17 +110,23 @@ FROM
 );
 
 -- flakiest
--- Tests that passed only after a retry or went back and forth on one commit, as the query flakiest_tests finds them. Single executions are looked through back to looked_from (figure newest_executions); before it only executions marked flaky count.
+-- Tests that passed only after a retry or went back and forth on one commit, as the query flakiest_tests finds them. Single executions are looked through from since on (figure newest_executions); before it only executions marked flaky count.
 WITH
+    {since:UInt32} > {from:UInt32} AS is_part,
+    -- Of an execution numbers are kept, and one text of all names: to hold a text for each, and to compare words and
+    -- (timestamp, segment, position), costs more than to read them.
     attempts AS
     (
-        SELECT any(m.test_suite) AS test_suite, any(m.test_id) AS test_id, any(m.test_name) AS name,
-            any(m.browser) AS browser, any(m.environment) AS environment, any(m.commit) AS commit, any(m.run_id) AS run,
-            argMaxIf(m.word, (m.timestamp, m.segment, m.position), m.word != 'retried') AS verdict,
-            countIf(m.word = 'retried') AS tried_again, min(m.timestamp) AS started
+        SELECT any(concat(m.test_suite, '\0', m.test_id, '\0', m.browser, '\0', m.test_name)) AS names, any(m.line) AS line,
+            any(m.commit = '') AS of_no_commit, any(m.run_id = '') AS alone,
+            argMaxIf(m.word, m.place, m.word != 4) AS verdict, count() > countIf(m.word = 4) AS decided,
+            countIf(m.word = 4) + if(verdict IN (1, 2), countIf(m.word = 3), 0) AS tried_again, toUnixTimestamp64Milli(min(m.timestamp)) AS started
         FROM
         (
-            SELECT *, statusWord(status) AS word
+            SELECT run_id, job, test_suite, test_id, test_name, environment, browser, commit, timestamp, segment, position,
+                cityHash64(test_suite, test_id, environment, browser) AS test, cityHash64(test, commit) AS line,
+                indexOf(['passed', 'flaky', 'failed', 'retried'], statusWord(status)) AS word,
+                concat(toString(toUnixTimestamp64Milli(timestamp)), segment, ' ', toString(10000000000 + position)) AS place
             FROM metrics
             WHERE timestamp >= toDateTime({since:UInt32}, 'UTC') AND timestamp < toDateTime({to:UInt32}, 'UTC')
                 AND lower(metric_type) = 'duration'
@@ -128,45 +134,39 @@ WITH
                 AND ({browser:String} = '' OR browser = {browser:String})
                 AND ({suite:String} = '' OR test_suite = {suite:String})
         ) AS m
-        GROUP BY if(m.run_id = '', cityHash64(m.segment, m.position),
-            cityHash64(m.run_id, m.job, m.test_suite, m.test_id, m.environment, m.browser))
+        GROUP BY if(m.run_id = '', cityHash64(m.segment, m.position), cityHash64(m.run_id, m.job, m.test))
     ),
     by_commit AS
     (
-        SELECT test_suite, test_id, any(a.name) AS name, browser,
-            arraySort(groupArrayIf((started, run, verdict = 'failed'), verdict != '')) AS verdicts,
-            countIf(verdict != '') AS executions, countIf(verdict = 'failed') AS failures,
-            countIf(if(verdict = '', run = '', verdict != 'failed' AND (tried_again > 0 OR verdict = 'flaky'))) AS saved,
-            sumIf(tried_again, verdict != '' OR run = '') AS retried,
-            arrayCount((one, before) -> one.3 != before.3, arrayPopFront(verdicts), arrayPopBack(verdicts)) AS moved,
-            -- Without a commit two changes may be a defect and its fix.
-            if(commit = '', greatest(toInt64(moved) - 2, 0), toInt64(moved)) AS changes
+        SELECT splitByChar('\0', any(a.names), 4) AS names, countIf(decided) AS executions, countIf(verdict = 3) AS failures,
+            countIf(if(decided, verdict != 3 AND (tried_again > 0 OR verdict = 2), alone)) AS saved,
+            sumIf(tried_again, decided OR alone) AS retried,
+            -- Each execution is an even number when it passed, an odd one when it failed; in the order of their starts.
+            arrayCount(step -> step % 2 != 0,
+                arrayDifference(arraySort(groupArrayIf(started * 2 + (verdict = 3), decided)))) AS moved,
+            any(a.of_no_commit) AS without_commit
         FROM attempts AS a
-        WHERE verdict IN ('', 'passed', 'flaky', 'failed')
-        GROUP BY test_suite, test_id, browser, environment, commit
+        WHERE verdict > 0 OR NOT decided
+        GROUP BY line
     )
-SELECT test_suite, test_id, any(u.name) AS name, browser,
-    {since:UInt32} <= {from:UInt32} AS is_whole,
-    if(is_whole, sum(u.looked), sum(u.executed)) AS executions,
-    if(is_whole, sum(u.looked_failed), sum(u.failed)) AS failures,
-    if(is_whole, sum(u.looked_saved), greatest(sum(u.flaky), sum(u.looked_saved))) AS passed_after_retry,
-    if(is_whole, sum(u.looked_retried), sum(u.retried)) AS retried_attempts,
-    sum(u.changes) AS changes_on_one_commit,
-    round(least(1, passed_after_retry / greatest(executions, 1) + changes_on_one_commit / greatest(sum(u.looked), 1)), 4) AS flakiness,
-    {since:UInt32} AS looked_from
+SELECT test_suite, test_id, any(u.name) AS name, browser, sum(u.executed) AS executions, sum(u.failed) AS failures,
+    greatest(sum(u.flaky), sum(u.saved)) AS passed_after_retry, sum(u.retried) AS retried_attempts,
+    -- Without a commit two changes may be a defect and its fix.
+    sum(u.moved) + greatest(toInt64(sum(u.moved_without)) - 2, 0) AS changes_on_one_commit,
+    round(least(1, passed_after_retry / greatest(executions, 1) + changes_on_one_commit / greatest(sum(u.looked), 1)), 4) AS flakiness
 FROM
 (
-    SELECT test_suite, test_id, any(test_name) AS name, browser, sum(w.passed + w.failed) AS executed, sum(w.failed) AS failed,
-        sum(w.flaky) AS flaky, sum(w.retried) AS retried, 0 AS looked, 0 AS looked_failed, 0 AS looked_saved,
-        0 AS looked_retried, 0 AS changes
+    -- Windows count the whole span where single executions do not reach back to its beginning.
+    SELECT test_suite, test_id, test_name AS name, browser, w.passed + w.failed AS executed, w.failed AS failed,
+        w.flaky AS flaky, w.retried AS retried, 0 AS looked, 0 AS saved, 0 AS moved, 0 AS moved_without
     FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
-    WHERE lower(metric_type) = 'duration' AND {since:UInt32} > {from:UInt32}
+    WHERE lower(metric_type) = 'duration' AND is_part
         AND ({environment:String} = '' OR environment = {environment:String})
         AND ({browser:String} = '' OR browser = {browser:String})
         AND ({suite:String} = '' OR test_suite = {suite:String})
-    GROUP BY test_suite, test_id, browser
     UNION ALL
-    SELECT test_suite, test_id, name, browser, 0, 0, 0, 0, executions, failures, saved, retried, changes
+    SELECT names[1], names[2], names[4], names[3], if(is_part, 0, executions), if(is_part, 0, failures), 0,
+        if(is_part, 0, retried), executions, saved, if(without_commit, 0, moved), if(without_commit, moved, 0)
     FROM by_commit
 ) AS u
 GROUP BY test_suite, test_id, browser

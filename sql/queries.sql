@@ -54,7 +54,7 @@ WITH seen AS (
     WHERE ({environment:String} = '' OR environment = {environment:String})
         AND ({suite:String} = '' OR test_suite = {suite:String})
     WINDOW before AS (
-        PARTITION BY test_suite, test_id, environment, browser_name, commit, is_execution ORDER BY started, run_id
+        PARTITION BY test_suite, test_id, environment, browser_name, commit, is_execution ORDER BY started, has_failed
         ROWS BETWEEN 1 PRECEDING AND CURRENT ROW
     )
 )

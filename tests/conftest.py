@@ -30,12 +30,6 @@ if TYPE_CHECKING:
 
 _database_numbers = itertools.count(1)
 
-# On a busy machine one example may take any time; no test fails by the clock.
-hypothesis.settings.register_profile(
-    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("unhurried")
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -58,6 +52,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before any test file is imported, so that ``effort`` can be used in decorators."""
     global _depth
     _depth = 2 if config.getoption("--long") else 1 if config.getoption("--thorough") else 0
+    # On a busy machine one example may take any time; no test fails by the clock.
+    hypothesis.settings.register_profile(
+        "unhurried",
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+        max_examples=effort(50, 100),
+    )
+    hypothesis.settings.load_profile("unhurried")
 
 
 def effort(usual: _Count, thorough: _Count, long: _Count | None = None) -> _Count:
@@ -66,14 +68,18 @@ def effort(usual: _Count, thorough: _Count, long: _Count | None = None) -> _Coun
 
 
 REDIS_FIXTURES = ("redis_url", "redis_server")
-"""Where the buffer's own tests use these they always run on every Redis there is; others on the newest, and with
-``--thorough`` on every one. Tests of draining and operating that also need ClickHouse run on the older one with
+"""Where a test of ``NEEDS_EVERY_REDIS`` uses these it always runs on every Redis there is; others on the newest, and
+with ``--thorough`` on every one. Tests of draining and operating that also need ClickHouse run on the older one with
 ``--long`` alone: the scripts that they call are the buffer's."""
 
+NEEDS_EVERY_REDIS = ("test_buffer.py", "test_set_aside.py", "test_close_aside.py", "test_junk.py")
+"""The buffer's own tests, but for the many kinds of damage."""
+
 SLOWEST_FILES = (
-    *("test_model.py", "test_kill_places.py", "test_service.py", "test_neighbours.py", "test_kill.py"),
-    *("test_browser.py", "test_drainer.py", "test_end_to_end.py", "test_playwright_reporter.py"),
-    *("test_rollup_schedules.py", "test_pytest_plugin.py", "test_power_loss.py", "test_soak.py"),
+    *("test_drainer.py", "test_kill_places.py", "test_service.py", "test_browser.py", "test_model.py"),
+    *("test_neighbours.py", "test_kill.py", "test_clickhouse_users.py", "test_end_to_end.py", "test_scan.py"),
+    *("test_playwright_reporter.py", "test_rollup_schedules.py", "test_pytest_plugin.py", "test_power_loss.py"),
+    *("test_house.py", "test_house_claims.py", "test_tls.py", "test_change_reports.py", "test_columns.py"),
 )
 
 
@@ -90,7 +96,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     newest = max(redis_executables(), default="")
     for item in items:
-        if _redis_of(item) not in ("", newest) and "buffer" not in item.path.parts:
+        if _redis_of(item) not in ("", newest) and item.path.name not in NEEDS_EVERY_REDIS:
             item.add_marker(pytest.mark.thorough)
             if {"operate", "deliver"} & set(item.path.parts) and "store" in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.long)

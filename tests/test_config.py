@@ -223,6 +223,8 @@ def test_every_bound_of_a_setting_holds(section: type[BaseModel], name: str, at:
         ("redis: {url: 'redis://h:port'}", ("redis.url", "1 to 65535")),
         ("redis: {url: 'redis://h:6379/5'}", ("redis.url", "'redis.databases.metrics' to 5")),
         ("redis: {url: 'redis://h:6379?socket_timeout=no'}", ("redis.url", "'socket_timeout'")),
+        ("redis: {url: 'redis://h:6379?max_connections=10001'}", ("redis.url", "'max_connections'", "10000")),
+        ("redis: {pool: {max_connections: 3600000}}", ("redis.pool.max_connections", "3600000", "10000")),
         ("redis: {url: 'redis://h:6379?socket_timeuot=5'}", ("redis.url", "did you mean 'socket_timeout'")),
         ("redis: {url: 'rediss://h?ssl_ca_cert=x'}", ("redis.url", "did you mean 'ssl_ca_certs'")),
         ("redis: {url: 'rediss://h?ssl_cert_reqs=none'}", ("redis.url", "redis.tls.ca_file")),
@@ -234,6 +236,10 @@ def test_every_bound_of_a_setting_holds(section: type[BaseModel], name: str, at:
         ("changes: {max_points: 11}", ("changes.max_points", "11", "12")),
         ("baselines: {min_runs: 12, max_runs: 16}", ("baselines.max_runs 16", "at least 17")),
         ("drainer: {flush_interval_s: .inf}", ("drainer.flush_interval_s", "inf")),
+        ("drainer: {flush_interval_s: 1e-9}", ("drainer.flush_interval_s", "1e-9", "0.01")),
+        ("drainer: {lease_s: 0.001}", ("drainer.lease_s", "0.001", "equal to 1")),
+        ("drainer: {max_retry_pause_s: 1e-9}", ("drainer.max_retry_pause_s", "1e-9", "0.01")),
+        ("clickhouse: {request_timeout_s: 0.001}", ("clickhouse.request_timeout_s", "0.001", "0.1")),
         ("drainer: {flush_interval_s: 1e300}", ("drainer.flush_interval_s", "1e300")),
         ("redis: {pool: 7}\nlog: {level: info}\nredis: {url: embedded}", ("'redis' twice", "lines 1 and 3")),
         ("log: {level: info, level: debug}", ("'level' twice",)),
@@ -271,6 +277,13 @@ def test_misspelt_variable_is_not_ignored(variable: str, named: str) -> None:
 def test_the_runs_that_a_shift_needs_are_those_that_it_is_sought_in() -> None:
     """The setting's check and the test for a shift count the same newest runs."""
     assert config_sections.NEWEST_RUNS == shifts.NEWEST_RUNS
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path.endswith("interval_s")])
+def test_an_interval_without_rest_is_refused(path: str) -> None:
+    """A billionth of a second between two turns would keep a core busy and let no stop through."""
+    found = sentence(environment={variable_of(path): "1e-9"})
+    assert path in found and "greater than or equal to 0." in found
 
 
 def test_missing_file_is_named() -> None:

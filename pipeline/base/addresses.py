@@ -20,8 +20,10 @@ REDIS_SCHEMES = ("redis", "rediss", "unix")
 CLICKHOUSE_SCHEMES = ("http", "https", "chdb")
 
 _HOST = re.compile(r"[\w.-]+")
-MAX_POOL_SETTING = 3_600_000
-"""An hour, in milliseconds."""
+MAX_TIMEOUT_MS = 3_600_000
+"""An hour."""
+MAX_CONNECTIONS = 10_000
+"""As many as a Redis server takes by default. A pool makes room for all of them when it is opened."""
 
 _DEFAULT_PORTS = {"redis": 6379, "rediss": 6379, "http": 8123, "https": 8443}
 _TLS_OPTIONS = {
@@ -34,11 +36,11 @@ _TLS_OPTIONS = {
 """Options of a Redis URL, as redis-py names them, and the setting of redis.tls that each stands for."""
 
 _POOL_OPTIONS = {
-    "max_connections": ("max_connections", 1),
-    "socket_timeout": ("socket_timeout_ms", 1000),
-    "socket_connect_timeout": ("connection_timeout_ms", 1000),
+    "max_connections": ("max_connections", 1, MAX_CONNECTIONS),
+    "socket_timeout": ("socket_timeout_ms", 1000, MAX_TIMEOUT_MS),
+    "socket_connect_timeout": ("connection_timeout_ms", 1000, MAX_TIMEOUT_MS),
 }
-"""The same for redis.pool, and the factor from redis-py's unit to the setting's."""
+"""The same for redis.pool, the factor from redis-py's unit to the setting's, and the setting's limit."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +223,8 @@ def _redis_options(scheme: str, options: Mapping[str, str]) -> tuple[dict[str, A
         if name not in known:
             raise ValueError(f"has the unknown option {_name(name)}; {nearest(name, known)}")
         if name in _POOL_OPTIONS:
-            setting, factor = _POOL_OPTIONS[name]
-            pool[setting] = _positive(name, value, factor)
+            setting, factor, most = _POOL_OPTIONS[name]
+            pool[setting] = _positive(name, value, factor, most)
         elif name in _TLS_OPTIONS:
             if scheme != "rediss":
                 raise ValueError(f"has the option {name!r}, which needs rediss://")
@@ -245,12 +247,12 @@ def _tls_option(name: str, value: str) -> dict[str, Any]:
     return {_TLS_OPTIONS[name]: value}
 
 
-def _positive(name: str, value: str, factor: int) -> int:
+def _positive(name: str, value: str, factor: int, most: int) -> int:
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
         number = int(float(value) * factor)
-        if 0 < number <= MAX_POOL_SETTING:
+        if 0 < number <= most:
             return number
-    raise ValueError(f"has the option {name!r}, which must be a number above 0")
+    raise ValueError(f"has the option {name!r}, which must be a number above 0 and at most {most // factor}")
 
 
 def _name(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.base import addresses
-from pipeline.base.config_types import PlainText, Positive, PositiveInt, Section, Shown, Url
+from pipeline.base.config_types import Interval, Lease, Pause, PlainText, Positive, PositiveInt, Section, Shown, Url
 from pipeline.base.nearest import nearest
 
 WRITTEN_ENTRIES = (
@@ -38,11 +38,11 @@ class RedisDatabases(Section):
 class RedisPool(Section):
     """Connection pool sizes and timeouts (schema document, Connection Pooling)."""
 
-    max_connections: PositiveInt = Field(15, le=addresses.MAX_POOL_SETTING, description="connections to one database")
+    max_connections: PositiveInt = Field(15, le=addresses.MAX_CONNECTIONS, description="connections to one database")
     connection_timeout_ms: PositiveInt = Field(
-        5000, le=addresses.MAX_POOL_SETTING, description="timeout for opening a connection"
+        5000, le=addresses.MAX_TIMEOUT_MS, description="timeout for opening a connection"
     )
-    socket_timeout_ms: PositiveInt = Field(3000, le=addresses.MAX_POOL_SETTING, description="timeout for one reply")
+    socket_timeout_ms: PositiveInt = Field(3000, le=addresses.MAX_TIMEOUT_MS, description="timeout for one reply")
     retry_attempts: int = Field(3, ge=0, le=100, description="immediate retries of one read-only command")
 
 
@@ -90,8 +90,8 @@ class ClickHouseSettings(Section):
         pattern=r"^[A-Za-z0-9_-]*$",
         description="cluster name; if set, tables are replicated and distributed (ON CLUSTER)",
     )
-    connect_timeout_s: Positive = Field(10, description="timeout for opening a connection")
-    request_timeout_s: Positive = Field(
+    connect_timeout_s: Interval = Field(10, description="timeout for opening a connection")
+    request_timeout_s: Interval = Field(
         60, description="timeout for one answer; after it the outcome is unknown and is read back"
     )
 
@@ -142,15 +142,15 @@ class DrainerSettings(Section):
 
     batch_rows: PositiveInt = Field(100_000, le=1_000_000, description="rows per insert")
     page_rows: PositiveInt = Field(5_000, description="items per read from Redis")
-    flush_interval_s: Positive = Field(0.5, description="maximum wait before a partial batch is sealed")
-    lease_s: Positive = Field(60, description="lease time of a chunk; after it another drainer may take the chunk over")
+    flush_interval_s: Pause = Field(0.5, description="maximum wait before a partial batch is sealed")
+    lease_s: Lease = Field(60, description="lease time of a chunk; after it another drainer may take the chunk over")
     durable_seal: bool = Field(
         True, description="fsync a segment's name before its rows are inserted, so that a power cut cannot double them"
     )
     max_bad_share: float = Field(
         0.5, gt=0, le=1, description="the drainer stops when ClickHouse refuses more than this share of a chunk"
     )
-    max_retry_pause_s: Positive = Field(30, description="maximum backoff between retries")
+    max_retry_pause_s: Pause = Field(30, description="maximum backoff between retries")
     traces: bool = Field(False, description="an OpenTelemetry span for each batch; needs the extra otel")
 
 
@@ -173,7 +173,7 @@ class RetentionSettings(Section):
 class RollupSettings(Section):
     """The 1- and 5-minute windows."""
 
-    interval_s: Positive = Field(5, description="interval of the job")
+    interval_s: Interval = Field(5, description="interval of the job")
     delay_s: float = Field(2, ge=0, le=86_400, description="a window is computed this long after its end")
     grace_s: float = Field(120, ge=0, le=86_400 * 366, description="a window is final this long after its end")
 
@@ -182,7 +182,7 @@ class CollectSettings(Section):
     """What is read from the platform's own Redis keys."""
 
     enabled: bool = Field(True, description="false: do not read the platform's keys")
-    interval_s: Positive = Field(15, description="poll interval; a pass takes at most 30 % of it")
+    interval_s: Interval = Field(15, description="poll interval; a pass takes at most 30 % of it")
     skip: list[str] = Field(default_factory=list, description="catalogue entries that are not collected")
     keys: list[dict[str, Any]] = Field(
         default_factory=list, description="more key patterns, in the form of the catalogue (pipeline/collect/README.md)"
@@ -198,7 +198,7 @@ class PublishSettings(Section):
     skip: list[str] = Field(
         default_factory=list, description="names of schema entries that the platform writes itself (pipeline schema)"
     )
-    failures_interval_s: Positive = Field(60, description="interval of the job that writes test:history and failure:*")
+    failures_interval_s: Interval = Field(60, description="interval of the job that writes test:history and failure:*")
 
     @field_validator("skip")
     @classmethod
@@ -213,7 +213,7 @@ class RunSettings(Section):
     """CI runs."""
 
     grace_s: Positive = Field(1800, description="a run is final when it got no row for this long")
-    interval_s: Positive = Field(60, description="interval of the job that looks for runs that became final")
+    interval_s: Interval = Field(60, description="interval of the job that looks for runs that became final")
 
 
 FormFactor = Literal["mobile", "desktop"]
@@ -222,7 +222,7 @@ FormFactor = Literal["mobile", "desktop"]
 class VitalsSettings(Section):
     """Core Web Vitals."""
 
-    interval_s: Positive = Field(15, description="interval of the job")
+    interval_s: Interval = Field(15, description="interval of the job")
     rolling_s: PositiveInt = Field(3600, le=86_400 * 366, description="span of cwv:* and compat:scores in Redis")
     form_factor: FormFactor = Field("mobile", description="Lighthouse control points to score by: mobile or desktop")
     form_factors: Annotated[dict[str, FormFactor], Shown()] = Field(
@@ -247,7 +247,7 @@ NEWEST_RUNS = 5
 class BaselineSettings(Section):
     """What is normal."""
 
-    interval_s: Positive = Field(60, description="interval of the job")
+    interval_s: Interval = Field(60, description="interval of the job")
     days: Positive = Field(7, le=3660, description="how many days of runs count")
     max_runs: PositiveInt = Field(100, le=10_000, description="maximum number of runs; the newest count")
     min_runs: PositiveInt = Field(
@@ -272,7 +272,7 @@ class BaselineSettings(Section):
 class ChangeSettings(Section):
     """The change detector."""
 
-    interval_s: Positive = Field(120, description="interval of the job")
+    interval_s: Interval = Field(120, description="interval of the job")
     days: Positive = Field(14, le=3660, description="how far back series are searched")
     max_points: int = Field(400, ge=12, le=1200, description="maximum points of one series; the newest count")
     false_discovery_rate: float = Field(0.01, gt=0, lt=1, description="expected share of false positives among changes")
@@ -286,7 +286,7 @@ class AlertSettings(Section):
     """The evaluator and its channels."""
 
     rules_file: PlainText = Field("", description="empty: config/rules.yaml as shipped")
-    interval_s: Positive = Field(10, description="evaluation interval")
+    interval_s: Interval = Field(10, description="evaluation interval")
     delay_s: float = Field(
         10, ge=0, le=86_400, description="evaluation lags storage by this many seconds, so that late rows are included"
     )
@@ -313,7 +313,7 @@ class WebSettings(Section):
     clickhouse_port: int = Field(
         8123, ge=0, le=65535, description="embedded store only: ClickHouse's HTTP interface, read-only"
     )
-    query_max_s: Positive = Field(30, description="time limit of an analyst's query")
+    query_max_s: Interval = Field(30, description="time limit of an analyst's query")
     query_max_at_once: PositiveInt = Field(
         4, description="maximum number of analysts' queries at once; further queries wait"
     )

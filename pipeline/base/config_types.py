@@ -42,6 +42,13 @@ def _at_most(limit: float) -> AfterValidator:
 
 Positive = Annotated[float, Field(gt=0), _at_most(1e9)]
 PositiveInt = Annotated[int, Field(gt=0), _at_most(10**15)]
+Interval = Annotated[float, Field(ge=0.1), _at_most(1e9)]
+"""Seconds from one turn of a job to the next, or until an answer is given up. Shorter: a loop that never rests, or an
+answer that never comes in time."""
+Pause = Annotated[float, Field(ge=0.01), _at_most(1e9)]
+"""Seconds that a loop of the drainer waits at most."""
+Lease = Annotated[float, Field(ge=1), _at_most(1e9)]
+"""Seconds for which a chunk is held: long enough for the answers of Redis that prolong it."""
 PlainText = Annotated[str, Shown()]
 """A text that holds no secret."""
 Url = Annotated[str, Shown(as_url=True)]

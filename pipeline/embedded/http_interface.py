@@ -78,14 +78,15 @@ class ClickHouseHttp:
         )
         secret = local_secret.issue(self._hold.path)
         try:
-            app = _app(self._interface, Credentials.of(limits, secret), lambda: self._names(limits))
-            self._server = HttpServer(app, host, port, name="clickhouse", bounds=bounds)
+            self._server = HttpServer(host, port, name="clickhouse", bounds=bounds)
         except BaseException:
             self._handles.close()
             self._hold.release()
             raise
         self.host = host
         self.port = self._server.port
+        names = Names(limits.host, self.port, limits.names)
+        self._server.serve(_app(self._interface, Credentials.of(limits, secret), lambda: names))
         self._hold.announce(self.host, self.port)
 
     @property
@@ -106,9 +107,6 @@ class ClickHouseHttp:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _names(self, web: WebSettings) -> Names:
-        return Names(web.host, self._server.port, web.names)
 
 
 def _app(interface: Interface, credentials: Credentials, names: Callable[[], Names]) -> Starlette:

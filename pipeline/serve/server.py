@@ -1,7 +1,7 @@
 """A server in a thread: uvicorn with bounds, for any ASGI application.
 
-``HttpServer`` binds at once (a taken port raises ``OSError``), answers from then on, and ends within
-seconds: open connections get ``CLOSING_S`` to finish.
+``HttpServer`` binds at once (a taken port raises ``OSError``), answers once it is given the application, and ends
+within seconds: open connections get ``CLOSING_S`` to finish.
 """
 
 from __future__ import annotations
@@ -61,8 +61,11 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves an application until ``close``."""
 
-    def __init__(self, app: Any, host: str, port: int, *, name: str, bounds: Bounds | None = None) -> None:
-        """Bind and answer from now on; port 0 takes a free one. Raises ``OSError`` when the port is taken."""
+    def __init__(self, host: str, port: int, *, name: str, bounds: Bounds | None = None) -> None:
+        """Bind; port 0 takes a free one. Raises ``OSError`` when the port is taken.
+
+        What connects already waits for ``serve``: an application may need to know the port before its first request.
+        """
         # It warns of every malformed request; what goes wrong in an application it reports as an error.
         said = logging.getLogger("uvicorn.error")
         said.setLevel(logging.ERROR)
@@ -70,11 +73,17 @@ class HttpServer:
         self._socket = _listen(host, port)
         self.host = host
         self.port: int = self._socket.getsockname()[1]
-        gate = Gate(bounds or Bounds())
-        config = BoundedConfig(app, gate, timeout_graceful_shutdown=CLOSING_S, backlog=_BACKLOG)
+        self._name = name
+        self._gate = Gate(bounds or Bounds())
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def serve(self, app: Any) -> None:
+        """Answer with ``app`` from now on."""
+        config = BoundedConfig(app, self._gate, timeout_graceful_shutdown=CLOSING_S, backlog=_BACKLOG)
         listening = threading.Event()
-        self._server = _Server(config, gate, listening, name)
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name=name, daemon=True)
+        self._server = _Server(config, self._gate, listening, self._name)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name=self._name, daemon=True)
         self._thread.start()
         listening.wait(30)
 
@@ -86,6 +95,9 @@ class HttpServer:
 
     def close(self) -> None:
         """Stop answering. Requests in hand are finished, or cut off after ``CLOSING_S``."""
+        if self._server is None or self._thread is None:
+            self._socket.close()
+            return
         self._server.should_exit = True
         self._thread.join(CLOSING_S + 3)
 

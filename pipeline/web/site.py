@@ -57,7 +57,8 @@ class Site:
         self._telemetry = Telemetry(parts, self.pulse)
         self._desk = Desk(parts, self.pulse, self._credentials, self._workers)
         self._names: Callable[[], Names] = lambda: Names(host, self.server.port, web.names)
-        self.server = HttpServer(self._app(), host, port, name="web", bounds=bounds)
+        self.server = HttpServer(host, port, name="web", bounds=bounds)
+        self.server.serve(self._app())
         self.pulse.start()
 
     @property

@@ -138,11 +138,11 @@ def check_killed(redis_url: str, engine: Path, kills: list[str], undisturbed: di
 def test_killed_at_every_step(_redis_servers: Any, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     """A kill -9 at each step in turn leaves table, list, channel and notifications as if nothing had happened.
 
-    By default at every second step.
+    By default at every third step.
     """
     kills = [f"{place}:2" for place in PLACES]
     kills += ["alerts.after_stage:5", "alerts.after_hand_out:1", "alerts.after_hand_out:5"]
-    kills = kills[:: effort(2, 1)]
+    kills = kills[:: effort(3, 1)]
     assert check_killed(_redis_servers("6.2"), tmp_path, kills, undisturbed) == kills
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import effort
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -158,7 +159,7 @@ def executions_of(run_ids: list[str]) -> Any:
 
 @pytest.mark.parametrize("by", [SUITE, ("test_suite", "environment"), BROWSER, TEST], ids="x".join)
 @pytest.mark.parametrize("run_ids", [[""], ["r1", "r2", "r3"], ["", "r1", "r2"]], ids=["unnamed", "named", "mixed"])
-@settings(max_examples=40)
+@settings(max_examples=effort(15, 40))
 @given(data=st.data())
 def test_the_rules_as_written_down_a_second_time(by: tuple[str, ...], run_ids: list[str], data: Any) -> None:
     """What counts, what a run is and what is computed of it agree with loops over dictionaries."""
@@ -171,7 +172,7 @@ def test_the_rules_as_written_down_a_second_time(by: tuple[str, ...], run_ids: l
             assert found[group][name] == pytest.approx(figure, rel=1e-9, abs=1e-9, nan_ok=True), (group, name)
 
 
-@settings(max_examples=50)
+@settings(max_examples=effort(25, 50))
 @given(executions_of(["", "r1", "r2"]), st.randoms(use_true_random=False))
 def test_the_order_of_arrival_does_not_show(executions: list[dict[str, Any]], random: Any) -> None:
     """Shuffled executions give the same bits, also where times and values are equal."""

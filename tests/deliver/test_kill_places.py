@@ -12,7 +12,7 @@ from typing import Any
 import children
 import kill_child
 import pytest
-from conftest import RedisServer, effort, missing, redis_executables
+from conftest import RedisServer, missing, redis_executables
 from drain_parts import bad, client_of, good, now_s, push
 from items import metric
 
@@ -43,7 +43,9 @@ USED_UP = ["drainer.after_seal", "drainer.after_burial"]
 REFUSED_FROM = 1_000_000.0
 CONSTRAINT = f"ALTER TABLE metrics ADD CONSTRAINT small CHECK value < {REFUSED_FROM}"
 
-ATTEMPTS = effort((2,), (1, 2, 3))
+EVERY_PLACE = PLACES + RECOVERY + SEARCH + FILES + LEDGER
+
+ATTEMPTS = (1, 2, 3)
 """How many drainers die in a row, in trials of their own."""
 
 _databases = itertools.count(1)
@@ -123,10 +125,23 @@ def die_at(trial: Trial, place: str, attempts: int, spill_dir: Path) -> dict[str
     return options
 
 
-@pytest.mark.parametrize("place", PLACES + RECOVERY + SEARCH + FILES + LEDGER)
+@pytest.mark.parametrize("places", [PLACES, RECOVERY + FILES + LEDGER, SEARCH], ids=["usual", "others", "search"])
+def test_killed_twice_in_a_row(places: list[str], server: RedisServer, clickhouse_url: str, tmp_path: Path) -> None:
+    """Twice in a row at one place after the other, with what the ones before left in flight; then a plain restart
+    finishes: each item once. Without ClickHouse's own help against inserts that come twice."""
+    before = killed.total()
+    trial = Trial(server, clickhouse_url, CONSTRAINT, *kill_child.NO_TOKENS)
+    for place in places:
+        die_at(trial, place, 2, tmp_path / "spill")
+    trial.finish(spill_dir=tmp_path / "spill", flush=True)
+    assert killed.total() == before + 2 * len(places) + sum(place in RECOVERY for place in places)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("place", EVERY_PLACE)
 def test_killed_at(place: str, server: RedisServer, clickhouse_url: str, tmp_path: Path) -> None:
-    """Twice in a row at the same place, or once, twice and three times; then a plain restart finishes: each item
-    once. Without ClickHouse's own help against inserts that come twice; with ``--thorough`` also with it."""
+    """Once, twice and three times in a row at the same place, in trials of their own; twice without ClickHouse's own
+    help, else with it."""
     before = killed[place]
     for attempts in ATTEMPTS:
         tokens = () if attempts % 2 else kill_child.NO_TOKENS
@@ -180,4 +195,4 @@ def test_every_named_place_is_tried() -> None:
         m for room in ("buffer", "decode", "deliver") for m in Path(pipeline.__file__).with_name(room).glob("*.py")
     ]
     named = [name for module in modules for name in re.findall(r'failpoints\.hit\("([\w.]+)"\)', module.read_text())]
-    assert sorted(named) == sorted(PLACES + RECOVERY + SEARCH + FILES + LEDGER)
+    assert sorted(named) == sorted(EVERY_PLACE)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+from conftest import effort
 from rollup_fakes import MemoryBuffer, Row, raw_table
 from test_rollup import SETTINGS, write_raw
 
@@ -204,7 +205,7 @@ def test_any_span_is_read_once_whatever_it_is_read_from(store: Store, settings: 
     store.command(f"DELETE FROM metrics_1h WHERE toHour(window_start) % 2 = 0 AND window_start < {until}")
     bases = {"windows_of": ("metrics_5min", "1"), "vitals_of": ("web_vitals", "1")}
     bases["suites_of"] = ("metrics_5min", "lower(w.metric_type) = 'duration'")
-    for _ in range(4):
+    for _ in range(effort(2, 4)):
         from_s = FIRST + rng.randrange(DAY_S)
         to_s = rng.choice([from_s + rng.randrange(1, DAY_S), NOW_S, NOW_S - rng.randrange(HOUR_S)])
         for view, (table, only) in bases.items():

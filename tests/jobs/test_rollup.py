@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from conftest import effort
 from rollup_fakes import MemoryBuffer, MemoryStore, Row, raw_table, without_time
 
 from pipeline.analyse.dimensions import SERIES
@@ -76,7 +77,7 @@ def some_rows(rng: random.Random, count: int, span_s: int = 700) -> list[Row]:
     ]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(one, marks=pytest.mark.thorough) for one in (1, 2))])
 def test_on_the_real_engine_windows_equal_all_raw_rows_bit_for_bit(
     store: Store, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -137,7 +138,7 @@ def test_a_reader_never_sees_two_revisions_of_a_window(store: Store) -> None:
     poller = threading.Thread(target=poll)
     poller.start()
     try:
-        for turn in range(25):
+        for turn in range(effort(15, 25)):
             write_raw(store, rows[turn : turn + 1], segment=f"late{turn}")
             buffer.touch(rows)
             # A worker without memory each time, while the window is not final.

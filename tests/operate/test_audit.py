@@ -29,7 +29,7 @@ def buffer(redis_url: str) -> Buffer:
     return Buffer(client)
 
 
-@pytest.fixture(params=["records in Redis", "records in the ledger table"])
+@pytest.fixture(params=[pytest.param("records in Redis", marks=pytest.mark.thorough), "records in the ledger table"])
 def drained(request: pytest.FixtureRequest, buffer: Buffer, store: Store) -> Buffer:
     _drain(buffer, store)
     if "table" in request.param:

@@ -32,7 +32,8 @@ def serve() -> Iterator[Callable[[Credentials], HttpServer]]:
     with ExitStack() as running:
 
         def start(credentials: Credentials) -> HttpServer:
-            server: HttpServer
+            server = HttpServer("127.0.0.1", 0, name="test-access")
+            running.callback(server.close)
             access = Middleware(
                 Access,
                 port="test",
@@ -43,8 +44,7 @@ def serve() -> Iterator[Callable[[Credentials], HttpServer]]:
                 parameters=True,
             )
             routes = [Route(path, fine, methods=["GET", "POST"]) for path in ("/", "/healthz")]
-            server = HttpServer(Starlette(routes=routes, middleware=[access]), "127.0.0.1", 0, name="test-access")
-            running.callback(server.close)
+            server.serve(Starlette(routes=routes, middleware=[access]))
             return server
 
         yield start

@@ -50,8 +50,9 @@ def serve() -> Iterator[Callable[[Bounds], HttpServer]]:
     with contextlib.ExitStack() as open_servers:
 
         def start(bounds: Bounds) -> HttpServer:
-            server = HttpServer(APP, "127.0.0.1", 0, name="test-server", bounds=bounds)
+            server = HttpServer("127.0.0.1", 0, name="test-server", bounds=bounds)
             open_servers.callback(server.close)
+            server.serve(APP)
             return server
 
         yield start
@@ -297,7 +298,16 @@ def test_a_taken_port_is_an_error(serve: Callable[[Bounds], HttpServer]) -> None
     """The caller decides what to do about it."""
     server = serve(Bounds())
     with pytest.raises(OSError, match="in use"):
-        HttpServer(APP, server.host, server.port, name="second")
+        HttpServer(server.host, server.port, name="second")
+
+
+def test_a_request_that_comes_before_the_application_waits() -> None:
+    """The first request after a start is answered, not met with an error: it may come as soon as the port is bound."""
+    server = HttpServer("127.0.0.1", 0, name="early")
+    with contextlib.closing(server), connect(server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") as early:
+        server.serve(APP)
+        assert early.recv(100).startswith(b"HTTP/1.1 200")
+    HttpServer("127.0.0.1", server.port, name="never served").close()
 
 
 def test_closing_takes_seconds(serve: Callable[[Bounds], HttpServer]) -> None:

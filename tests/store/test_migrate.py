@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import effort
 
 from pipeline.base import resources
 from pipeline.base.config import Settings
@@ -138,7 +139,7 @@ def test_a_crash_between_any_two_statements_is_survived(make_settings: Callable[
             interrupted.command(f"DROP DATABASE {interrupted.database}")
         if finished:
             break
-        statement += 7
+        statement += effort(13, 7)
     assert statement > len(TABLES)
 
 

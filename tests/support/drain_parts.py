@@ -67,9 +67,9 @@ def drain_store(dsn: str) -> Iterator[Store]:
 
 
 def drainer_on(buffer: Buffer, store: Store, *, limits: Limits | None = None, **settings: Any) -> Drainer:
-    """A drainer with small batches and short pauses."""
+    """A drainer with small batches and short pauses; a lease may be shorter here than the settings allow."""
     quick = {"batch_rows": 100, "flush_interval_s": 0.05, "max_retry_pause_s": 0.2, "lease_s": 5, "durable_seal": False}
-    own = config.DrainerSettings(**(quick | settings))
+    own = config.DrainerSettings().model_copy(update=quick | settings)
     buffer.lease_s = own.lease_s
     return Drainer(buffer, store, own, limits or Limits())
 

@@ -40,7 +40,7 @@ export function render(about) {
     panel('Flakiest tests', 'passed only after a retry, or back and forth on one commit', async () => {
       const told = await about.figure('flakiest');
       const { from, since } = told.parameters;
-      const bound = since > from ? h('p', { class: 'hint' }, 'Back and forth on one commit: among the newest 100,000 executions, since ', when(since * 1000), '. Before that, only executions marked flaky.') : null;
+      const bound = since > from ? h('p', { class: 'hint' }, 'Back and forth on one commit: among the newest 25,000 executions, since ', when(since * 1000), '. Before that, only executions marked flaky.') : null;
       return { source: told, content: [bound, told.list.length ? table(told.list, [
         ['Test', open, { wide: true }], ['Suite', (row) => row.test_suite], ['Browser', (row) => row.browser],
         ['Flakiness', (row) => percent(row.flakiness), { numeric: true, hint: 'executions that needed a retry, and changes on one commit, ÷ executions' }],
