@@ -344,3 +344,9 @@ def test_a_filter_that_is_not_set_is_not_asked() -> None:
         assert ("w.test_suite" in text or "test_suite," in text) == bool(chosen)
         assert "{environment:String}" not in text
         assert "auth'" not in text
+
+
+def test_a_figure_without_any_filter_set_answers(world: World) -> None:
+    """Every query of sql/page.sql runs where nothing is chosen, also one that only filters would be filled in."""
+    for name in NAMES:
+        assert ask(world, name)["sql"], name
