@@ -119,8 +119,9 @@ WITH
     (
         SELECT any(concat(m.test_suite, '\0', m.test_id, '\0', m.browser, '\0', m.test_name)) AS names, any(m.line) AS line,
             any(m.commit = '') AS of_no_commit, any(m.run_id = '') AS alone,
-            argMaxIf(m.word, m.place, m.word != 4) AS verdict, countIf(m.word = 4) AS tried_again,
-            count() > tried_again AS decided, toUnixTimestamp64Milli(min(m.timestamp)) AS started
+            argMaxIf(m.word, m.place, m.word != 4) AS verdict, count() > countIf(m.word = 4) AS decided,
+            countIf(m.word = 4) + if(verdict IN (1, 2), countIf(m.word = 3), 0) AS tried_again,
+            toUnixTimestamp64Milli(min(m.timestamp)) AS started
         FROM
         (
             SELECT run_id, job, test_suite, test_id, test_name, environment, browser, commit, timestamp, segment, position,

@@ -75,7 +75,7 @@ SELECT
 FROM executed AS e
 GROUP BY test_suite, test_id, browser_name
 HAVING passed_after_retry + changes_on_one_commit > 0
-ORDER BY flakiness DESC, executions DESC, test_suite, test_id
+ORDER BY flakiness DESC, executions DESC, test_suite, test_id, browser_name
 LIMIT 100;
 
 -- run_against_main

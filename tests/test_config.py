@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from redis.crc import key_slot
 
-from pipeline.base import config, resources
+from pipeline.analyse import shifts
+from pipeline.base import config, config_sections, resources
 from pipeline.base.config import Settings
 from pipeline.base.errors import ConfigError
 from pipeline.base.keys import BufferKeys
@@ -232,6 +233,8 @@ def test_every_bound_of_a_setting_holds(section: type[BaseModel], name: str, at:
         ("clickhouse: {dsn: 'https://h?verify=false'}", ("clickhouse.dsn", "'verify'", "clickhouse.tls")),
         ("clickhouse: {dsn: 'chdb://relative'}", ("clickhouse.dsn", "absolute path")),
         ("web: {port: 70000}", ("web.port", "70000", "65535")),
+        ("changes: {max_points: 11}", ("changes.max_points", "11", "12")),
+        ("baselines: {min_runs: 12, max_runs: 16}", ("baselines.max_runs 16", "at least 17")),
         ("drainer: {flush_interval_s: .inf}", ("drainer.flush_interval_s", "inf")),
         ("drainer: {flush_interval_s: 1e-9}", ("drainer.flush_interval_s", "1e-9", "0.01")),
         ("drainer: {lease_s: 0.001}", ("drainer.lease_s", "0.001", "equal to 1")),
@@ -269,6 +272,11 @@ def test_mistake_is_one_sentence(text: str, named: tuple[str, ...], file: Path) 
 def test_misspelt_variable_is_not_ignored(variable: str, named: str) -> None:
     """A misspelt variable stops the start instead of leaving the default in force."""
     assert f"did you mean '{named}'" in sentence(environment={variable: "7"})
+
+
+def test_the_runs_that_a_shift_needs_are_those_that_it_is_sought_in() -> None:
+    """The setting's check and the test for a shift count the same newest runs."""
+    assert config_sections.NEWEST_RUNS == shifts.NEWEST_RUNS
 
 
 @pytest.mark.parametrize("path", [path for path in PATHS if path.endswith("interval_s")])

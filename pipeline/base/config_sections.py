@@ -240,6 +240,10 @@ class VitalsSettings(Section):
     )
 
 
+NEWEST_RUNS = 5
+"""Runs that a baseline holds against those before them (as in ``analyse/shifts.py``)."""
+
+
 class BaselineSettings(Section):
     """What is normal."""
 
@@ -256,10 +260,11 @@ class BaselineSettings(Section):
 
     @model_validator(mode="after")
     def _reachable(self) -> BaselineSettings:
-        if self.min_runs > self.max_runs:
+        if self.min_runs + NEWEST_RUNS > self.max_runs:
             raise ValueError(
-                f"baselines.min_runs is {self.min_runs}, more than baselines.max_runs {self.max_runs}: "
-                "no baseline is ever ok"
+                f"baselines.min_runs is {self.min_runs} and baselines.max_runs {self.max_runs}: the newest "
+                f"{NEWEST_RUNS} runs are held against min_runs others, so max_runs must be at least "
+                f"{self.min_runs + NEWEST_RUNS}"
             )
         return self
 
@@ -269,7 +274,7 @@ class ChangeSettings(Section):
 
     interval_s: Interval = Field(120, description="interval of the job")
     days: Positive = Field(14, le=3660, description="how far back series are searched")
-    max_points: PositiveInt = Field(400, le=1200, description="maximum points of one series; the newest count")
+    max_points: int = Field(400, ge=12, le=1200, description="maximum points of one series; the newest count")
     false_discovery_rate: float = Field(0.01, gt=0, lt=1, description="expected share of false positives among changes")
     cycle_days: Positive = Field(28, le=56, description="how far back daily and weekly cycles are learnt")
     min_change_pct: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(

@@ -39,7 +39,8 @@ def asked_hours(link: RedisLink) -> tuple[int | None, dict[str, str]]:
         return None, {"key": key, "reason": str(error), "fix": f"make {key} a hash with the field ttl_hours"}
     if said is None or (hours := read_hours(said)) is not None:
         return (None if said is None else hours), {}
-    return None, {"key": key, "ttl_hours": str(said), "fix": f"set ttl_hours to a number from 1 to {MAX_HOURS}"}
+    text = said.decode(errors="backslashreplace") if isinstance(said, bytes) else str(said)
+    return None, {"key": key, "ttl_hours": text[:100], "fix": f"set ttl_hours to a number from 1 to {MAX_HOURS}"}
 
 
 def read_hours(text: bytes | str) -> int | None:

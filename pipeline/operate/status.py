@@ -22,7 +22,7 @@ from pipeline.buffer.high_water import Fill, fills_of, memory
 from pipeline.buffer.lag import lag_s, oldest_waiting_s
 from pipeline.collect.catalogue import catalogue
 from pipeline.collect.told import read_health, read_states
-from pipeline.jobs.retention import retention_hours
+from pipeline.jobs.retention import asked_hours
 from pipeline.operate.fleet import Fleet
 from pipeline.operate.lease import LEASE_S
 from pipeline.store.client import Store
@@ -124,7 +124,7 @@ def _ask_redis(status: Status, settings: Settings, link: RedisLink, buffers: Seq
         status.redis_memory_bytes = used
         memory_pct = 100 * used / limit if limit else 0.0
         status.redis_memory_pct = round(memory_pct, 1)
-    status.retention_h = _part(status, "Redis", lambda: retention_hours(link, settings.retention.raw_hours))
+    _ask_retention(status, settings, link)
     status.services = _part(status, "Redis", lambda: fleet.services(now_ms))
     client, keys = link.database("metrics"), buffers[0].keys
     status.collect = _part(status, "Redis", lambda: read_states(client, keys, catalogue(settings.collect.keys)))
@@ -145,6 +145,18 @@ def _ask_redis(status: Status, settings: Settings, link: RedisLink, buffers: Seq
     known = [books for books in all_books if books is not None]
     if len(known) == len(all_books):  # a sum of some of them would look like all of them
         status.books = sum(known, Books())
+
+
+def _ask_retention(status: Status, settings: Settings, link: RedisLink) -> None:
+    """A service looks every few seconds: what is wrong stands here, and in its log once."""
+    asked = _part(status, "Redis", lambda: asked_hours(link))
+    if asked is None:
+        return
+    hours, wrong = asked
+    status.retention_h = settings.retention.raw_hours if hours is None else hours
+    if wrong:
+        reason = wrong.get("reason") or f"ttl_hours is {wrong['ttl_hours']!r}"
+        status.trouble.append(f"{wrong['key']} is ignored ({reason}): {wrong['fix']}")
 
 
 def _ask_ages(

@@ -129,8 +129,14 @@ def figure(handles: ReaderPool, name: str, values: Mapping[str, Any]) -> dict[st
 def _answer(handles: ReaderPool, store: Store, name: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], pa.Table]:
     """What a named query was asked, and its answer."""
     sql = resources.queries(FILE)[name].sql
-    used = {key: value for key, value in values.items() if "{" + key + ":" in sql}
-    return used, store.query(written_out(sql, values, handles.merged.of(store)), used)
+    text = written_out(sql, values, handles.merged.of(store))
+    # Without a placeholder for one of them the client would look for % in the statement instead.
+    return _named(values, sql), store.query(text, _named(values, text))
+
+
+def _named(values: Mapping[str, Any], sql: str) -> dict[str, Any]:
+    """Those that a statement has a placeholder for."""
+    return {key: value for key, value in values.items() if "{" + key + ":" in sql}
 
 
 def filled(sql: str, given: Mapping[str, Any]) -> dict[str, str]:

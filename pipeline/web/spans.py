@@ -2,8 +2,8 @@
 
 ClickHouse plans every branch of a view, also those that can hold nothing, and to find the days and hours that are
 merged it reads their tables once more for each: of most figures that was more than half of the time. Here the days and
-hours are known beforehand (``MergedSpans``), and columns that the query does not name are left out: to plan them costs
-more than to read windows. What is asked is what the view would have asked.
+hours are known beforehand (``MergedSpans``), and filters that are not set and columns that the query does not name
+are left out: to plan them costs more than to read windows. What is asked is what the view would have asked.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _CALL = re.compile(
     r"step_s = (?:(?P<step>\d+)|\{bucket:UInt32\})\)"
 )
 _COLUMN = re.compile(r"([\w.]+) AS (\w+)")
+_FILTER = re.compile(r"\(\{(?P<name>\w+):String\} = '' OR (?P<condition>[\w.]+ = \{(?P=name):String\})\)")
 _NAME = re.compile(r"\b\w+\b(?!\()")
 _TABLE = re.compile(r"\bFROM (\w+) AS w FINAL")
 _OF_TIME = re.compile(r"window_start|from_s|to_s|step_s")
@@ -84,6 +85,11 @@ class MergedSpans:
 def written_out(sql: str, values: Mapping[str, Any], merged: Merged) -> str:
     """A query of the page, with the views in it replaced for this span; the rest means what it did."""
     from_s, to_s = int(values["from"]), int(values["to"])
+
+    def filtered(found: re.Match[str]) -> str:
+        return found["condition"] if values.get(found["name"], "") else "1"
+
+    sql = _FILTER.sub(filtered, sql)
     named = frozenset(_NAME.findall(sql))
 
     def replaced(call: re.Match[str]) -> str:

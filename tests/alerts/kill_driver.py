@@ -31,6 +31,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from alerts.test_views import T0, raw
 
 MINUTES = 36
+CLOCK = "kill_driver:minute"
+"""The minute of the simulated time. A clock that went back by some minutes would have a channel told again."""
 RULE = Rule(
     "slow",
     50.0,
@@ -65,9 +67,8 @@ def work(client: redis.Redis, store: Store, receiver: str) -> list[str]:
     evaluator = Evaluator(journal, [RULE], numbers(), delay_ms=0)
     channel = Channel(name="hook", kind="webhook", url=receiver, group_wait="1m", group_interval="3m", group_by=[])
     worker = ChannelWorker(channel, Deliveries(client, KEYS, "hook"), Silences(client, KEYS), ManualClock(T0))
-    judged = journal.load().states.get("slow")
-    first = (judged.tick_ms - T0) // MINUTE_MS if judged and judged.tick_ms else 0
-    for minute in range(first, MINUTES + 10):
+    for minute in range(int(client.get(CLOCK) or 0), MINUTES + 10):
+        client.set(CLOCK, minute)
         now_ms = T0 + minute * MINUTE_MS
         if minute <= MINUTES:
             evaluator.run(now_ms, {})

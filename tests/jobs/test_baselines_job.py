@@ -303,6 +303,6 @@ class TestRedis:
         limits = {"days": 0.01, "max_runs": 8, "min_runs": 3}
         BaselinesJob(store, job.redis, make_settings(baselines=limits)).run(NOW_MS)
         assert client.hmget("baseline:checkout", "runs", "avg_duration", "state") == ["8", "500", "ok"]
-        limits = {"days": 0.003, "max_runs": 8, "min_runs": 6}
+        limits = {"days": 0.003, "max_runs": 11, "min_runs": 6}
         BaselinesJob(store, job.redis, make_settings(baselines=limits)).run(NOW_MS)
         assert client.hmget("baseline:checkout", "runs", "state") == ["5", "insufficient_history"]

@@ -107,7 +107,7 @@ def test_junk_as_retention_is_said_and_passed_over(
     link.database("environment").hset(keys.RETENTION_PERFORMANCE_METRICS, "ttl_hours", junk)
     assert retention_hours(link, 720) == 720
     (record,) = [record for record in caplog.records if "retention ignored" in record.getMessage()]
-    assert keys.RETENTION_PERFORMANCE_METRICS in record.getMessage() and junk in record.getMessage()
+    assert keys.RETENTION_PERFORMANCE_METRICS in record.getMessage() and f": '{junk}'" in record.getMessage()
 
 
 def test_a_retention_of_the_wrong_type_is_said_and_passed_over(

@@ -12,7 +12,7 @@ import redis
 from conftest import RedisServer
 
 from pipeline.base import config
-from pipeline.base.keys import FleetKeys
+from pipeline.base.keys import RETENTION_PERFORMANCE_METRICS, FleetKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.bench.drain import plain_items
 from pipeline.buffer.buffer import open_buffers
@@ -135,6 +135,25 @@ def test_one_key_of_the_wrong_type_leaves_the_rest_known(pipeline: Pipeline) -> 
             assert status["redis_memory_bytes"] > 0
             json.dumps(status)
             assert status["trouble"] or damage == "hset", key
+
+
+@pytest.mark.parametrize("wrong_type", [False, True])
+def test_a_retention_that_is_ignored_is_trouble_and_fills_no_log(
+    wrong_type: bool, pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often one looks: a sentence with key, reason and fix; the setting counts."""
+    environment = pipeline.link.database("environment")
+    if wrong_type:
+        environment.set(RETENTION_PERFORMANCE_METRICS, "720")
+    else:
+        environment.hset(RETENTION_PERFORMANCE_METRICS, "ttl_hours", "500000")
+    try:
+        status = pipeline.status()
+    finally:
+        environment.delete(RETENTION_PERFORMANCE_METRICS)
+    (said,) = [sentence for sentence in status["trouble"] if RETENTION_PERFORMANCE_METRICS in sentence]
+    assert ("make " if wrong_type else "'500000'): set ttl_hours to a number from 1 to ") in said
+    assert status["retention_h"] == 720 and not caplog.records
 
 
 def test_a_missing_view_hides_only_its_own_figure(pipeline: Pipeline, store: Store) -> None:

@@ -156,6 +156,27 @@ def test_a_broken_test_is_not_flaky(ask: Ask, shop: Store) -> None:
         assert (found["saved"]["retried_attempts"], found["saved"]["passed_after_retry"]) == (10, 10)
 
 
+def test_attempts_that_a_producer_calls_failed_are_saved_by_the_one_that_passed(ask: Ask, shop: Store) -> None:
+    """Not only attempts called ``retried``: in one run first failed, then passed, is flaky; the reverse failed."""
+    rows = [(n, "mended", "failed") for n in range(3)] + [(n + 0.5, "mended", "passed") for n in range(10)]
+    rows += [(n, "gave in", "passed") for n in range(2)] + [(n + 0.5, "gave in", "failed") for n in range(2)]
+    values = ", ".join(
+        f"(toDateTime64({NOW_S - DAY_S} + {60 * n}, 3, 'UTC'), 'duration', 'lab', 'plain', '{test}', '{status}', 1000, "
+        f"'c{int(n)}', 'plain{int(n)}', 'plain', {at})"
+        for at, (n, test, status) in enumerate(rows)
+    )
+    shop.command(
+        "INSERT INTO metrics (timestamp, metric_type, environment, test_suite, test_id, status, value, commit, run_id, "
+        f"segment, position) VALUES {values}"
+    )
+    try:
+        (found,) = ask("flakiest_tests", suite="plain")
+    finally:
+        shop.command("ALTER TABLE metrics DELETE WHERE test_suite = 'plain' SETTINGS mutations_sync = 2")
+    named = ("test_id", "executions", "failures", "passed_after_retry", "retried_attempts", "flakiness")
+    assert tuple(found[name] for name in named) == ("mended", 10, 0, 3, 3, 0.3)
+
+
 def test_is_this_run_worse_than_main(ask: Ask) -> None:
     """Each execution of the run is judged by what is normal on main; the worst stands first, one row an execution."""
     found = {row["test"]: row for row in ask("run_against_main", run_id="r9")}

@@ -261,6 +261,21 @@ def test_fields_for_the_parameters_of_a_question(browser: Any, world: World) -> 
     reader.close()
 
 
+def test_an_address_that_names_no_view_shows_one(browser: Any, world: World) -> None:
+    """A view, a span or a vital that is not there, also by a name that every object has: the usual one is shown."""
+    reader = Reader(browser, world)
+    for query, heading in (
+        ("view=constructor", "Now"),
+        ("view=__proto__", "Now"),
+        ("view=tests&span=constructor", "Tests"),
+        ("view=vitals&vital=toString&span=7h", "Web Vitals"),
+    ):
+        reader.open(query)
+        assert reader.page.inner_text("main h1") == heading
+    assert reader.complaints == []
+    reader.close()
+
+
 def test_states_of_their_own(browser: Any, open_site: OpenSite) -> None:
     """Nothing there yet, and not signed in: each has its own text, and the latter a way in."""
     empty = open_site()

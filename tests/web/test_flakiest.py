@@ -88,6 +88,8 @@ def by_the_rule(rows: list[Row]) -> dict[tuple[str, str], tuple[int, ...]]:
         row = group[0]
         count = counts.setdefault((row.test, row.browser), Counter())
         verdict = meaning.get(decided[-1], "other") if decided else "none"
+        if verdict in ("passed", "flaky"):  # what a producer calls failed was saved, too
+            tried_again += sum(meaning.get(status) == "failed" for status in decided)
         if verdict == "none" and not row.run:
             count.update(passed_after_retry=1, retried_attempts=1)
         if verdict in ("none", "other"):

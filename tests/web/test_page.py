@@ -332,3 +332,21 @@ def test_a_run_is_shown_before_the_table_of_runs_has_it(world: World) -> None:
     ]
     pair = as_dicts(ask(world, "run_pair", run="fresh-1", other="fresh-2"))
     assert [(row["left_ms"], row["right_ms"], row["right_verdict"]) for row in pair] == [(102.0, 102.0, "passed")]
+
+
+def test_a_filter_that_is_not_set_is_not_asked() -> None:
+    """An empty filter is left out, with the columns that only it names; one that is set stays a parameter."""
+    sql = resources.queries(FILE)["durations"].sql
+    now_s = 1_700_000_000
+    for chosen in ("", "auth' OR 1"):
+        text = written_out(sql, parameters({"suite": chosen}, now_s), lambda _table, _from_s: set())
+        assert ("test_suite = {suite:String}" in text) == bool(chosen)
+        assert ("w.test_suite" in text or "test_suite," in text) == bool(chosen)
+        assert "{environment:String}" not in text
+        assert "auth'" not in text
+
+
+def test_a_figure_without_any_filter_set_answers(world: World) -> None:
+    """Every query of sql/page.sql runs where nothing is chosen, also one that only filters would be filled in."""
+    for name in NAMES:
+        assert ask(world, name)["sql"], name

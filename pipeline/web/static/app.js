@@ -17,7 +17,7 @@ let newest = null;
 let leaving = null;
 
 const address = () => new URLSearchParams(location.search);
-const current = () => (LINKS[address().get('view')] ? address().get('view') : 'now');
+const current = () => (Object.hasOwn(LINKS, address().get('view')) ? address().get('view') : 'now');
 
 // Change the address and show what it says; an empty value leaves it out.
 export function go(changes, { replace = false } = {}) {

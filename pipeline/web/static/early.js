@@ -7,9 +7,9 @@ window.early = (() => {
 
   const HOUR_S = 3600;
   const SPANS_S = { '1h': HOUR_S, '3h': 3 * HOUR_S, '12h': 12 * HOUR_S, '1d': 24 * HOUR_S, '7d': 168 * HOUR_S, '28d': 672 * HOUR_S };
-  const FIRST = { tests: ['durations', 'suites'], runs: ['runs'], vitals: ['vitals'], alerts: ['alerts_active'], platform: ['platform'], letters: ['letters'] };
+  const FIRST = { __proto__: null, tests: ['durations', 'suites'], runs: ['runs'], vitals: ['vitals'], alerts: ['alerts_active'], platform: ['platform'], letters: ['letters'] };
 
-  const span = (asked) => (SPANS_S[asked.get('span')] ? asked.get('span') : '3h');
+  const span = (asked) => (Object.hasOwn(SPANS_S, asked.get('span')) ? asked.get('span') : '3h');
   const values = (asked) => {
     const to = Math.floor(Date.now() / 1000);
     return { environment: asked.get('environment') || '', browser: asked.get('browser') || '', suite: asked.get('suite') || '', from: to - SPANS_S[span(asked)], to };

@@ -14,7 +14,7 @@ const rated = (row) => (4 * row.good_views >= 3 * row.views ? 'good' : 4 * (row.
 const word = { good: 'good', warn: 'needs improvement', bad: 'poor' };
 
 export function render(about) {
-  const chosen = LIMITS[about.asked.get('vital')] ? about.asked.get('vital') : 'lcp';
+  const chosen = Object.hasOwn(LIMITS, about.asked.get('vital')) ? about.asked.get('vital') : 'lcp';
   const pick = Object.keys(LIMITS).map((name) => { const link = about.linked({ vital: name }, called(name)); if (name === chosen) link.setAttribute('aria-current', 'true'); return link; });
   return [
     panel('All pages', 'good is when three quarters of the page views are', async () => {
