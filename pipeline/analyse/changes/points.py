@@ -72,6 +72,10 @@ LONGEST = 1200
 _PIECE, _PIECE_STEP = 1200, 600
 """Of a longer series: overlapping pieces, of which each answers for its middle half."""
 
+_ERROR_OF_FIFTHS = float(np.sqrt(5 * np.pi / 0.64 / 12))
+"""Times the error of the least squares slope is that of the slope between the medians of the outer fifths: their
+variances are 12 and 2 * (pi / 2) * 5 / 0.8^2, each times that of the noise over n^3."""
+
 _BLOCK_ROWS = 256
 """What is worked on at once stays in the processor's cache; measured from 64 to 512."""
 
@@ -345,7 +349,7 @@ def _drifts(packed: Floats, size: Ints, lines: Lines, rows: Ints, which: Ints, m
         rise = 100.0 * (after - before) / base if base else 0.0
         if abs(rise) < min_change_pct[row] or slope * lines.slope[row] <= 0:
             continue
-        share = CERTAIN * lines.error[row] / abs(lines.slope[row])
+        share = CERTAIN * _ERROR_OF_FIFTHS * lines.error[row] / abs(lines.slope[row])
         per_point = rise / (len(x) - 1)
         bounds = sorted((per_point * (1.0 - share), per_point * (1.0 + share)))
         spreads = abs(lines.slope[row]) * (len(x) - 1) / lines.spread[row]
