@@ -10,7 +10,7 @@ differ in a few digits fall into one bucket. 1,000 of those cost the server 4 ms
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import redis
 
@@ -32,25 +32,17 @@ class Handover:
         self._key = key
         self._number = 1
 
-    def push(
-        self,
-        connection: redis.Connection,
-        items: Sequence[bytes],
-        *,
-        more: bool = False,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> None:
+    def push(self, connection: redis.Connection, items: Sequence[bytes], *, more: bool = False) -> None:
         """Push one batch; raises what it failed of, and is then called again with the same items.
 
         ``more``: another one follows at once, on this connection: its transaction is opened in the same round trip.
-        ``meanwhile`` is called once the batch left and before its reply is read.
         """
         try:
             if not self.is_open:
                 _send(connection, *self._opening())
             self.is_open = False
             if not self._is_done(connection):
-                self._execute(connection, items, meanwhile, more=more)
+                self._execute(connection, items, more=more)
         except BaseException:
             # Whatever the connection is in the middle of ends with it, an open transaction without a trace.
             self.is_open = False
@@ -72,9 +64,7 @@ class Handover:
         connection.read_response()
         return True
 
-    def _execute(
-        self, connection: redis.Connection, items: Sequence[bytes], meanwhile: Callable[[], None], *, more: bool
-    ) -> None:
+    def _execute(self, connection: redis.Connection, items: Sequence[bytes], *, more: bool) -> None:
         """Push in the open transaction. redis-py's ``WatchError`` says that the marker was touched."""
         was_in_doubt = self.may_be_executed
         note = packed("SET", self.marker, self._number, "EX", MARKER_TTL_S)
@@ -82,7 +72,6 @@ class Handover:
         _send(connection, _packed_push(self._key, items, after))
         # Only what left as a whole can be executed; from here on the reply is what tells.
         self.may_be_executed = True
-        meanwhile()
         try:
             for _ in range(2):
                 connection.read_response()

@@ -343,8 +343,6 @@ class MetricsClient:
         self._closing_thread = 0
         self._under_way: Sequence[Item] = ()
         self._under_way_extra_bytes = 0
-        self._next: Sequence[Item] = ()
-        self._encoded_ahead: tuple[Sequence[Item], Sequence[bytes]] = ((), ())
         self._hurry = 0
         self._trouble = ""
         self._pushed = self._dropped = self._in_doubt = self._retried = self._refused = 0
@@ -398,10 +396,9 @@ class MetricsClient:
         return True
 
     def _set_most_items(self) -> None:
-        """How long the queue may become, besides what the sender took from it."""
+        """How long the queue may become; under way is what the sender took from it."""
         if self._deadline is None:
-            taken = len(self._under_way) + len(self._next)
-            self._most_items = (self._max_queued_bytes - self._extra_bytes) // ITEM_BYTES - taken
+            self._most_items = (self._max_queued_bytes - self._extra_bytes) // ITEM_BYTES - len(self._under_way)
 
     def _has_room(self, extra_bytes: int) -> bool:
         """Whether the queue takes an item, perhaps after a wait; a closed client takes nothing."""
@@ -430,8 +427,8 @@ class MetricsClient:
         return len(self._queue) < (BATCH_ITEMS if self._sender_sleeps else CATCH_UP_ITEMS - BATCH_ITEMS // 2)
 
     def _queued_items(self) -> int:
-        """Waiting in this process, the batch under way and the next one included."""
-        return len(self._queue) + len(self._under_way) + len(self._next)
+        """Waiting in this process, the batch under way included."""
+        return len(self._queue) + len(self._under_way)
 
     def _wait_in_a_hurry(self, until: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait while batches leave at once, full or not."""
@@ -456,19 +453,14 @@ class MetricsClient:
 
     def _send_all(self) -> None:
         while items := self._take():
-            ahead, encoded_once = self._encoded_ahead
-            self._encoded_ahead = ((), ())
-            self._send(items, encoded_once if ahead is items else ())
+            self._send(items)
 
-    def _take(self) -> Sequence[Item]:
+    def _take(self) -> list[Item]:
         """Wait for items and take a batch under way; none when the client is closed and nothing is left."""
         with self._changed:
-            if self._next:
-                self._under_way, self._next = self._next, ()
-                return self._under_way
             self._wait_for_items(1, None)
             self._wait_for_items(BATCH_ITEMS, self._flush_interval_s)
-            items = self._popped(min(BATCH_ITEMS, len(self._queue)))
+            items = list(starmap(self._queue.popleft, repeat((), min(BATCH_ITEMS, len(self._queue)))))
             if self._extra_bytes:
                 sizes = [_extra_bytes(item) for item in items]
                 while sum(sizes) > BATCH_BYTES and len(items) > 1:
@@ -479,19 +471,6 @@ class MetricsClient:
             self._set_most_items()
             self._changed.notify_all()
             return items
-
-    def _popped(self, count: int) -> list[Item]:
-        return list(starmap(self._queue.popleft, repeat((), count)))
-
-    def _prepare_next(self) -> None:
-        """Encode the batch after the one that Redis is busy with, where it is full and of small items."""
-        with self._changed:
-            if self._next or len(self._queue) < BATCH_ITEMS or self._extra_bytes > self._under_way_extra_bytes:
-                return
-            items = self._next = self._popped(BATCH_ITEMS)
-            self._set_most_items()
-            self._changed.notify_all()
-        self._encoded_ahead = items, encoded_items(items, self._head)
 
     def _wait_for_items(self, enough: int, timeout_s: float | None) -> None:
         def is_time() -> bool:
@@ -504,8 +483,9 @@ class MetricsClient:
         self._sender_sleeps = False
         self._attention_at = self._busy_attention_at
 
-    def _send(self, items: Sequence[Item], encoded_once: Sequence[bytes]) -> None:
+    def _send(self, items: Sequence[Item]) -> None:
         """Offer what is under way to Redis until it takes it, or until the client's closing runs out of time."""
+        encoded_once: Sequence[bytes] = ()
         failures = 0
         while True:
             try:
@@ -539,8 +519,7 @@ class MetricsClient:
         connection = self._connection or self._pool.get_connection()  # type: ignore[no-untyped-call]
         self._connection = None
         try:
-            more = len(self._queue) >= BATCH_ITEMS or bool(self._next)
-            self._handover.push(connection, items, more=more, meanwhile=self._prepare_next)
+            self._handover.push(connection, items, more=len(self._queue) >= BATCH_ITEMS)
         finally:
             if self._handover.is_open:
                 self._connection = connection
@@ -569,9 +548,8 @@ class MetricsClient:
             self._in_doubt += len(self._under_way)
         else:
             self._dropped += len(self._under_way)
-        self._dropped += len(self._queue) + len(self._next)
+        self._dropped += len(self._queue)
         self._clear_under_way()
-        self._next = ()
         self._queue.clear()
         self._extra_bytes = 0
         self._changed.notify_all()

@@ -286,8 +286,8 @@ def test_closing_while_a_reply_is_missing_counts_the_batch_as_in_doubt(redis_url
     assert len(waiting(redis_url)) == stats.in_doubt
 
 
-def test_closing_while_the_next_batch_is_prepared_counts_each_item(redis_url: str) -> None:
-    """One batch is in doubt; the one encoded meanwhile and those behind it were never offered, and are dropped."""
+def test_closing_with_batches_behind_the_one_in_doubt_counts_each_item(redis_url: str) -> None:
+    """One batch is in doubt; those behind it were never offered, and are dropped."""
     with redis_proxy(redis_url) as proxy:
         proxy.lose_replies, proxy.ends_with_a_loss = 1, True
         client = MetricsClient(proxy.url, flush_interval_s=3600)
@@ -302,8 +302,8 @@ def test_closing_while_the_next_batch_is_prepared_counts_each_item(redis_url: st
     assert stats.dropped == 4 * BATCH_ITEMS
 
 
-def test_what_was_encoded_ahead_is_sent_once_and_in_order(redis_url: str) -> None:
-    """Small metrics and large ones, in batches of both kinds, with lost replies between."""
+def test_batches_with_large_items_arrive_once_and_in_order(redis_url: str) -> None:
+    """Small metrics and large ones, with lost replies between."""
     with redis_proxy(redis_url) as proxy, MetricsClient(proxy.url, room_timeout_s=60) as client:
         for number in range(12 * BATCH_ITEMS):
             if number % (3 * BATCH_ITEMS) == BATCH_ITEMS:
