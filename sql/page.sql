@@ -113,11 +113,11 @@ FROM
 -- Tests that passed only after a retry or went back and forth on one commit, as the query flakiest_tests finds them. Single executions are looked through from since on (figure newest_executions); before it only executions marked flaky count.
 WITH
     {since:UInt32} > {from:UInt32} AS is_part,
-    -- Of an execution numbers are kept, and one text of all names: to hold a text for each, and to compare words and
-    -- (timestamp, segment, position), costs more than to read them.
+    -- Of an execution numbers are kept, and one text of all names, with a byte between that no UTF-8 has: to hold a
+    -- text for each, and to compare words and (timestamp, segment, position), costs more than to read them.
     attempts AS
     (
-        SELECT any(concat(m.test_suite, '\0', m.test_id, '\0', m.browser, '\0', m.test_name)) AS names, any(m.line) AS line,
+        SELECT any(concat(m.test_suite, '\xFF', m.test_id, '\xFF', m.browser, '\xFF', m.test_name)) AS names, any(m.line) AS line,
             any(m.commit = '') AS of_no_commit, any(m.run_id = '') AS alone,
             argMaxIf(m.word, m.place, m.word != 4) AS verdict, count() > countIf(m.word = 4) AS decided,
             countIf(m.word = 4) + if(verdict IN (1, 2), countIf(m.word = 3), 0) AS tried_again,
@@ -139,7 +139,7 @@ WITH
     ),
     by_commit AS
     (
-        SELECT splitByChar('\0', any(a.names), 4) AS names, countIf(decided) AS executions, countIf(verdict = 3) AS failures,
+        SELECT splitByChar('\xFF', any(a.names), 4) AS names, countIf(decided) AS executions, countIf(verdict = 3) AS failures,
             countIf(if(decided, verdict != 3 AND (tried_again > 0 OR verdict = 2), alone)) AS saved,
             sumIf(tried_again, decided OR alone) AS retried,
             -- Each execution is an even number when it passed, an odd one when it failed; in the order of their starts.
@@ -248,22 +248,33 @@ LIMIT 50;
 
 -- run_tests
 -- Executions of one run, those that failed or needed a retry first.
-SELECT test_suite, test_id, any(test_name) AS name, environment, browser,
-    argMax(status, toUnixTimestamp64Milli(timestamp) * 65536 + attempt) AS verdict,
-    argMax(value, toUnixTimestamp64Milli(timestamp) * 65536 + attempt) AS duration_ms, count() AS attempts,
-    any(error_type) AS error
-FROM metrics
-WHERE run_id = {run:String} AND lower(metric_type) = 'duration'
-    -- The days of the run alone: it is known by its id, but rows are found by their time.
-    AND timestamp >= greatest(toDateTime({from:UInt32}, 'UTC'),
-        (SELECT if(count() = 0, toDateTime({from:UInt32}, 'UTC'), toDateTime(min(started), 'UTC') - 3600)
-        FROM runs WHERE run_id = {run:String}))
-    AND timestamp <= toDateTime({to:UInt32}, 'UTC')
-    AND timestamp <= (SELECT if(count() = 0, toDateTime({to:UInt32}, 'UTC'), toDateTime(max(ended), 'UTC') + 86400)
-        FROM runs WHERE run_id = {run:String})
-GROUP BY job, test_suite, test_id, environment, browser
-ORDER BY statusWord(verdict) = 'failed' DESC, attempts DESC, duration_ms DESC
-LIMIT 500;
+SELECT names[1] AS test_suite, names[2] AS test_id, names[3] AS name, names[4] AS environment, names[5] AS browser,
+    verdict, duration_ms, attempts, error
+FROM
+(
+    -- One text of all names, as in flakiest.
+    SELECT splitByChar('\xFF', joined, 5) AS names, verdict, duration_ms, attempts, error, has_failed
+    FROM
+    (
+        SELECT any(concat(test_suite, '\xFF', test_id, '\xFF', test_name, '\xFF', environment, '\xFF', browser)) AS joined,
+            argMax(status, toUnixTimestamp64Milli(timestamp) * 65536 + attempt) AS verdict,
+            argMax(value, toUnixTimestamp64Milli(timestamp) * 65536 + attempt) AS duration_ms, count() AS attempts,
+            any(error_type) AS error, statusWord(verdict) = 'failed' AS has_failed
+        FROM metrics
+        WHERE run_id = {run:String} AND lower(metric_type) = 'duration'
+            -- The days of the run alone: it is known by its id, but rows are found by their time.
+            AND timestamp >= greatest(toDateTime({from:UInt32}, 'UTC'),
+                (SELECT if(count() = 0, toDateTime({from:UInt32}, 'UTC'), toDateTime(min(started), 'UTC') - 3600)
+                FROM runs WHERE run_id = {run:String}))
+            AND timestamp <= toDateTime({to:UInt32}, 'UTC')
+            AND timestamp <= (SELECT if(count() = 0, toDateTime({to:UInt32}, 'UTC'), toDateTime(max(ended), 'UTC') + 86400)
+                FROM runs WHERE run_id = {run:String})
+        GROUP BY cityHash64(job, test_suite, test_id, environment, browser)
+        ORDER BY has_failed DESC, attempts DESC, duration_ms DESC
+        LIMIT 500
+    )
+)
+ORDER BY has_failed DESC, attempts DESC, duration_ms DESC;
 
 -- run_pair
 -- Two runs side by side: every test of either, those with another verdict first, then the largest change of duration. Only executions that passed are compared in duration.

@@ -174,11 +174,9 @@ class _Judgement:
 
     def _qualified_asterisk(self, node: Node) -> Node | None:
         shorter = _without_system(node["qualifier"])
-        return (
-            {name: shorter if name == "qualifier" else self._value(value) for name, value in node.items()}
-            if (shorter)
-            else None
-        )
+        if shorter is None:
+            return None
+        return {name: shorter if name == "qualifier" else self._value(value) for name, value in node.items()}
 
     def _query_parameter(self, node: Node) -> None:
         kind = node["param_type"]

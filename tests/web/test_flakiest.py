@@ -54,7 +54,8 @@ def history(seed: int, began_s: int) -> list[Row]:
             Row(
                 (began_s + minute * 60) * 1000 + int(rng.integers(0, 2)),
                 f"history-{seed}",
-                f"test-{rng.integers(0, 5)}",
+                # A producer may send any character; these look like what parts names elsewhere.
+                f"test\0-\u00ff-{rng.integers(0, 5)}",
                 str(rng.choice(["staging", "production"])),
                 str(rng.choice(["firefox", "safari"])),
                 str(rng.choice(words, p=shares)),
