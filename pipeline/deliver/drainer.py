@@ -39,7 +39,7 @@ DECODING = frozenset({Phase.DECODE})
 WRITING = frozenset(WORKING) - READING - DECODING
 """Which thread does what; every other phase is the writer's."""
 
-STOP_S = 3.5
+STOP_S = 3.0
 """A drainer has ended this long after the request to stop, whatever its neighbours do."""
 
 GIVE_BACK_S = 0.5

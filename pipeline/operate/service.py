@@ -41,7 +41,7 @@ _log = log.get(__name__)
 SCHEMA_PAUSE_S = 30.0
 """A drainer that stopped because most of a chunk was refused looks again this often."""
 
-STOP_S = 3.5
+STOP_S = 3.0
 """Parts that have not ended this long after a stop are left behind; see ``process.STOP_WITHIN_S``."""
 
 
