@@ -77,10 +77,10 @@ FROM
             AND ({suite:String} = '' OR test_suite = {suite:String})
         GROUP BY test_suite, test_id, browser
     )
-    ORDER BY p95_ms DESC
+    ORDER BY p95_ms DESC, test_suite, test_id, browser
     LIMIT 25
 )
-ORDER BY p95_ms DESC;
+ORDER BY p95_ms DESC, test_suite, test_id, browser;
 
 -- regressed
 -- Where the level of a series got worse, the clearest change first.
@@ -92,7 +92,7 @@ WHERE direction = 'regression' AND changed_at >= toDateTime({from:UInt32}, 'UTC'
     AND ({environment:String} = '' OR environment = {environment:String})
     AND ({browser:String} = '' OR browser = {browser:String})
     AND ({suite:String} = '' OR test_suite = {suite:String})
-ORDER BY abs(effect_spreads) DESC
+ORDER BY abs(effect_spreads) DESC, changed_at, test_suite, test_id, browser
 LIMIT 25;
 
 -- newest_executions
@@ -243,7 +243,7 @@ LIMIT 50;
 SELECT run_id, branch, commit, started, executions, passed, failed, flaky, skipped, duration_ms, is_final, url
 FROM runs
 WHERE started >= toDateTime({from:UInt32}, 'UTC') AND started <= toDateTime({to:UInt32}, 'UTC')
-ORDER BY started DESC
+ORDER BY started DESC, run_id
 LIMIT 50;
 
 -- run_tests
@@ -274,7 +274,7 @@ FROM
         LIMIT 500
     )
 )
-ORDER BY has_failed DESC, attempts DESC, duration_ms DESC;
+ORDER BY has_failed DESC, attempts DESC, duration_ms DESC, test_suite, test_id, environment, browser;
 
 -- run_pair
 -- Two runs side by side: every test of either, those with another verdict first, then the largest change of duration. Only executions that passed are compared in duration.
@@ -353,7 +353,7 @@ FROM
         AND ({browser:String} = '' OR browser = {browser:String})
     GROUP BY page, browser
 )
-ORDER BY p75 DESC
+ORDER BY p75 DESC, page, browser
 LIMIT 50;
 
 -- laboratory
@@ -431,7 +431,7 @@ FROM
         AND ({environment:String} = '' OR environment = {environment:String})
     GROUP BY metric_type, node, endpoint, environment
 )
-ORDER BY metric_type, p95 DESC
+ORDER BY metric_type, p95 DESC, node, endpoint, environment
 LIMIT 200;
 
 -- letters
@@ -439,4 +439,4 @@ LIMIT 200;
 SELECT reason, count() AS items, max(refused_at) AS newest, any(detail) AS example
 FROM dead_letters_open
 GROUP BY reason
-ORDER BY items DESC;
+ORDER BY items DESC, reason;

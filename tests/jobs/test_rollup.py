@@ -278,7 +278,8 @@ def test_kill_9_in_the_middle_of_a_run_is_healed_by_the_next(tmp_path: Path, fai
 
     def run(step: str, **environment: str) -> int:
         command = [sys.executable, str(Path(__file__).with_name("rollup_process.py")), step, str(tmp_path), str(T0)]
-        return subprocess.run(command, env=os.environ | environment, timeout=120).returncode
+        found = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        return subprocess.run(command, env=os.environ | found | environment, timeout=120).returncode
 
     assert run("store and roll up", **{failpoints.VARIABLE: failpoint}) == -signal.SIGKILL
     assert (tmp_path / "dirty").read_text() == str(T0)
