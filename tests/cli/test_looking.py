@@ -36,7 +36,7 @@ ONE_REDIS = pytest.mark.parametrize("redis_url", sorted(redis_executables())[-1:
 
 @ONE_REDIS
 def test_tap_prints_an_object_a_line_and_consumes_nothing(redis_url: str, ask: Callable[..., Told]) -> None:
-    """Each item with its buffer, the oldest first; one that is no JSON or no UTF-8 is a text like any other."""
+    """Each item with its buffer, the oldest first. An item that is not JSON, or not UTF-8, is shown as text."""
     items = [b'{"value": 1}', b"no\njson", b"\xff"]
     with redis.Redis.from_url(f"{redis_url}/3") as client:
         client.lpush("metrics:buffer", *items)
