@@ -495,6 +495,14 @@ def test_the_queue_is_flushed_when(name: str, redis_url: str) -> None:
     assert Counter(waiting(redis_url)) == expected
 
 
+def end_by_sigterm(child: Any, pushed: Any) -> None:
+    """Once it has pushed; whether it ended is told by its exit code."""
+    child.start()
+    assert pushed.wait(120)
+    child.terminate()
+    child.join(120)
+
+
 def _push_and_wait(url: str, pushed: Any) -> None:
     client = MetricsClient(url, flush_interval_s=600)
     client.push_raw(b"held")
@@ -508,10 +516,7 @@ def test_a_child_ended_by_sigterm_sends_what_it_holds(method: str, redis_url: st
     context = multiprocessing.get_context(method)
     pushed = context.Event()
     child = context.Process(target=_push_and_wait, args=(redis_url, pushed))
-    child.start()
-    assert pushed.wait(120)
-    child.terminate()
-    child.join(60)
+    end_by_sigterm(child, pushed)
     assert child.exitcode == -signal.SIGTERM
     assert waiting(redis_url) == [b"held"]
 
@@ -528,10 +533,7 @@ def test_a_child_that_runs_no_handler_is_ended_all_the_same(redis_url: str) -> N
     context = multiprocessing.get_context("fork")
     pushed = context.Event()
     child = context.Process(target=_push_and_work_in_c, args=(redis_url, pushed))
-    child.start()
-    assert pushed.wait(120)
-    child.terminate()
-    child.join(120)
+    end_by_sigterm(child, pushed)
     assert child.exitcode in (-signal.SIGTERM, -signal.SIGKILL)
     assert waiting(redis_url) == [b"held"]
 
@@ -555,10 +557,7 @@ def test_a_child_with_a_handler_of_its_own_decides_when_it_ends(redis_url: str) 
     context = multiprocessing.get_context("fork")
     pushed, handled = context.Event(), context.Event()
     child = context.Process(target=_handle_sigterm_and_wait, args=(redis_url, pushed, handled))
-    child.start()
-    assert pushed.wait(120)
-    child.terminate()
-    child.join(120)
+    end_by_sigterm(child, pushed)
     assert handled.is_set()
     assert child.exitcode == -signal.SIGTERM
     assert waiting(redis_url) == [b"held"]
