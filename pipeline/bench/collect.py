@@ -23,6 +23,7 @@ from pipeline.base.redis_link import RedisLink
 from pipeline.bench.impact import Producer
 from pipeline.collect.catalogue import catalogue
 from pipeline.collect.collector import DATABASES, SCAN_COUNT, SHARE, Collector
+from pipeline.operate import process
 
 _AT_ONCE = 10_000
 _SLOW_US = 1_000
@@ -48,6 +49,7 @@ def run(settings: config.Settings, keys: int, say: Callable[[str], None]) -> dic
     producers = Producer(), Producer(), Producer()
     directory = Path(tempfile.mkdtemp(prefix="pipeline-bench-"))
     link = RedisLink.open(config.private(settings, directory))
+    process.yield_to_redis()  # as the service does
     try:
         seeded = _seed(link, keys, say)
         say("a producer alone")
