@@ -72,8 +72,10 @@ def check(settings: config.Settings, sample: int | None, as_json: bool) -> None:
     from pipeline.collect.check import findings, server_findings, walk
     from pipeline.collect.collector import DATABASES
     from pipeline.collect.own_keys import is_own
+    from pipeline.operate import process
 
     link = RedisLink.open(settings)
+    process.yield_to_redis()
     catalogue = _catalogue(settings)
     found, skipped, walked, keys = [], [], [], 0
     sampled = False

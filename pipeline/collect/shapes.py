@@ -1,6 +1,6 @@
 """Keys that no pattern knows, grouped by what their names have in common. Pure.
 
-Identifiers and numbers become ``*`` at once. A part of a name that varies from key to key, such as a user's name,
+Identifiers, numbers, addresses and tokens become ``*`` at once. A part of a name that varies from key to key, such as a user's name,
 becomes ``*`` when the groups are folded. A million different names take the memory of ``MOST_SHAPES``.
 """
 
@@ -19,6 +19,10 @@ LONGEST = 100
 
 _NUMBERS = re.compile(r"\d+")
 _IDS = re.compile(r"\b[0-9a-f]{8}-[0-9a-f-]{27}\b|\b[0-9a-f]{8,}\b", re.IGNORECASE)
+_TOKENS = re.compile(r"[^\W_]*(?:\*[^\W_]+)+\*?")
+"""Letters behind a number: no word for a kind of key."""
+_OTHER = re.compile(r"[^:/|]*[^\w.*\-{}\ufffd:/|][^:/|]*")
+"""A part with characters that names of kinds do not have: an address, a base64 text."""
 _PARTS = re.compile(r"(?<=[:/|])")
 _WORDS = re.compile(r"(?<=[-_.])")
 _COARSER = ((16, 8), (8, 6), (4, 4), (2, 3), (1, 2), (0, 1))
@@ -39,8 +43,9 @@ class KeyGroup(NamedTuple):
 
 
 def shape(key: str) -> str:
-    """A key without what tells it from its like: identifiers and numbers become ``*``."""
-    return _NUMBERS.sub("*", _IDS.sub("*", key[: 4 * LONGEST]))[:LONGEST]
+    """A key without what tells it from its like: identifiers, numbers, addresses and tokens become ``*``."""
+    numberless = _NUMBERS.sub("*", _IDS.sub("*", key[: 4 * LONGEST]))
+    return _OTHER.sub("*", _TOKENS.sub("*", numberless))[:LONGEST]
 
 
 class Shapes:

@@ -102,9 +102,21 @@ def test_eviction_and_persistence_are_looked_at() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("key", "expected"), [("a:12:b34", "a:*:b*"), ("x:deadbeef01:y", "x:*:y"), ("plain", "plain")])
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("a:12:b34", "a:*:b*"),
+        ("x:deadbeef01:y", "x:*:y"),
+        ("plain", "plain"),
+        ("auth-001:step_2.png", "auth-*:step_*.png"),
+        ("{orders}:größe", "{orders}:größe"),
+        ("sesion:tok9Az8bQ", "sesion:*"),
+        ("reset:alice@example.com:code", "reset:*:code"),
+        ("blob:QWxh+GRp=", "blob:*"),
+    ],
+)
 def test_keys_are_grouped_by_shape(key: str, expected: str) -> None:
-    """Numbers and identifiers do not tell keys apart."""
+    """Numbers and identifiers do not tell keys apart; a lone token or address under an unknown name is not shown."""
     assert shape(key) == expected
 
 
