@@ -83,6 +83,19 @@ def translated(role: Role) -> Iterator[None]:
         raise StoreOutage(f"ClickHouse: {error}") from error
 
 
+@contextmanager
+def as_asked(output_format: str) -> Iterator[None]:
+    """A refusal without the FORMAT that the driver writes behind a statement."""
+    added = re.escape(f"FORMAT {output_format}")
+    try:
+        yield
+    except StoreRefused as error:
+        text = re.sub(
+            rf"failed at position \d+ \(FORMAT\)(?: \(line \d+, col \d+\))?: {added}", "failed at the end", str(error)
+        )
+        raise StoreRefused(re.sub(rf"\s*{added}", "", text), error.code) from error
+
+
 def _classified(error: DriverError, role: Role) -> StoreOutage | StoreRefused | EngineBusy:
     text = " ".join(str(error).split())
     if handshake := tls.trouble(error, "clickhouse.tls"):
