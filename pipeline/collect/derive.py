@@ -20,15 +20,22 @@ from pipeline.collect.catalogue import METRIC_FIELDS, Derived, Match
 from pipeline.collect.json_text import json_object
 from pipeline.collect.looks import KeyLook
 from pipeline.collect.sliding import fingerprints, new_elements, pack, unpack
-from pipeline.metric import parse_time_ms
+from pipeline.metric import parse_time_ms, parse_window_ms
 
 MAX_GROUPS = 1_000
 """Groups of one ``count``, ``sum`` or ``total``; further ones are counted as ``other``."""
 MAX_LABEL_CHARS = 100
 UNREADABLE = "unreadable"
 """Stands for a text that is no name, so that nothing that was written in the wrong place leaves Redis."""
+RUNNING, CONNECTION = "test_running", "ws_connection"
+"""Entries that holders of locks, and subscriptions, are held against."""
 MAX_EVENT_AGE_MS = 7 * 86_400_000
 """An event that says it is older is given the time of the look: what is beyond the retention would be refused."""
+
+MAX_AHEAD_MS = 86_400_000
+"""A sample whose time is further ahead is not collected until then."""
+MAX_AT_ONE_TIME = 5_000
+"""Members of a sorted set of times that are remembered at one score."""
 
 Labels = tuple[tuple[str, str], ...]
 """Fields and tags of a metric, sorted."""
@@ -70,6 +77,8 @@ class Gauges:
     executors: set[str] = field(default_factory=set)
     connections: set[str] = field(default_factory=set)
     subscriptions: dict[str, set[str]] = field(default_factory=dict)
+    unseen: set[str] = field(default_factory=set)
+    """Entries that are skipped or whose keys may not be read: what is held against them is not known."""
 
     def add(self, metric_type: str, labels: Labels, value: float) -> None:
         """Add to the gauge of a group."""
@@ -92,9 +101,9 @@ class Gauges:
     def items(self, at_ms: int) -> list[bytes]:
         """The gauges as metrics, in an order that depends on their names alone."""
         found = dict(self.sums)
-        for metric_type, holders in self.holders.items():
+        for metric_type, holders in self.holders.items() if RUNNING not in self.unseen else ():
             found[metric_type, ()] = float(sum(holder not in self.executors for holder in holders))
-        for metric_type, ids in self.subscriptions.items():
+        for metric_type, ids in self.subscriptions.items() if CONNECTION not in self.unseen else ():
             found[metric_type, ()] = float(len(ids - self.connections))
         return [
             item(metric_type, value, labels, at_ms)
@@ -111,14 +120,30 @@ def gauge(looks: Sequence[KeyLook], derived: Derived, gauges: Gauges, now_ms: in
     handler = _GAUGES.get(derived.kind)
     if handler is not None:
         for look in looks:
-            if (wrong := handler(look, derived, gauges, now_ms)) and not look.trouble:
+            try:
+                wrong = handler(look, derived, gauges, now_ms)
+            except _BROKEN as error:
+                wrong = _broken(error)
+            if wrong and not look.trouble:
                 look.trouble = wrong
 
 
 def events(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
     """What is new about one key since ``state`` (empty: never seen), and what is wrong with it in words."""
     handler = _EVENTS.get(derived.kind)
-    return handler(look, derived, state, now_ms) if handler else (None, "")
+    try:
+        return handler(look, derived, state, now_ms) if handler else (None, "")
+    except _BROKEN as error:
+        return None, _broken(error)
+
+
+_BROKEN = (ArithmeticError, LookupError, TypeError, ValueError)
+"""What a value that nobody thought of may raise: the trouble of its key, and of no other."""
+
+
+def _broken(error: Exception) -> str:
+    """Without the error's text, which may hold a piece of the value."""
+    return f"it cannot be read ({type(error).__name__})"
 
 
 def state_name(match: Match, derived: Derived) -> str:
@@ -190,9 +215,9 @@ def _count(looks: Sequence[KeyLook], derived: Derived, gauges: Gauges) -> None:
     for texts, count in counts.items():
         if count:
             gauges.add(derived.metric_type, _labels(derived, texts), count)
-    if looks and looks[0].entry.name == "test_running":
+    if looks and looks[0].entry.name == RUNNING:
         gauges.executors.update(look.fields.get("executor", "") for look in looks)
-    elif looks and looks[0].entry.name == "ws_connection":
+    elif looks and looks[0].entry.name == CONNECTION:
         gauges.connections.update(look.match.parts.get("connection_id", "") for look in looks)
 
 
@@ -261,12 +286,15 @@ def _fields(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str
 def _members(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     trouble = ""
     for name, value in zip(look.elements[::2], look.elements[1::2], strict=True):
+        member = name.decode("utf-8", "replace")
+        if member in derived.no_members:
+            continue
         fields = json_object(value)
         if fields is None:
             trouble = "a member is not a JSON object"
             continue
         found, unreadable = samples(derived, fields, now_ms)
-        labels = labels_of(look, derived, fields, name.decode("utf-8", "replace"))
+        labels = labels_of(look, derived, fields, member)
         for metric_type, number_ in found.items():
             gauges.put(metric_type, labels, number_)
         if unreadable:
@@ -305,11 +333,17 @@ def _overdue(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> st
     return ""
 
 
+_CALLED_OFF = ("false", "0", "", "null", "[]", "{}")
+"""What ``scheduled`` may say of a window that is none, as JSON text."""
+
+
 def _within(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
-    start_ms, end_ms = (parse_time_ms(look.fields.get(name, "")) for name in ("start", "end"))
-    if start_ms is None or end_ms is None:
+    start_ms, end_ms = (parse_window_ms(look.fields.get(name, "")) for name in ("start", "end"))
+    is_off = look.fields.get("scheduled", "true") in _CALLED_OFF
+    if not is_off and (start_ms is None or end_ms is None):
         return "start or end is not a time"
-    gauges.put(derived.metric_type, labels_of(look, derived), float(start_ms <= now_ms < end_ms))
+    is_active = not is_off and start_ms is not None and end_ms is not None and start_ms <= now_ms < end_ms
+    gauges.put(derived.metric_type, labels_of(look, derived), float(is_active))
     return ""
 
 
@@ -405,11 +439,18 @@ def _event(look: KeyLook, derived: Derived, element: bytes, now_ms: int) -> byte
 
 
 def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
-    """New members of a sorted set of times. Members at the newest score are remembered: more may come at it."""
+    """New members of a sorted set of times. Members at the newest score are remembered: more may come at it.
+
+    A score that is no time, or far ahead, is not the newest: it would hide all that comes in the meantime.
+    """
     cursor, known = _series_state(state)
-    made, unreadable = [], 0
+    made, unreadable, timeless = [], 0, 0
     newest, at_newest = cursor, set(known)
     for member, score in look.scored:
+        at_ms = _score_ms(score)
+        if at_ms is None or at_ms > now_ms + MAX_AHEAD_MS:
+            timeless += 1
+            continue
         text = member.decode("utf-8", "replace")
         # Versions before kept the members themselves.
         if score < cursor or (score == cursor and {text, _digest(text)} & known):
@@ -421,13 +462,24 @@ def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple
         if value is None:
             unreadable += 1
             continue
-        at_ms = round(score * 1000) if score < 1e11 else round(score)
         made.append(item(derived.metric_type, value, labels_of(look, derived), _recent(at_ms, now_ms)))
-    trouble = f"{unreadable} members are not numbers" if unreadable else ""
+    troubles = (
+        (unreadable, "members are not numbers"),
+        (timeless, "members have a time to come, or none"),
+        (len(at_newest) if len(at_newest) >= MAX_AT_ONE_TIME else 0, "members have one time: the rest is given up"),
+    )
+    trouble = "; ".join(f"{count} {text}" for count, text in troubles if count)
     if newest == cursor and at_newest == known:
         return None, trouble
     after = json.dumps([newest, sorted(at_newest)]).encode()
     return Events(state_name(look.match, derived), state, after, tuple(made)), trouble
+
+
+def _score_ms(score: float) -> int | None:
+    """Epoch milliseconds of a score in seconds or milliseconds; None for an endless one."""
+    if not math.isfinite(score):
+        return None
+    return round(score * 1000) if score < 1e11 else round(score)
 
 
 def _series_state(state: bytes) -> tuple[float, set[str]]:
@@ -441,9 +493,13 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def series_cursor(state: bytes) -> float:
-    """From which score a sorted set of times is to be read."""
-    return _series_state(state)[0]
+def series_cursor(state: bytes) -> tuple[float, int]:
+    """From which score a sorted set of times is to be read, and how many members at it are known.
+
+    Past ``MAX_AT_ONE_TIME`` of them it is the next greater score: the rest at this one is given up.
+    """
+    cursor, known = _series_state(state)
+    return (cursor, len(known)) if len(known) < MAX_AT_ONE_TIME else (math.nextafter(cursor, math.inf), 0)
 
 
 def _changed_fields(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
@@ -514,12 +570,9 @@ class Result:
         return Events(self.state, b"", b"1", items)
 
 
-def result(execution_id: str, state: str, values: list[bytes | None]) -> Result | None:
+def result(execution_id: str, state: str, found: Mapping[str, str]) -> Result | None:
     """What a ``test:result`` hash says; None while it lacks a duration or a start."""
-    fields = {
-        name: value.decode("utf-8", "replace")[:MAX_LABEL_CHARS] if value is not None else ""
-        for name, value in zip(RESULT_FIELDS, values, strict=True)
-    }
+    fields = {name: found.get(name, "")[:MAX_LABEL_CHARS] for name in RESULT_FIELDS}
     at_ms, duration_ms = parse_time_ms(fields["startTime"]), number(fields["duration"] or None)
     if at_ms is None or duration_ms is None:
         return None

@@ -42,6 +42,10 @@ _COMPACT = frozenset({b"listpack", b"ziplist"})
 """How Redis 7 and 6.2 keep a hash whose fields are all at most hash-max-listpack-value (64) bytes long."""
 
 
+REFUSED = "no permission to read it"
+_NO_OBJECT = "the value is not a JSON object"
+
+
 @dataclass(slots=True)
 class KeyLook:
     """What was read of one key."""
@@ -62,6 +66,8 @@ class KeyLook:
     is_damaged: bool = False
     """There, and of the right type, but not the JSON that it should be: it still counts."""
     gone: bool = False
+    empty: bool = False
+    """A string of no bytes, or none: to Redis they look the same until it is asked whether the key exists."""
     more: bool = False
     """The first round was not enough: a string longer than its start, or a hash whose fields are to be measured."""
     long_fields: frozenset[str] = frozenset()
@@ -73,11 +79,11 @@ class KeyLook:
 
 
 def look(
-    client: redis.Redis, matches: Sequence[Match], now_s: float, cursors: Mapping[str, float]
+    client: redis.Redis, matches: Sequence[Match], now_s: float, cursors: Mapping[str, tuple[float, int]]
 ) -> list[list[KeyLook]]:
     """Read what the entries of these keys need, a list for each entry.
 
-    ``cursors`` are the scores from which sorted sets of times are read.
+    ``cursors`` are the scores from which sorted sets of times are read, and how many members at them are known.
     """
     by_entry: dict[str, list[KeyLook]] = {}
     for match in matches:
@@ -136,10 +142,14 @@ def _first(entry: Entry, group: Sequence[KeyLook]) -> Iterator[_Ask]:
         yield _Ask(group, ("MEMORY", "USAGE"), ("SAMPLES", MAX_ELEMENTS), _take_bytes)
 
 
-def _second(entry: Entry, group: Sequence[KeyLook], now_s: float, cursors: Mapping[str, float]) -> Iterator[_Ask]:
+def _second(
+    entry: Entry, group: Sequence[KeyLook], now_s: float, cursors: Mapping[str, tuple[float, int]]
+) -> Iterator[_Ask]:
     """Fields and elements; the lengths that are still to be known."""
     kinds = entry.kinds
     if entry.type in ("string", "json"):
+        if empty := [one for one in group if one.empty]:
+            yield _Ask(empty, ("EXISTS",), (), _take_exists)
         if long := [one for one in group if one.more]:
             yield _Ask(long, ("STRLEN",), (), _take_length_of_long)
     elif entry.type == "hash":
@@ -153,10 +163,9 @@ def _second(entry: Entry, group: Sequence[KeyLook], now_s: float, cursors: Mappi
             yield _Ask(group, ("ZRANGE",), (0, MAX_ELEMENTS - 1, "WITHSCORES"), _take_scored)
         if "series" in kinds:
             for one in group:
-                start = repr(cursors.get(one.match.key, float("-inf")))
-                yield _Ask(
-                    [one], ("ZRANGEBYSCORE",), (start, "+inf", "WITHSCORES", "LIMIT", 0, MAX_ELEMENTS), _take_scored
-                )
+                start, known = cursors.get(one.match.key, (float("-inf"), 0))
+                words = (repr(start), "+inf", "WITHSCORES", "LIMIT", 0, MAX_ELEMENTS + known)
+                yield _Ask([one], ("ZRANGEBYSCORE",), words, _take_scored)
         if "overdue" in kinds:
             yield _Ask(group, ("ZCOUNT",), ("-inf", repr(now_s)), _take_overdue)
 
@@ -207,7 +216,17 @@ def _take_ttl(one: KeyLook, reply: Any) -> None:
 
 def _take_length(one: KeyLook, reply: Any) -> None:
     one.length = int(reply)
-    one.gone |= not one.length
+    one.empty = not one.length and one.entry.type in ("string", "json")
+    one.gone |= not one.length and not one.empty
+
+
+def _take_exists(one: KeyLook, reply: Any) -> None:
+    if not reply:
+        one.gone = True
+    elif one.entry.type == "json" and _needs_text(one.entry.metrics):
+        one.trouble, one.is_damaged = _NO_OBJECT, True
+    else:
+        one.text = ""
 
 
 def _take_bytes(one: KeyLook, reply: Any) -> None:
@@ -240,13 +259,13 @@ def _take_length_of_long(one: KeyLook, reply: Any) -> None:
 
 def _take_text(one: KeyLook, reply: Any) -> None:
     if not reply:
-        one.gone = True
+        one.empty = True
     elif one.match.entry.type != "json":
         one.text = _text(reply)
     elif (fields := json_object(reply, one.match.entry.read_fields)) is not None:
         one.fields = fields
     else:
-        one.trouble, one.is_damaged = "the value is not a JSON object", True
+        one.trouble, one.is_damaged = _NO_OBJECT, True
 
 
 def _take_fields(names: tuple[str, ...]) -> Callable[[KeyLook, Any], None]:
@@ -313,7 +332,7 @@ def _take_error(one: KeyLook, ask: _Ask, error: redis.RedisError) -> None:
     if ask.optional and (meaning is None or isinstance(meaning, RedisDenied)):
         ask.take(one, error)
     elif isinstance(meaning, RedisDenied):
-        one.trouble = "no permission to read it"
+        one.trouble = REFUSED
     elif meaning is not None:
         raise meaning from error
     elif "WRONGTYPE" in str(error) or "wrong kind of value" in str(error):

@@ -1,6 +1,7 @@
 """The platform's keys on a real Redis, seeded with the document's own examples, and what they become."""
 
 import json
+import math
 import re
 import shlex
 import time
@@ -14,16 +15,19 @@ import pytest
 import redis
 from conftest import RedisServer
 
+from pipeline.alerts.journal.maintenance import MaintenanceWindows
 from pipeline.base import config, failpoints
 from pipeline.base.config import RedisDatabases
 from pipeline.base.errors import ConfigError, RedisOutage
 from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import RedisLink
+from pipeline.collect import derive
 from pipeline.collect.catalogue import Catalogue, catalogue, shipped
 from pipeline.collect.channels import ChannelCounter
 from pipeline.collect.check import findings, walk
 from pipeline.collect.collector import Collector
 from pipeline.collect.entry_checks import mistakes
+from pipeline.collect.platform import Platform
 from pipeline.collect.redis_health import RedisHealth
 from pipeline.collect.told import read_states
 from pipeline.metric import Limits, Metric, decode
@@ -443,6 +447,119 @@ def test_a_pass_that_an_outage_ends_counts_no_key_twice(server: RedisServer) -> 
     assert sorted(found) == [("load_time", 1200), ("results_cached", 700)]
 
 
+def test_an_empty_value_is_there_and_said(server: RedisServer) -> None:
+    """It counts where keys are counted; where a number or an object is wanted it is reported."""
+    with server.client(0) as client:
+        client.set("lockout:nobody", "")
+        client.set("session:test:empty", "")
+    with server.client(4) as client:
+        client.set("cost:daily:gemini", "")
+    collector = collector_on(server)
+    collector.run(now_ms(), budget_s=60)
+    found = {one.metric_type: one.value for one in collected(server)}
+    assert (found["users_locked_out"], found["sessions_active"]) == (1, 1)
+    assert collector.states["test_session"].trouble == "the value is not a JSON object"
+    assert collector.states["cost_daily"].trouble == "the value is not a number"
+
+
+def test_a_time_that_is_none_stops_nothing_and_hides_nothing(server: RedisServer) -> None:
+    """Of a sorted set of times: endless scores and times to come are said; what comes at real times is collected."""
+    at = now_ms()
+    years_ahead = 4_070_908_800  # in seconds, as many a clock is wrong
+    with server.client(3) as client:
+        client.zadd("resource:cpu:usage", {"1": math.inf, "2": -math.inf, f"{years_ahead}:3": years_ahead, "x": 1e300})
+        client.zadd("resource:cpu:usage", {f"{at // 1000 - 9}:50": at // 1000 - 9})
+        collector = collector_on(server)
+        collector.run(at, budget_s=60)
+        assert collector.states["resource_cpu"].trouble == "4 members have a time to come, or none"
+        client.zadd("resource:cpu:usage", {f"{at // 1000 - 5}:60": at // 1000 - 5})
+    collector.run(at + 20_000, budget_s=60)
+    assert [one.value for one in collected(server) if one.metric_type == "resource_cpu_usage"] == [50, 60]
+
+
+def test_more_members_at_one_time_than_one_look_reads_come_through(server: RedisServer) -> None:
+    """Once each, over several looks; past a limit the rest is given up, said, and later times go on."""
+    at = now_ms()
+    second = at // 1000 - 100
+    with server.client(3) as client:
+        client.zadd("resource:cpu:usage", {f"{second}:{number}": second for number in range(2_500)})
+        client.zadd("resource:memory:usage", {f"{second}:{number}": second for number in range(8_000)})
+        client.zadd("resource:memory:usage", {f"{second + 1}:0.5": second + 1})
+    collector = collector_on(server)
+    for number in range(9):
+        collector.run(at + number * 20_000, budget_s=60)
+    values = Counter((one.metric_type, one.value) for one in collected(server) if one.metric_type[:9] == "resource_")
+    assert set(values.values()) == {1}
+    assert sum(name == "resource_cpu_usage" for name, _ in values) == 2_500
+    assert ("resource_memory_usage", 0.5) in values
+
+
+def test_holders_that_are_not_looked_at_are_not_missed(server: RedisServer) -> None:
+    """Without the tests that run no lock is said to lack its holder, without connections no subscription is an orphan:
+    neither when these entries are skipped nor when they may not be read."""
+    seed(server)
+    with server.client() as client:
+        client.execute_command(
+            "ACL", "SETUSER", "some", "on", ">secret", "+@all", "&*", "~lock:*", "~ws:subscriptions:*", "~*buffer*",
+        )  # fmt: skip
+    collector_on(server, skip=["test_running", "ws_connection"]).run(now_ms(), budget_s=60)
+    link = RedisLink.open(config.Settings(redis=config.RedisSettings(url=server.url.replace("://", "://some:secret@"))))
+    Collector(
+        link.database, RedisDatabases().model_dump(), BufferKeys("metrics:buffer"), catalogue(), INTERVAL_S
+    ).run(now_ms() + 20_000, budget_s=60)  # fmt: skip
+    link.close()
+    types = {one.metric_type for one in collected(server)}
+    assert "locks_held" in types
+    assert not types & {"locks_without_holder", "subscriptions_without_connection"}
+
+
+def test_what_the_dequeue_counts_among_the_workers_is_no_worker(server: RedisServer) -> None:
+    """The document's script counts in a field of the resource's hash: the other fields are workers as before."""
+    seed(server)
+    with server.client(RedisDatabases().coordination) as client:
+        assert Platform(client).dequeue("test:queue:high", "resource:workers", 5) is not None
+        assert client.hget("resource:workers", "running") == b"1"
+    collector = collector_on(server)
+    collector.run(now_ms(), budget_s=60)
+    assert collector.states["workers"].trouble == ""
+    assert {one.node for one in collected(server) if one.metric_type == "worker_load"} == {"worker-node-1"}
+
+
+def test_a_window_that_was_called_off_is_not_active(server: RedisServer) -> None:
+    """The metric agrees with what mutes alerts: a window that is not scheduled is none, and times may be figures."""
+    windows = {
+        "on": {"scheduled": True, "start": 0, "end": 4_070_908_800},
+        "off": {"scheduled": False, "start": "2020-01-01T00:00:00Z", "end": "2099-01-01T00:00:00Z"},
+        "plain": {"start": "2020-01-01T00:00:00", "end": "2099-01-01T00:00:00+02:00"},
+    }
+    with server.client(RedisDatabases().environment) as client:
+        for name, window in windows.items():
+            client.set(f"maintenance:{name}", json.dumps(window))
+        muted = {one.environment for one in MaintenanceWindows(client).listed(now_ms())}
+    collector_on(server).run(now_ms(), budget_s=60)
+    active = {one.environment: one.value for one in collected(server) if one.metric_type == "maintenance_active"}
+    assert active == {"on": 1, "off": 0, "plain": 1}
+    assert muted == {"on", "plain"}
+
+
+def test_a_value_that_breaks_its_reader_is_the_trouble_of_its_key(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of this product in one kind of metric ends neither the other kinds nor the other databases."""
+
+    def broken(*_: Any) -> str:
+        raise OverflowError("secret")
+
+    seed(server)
+    monkeypatch.setitem(derive._GAUGES, "number", broken)
+    monkeypatch.setitem(derive._EVENTS, "series", broken)
+    collector = collector_on(server)
+    collector.run(now_ms(), budget_s=60)
+    assert collector.states["cost_daily"].trouble == "it cannot be read (OverflowError)"
+    assert collector.states["resource_cpu"].trouble == "it cannot be read (OverflowError)"
+    assert {one.metric_type for one in collected(server)} >= {"cpu_usage", "test_error", "queue_depth"}
+
+
 # Executions and channels
 
 
@@ -463,6 +580,25 @@ def test_results_that_never_came_through_the_buffer_become_executions(server: Re
     durations = [one for one in collected(server) if one.metric_type == "duration"]
     assert [(one.value, one.status, one.tags["execution_id"]) for one in durations] == [(2500, "failed", "missing")]
     assert asked == [["known", "missing"]]
+
+
+def test_results_that_cannot_be_executions_hold_up_no_other(server: RedisServer) -> None:
+    """A key that is not UTF-8, a field of many megabytes, another type: the results beside them are collected, and no
+    command reads more than a bounded part."""
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 3600))
+    sound = {"status": "failed", "duration": 2500, "startTime": started}
+    with server.client(2) as client:
+        client.hset("test:result:sound", mapping=sound)
+        client.hset(b"test:result:caf\xe9", mapping=sound)
+        client.hset("test:result:huge", mapping=sound | {"browser": "b" * 8_000_000})
+        client.set("test:result:text", "x")
+        client.config_set("slowlog-log-slower-than", 0)
+        client.config_set("slowlog-max-len", 1000)
+        collector_on(server, known_executions=lambda ids, oldest_ms: set()).run(now_ms(), budget_s=60)
+        sent = client.info("stats")["total_net_output_bytes"]
+    found = {one.tags["execution_id"]: one.browser for one in collected(server) if one.metric_type == "duration"}
+    assert found == {"sound": "", "caf\ufffd": "", "huge": ""}
+    assert sent < 8_000_000
 
 
 def test_messages_are_counted_by_channel_and_our_own_are_not(server: RedisServer) -> None:
@@ -536,6 +672,28 @@ def test_a_connection_that_was_lost_is_one_gap(server: RedisServer) -> None:
         wait_for(lambda: gaps() > 3)
         time.sleep(2)  # several attempts to connect
         assert gaps() == 4, "an outage is one gap"
+    finally:
+        channels.close()
+        link.close()
+
+
+def test_channels_that_may_not_be_read_are_no_gap(server: RedisServer) -> None:
+    """Who never heard them lost nothing; the subscription is tried again ever more seldom, and says why."""
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "+@all", "resetchannels")
+    link = RedisLink.open(config.Settings(redis=config.RedisSettings(url=server.url.replace("://", "://deaf:secret@"))))
+    channels = ChannelCounter(lambda: link.database("notifications"), Catalogue(shipped()).channels())
+    try:
+        channels.take(now_ms())
+        time.sleep(6)
+        taken = channels.take(now_ms())
+        assert (taken.items, taken.gaps) == ((), 0)
+        assert "refuses the user" in channels.trouble
+        with server.client() as client:
+            refused = client.execute_command("ACL", "LOG", 100)
+            tries = client.info("commandstats")["cmdstat_psubscribe"]
+        assert refused
+        assert tries["calls"] + tries.get("rejected_calls", 0) < 8
     finally:
         channels.close()
         link.close()
