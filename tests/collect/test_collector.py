@@ -32,6 +32,7 @@ from pipeline.collect.redis_health import RedisHealth
 from pipeline.collect.told import read_states
 from pipeline.metric import Limits, Metric, decode
 from pipeline.operate import preflight
+from pipeline.operate.redis_findings import collecting_finding, rights_finding
 
 SECRETS = (
     "user_123", "test_admin", "127.0.0.1", "192.168.1.100", "123456", "tok-1", "tok-2", "test@example.com", "s-1",
@@ -712,15 +713,17 @@ SHIPPED_USERS = Path(__file__).parents[2] / "config/redis-users.acl"
 
 
 def test_the_shipped_user_that_collects_may_read_all_of_it(server: RedisServer) -> None:
-    """Under the least-privilege user everything is collected, and it may change no key of the platform's."""
+    """Under the least-privilege user everything is collected; from Redis 7.0 on it may change no key of the platform's."""
     with server.client() as client:
-        if str(client.info("server")["redis_version"]).startswith("6."):
-            pytest.skip("rights to read alone come with Redis 7.0")
+        is_old = str(client.info("server")["redis_version"]).startswith("6.")
+        name = "service-collecting-6" if is_old else "service-collecting"
         seed(server)
-        (line,) = [one for one in SHIPPED_USERS.read_text().splitlines() if one.startswith("user service-collecting ")]
+        (line,) = [one for one in SHIPPED_USERS.read_text().splitlines() if one.startswith(f"user {name} ")]
         client.execute_command("ACL", "SETUSER", *line.replace("CHANGE-ME", "secret").split()[1:])
-    url = server.url.replace("://", "://service-collecting:secret@")
-    link = RedisLink.open(config.Settings(redis=config.RedisSettings(url=url)))
+    settings = config.Settings(redis=config.RedisSettings(url=server.url.replace("://", f"://{name}:secret@")))
+    link = RedisLink.open(settings)
+    assert rights_finding(settings, link).severity == "ok"
+    assert collecting_finding(settings, link).severity == "ok"
     collector = Collector(
         link.database, RedisDatabases().model_dump(), BufferKeys("metrics:buffer"), catalogue(), INTERVAL_S,
         server=RedisHealth(link.database("metrics")).look,
@@ -728,8 +731,44 @@ def test_the_shipped_user_that_collects_may_read_all_of_it(server: RedisServer) 
     assert collector.run(now_ms(), budget_s=60).trouble == []
     assert {name: state.trouble for name, state in collector.states.items() if state.trouble} == {}
     assert {one.metric_type for one in collected(server)} >= set(EXPECTED)
-    with pytest.raises(redis.exceptions.NoPermissionError):
-        link.database("sessions").delete("session:test:s-1")
+    for command in (("SET", "foreign", 1), ("FLUSHALL",), *([] if is_old else [("DEL", "session:test:s-1")])):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            link.database("sessions").execute_command(*command)
+    link.close()
+
+
+def test_the_two_shipped_users_that_collect_differ_in_the_right_to_read_alone() -> None:
+    """That of Redis 6.2 has whole keys where the other may only read, and nothing more."""
+    lines = {line.split()[1]: line for line in SHIPPED_USERS.read_text().splitlines() if line.startswith("user ")}
+    assert lines["service-collecting-6"] == lines["service-collecting"].replace("%R~", "~").replace(
+        "service-collecting ", "service-collecting-6 "
+    )
+
+
+def test_the_doctor_names_what_the_user_may_not_read(server: RedisServer) -> None:
+    """The service alone may not collect: a warning with its fix, unless collecting or the entry is off."""
+    with server.client() as client:
+        (line,) = [one for one in SHIPPED_USERS.read_text().splitlines() if one.startswith("user service ")]
+        client.execute_command("ACL", "SETUSER", *line.replace("CHANGE-ME", "secret").split()[1:])
+        client.execute_command("ACL", "SETUSER", "most", "on", ">secret", "+@all", "~*", "&*", "-scard", "-psubscribe")
+    url = server.url.replace("://", "://service:secret@")
+    settings = config.Settings(redis=config.RedisSettings(url=url))
+    link = RedisLink.open(settings)
+    finding = collecting_finding(settings, link)
+    assert (finding.severity, "test_session, session_expiry" in finding.detail) == ("warn", True)
+    assert "service-collecting" in finding.fix
+    off = settings.model_copy(update={"collect": config.CollectSettings(enabled=False)})
+    assert collecting_finding(off, link).severity == "ok"
+    link.close()
+    skip = ["user_sessions", "test_blocked_by", "test_blocks", "ws_connections", "ws_subscriptions"]
+    settings = config.Settings(
+        redis=config.RedisSettings(url=url.replace("service:", "most:")), collect={"skip": skip}
+    )  # fmt: skip
+    link = RedisLink.open(settings)
+    assert collecting_finding(settings, link).detail == (
+        "the user of redis.url may not read channel_test_status, channel_test_completed, channel_user_notifications, "
+        "topic_subscribers: these are not collected"
+    )
     link.close()
 
 
