@@ -32,6 +32,8 @@ RUNNING, CONNECTION = "test_running", "ws_connection"
 MAX_EVENT_AGE_MS = 7 * 86_400_000
 """An event that says it is older is given the time of the look: what is beyond the retention would be refused."""
 
+FIRST_TIME_MS = 946_684_800_000
+"""The year 2000: an earlier time was never set."""
 MAX_AHEAD_MS = 86_400_000
 """A sample whose time is further ahead is not collected until then."""
 MAX_AT_ONE_TIME = 5_000
@@ -138,7 +140,7 @@ def events(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[
 
 
 _BROKEN = (ArithmeticError, LookupError, TypeError, ValueError)
-"""What a value that nobody thought of may raise: the trouble of its key, and of no other."""
+"""What an unforeseen value may raise: the trouble of its key, and of no other."""
 
 
 def _broken(error: Exception) -> str:
@@ -202,8 +204,9 @@ def number(text: str | None) -> float | None:
 
 
 def _age_s(text: str | None, now_ms: int) -> float | None:
+    """The seconds since a time; None for what is no time, and for the zero that stands for none (year 1, or 1970)."""
     at_ms = parse_time_ms(text) if text else None
-    return max(0.0, (now_ms - at_ms) / 1000) if at_ms is not None else None
+    return max(0.0, (now_ms - at_ms) / 1000) if at_ms is not None and at_ms >= FIRST_TIME_MS else None
 
 
 # Gauges

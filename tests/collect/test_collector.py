@@ -451,7 +451,7 @@ def test_a_pass_that_an_outage_ends_counts_no_key_twice(server: RedisServer) -> 
 def test_an_empty_value_is_there_and_said(server: RedisServer) -> None:
     """It counts where keys are counted; where a number or an object is wanted it is reported."""
     with server.client(0) as client:
-        client.set("lockout:nobody", "")
+        client.set("lockout:user-1", "")
         client.set("session:test:empty", "")
     with server.client(4) as client:
         client.set("cost:daily:gemini", "")
@@ -524,6 +524,21 @@ def test_what_the_dequeue_counts_among_the_workers_is_no_worker(server: RedisSer
     collector.run(now_ms(), budget_s=60)
     assert collector.states["workers"].trouble == ""
     assert {one.node for one in collected(server) if one.metric_type == "worker_load"} == {"worker-node-1"}
+
+
+@pytest.mark.parametrize("unset", ["0001-01-01T00:00:00Z", 0, "1970-01-01T00:00:00Z"])
+def test_a_time_that_was_never_set_is_no_age(server: RedisServer, unset: object) -> None:
+    """Go's zero time and the epoch: a queued test counts since it was first seen, and no age of millennia comes out."""
+    with server.client(RedisDatabases().coordination) as client:
+        client.zadd("test:queue:high", {json.dumps({"testId": "a", "queuedAt": unset}): 1})
+        client.hset("test:running:a", mapping={"executor": "w", "startTime": str(unset)})
+        client.expire("test:running:a", 3600)
+    with server.client(RedisDatabases().temporary) as client:
+        client.hset("browser:b", mapping={"started_at": str(unset), "memory_usage": 5})
+    collector_on(server).run(now_ms(), budget_s=60)
+    found = {one.metric_type: one.value for one in collected(server)}
+    assert (found["queue_age"], found["tests_stuck"], found["browser_memory"]) == (0, 0, 5)
+    assert "browser_age" not in found
 
 
 def test_a_window_that_was_called_off_is_not_active(server: RedisServer) -> None:
