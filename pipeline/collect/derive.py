@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.collect.catalogue import METRIC_FIELDS, Derived, Match
 from pipeline.collect.json_text import json_object
-from pipeline.collect.looks import KeyLook
+from pipeline.collect.looks import MAX_ELEMENTS, MILLISECONDS_FROM, KeyLook
 from pipeline.collect.sliding import fingerprints, new_elements, pack, unpack
 from pipeline.metric import parse_time_ms, parse_window_ms
 
@@ -36,7 +36,7 @@ FIRST_TIME_MS = 946_684_800_000
 """The year 2000: an earlier time was never set."""
 MAX_AHEAD_MS = 86_400_000
 """A sample whose time is further ahead is not collected until then."""
-MAX_AT_ONE_TIME = 5_000
+MAX_AT_ONE_TIME = 3_000
 """Members of a sorted set of times that are remembered at one score."""
 
 Labels = tuple[tuple[str, str], ...]
@@ -444,16 +444,14 @@ def _event(look: KeyLook, derived: Derived, element: bytes, now_ms: int) -> byte
 def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
     """New members of a sorted set of times. Members at the newest score are remembered: more may come at it.
 
-    A score that is no time, or far ahead, is not the newest: it would hide all that comes in the meantime.
+    A score that is no time, or far ahead, is not the newest: it would hide all that comes in the meantime. Some writers
+    may count seconds and others milliseconds: the cursor is in milliseconds.
     """
     cursor, known = _series_state(state)
-    made, unreadable, timeless = [], 0, 0
+    made, unreadable = [], 0
     newest, at_newest = cursor, set(known)
-    for member, score in look.scored:
-        at_ms = _score_ms(score)
-        if at_ms is None or at_ms > now_ms + MAX_AHEAD_MS:
-            timeless += 1
-            continue
+    scored, timeless = _times(look.scored, MAX_ELEMENTS + series_cursor(state)[1], now_ms)
+    for member, score in scored:
         text = member.decode("utf-8", "replace")
         # Versions before kept the members themselves.
         if score < cursor or (score == cursor and {text, _digest(text)} & known):
@@ -465,7 +463,7 @@ def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple
         if value is None:
             unreadable += 1
             continue
-        made.append(item(derived.metric_type, value, labels_of(look, derived), _recent(at_ms, now_ms)))
+        made.append(item(derived.metric_type, value, labels_of(look, derived), _recent(round(score), now_ms)))
     troubles = (
         (unreadable, "members are not numbers"),
         (timeless, "members have a time to come, or none"),
@@ -478,18 +476,28 @@ def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple
     return Events(state_name(look.match, derived), state, after, tuple(made)), trouble
 
 
-def _score_ms(score: float) -> int | None:
-    """Epoch milliseconds of a score in seconds or milliseconds; None for an endless one."""
-    if not math.isfinite(score):
-        return None
-    return round(score * 1000) if score < 1e11 else round(score)
+def _times(scored: Sequence[tuple[bytes, float]], most: int, now_ms: int) -> tuple[list[tuple[bytes, float]], int]:
+    """Members with their time in milliseconds, in order, and how many have none.
+
+    ``most`` members of a unit are read at once. Where there may be more, later ones of the other unit wait for them.
+    """
+    end_ms = now_ms + MAX_AHEAD_MS
+    read = [[one for one in scored if is_ms == (one[1] >= MILLISECONDS_FROM)] for is_ms in (False, True)]
+    last_ms = min((_in_ms(one[-1][1]) for one in read if len(one) >= most), default=math.inf)
+    timed = [(member, _in_ms(score)) for member, score in scored if math.isfinite(score)]
+    found = sorted((one for one in timed if one[1] <= min(last_ms, end_ms)), key=lambda one: one[1])
+    return found, len(scored) - sum(at_ms <= end_ms for _, at_ms in timed)
+
+
+def _in_ms(score: float) -> float:
+    return score if score >= MILLISECONDS_FROM else score * 1000
 
 
 def _series_state(state: bytes) -> tuple[float, set[str]]:
     if not state:
         return -math.inf, set()
     cursor, known = json.loads(state)
-    return float(cursor), set(known)
+    return _in_ms(float(cursor)), set(known)
 
 
 def _digest(text: str) -> str:
@@ -497,12 +505,12 @@ def _digest(text: str) -> str:
 
 
 def series_cursor(state: bytes) -> tuple[float, int]:
-    """From which score a sorted set of times is to be read, and how many members at it are known.
+    """From which time (milliseconds) a sorted set of times is to be read, and how many members at it are known.
 
-    Past ``MAX_AT_ONE_TIME`` of them it is the next greater score: the rest at this one is given up.
+    Past ``MAX_AT_ONE_TIME`` of them it is a millisecond later: the rest at this time is given up.
     """
     cursor, known = _series_state(state)
-    return (cursor, len(known)) if len(known) < MAX_AT_ONE_TIME else (math.nextafter(cursor, math.inf), 0)
+    return (cursor, len(known)) if len(known) < MAX_AT_ONE_TIME else (cursor + 1, 0)
 
 
 def _changed_fields(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:

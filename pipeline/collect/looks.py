@@ -10,6 +10,7 @@ which no field is long; otherwise the lengths of its fields come first. Collecti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ MAX_FIELD_BYTES = 4_096
 """A longer field of a hash is not read."""
 MAX_ELEMENTS = 1_000
 """Elements of one collection that are read at most; 1,000 of 100 bytes take Redis 0.1 ms."""
+MILLISECONDS_FROM = 1e11
+"""A smaller score of a sorted set of times is in seconds."""
 MAX_READ_BYTES = 4 << 20
 """Elements of a collection that take more memory together are not read: to copy so much takes Redis a millisecond."""
 
@@ -83,7 +86,8 @@ def look(
 ) -> list[list[KeyLook]]:
     """Read what the entries of these keys need, a list for each entry.
 
-    ``cursors`` are the scores from which sorted sets of times are read, and how many members at them are known.
+    ``cursors`` are the times (milliseconds) from which sorted sets of times are read, and how many members at them are
+    known.
     """
     by_entry: dict[str, list[KeyLook]] = {}
     for match in matches:
@@ -163,9 +167,12 @@ def _second(
             yield _Ask(group, ("ZRANGE",), (0, MAX_ELEMENTS - 1, "WITHSCORES"), _take_scored)
         if "series" in kinds:
             for one in group:
-                start, known = cursors.get(one.match.key, (float("-inf"), 0))
-                words = (repr(start), "+inf", "WITHSCORES", "LIMIT", 0, MAX_ELEMENTS + known)
-                yield _Ask([one], ("ZRANGEBYSCORE",), words, _take_scored)
+                from_ms, known = cursors.get(one.match.key, (float("-inf"), 0))
+                # What was rounded away by the division is read again; what is known already is not taken twice.
+                seconds = repr(math.nextafter(from_ms / 1000, -math.inf)), f"({MILLISECONDS_FROM!r}"
+                for span in (seconds, (repr(max(from_ms, MILLISECONDS_FROM)), "+inf")):
+                    words = (*span, "WITHSCORES", "LIMIT", 0, MAX_ELEMENTS + known)
+                    yield _Ask([one], ("ZRANGEBYSCORE",), words, _take_scored)
         if "overdue" in kinds:
             yield _Ask(group, ("ZCOUNT",), ("-inf", repr(now_s)), _take_overdue)
 
@@ -295,7 +302,7 @@ def _take_elements(one: KeyLook, reply: Any) -> None:
 
 
 def _take_scored(one: KeyLook, reply: Any) -> None:
-    one.scored = [(reply[at], float(reply[at + 1])) for at in range(0, len(reply), 2)]
+    one.scored = [*one.scored, *((reply[at], float(reply[at + 1])) for at in range(0, len(reply), 2))]
 
 
 def _take_overdue(one: KeyLook, reply: Any) -> None:

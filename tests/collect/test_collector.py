@@ -495,6 +495,27 @@ def test_more_members_at_one_time_than_one_look_reads_come_through(server: Redis
     assert ("resource_memory_usage", 0.5) in values
 
 
+def test_seconds_and_milliseconds_stand_side_by_side(server: RedisServer) -> None:
+    """Writers of one sorted set need not agree on the unit, and may change it: each sample is collected once."""
+    at = now_ms()
+    with server.client(3) as client:
+        collector = collector_on(server)
+        for number in range(3):
+            client.zadd("resource:cpu:usage", {f"ms:{number}": at + number * 1000 + 500})
+            client.zadd("resource:cpu:usage", {f"s:{number}.5": at / 1000 + number + 0.0001})
+            client.zadd("resource:cpu:usage", {f"late:{number}.7": at / 1000 + number + 0.6})
+            collector.run(at + 20_000 * number, budget_s=60)
+        client.zadd("resource:memory:usage", {f"m:{n}": at - 9_000_000 + n for n in range(2_500)})
+        client.zadd("resource:memory:usage", {f"s:{n}": (at - 9_000_000 + n) / 1000 for n in range(5_000, 7_500)})
+        for number in range(3, 12):
+            collector.run(at + 20_000 * number, budget_s=60)
+    found = Counter((one.metric_type, one.value) for one in collected(server))
+    cpu = sorted(value for name, value in found if name == "resource_cpu_usage")
+    assert cpu == [0, 0.5, 0.7, 1, 1.5, 1.7, 2, 2.5, 2.7]
+    assert sum(name == "resource_memory_usage" for name, _ in found) == 5_000
+    assert {count for (name, _), count in found.items() if name.startswith("resource_")} == {1}
+
+
 def test_holders_that_are_not_looked_at_are_not_missed(server: RedisServer) -> None:
     """Without the tests that run no lock is said to lack its holder, without connections no subscription is an orphan:
     neither when these entries are skipped nor when they may not be read."""
