@@ -13,8 +13,12 @@ import pytest
 import redis
 from conftest import missing, redis_executables
 from pytest_server import run_in_fork
-from reports import rows
+from reports import NOW_MS, rows
 from side_packages import side_packages
+
+from pipeline.client.importers.allure import allure
+from pipeline.client.importers.json_node import Node
+from pipeline.client.importers.report import Context
 
 ONE_REDIS = pytest.mark.parametrize("redis_url", sorted(redis_executables())[:1], indirect=True)
 
@@ -469,6 +473,26 @@ def test_wrong_page(page):
     assert page.inner_text("h1") == "Checkout"
 def test_flaky_page(page): assert next(attempts)
 """
+
+
+@ONE_REDIS
+def test_allure_s_results_of_the_same_run_name_the_same_executions(tmp_path: Path, redis_url: str) -> None:
+    """The real allure-pytest beside the plugin: ids, names, suites and verdicts."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/test_sample.py").write_text(SAMPLE)
+    run = run_pytest(
+        tmp_path,
+        *("-p", "no:xdist", "--alluredir=results", "--pipeline-metrics", f"--pipeline-redis-url={redis_url}"),
+        PYTHONPATH=str(side_packages("allure-pytest>=2.16", "allure-python-commons>=2.16", "attrs>=23")),
+    )
+    context = Context(NOW_MS)
+    results = [Node(json.loads(path.read_bytes()), context) for path in (tmp_path / "results").glob("*-result.json")]
+    same = ("test_id", "test_name", "test_suite", "status")
+    told = sorted([metric[name] for name in same] for metric in pushed(redis_url))
+    assert told, run.stdout + run.stderr
+    assert sorted([row[name] for name in same] for row in allure(results).rows(NOW_MS)) == told
+
+
 CHROMIUM_FOUND = """
 import pytest
 @pytest.fixture(scope="session")
