@@ -71,8 +71,8 @@ def collecting_finding(settings: Settings, link: RedisLink) -> Finding:
     return Finding(
         "redis rights to collect", "warn",
         f"the user of redis.url may not read {', '.join(refused[:_MOST_NAMED])}{more}: these are not collected",
-        "start the service as 'service-collecting' (Redis 6.2: 'service-collecting-6') of config/redis-users.acl, or set "
-        "collect.enabled: false, or name them in collect.skip",
+        "start the service as 'service-collecting' (Redis 6.2: 'service-collecting-6') of config/redis-users.acl, or "
+        "set collect.enabled: false, or name them in collect.skip",
     )  # fmt: skip
 
 

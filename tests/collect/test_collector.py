@@ -749,7 +749,7 @@ SHIPPED_USERS = Path(__file__).parents[2] / "config/redis-users.acl"
 
 
 def test_the_shipped_user_that_collects_may_read_all_of_it(server: RedisServer) -> None:
-    """Under the least-privilege user everything is collected; from Redis 7.0 on it may change no key of the platform's."""
+    """Under the least-privilege user everything is collected; on Redis 7.0 it may change no key of the platform's."""
     with server.client() as client:
         is_old = str(client.info("server")["redis_version"]).startswith("6.")
         name = "service-collecting-6" if is_old else "service-collecting"
