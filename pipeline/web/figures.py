@@ -24,7 +24,7 @@ FILE = "sql/page.sql"
 ASKED_BEFORE = {"since": "newest_executions", "hours": "hours_of_attempts"}
 """Parameters that another query of the file gives, out of windows, so that few raw rows are read."""
 ASKED_BEFORE_S = 60.0
-"""How long such an answer is remembered: whoever looks at a span, or looks again, needs it only roughly."""
+"""How long such an answer is remembered: a page that shows a span, or shows it again, needs it only roughly."""
 _MOST_REMEMBERED = 256
 HANDLES = 2
 MAX_SHOWN_ROWS = 2_000

@@ -109,7 +109,7 @@ def test_of_very_many_executions_only_the_newest_are_looked_at_one_by_one(world:
 
 
 def test_how_far_back_single_executions_reach_is_asked_once_a_minute(world: World) -> None:
-    """Whoever looks at a span again, a moment later too, is answered without counting; never beyond the own span."""
+    """A page that shows a span again, a moment later too, is answered without counting; never beyond the own span."""
     now_s = int(time.time()) // 300 * 300
     mass = (
         "INSERT INTO metrics_5min (window_start, metric_type, environment, browser, test_suite, test_id, samples, "
