@@ -24,7 +24,6 @@ from pipeline.alerts.judge.facts import Facts, readings
 from pipeline.base import failpoints, log, lua
 from pipeline.base.errors import RedisDenied, RedisOutage
 from pipeline.base.keys import BufferKeys
-from pipeline.base.redis_link import outages
 from pipeline.base.typed_keys import typed
 from pipeline.collect import derive
 from pipeline.collect.catalogue import REMEMBERED, Catalogue, Derived, Entry, Match
