@@ -3,7 +3,8 @@
 Two questions, either of which may tell. *Newest against reference*: the newest five runs, and the newest ten and
 twenty, against the older half. *Where did it step*: each place in the newer half is tried for a step under AR(1) noise
 whose autocorrelation is not known; where noise wanders, a step is known by its edge. What is told must still be there:
-the newest five lie away from what was before.
+the newest five lie away from what was before. And it must be a step rather than a wider spread at the same level
+(``spreads.py``).
 
 Pure numpy; a group's result does not depend on the others.
 """
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.analyse.changes.models import AUTOCORRELATIONS, PRIOR
 from pipeline.analyse.changes.series import Block, Floats, Ints, fit_level, fit_step, prepare
+from pipeline.analyse.spreads import is_step
 
 Mask = NDArray[np.bool_]
 
@@ -52,7 +54,8 @@ def shifts(durations: Floats, starts: Ints, min_runs: int) -> tuple[Mask, Floats
 
     The reference is the older half of the runs, at least ``min_runs``; the newest five, and the newest ten and twenty
     where these are no part of it, are held against it; and a step is sought in the newer half. The newest five must
-    lie beyond the noise (1.5 spreads; 1 after a step), and 1 % away.
+    lie beyond the noise (1.5 spreads; 1 after a step), and 1 % away; and a step must explain the runs better than a
+    spread that has widened.
     """
     sizes = np.diff(starts)
     shifted = np.zeros(len(sizes), bool)
@@ -60,11 +63,13 @@ def shifts(durations: Floats, starts: Ints, min_runs: int) -> tuple[Mask, Floats
     for size in np.unique(sizes[sizes >= min_runs + NEWEST_RUNS]).tolist():
         here = np.flatnonzero(sizes == size)
         runs = durations[starts[here, None] + np.arange(size)]
-        found = _against(runs, max(min_runs, size // 2), (NEWEST_RUNS, *_MORE_RUNS))
-        shifted[here], shift_pct[here], autocorrelation[here] = found
+        older, last = max(min_runs, size // 2), size - NEWEST_RUNS
+        first = max(older, size - _MOST_PLACES)
+        told, shift_pct[here], autocorrelation[here] = _against(runs, older, (NEWEST_RUNS, *_MORE_RUNS))
         # All runs before the newest five know more, until the first of a new level are among them.
-        shifted[here] |= _against(runs, size - NEWEST_RUNS, (NEWEST_RUNS,))[0]
-        shifted[here] |= _stepped(runs, max(min_runs, size // 2, size - _MOST_PLACES))
+        told |= _against(runs, last, (NEWEST_RUNS,))[0] | _stepped(runs, first)
+        told[told] = is_step(runs[told], min(first, last), NEWEST_RUNS)
+        shifted[here] = told
     return shifted, shift_pct, autocorrelation
 
 
