@@ -364,6 +364,16 @@ def test_a_wider_spread_is_seldom_a_shift(rho: float, ratio: float) -> None:
     assert shifted.mean() <= 0.006 + 2 * math.sqrt(0.006 / 8000)
 
 
+@pytest.mark.parametrize(("rho", "least"), [(0.0, 0.99), (0.6, 0.89), (0.8, 0.87)])
+def test_runs_that_hung_do_not_hide_a_shift(rho: float, least: float) -> None:
+    """With a run in fifty that takes 3 to 10 times as long, a shift is found as well as without."""
+    noise = ar1(np.random.default_rng(10), 2000, 100, rho)
+    noise[:, 80:] += 3.0
+    values = 1000.0 * (1.0 + 0.05 * bench.with_outliers(noise, seed=10))
+    shifted, _, _ = shifts(values.ravel(), np.arange(2001) * 100, 12)
+    assert shifted.mean() >= least
+
+
 @pytest.mark.parametrize("level", [1.5, 2.0, 3.0, 0.5])
 @pytest.mark.parametrize("rho", [0.0, 0.6, 0.8])
 def test_a_level_whose_noise_moves_in_proportion_has_shifted(rho: float, level: float) -> None:
