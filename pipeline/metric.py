@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_FLOOR, Context
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from pipeline.base.clock import iso
+from pipeline.base.clock import from_iso, iso
 
 if TYPE_CHECKING:
     from pipeline.base.config import Settings
@@ -322,6 +323,15 @@ def parse_time_ms(text: str) -> int | None:
         return _timestamp_ms(raw) if _NUMBER.fullmatch(raw) else parse_iso_ms(text.strip())
     except (_RefusedError, UnicodeEncodeError):
         return None
+
+
+def parse_window_ms(text: str) -> int | None:
+    """As ``parse_time_ms``; ISO-8601 that names no zone, as people write windows, is UTC."""
+    found = parse_time_ms(text)
+    if found is None:
+        with suppress(ValueError):
+            found = from_iso(text)
+    return found
 
 
 def parse_iso_ms(text: str) -> int:

@@ -114,28 +114,26 @@ FROM
 WITH
     {since:UInt32} > {from:UInt32} AS is_part,
     -- Of an execution numbers are kept, and one text of all names, with a byte between that no UTF-8 has: to hold a
-    -- text for each, and to compare words and (timestamp, segment, position), costs more than to read them.
+    -- text for each, and to compare words and (timestamp, segment, position), costs more than to read them. To plan a
+    -- statement takes half of its time, and each level of it a part of that.
     attempts AS
     (
-        SELECT any(concat(m.test_suite, '\xFF', m.test_id, '\xFF', m.browser, '\xFF', m.test_name)) AS names, any(m.line) AS line,
-            any(m.commit = '') AS of_no_commit, any(m.run_id = '') AS alone,
-            argMaxIf(m.word, m.place, m.word != 4) AS verdict, count() > countIf(m.word = 4) AS decided,
-            countIf(m.word = 4) + if(verdict IN (1, 2), countIf(m.word = 3), 0) AS tried_again,
+        WITH
+            cityHash64(m.test_suite, m.test_id, m.environment, m.browser) AS test,
+            indexOf(['passed', 'flaky', 'failed', 'retried'], statusWord(m.status)) AS word,
+            concat(toString(toUnixTimestamp64Milli(m.timestamp)), m.segment, ' ', toString(10000000000 + m.position)) AS place
+        SELECT any(concat(m.test_suite, '\xFF', m.test_id, '\xFF', m.browser, '\xFF', m.test_name)) AS names,
+            any(cityHash64(test, m.commit)) AS line, any(m.commit = '') AS of_no_commit, any(m.run_id = '') AS alone,
+            argMaxIf(word, place, word != 4) AS verdict, count() > countIf(word = 4) AS decided,
+            countIf(word = 4) + if(verdict IN (1, 2), countIf(word = 3), 0) AS tried_again,
             toUnixTimestamp64Milli(min(m.timestamp)) AS started
-        FROM
-        (
-            SELECT run_id, job, test_suite, test_id, test_name, environment, browser, commit, timestamp, segment, position,
-                cityHash64(test_suite, test_id, environment, browser) AS test, cityHash64(test, commit) AS line,
-                indexOf(['passed', 'flaky', 'failed', 'retried'], statusWord(status)) AS word,
-                concat(toString(toUnixTimestamp64Milli(timestamp)), segment, ' ', toString(10000000000 + position)) AS place
-            FROM metrics
-            WHERE timestamp >= toDateTime({since:UInt32}, 'UTC') AND timestamp < toDateTime({to:UInt32}, 'UTC')
-                AND lower(metric_type) = 'duration'
-                AND ({environment:String} = '' OR environment = {environment:String})
-                AND ({browser:String} = '' OR browser = {browser:String})
-                AND ({suite:String} = '' OR test_suite = {suite:String})
-        ) AS m
-        GROUP BY if(m.run_id = '', cityHash64(m.segment, m.position), cityHash64(m.run_id, m.job, m.test))
+        FROM metrics AS m
+        WHERE m.timestamp >= toDateTime({since:UInt32}, 'UTC') AND m.timestamp < toDateTime({to:UInt32}, 'UTC')
+            AND lower(m.metric_type) = 'duration'
+            AND ({environment:String} = '' OR m.environment = {environment:String})
+            AND ({browser:String} = '' OR m.browser = {browser:String})
+            AND ({suite:String} = '' OR m.test_suite = {suite:String})
+        GROUP BY if(m.run_id = '', cityHash64(m.segment, m.position), cityHash64(m.run_id, m.job, test))
     ),
     by_commit AS
     (
@@ -248,6 +246,13 @@ LIMIT 50;
 
 -- run_tests
 -- Executions of one run, those that failed or needed a retry first.
+WITH
+    -- The days of the run alone: it is known by its id, but rows are found by their time.
+    (
+        SELECT (if(count() = 0, toDateTime({from:UInt32}, 'UTC'), toDateTime(min(started), 'UTC') - 3600),
+            if(count() = 0, toDateTime({to:UInt32}, 'UTC'), toDateTime(max(ended), 'UTC') + 86400))
+        FROM runs WHERE run_id = {run:String}
+    ) AS lasted
 SELECT names[1] AS test_suite, names[2] AS test_id, names[3] AS name, names[4] AS environment, names[5] AS browser,
     verdict, duration_ms, attempts, error
 FROM
@@ -262,13 +267,8 @@ FROM
             any(error_type) AS error, statusWord(verdict) = 'failed' AS has_failed
         FROM metrics
         WHERE run_id = {run:String} AND lower(metric_type) = 'duration'
-            -- The days of the run alone: it is known by its id, but rows are found by their time.
-            AND timestamp >= greatest(toDateTime({from:UInt32}, 'UTC'),
-                (SELECT if(count() = 0, toDateTime({from:UInt32}, 'UTC'), toDateTime(min(started), 'UTC') - 3600)
-                FROM runs WHERE run_id = {run:String}))
-            AND timestamp <= toDateTime({to:UInt32}, 'UTC')
-            AND timestamp <= (SELECT if(count() = 0, toDateTime({to:UInt32}, 'UTC'), toDateTime(max(ended), 'UTC') + 86400)
-                FROM runs WHERE run_id = {run:String})
+            AND timestamp >= greatest(toDateTime({from:UInt32}, 'UTC'), lasted.1)
+            AND timestamp <= least(toDateTime({to:UInt32}, 'UTC'), lasted.2)
         GROUP BY cityHash64(job, test_suite, test_id, environment, browser)
         ORDER BY has_failed DESC, attempts DESC, duration_ms DESC
         LIMIT 500

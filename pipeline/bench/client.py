@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.base import config
 from pipeline.base.redis_link import RedisLink
-from pipeline.client.producer import MetricsClient
+from pipeline.client.producer import MANY_ITEMS, MetricsClient
 
 _BLOCK = 500
 _BLOCKS = 400
@@ -27,7 +27,10 @@ def run(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dic
         say("what a push costs its caller")
         caller_us = _caller_us(url)
         say(f"pushing {rows:,} metrics through one client")
-        return {"rows": rows, **caller_us, **_throughput(url, rows), "buffered": _buffered(link)}
+        single = _throughput(url, rows, _push_each)
+        say(f"pushing {rows:,} metrics in lists of {MANY_ITEMS:,}")
+        many = {f"many_{name}": figure for name, figure in _throughput(url, rows, _push_lists).items()}
+        return {"rows": rows, **caller_us, **single, **many, "buffered": _buffered(link)}
     finally:
         link.close(stop_embedded=True)
         shutil.rmtree(directory, ignore_errors=True)
@@ -70,21 +73,38 @@ def _look(
     return bool(metric_type and value and test_id and test_suite and status and browser and environment)
 
 
-def _throughput(url: str, rows: int) -> dict[str, float]:
+def _throughput(url: str, rows: int, push_all: Callable[[MetricsClient, int], None]) -> dict[str, float]:
     """From the first push to the last one in Redis; a full queue makes the caller wait."""
     with MetricsClient(url, room_timeout_s=60) as client:
-        push = client.push
         cpu_s = time.process_time()
         began = time.perf_counter()
-        for number in range(rows):
-            push(
-                "duration", number, test_id="auth-001", test_suite="auth", status="passed", browser="chromium",
-                environment="staging",
-            )  # fmt: skip
+        push_all(client, rows)
         client.flush()
         took_s = time.perf_counter() - began
         cpu_s = time.process_time() - cpu_s
     return {"rows_per_s": round(rows / took_s), "cpu_us_per_row": round(cpu_s / rows * 1e6, 2)}
+
+
+def _push_each(client: MetricsClient, rows: int) -> None:
+    push = client.push
+    for number in range(rows):
+        push(
+            "duration", number, test_id="auth-001", test_suite="auth", status="passed", browser="chromium",
+            environment="staging",
+        )  # fmt: skip
+
+
+def _push_lists(client: MetricsClient, rows: int) -> None:
+    for first in range(0, rows, MANY_ITEMS):
+        client.push_many(
+            [
+                {
+                    "metric_type": "duration", "value": number, "test_id": "auth-001", "test_suite": "auth",
+                    "status": "passed", "browser": "chromium", "environment": "staging",
+                }
+                for number in range(first, min(first + MANY_ITEMS, rows))
+            ]
+        )  # fmt: skip
 
 
 def _buffered(link: RedisLink) -> int:

@@ -114,7 +114,7 @@ def status_table(status: Status, rates: dict[str, float] | None = None) -> Table
         table.add_row("keys collected", f"{keys:,}", f"{items:,} metrics in the last look")
     for name, one in sorted((status.collect or {}).items()):
         if one.get("trouble"):
-            trouble = f"{one['trouble']} ({one.get('troubled_keys', 0)} keys)"
+            trouble = _trouble_of(one)
             table.add_row(f"collect {name}", Text(trouble, style="yellow"), "")
     for service in status.services or []:
         table.add_row("running", str(service["name"]), str(service.get("role", "")))
@@ -123,6 +123,12 @@ def status_table(status: Status, rates: dict[str, float] | None = None) -> Table
     for trouble in status.trouble:
         table.add_row(Text("trouble", style="red"), Text(trouble, style="red"), "")
     return table
+
+
+def _trouble_of(one: Mapping[str, Any]) -> str:
+    """What is wrong with a collector; of a channel, or of a database that is skipped, no keys are counted."""
+    keys = one.get("troubled_keys", 0)
+    return f"{one['trouble']} ({keys} keys)" if keys else str(one["trouble"])
 
 
 def _known(value: int | None) -> str:
@@ -151,7 +157,7 @@ def platform_tables(status: Status) -> list[tuple[str, Table]]:
         for name, one in sorted(states.items()):
             if name not in silent:
                 ago = max(0.0, time.time() - int(one.get("last_ms", 0)) / 1000)
-                told_of = f"{one['trouble']} ({one.get('troubled_keys', 0)} keys)" if one.get("trouble") else ""
+                told_of = _trouble_of(one) if one.get("trouble") else ""
                 counts = (_number(one.get(name, 0)) for name in ("keys", "items", "gaps"))
                 collectors.add_row(name, f"{ago:,.0f}", *counts, Text(told_of, style="yellow"))
         found.append((f"Collectors ({len(silent)} more found nothing)" if silent else "Collectors", collectors))

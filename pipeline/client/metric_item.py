@@ -7,10 +7,11 @@ thread may do that later, a thousand at a time. Everything else is encoded, or r
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -58,6 +59,24 @@ class Known(msgspec.Struct, omit_defaults=True, gc=False):
     tags: msgspec.Raw | None = None
 
 
+_Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+_Tags = Annotated[dict[str, str | int | _Finite | bool], msgspec.Meta(min_length=1)]
+
+
+class _Plain(Known, kw_only=True, forbid_unknown_fields=True):
+    """A metric given as a mapping that need not be looked at any more once it has these types."""
+
+    metric_type: Annotated[str, msgspec.Meta(min_length=1)]
+    value: Annotated[int, msgspec.Meta(gt=-EXACT_INTEGER, lt=EXACT_INTEGER)] | _Finite
+    timestamp: (
+        Annotated[int, msgspec.Meta(ge=0, lt=EXACT_INTEGER)]
+        | Annotated[float, msgspec.Meta(ge=0, le=sys.float_info.max)]
+        | None
+    ) = None  # type: ignore[assignment]
+    attempt: int | None = None
+    tags: _Tags | None = None  # type: ignore[assignment]
+
+
 Item = bytes | Known
 """In a queue: encoded already, or not yet."""
 
@@ -85,12 +104,33 @@ def encoded_items(items: Sequence[Item], head: bytes) -> list[bytes]:
     """The items of a batch as they go into the list; ``head`` opens each that is not encoded yet, in place of ``{``."""
     kinds = set(map(type, items))
     if kinds == {Known}:
-        # JSON has no raw newline, so that one stands between two items and nowhere else.
-        lines = _ENCODER.encode_lines(items)
-        if head == b"{":
-            return lines[:-1].split(b"\n")
-        return [head + line for line in lines[1:-1].split(b"\n{")]
+        return _parted(_ENCODER.encode_lines(items), head)
+    if kinds == {bytes}:
+        return list(items)  # type: ignore[arg-type]
     return [head + _ENCODER.encode(item)[1:] if isinstance(item, Known) else item for item in items]
+
+
+def encoded_mappings(metrics: Sequence[Mapping[str, Any]], head: bytes, *, merges_tags: bool) -> list[bytes] | None:
+    """The items of metrics given as mappings; None unless each is plain: then they are to be looked at one by one."""
+    try:
+        plain = msgspec.convert(metrics, list[_Plain])
+        now_ms = time.time_ns() // 1_000_000
+        for metric in plain:
+            if metric.timestamp is None:
+                metric.timestamp = now_ms
+        text = _ENCODER.encode_lines(plain)
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        return None
+    if merges_tags and b'"tags":' in text:
+        return None
+    return _parted(text, head)
+
+
+def _parted(lines: bytes, head: bytes) -> list[bytes]:
+    """The items of lines: JSON has no raw newline, so that one stands between two items and nowhere else."""
+    if head == b"{":
+        return lines[:-1].split(b"\n")
+    return [head + line for line in lines[1:-1].split(b"\n{")]
 
 
 def finite(value: Any) -> float:

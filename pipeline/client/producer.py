@@ -48,6 +48,7 @@ from pipeline.client.metric_item import (
     Known,
     encoded,
     encoded_items,
+    encoded_mappings,
     finite,
     is_plain,
     name_of_type,
@@ -66,6 +67,9 @@ BATCH_ITEMS = 2_000
 
 BATCH_BYTES = 4 * 2**20
 """Bytes per command, for the same reason."""
+
+MANY_ITEMS = 1_000
+"""Metrics of a list that are checked and encoded together."""
 
 CATCH_UP_ITEMS = 2 * BATCH_ITEMS
 CATCH_UP_S = 0.05
@@ -255,9 +259,32 @@ class MetricsClient:
     def push_many(self, metrics: Iterable[Mapping[str, Any]]) -> int:
         """Queue metrics given as mappings, each as ``push`` takes its arguments; returns how many were not dropped.
 
-        A metric that raises ``ValueError`` ends it; those before it are queued.
+        A metric that raises ``ValueError`` ends it; those before it are queued. A list (any sequence) is checked and
+        encoded a thousand at a time, which takes a third of what single pushes take; what else can be iterated over is
+        queued metric by metric, as it comes.
         """
-        return sum(self.push(**{"metric_type": None, "value": None, **metric}) for metric in metrics)
+        if not isinstance(metrics, Sequence):
+            return sum(map(self._push_mapping, metrics))
+        return sum(self._push_few(metrics[at : at + MANY_ITEMS]) for at in range(0, len(metrics), MANY_ITEMS))
+
+    def _push_mapping(self, metric: Mapping[str, Any]) -> bool:
+        return self.push(**{"metric_type": None, "value": None, **metric})
+
+    def _push_few(self, metrics: Sequence[Mapping[str, Any]]) -> int:
+        """All at once where each is plain and there is room, else one by one."""
+        items = encoded_mappings(metrics, self._head, merges_tags=bool(self._default_tags))
+        longest = max(map(len, items or ()), default=0)
+        if items is not None and longest <= self._max_item_bytes:
+            extra_bytes = sum(map(_extra_bytes, items)) if longest + _OBJECT_BYTES > ITEM_BYTES else 0
+            with self._lock:
+                if self._deadline is None and self._fits(len(items), extra_bytes):
+                    self._queue.extend(items)
+                    self._extra_bytes += extra_bytes
+                    self._set_most_items()
+                    if len(self._queue) > self._attention_at:
+                        self._attend()
+                    return len(items)
+        return sum(map(self._push_mapping, metrics))
 
     def push_raw(self, item: bytes) -> bool:
         """Queue one list item as it is, valid or not; True unless it had to be dropped."""
@@ -404,12 +431,15 @@ class MetricsClient:
         """Whether the queue takes an item, perhaps after a wait; a closed client takes nothing."""
 
         def fits() -> bool:
-            used = self._queued_items() * ITEM_BYTES + self._extra_bytes
-            return used + ITEM_BYTES + extra_bytes <= self._max_queued_bytes
+            return self._fits(1, extra_bytes)
 
         if not fits() and self._room_timeout_s:
             self._wait_in_a_hurry(lambda: fits() or self._deadline is not None, self._room_timeout_s)
         return self._deadline is None and fits()
+
+    def _fits(self, items: int, extra_bytes: int) -> bool:
+        used = self._queued_items() * ITEM_BYTES + self._extra_bytes
+        return used + items * ITEM_BYTES + extra_bytes <= self._max_queued_bytes
 
     def _attend(self) -> None:
         """The queue is longer than the sender, or a caller that may wait, wanted it to become."""

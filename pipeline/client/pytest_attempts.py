@@ -96,9 +96,10 @@ class Attempts:
         test = self._test_of(report, worker)
         when = report.when or ""
         if hasattr(report, "context"):
-            # A subtest: its test counts, with the time of its own.
-            if report.outcome == FAILED:
-                self._begin_phase(test, "call", again=False).take("call", FAILED, failure_of(report))
+            # A subtest: its test counts, with the time of its own. One that was skipped makes it skipped, as pytest's
+            # JUnit report has it, which names no subtest that passed.
+            if report.outcome in (FAILED, SKIPPED):
+                self._begin_phase(test, "call", again=False).take("call", report.outcome, failure_of(report))
             return
         attempt = self._begin_phase(test, when, again=True)
         phase = when if when in _ORDER else "crash"
@@ -177,7 +178,7 @@ class Attempts:
         is_new = current.is_over or (again and when in _ORDER and _ORDER[when] <= latest)
         if not is_new:
             return current
-        if current.outcome == PASSED and not current.is_repeated:
+        if current.outcome != FAILED and not current.is_repeated:
             # Nothing failed, so it was not tried again: the same test stands twice in this run.
             self._emit_last(test)
             test.tries.clear()

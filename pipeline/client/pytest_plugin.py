@@ -5,7 +5,8 @@ them by default; failed when any of the three failed, skipped also for xfail, fa
 that a plugin tries again is ``retried``; the last one says how the test ended, ``flaky`` where it passed only then, and
 ``interrupted`` where it never ended. What could not even be collected counts as failed (or skipped), again like JUnit.
 Two things differ: a test that fails in its call and again in its teardown is one execution (JUnit writes two), and
-of subtests only the test they belong to counts, failed when one of them failed (JUnit adds their time twice).
+of subtests only the test they belong to counts, failed when one of them failed, else skipped when
+one was (JUnit adds their time twice).
 
 A test run never fails, waits or ends otherwise because of this, whatever happens in here: metrics queue up while Redis
 is away, at the end they have a moment to leave, and one line says what was sent and what was not. Under pytest-xdist

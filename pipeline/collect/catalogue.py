@@ -89,6 +89,8 @@ class Derived(_Strict):
     """Field of the value to metric type."""
     field: str = ""
     of: str = ""
+    no_members: tuple[str, ...] = ()
+    """Fields of the hash that are no members of it: what the platform counts beside them."""
     less: Difference | None = None
     share: Share | None = None
     good: Good | None = None
@@ -128,7 +130,7 @@ class Derived(_Strict):
                 named += [part.of, part.minus if isinstance(part, Difference) else part.in_]
         named += [part.field for part in (self.good, self.age) if part is not None]
         if self.kind == "within":
-            named += ["start", "end"]
+            named += ["start", "end", "scheduled"]
         return tuple(dict.fromkeys(name for name in named if name))
 
 

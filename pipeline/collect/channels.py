@@ -53,6 +53,7 @@ class ChannelCounter:
         self._taken_s = time.monotonic()
         self._stop = stop or threading.Event()
         self._thread: threading.Thread | None = None
+        self._is_subscribed = False
         self.trouble = ""
 
     def take(self, now_ms: int) -> Taken:
@@ -95,12 +96,12 @@ class ChannelCounter:
                 return
 
     def _run(self) -> None:
-        backoff, failures, is_subscribed = Backoff(first_s=0.5, max_s=15.0), 0, False
+        backoff, failures = Backoff(first_s=0.5, max_s=15.0), 0
+        self._is_subscribed = False
         while not self._stop.is_set():
             try:
                 with self._connect().pubsub() as subscription:  # type: ignore[no-untyped-call]
                     subscription.psubscribe(*sorted({entry.glob for entry in self._entries}))
-                    self.trouble, failures, is_subscribed = "", 0, True
                     if self._listen(subscription):
                         return
             except Exception as error:
@@ -108,8 +109,10 @@ class ChannelCounter:
                 if self._stop.is_set():
                     return
                 with self._lock:
-                    self._gaps += is_subscribed
-                is_subscribed = False
+                    self._gaps += self._is_subscribed
+                if self._is_subscribed:
+                    failures = 0
+                self._is_subscribed = False
                 if not isinstance(error, redis.RedisError):
                     raise
                 self.trouble = str(classify(error) or error)
@@ -124,6 +127,9 @@ class ChannelCounter:
             if time.monotonic() - self._taken_s > IDLE_S:
                 return True
             message = subscription.get_message(timeout=POLL_S)
-            if message is not None and message["type"] == "pmessage":
+            if message is not None and message["type"] == "psubscribe":
+                # Until Redis has said yes nothing is heard, and nothing can be lost.
+                self._is_subscribed, self.trouble = True, ""
+            elif message is not None and message["type"] == "pmessage":
                 self.count(message["channel"].decode("utf-8", "replace"), message["data"])
         return True

@@ -29,7 +29,7 @@ from pipeline.collect import derive
 from pipeline.collect.catalogue import REMEMBERED, Catalogue, Derived, Entry, Match
 from pipeline.collect.channels import ChannelCounter
 from pipeline.collect.derive import Events, Gauges, item
-from pipeline.collect.looks import KeyLook, look
+from pipeline.collect.looks import REFUSED, KeyLook, look
 from pipeline.collect.pages import pages
 from pipeline.collect.told import CHANNELS, SERVER, STATUS, server_text
 
@@ -51,6 +51,12 @@ DATABASES = ("sessions", "coordination", "results", "metrics", "ai", "notificati
 
 EXECUTIONS_LAG_MS = 300_000
 """A result older than this that is not in ClickHouse never came through the buffer."""
+
+_RESULT = Entry.model_validate(
+    {"name": "result", "pattern": "test:result:{execution_id}", "database": "results", "type": "hash",
+     "metrics": [{"kind": "fields", "fields": dict.fromkeys(derive.RESULT_FIELDS, "duration")}]}
+)  # fmt: skip
+"""A result as it is read to become an execution: the same bounds as for every other key."""
 
 Database = Callable[[str], Any]
 KnownExecutions = Callable[[Sequence[str], int], set[str]]
@@ -234,7 +240,8 @@ class Collector:
         self, number: int, names: Sequence[str], now_ms: int, deadline_s: float, report: CollectReport
     ) -> bool:
         client = self._database(names[0])
-        going = self._passes.setdefault(number, _Pass(tick=self._tick(now_ms)))
+        unseen = {derive.RUNNING, derive.CONNECTION} - self.states.keys()
+        going = self._passes.setdefault(number, _Pass(self._tick(now_ms), gauges=Gauges(unseen=unseen)))
         with closing(pages(client, going.cursor, SCAN_COUNT)) as scanned:
             for cursor, found in scanned:
                 report.keys += len(found)
@@ -295,6 +302,8 @@ class Collector:
             going.states.update(derive.state_name(one.match, derived) for derived in entry.remembered)
         going.found[entry.name] = going.found.get(entry.name, 0) + len(there)
         if troubled := [one.trouble for one in there if one.trouble]:
+            if REFUSED in troubled:
+                going.gauges.unseen.add(entry.name)
             first, count = going.troubled.get(entry.name, (troubled[0], 0))
             going.troubled[entry.name] = (first, count + len(troubled))
 
@@ -327,15 +336,11 @@ class Collector:
         if not wanted:
             return []
         client = self._database(next(iter(wanted.values()))[0].entry.database)
-        pipe = client.pipeline(transaction=False)
-        for key in wanted:
-            pipe.hmget(key, *derive.RESULT_FIELDS)
-        with outages():
-            found = pipe.execute(raise_on_error=False)
         old: dict[str, derive.Result] = {}
-        for (match, name), values in zip(wanted.values(), found, strict=True):
-            if isinstance(values, list):
-                result = derive.result(match.parts.get("execution_id", ""), name, values)
+        asked = [match._replace(entry=_RESULT) for match, _ in wanted.values()]
+        for one in (one for group in look(client, asked, now_ms / 1000, {}) for one in group):
+            if not one.gone and not one.trouble:
+                result = derive.result(one.match.parts.get("execution_id", ""), wanted[one.match.key][1], one.fields)
                 if result is not None and result.at_ms <= now_ms - EXECUTIONS_LAG_MS:
                     old[result.execution_id] = result
         if not old:

@@ -18,17 +18,26 @@ from typing import Any
 
 from pipeline.collect.catalogue import METRIC_FIELDS, Derived, Match
 from pipeline.collect.json_text import json_object
-from pipeline.collect.looks import KeyLook
+from pipeline.collect.looks import MAX_ELEMENTS, MILLISECONDS_FROM, KeyLook
 from pipeline.collect.sliding import fingerprints, new_elements, pack, unpack
-from pipeline.metric import parse_time_ms
+from pipeline.metric import parse_time_ms, parse_window_ms
 
 MAX_GROUPS = 1_000
 """Groups of one ``count``, ``sum`` or ``total``; further ones are counted as ``other``."""
 MAX_LABEL_CHARS = 100
 UNREADABLE = "unreadable"
 """Stands for a text that is no name, so that nothing that was written in the wrong place leaves Redis."""
+RUNNING, CONNECTION = "test_running", "ws_connection"
+"""Entries that holders of locks, and subscriptions, are held against."""
 MAX_EVENT_AGE_MS = 7 * 86_400_000
 """An event that says it is older is given the time of the look: what is beyond the retention would be refused."""
+
+FIRST_TIME_MS = 946_684_800_000
+"""The year 2000: an earlier time was never set."""
+MAX_AHEAD_MS = 86_400_000
+"""A sample whose time is further ahead is not collected until then."""
+MAX_AT_ONE_TIME = 3_000
+"""Members of a sorted set of times that are remembered at one score."""
 
 Labels = tuple[tuple[str, str], ...]
 """Fields and tags of a metric, sorted."""
@@ -70,6 +79,8 @@ class Gauges:
     executors: set[str] = field(default_factory=set)
     connections: set[str] = field(default_factory=set)
     subscriptions: dict[str, set[str]] = field(default_factory=dict)
+    unseen: set[str] = field(default_factory=set)
+    """Entries that are skipped or whose keys may not be read: what is held against them is not known."""
 
     def add(self, metric_type: str, labels: Labels, value: float) -> None:
         """Add to the gauge of a group."""
@@ -92,9 +103,9 @@ class Gauges:
     def items(self, at_ms: int) -> list[bytes]:
         """The gauges as metrics, in an order that depends on their names alone."""
         found = dict(self.sums)
-        for metric_type, holders in self.holders.items():
+        for metric_type, holders in self.holders.items() if RUNNING not in self.unseen else ():
             found[metric_type, ()] = float(sum(holder not in self.executors for holder in holders))
-        for metric_type, ids in self.subscriptions.items():
+        for metric_type, ids in self.subscriptions.items() if CONNECTION not in self.unseen else ():
             found[metric_type, ()] = float(len(ids - self.connections))
         return [
             item(metric_type, value, labels, at_ms)
@@ -111,14 +122,30 @@ def gauge(looks: Sequence[KeyLook], derived: Derived, gauges: Gauges, now_ms: in
     handler = _GAUGES.get(derived.kind)
     if handler is not None:
         for look in looks:
-            if (wrong := handler(look, derived, gauges, now_ms)) and not look.trouble:
+            try:
+                wrong = handler(look, derived, gauges, now_ms)
+            except _BROKEN as error:
+                wrong = _broken(error)
+            if wrong and not look.trouble:
                 look.trouble = wrong
 
 
 def events(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
     """What is new about one key since ``state`` (empty: never seen), and what is wrong with it in words."""
     handler = _EVENTS.get(derived.kind)
-    return handler(look, derived, state, now_ms) if handler else (None, "")
+    try:
+        return handler(look, derived, state, now_ms) if handler else (None, "")
+    except _BROKEN as error:
+        return None, _broken(error)
+
+
+_BROKEN = (ArithmeticError, LookupError, TypeError, ValueError)
+"""What an unforeseen value may raise: the trouble of its key, and of no other."""
+
+
+def _broken(error: Exception) -> str:
+    """Without the error's text, which may hold a piece of the value."""
+    return f"it cannot be read ({type(error).__name__})"
 
 
 def state_name(match: Match, derived: Derived) -> str:
@@ -177,8 +204,9 @@ def number(text: str | None) -> float | None:
 
 
 def _age_s(text: str | None, now_ms: int) -> float | None:
+    """The seconds since a time; None for what is no time, and for the zero that stands for none (year 1, or 1970)."""
     at_ms = parse_time_ms(text) if text else None
-    return max(0.0, (now_ms - at_ms) / 1000) if at_ms is not None else None
+    return max(0.0, (now_ms - at_ms) / 1000) if at_ms is not None and at_ms >= FIRST_TIME_MS else None
 
 
 # Gauges
@@ -190,9 +218,9 @@ def _count(looks: Sequence[KeyLook], derived: Derived, gauges: Gauges) -> None:
     for texts, count in counts.items():
         if count:
             gauges.add(derived.metric_type, _labels(derived, texts), count)
-    if looks and looks[0].entry.name == "test_running":
+    if looks and looks[0].entry.name == RUNNING:
         gauges.executors.update(look.fields.get("executor", "") for look in looks)
-    elif looks and looks[0].entry.name == "ws_connection":
+    elif looks and looks[0].entry.name == CONNECTION:
         gauges.connections.update(look.match.parts.get("connection_id", "") for look in looks)
 
 
@@ -261,12 +289,15 @@ def _fields(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str
 def _members(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
     trouble = ""
     for name, value in zip(look.elements[::2], look.elements[1::2], strict=True):
+        member = name.decode("utf-8", "replace")
+        if member in derived.no_members:
+            continue
         fields = json_object(value)
         if fields is None:
             trouble = "a member is not a JSON object"
             continue
         found, unreadable = samples(derived, fields, now_ms)
-        labels = labels_of(look, derived, fields, name.decode("utf-8", "replace"))
+        labels = labels_of(look, derived, fields, member)
         for metric_type, number_ in found.items():
             gauges.put(metric_type, labels, number_)
         if unreadable:
@@ -305,11 +336,17 @@ def _overdue(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> st
     return ""
 
 
+_CALLED_OFF = ("false", "0", "", "null", "[]", "{}")
+"""What ``scheduled`` may say of a window that is none, as JSON text."""
+
+
 def _within(look: KeyLook, derived: Derived, gauges: Gauges, now_ms: int) -> str:
-    start_ms, end_ms = (parse_time_ms(look.fields.get(name, "")) for name in ("start", "end"))
-    if start_ms is None or end_ms is None:
+    start_ms, end_ms = (parse_window_ms(look.fields.get(name, "")) for name in ("start", "end"))
+    is_off = look.fields.get("scheduled", "true") in _CALLED_OFF
+    if not is_off and (start_ms is None or end_ms is None):
         return "start or end is not a time"
-    gauges.put(derived.metric_type, labels_of(look, derived), float(start_ms <= now_ms < end_ms))
+    is_active = not is_off and start_ms is not None and end_ms is not None and start_ms <= now_ms < end_ms
+    gauges.put(derived.metric_type, labels_of(look, derived), float(is_active))
     return ""
 
 
@@ -405,11 +442,16 @@ def _event(look: KeyLook, derived: Derived, element: bytes, now_ms: int) -> byte
 
 
 def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
-    """New members of a sorted set of times. Members at the newest score are remembered: more may come at it."""
+    """New members of a sorted set of times. Members at the newest score are remembered: more may come at it.
+
+    A score that is no time, or far ahead, is not the newest: it would hide all that comes in the meantime. Some writers
+    may count seconds and others milliseconds: the cursor is in milliseconds.
+    """
     cursor, known = _series_state(state)
     made, unreadable = [], 0
     newest, at_newest = cursor, set(known)
-    for member, score in look.scored:
+    scored, timeless = _times(look.scored, MAX_ELEMENTS + series_cursor(state)[1], now_ms)
+    for member, score in scored:
         text = member.decode("utf-8", "replace")
         # Versions before kept the members themselves.
         if score < cursor or (score == cursor and {text, _digest(text)} & known):
@@ -421,29 +463,54 @@ def _series(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple
         if value is None:
             unreadable += 1
             continue
-        at_ms = round(score * 1000) if score < 1e11 else round(score)
-        made.append(item(derived.metric_type, value, labels_of(look, derived), _recent(at_ms, now_ms)))
-    trouble = f"{unreadable} members are not numbers" if unreadable else ""
+        made.append(item(derived.metric_type, value, labels_of(look, derived), _recent(round(score), now_ms)))
+    troubles = (
+        (unreadable, "members are not numbers"),
+        (timeless, "members have a time to come, or none"),
+        (len(at_newest) if len(at_newest) >= MAX_AT_ONE_TIME else 0, "members have one time: the rest is given up"),
+    )
+    trouble = "; ".join(f"{count} {text}" for count, text in troubles if count)
     if newest == cursor and at_newest == known:
         return None, trouble
     after = json.dumps([newest, sorted(at_newest)]).encode()
     return Events(state_name(look.match, derived), state, after, tuple(made)), trouble
 
 
+def _times(scored: Sequence[tuple[bytes, float]], most: int, now_ms: int) -> tuple[list[tuple[bytes, float]], int]:
+    """Members with their time in milliseconds, in order, and how many have none.
+
+    ``most`` members of a unit are read at once. Where there may be more, later ones of the other unit wait for them.
+    """
+    end_ms = now_ms + MAX_AHEAD_MS
+    read = [[one for one in scored if is_ms == (one[1] >= MILLISECONDS_FROM)] for is_ms in (False, True)]
+    last_ms = min((_in_ms(one[-1][1]) for one in read if len(one) >= most), default=math.inf)
+    timed = [(member, _in_ms(score)) for member, score in scored if math.isfinite(score)]
+    found = sorted((one for one in timed if one[1] <= min(last_ms, end_ms)), key=lambda one: one[1])
+    return found, len(scored) - sum(at_ms <= end_ms for _, at_ms in timed)
+
+
+def _in_ms(score: float) -> float:
+    return score if score >= MILLISECONDS_FROM else score * 1000
+
+
 def _series_state(state: bytes) -> tuple[float, set[str]]:
     if not state:
         return -math.inf, set()
     cursor, known = json.loads(state)
-    return float(cursor), set(known)
+    return _in_ms(float(cursor)), set(known)
 
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def series_cursor(state: bytes) -> float:
-    """From which score a sorted set of times is to be read."""
-    return _series_state(state)[0]
+def series_cursor(state: bytes) -> tuple[float, int]:
+    """From which time (milliseconds) a sorted set of times is to be read, and how many members at it are known.
+
+    Past ``MAX_AT_ONE_TIME`` of them it is a millisecond later: the rest at this time is given up.
+    """
+    cursor, known = _series_state(state)
+    return (cursor, len(known)) if len(known) < MAX_AT_ONE_TIME else (cursor + 1, 0)
 
 
 def _changed_fields(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
@@ -514,12 +581,9 @@ class Result:
         return Events(self.state, b"", b"1", items)
 
 
-def result(execution_id: str, state: str, values: list[bytes | None]) -> Result | None:
+def result(execution_id: str, state: str, found: Mapping[str, str]) -> Result | None:
     """What a ``test:result`` hash says; None while it lacks a duration or a start."""
-    fields = {
-        name: value.decode("utf-8", "replace")[:MAX_LABEL_CHARS] if value is not None else ""
-        for name, value in zip(RESULT_FIELDS, values, strict=True)
-    }
+    fields = {name: found.get(name, "")[:MAX_LABEL_CHARS] for name in RESULT_FIELDS}
     at_ms, duration_ms = parse_time_ms(fields["startTime"]), number(fields["duration"] or None)
     if at_ms is None or duration_ms is None:
         return None

@@ -10,6 +10,7 @@ which no field is long; otherwise the lengths of its fields come first. Collecti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ MAX_FIELD_BYTES = 4_096
 """A longer field of a hash is not read."""
 MAX_ELEMENTS = 1_000
 """Elements of one collection that are read at most; 1,000 of 100 bytes take Redis 0.1 ms."""
+MILLISECONDS_FROM = 1e11
+"""A smaller score of a sorted set of times is in seconds."""
 MAX_READ_BYTES = 4 << 20
 """Elements of a collection that take more memory together are not read: to copy so much takes Redis a millisecond."""
 
@@ -40,6 +43,10 @@ _SIZES = frozenset({"size", "members_total"})
 _LENGTH = {"list": "LLEN", "set": "SCARD", "zset": "ZCARD", "hash": "HLEN", "string": "STRLEN", "json": "STRLEN"}
 _COMPACT = frozenset({b"listpack", b"ziplist"})
 """How Redis 7 and 6.2 keep a hash whose fields are all at most hash-max-listpack-value (64) bytes long."""
+
+
+REFUSED = "no permission to read it"
+_NO_OBJECT = "the value is not a JSON object"
 
 
 @dataclass(slots=True)
@@ -62,6 +69,8 @@ class KeyLook:
     is_damaged: bool = False
     """There, and of the right type, but not the JSON that it should be: it still counts."""
     gone: bool = False
+    empty: bool = False
+    """A string of no bytes, or none: to Redis they look the same until it is asked whether the key exists."""
     more: bool = False
     """The first round was not enough: a string longer than its start, or a hash whose fields are to be measured."""
     long_fields: frozenset[str] = frozenset()
@@ -73,11 +82,12 @@ class KeyLook:
 
 
 def look(
-    client: redis.Redis, matches: Sequence[Match], now_s: float, cursors: Mapping[str, float]
+    client: redis.Redis, matches: Sequence[Match], now_s: float, cursors: Mapping[str, tuple[float, int]]
 ) -> list[list[KeyLook]]:
     """Read what the entries of these keys need, a list for each entry.
 
-    ``cursors`` are the scores from which sorted sets of times are read.
+    ``cursors`` are the times (milliseconds) from which sorted sets of times are read, and how many members at them are
+    known.
     """
     by_entry: dict[str, list[KeyLook]] = {}
     for match in matches:
@@ -136,10 +146,14 @@ def _first(entry: Entry, group: Sequence[KeyLook]) -> Iterator[_Ask]:
         yield _Ask(group, ("MEMORY", "USAGE"), ("SAMPLES", MAX_ELEMENTS), _take_bytes)
 
 
-def _second(entry: Entry, group: Sequence[KeyLook], now_s: float, cursors: Mapping[str, float]) -> Iterator[_Ask]:
+def _second(
+    entry: Entry, group: Sequence[KeyLook], now_s: float, cursors: Mapping[str, tuple[float, int]]
+) -> Iterator[_Ask]:
     """Fields and elements; the lengths that are still to be known."""
     kinds = entry.kinds
     if entry.type in ("string", "json"):
+        if empty := [one for one in group if one.empty]:
+            yield _Ask(empty, ("EXISTS",), (), _take_exists)
         if long := [one for one in group if one.more]:
             yield _Ask(long, ("STRLEN",), (), _take_length_of_long)
     elif entry.type == "hash":
@@ -153,10 +167,12 @@ def _second(entry: Entry, group: Sequence[KeyLook], now_s: float, cursors: Mappi
             yield _Ask(group, ("ZRANGE",), (0, MAX_ELEMENTS - 1, "WITHSCORES"), _take_scored)
         if "series" in kinds:
             for one in group:
-                start = repr(cursors.get(one.match.key, float("-inf")))
-                yield _Ask(
-                    [one], ("ZRANGEBYSCORE",), (start, "+inf", "WITHSCORES", "LIMIT", 0, MAX_ELEMENTS), _take_scored
-                )
+                from_ms, known = cursors.get(one.match.key, (float("-inf"), 0))
+                # What was rounded away by the division is read again; what is known already is not taken twice.
+                seconds = repr(math.nextafter(from_ms / 1000, -math.inf)), f"({MILLISECONDS_FROM!r}"
+                for span in (seconds, (repr(max(from_ms, MILLISECONDS_FROM)), "+inf")):
+                    words = (*span, "WITHSCORES", "LIMIT", 0, MAX_ELEMENTS + known)
+                    yield _Ask([one], ("ZRANGEBYSCORE",), words, _take_scored)
         if "overdue" in kinds:
             yield _Ask(group, ("ZCOUNT",), ("-inf", repr(now_s)), _take_overdue)
 
@@ -207,7 +223,17 @@ def _take_ttl(one: KeyLook, reply: Any) -> None:
 
 def _take_length(one: KeyLook, reply: Any) -> None:
     one.length = int(reply)
-    one.gone |= not one.length
+    one.empty = not one.length and one.entry.type in ("string", "json")
+    one.gone |= not one.length and not one.empty
+
+
+def _take_exists(one: KeyLook, reply: Any) -> None:
+    if not reply:
+        one.gone = True
+    elif one.entry.type == "json" and _needs_text(one.entry.metrics):
+        one.trouble, one.is_damaged = _NO_OBJECT, True
+    else:
+        one.text = ""
 
 
 def _take_bytes(one: KeyLook, reply: Any) -> None:
@@ -240,13 +266,13 @@ def _take_length_of_long(one: KeyLook, reply: Any) -> None:
 
 def _take_text(one: KeyLook, reply: Any) -> None:
     if not reply:
-        one.gone = True
+        one.empty = True
     elif one.match.entry.type != "json":
         one.text = _text(reply)
     elif (fields := json_object(reply, one.match.entry.read_fields)) is not None:
         one.fields = fields
     else:
-        one.trouble, one.is_damaged = "the value is not a JSON object", True
+        one.trouble, one.is_damaged = _NO_OBJECT, True
 
 
 def _take_fields(names: tuple[str, ...]) -> Callable[[KeyLook, Any], None]:
@@ -276,7 +302,7 @@ def _take_elements(one: KeyLook, reply: Any) -> None:
 
 
 def _take_scored(one: KeyLook, reply: Any) -> None:
-    one.scored = [(reply[at], float(reply[at + 1])) for at in range(0, len(reply), 2)]
+    one.scored = [*one.scored, *((reply[at], float(reply[at + 1])) for at in range(0, len(reply), 2))]
 
 
 def _take_overdue(one: KeyLook, reply: Any) -> None:
@@ -313,7 +339,7 @@ def _take_error(one: KeyLook, ask: _Ask, error: redis.RedisError) -> None:
     if ask.optional and (meaning is None or isinstance(meaning, RedisDenied)):
         ask.take(one, error)
     elif isinstance(meaning, RedisDenied):
-        one.trouble = "no permission to read it"
+        one.trouble = REFUSED
     elif meaning is not None:
         raise meaning from error
     elif "WRONGTYPE" in str(error) or "wrong kind of value" in str(error):

@@ -1,7 +1,7 @@
 """Keys that no pattern knows, grouped by what their names have in common. Pure.
 
-Identifiers, numbers, addresses and tokens become ``*`` at once. A part of a name that varies from key to key, such as a user's name,
-becomes ``*`` when the groups are folded. A million different names take the memory of ``MOST_SHAPES``.
+Identifiers, numbers, addresses and tokens become ``*`` at once. A part of a name that varies from key to key, such as a
+user's name, becomes ``*`` when the groups are folded. A million different names take the memory of ``MOST_SHAPES``.
 """
 
 from __future__ import annotations

@@ -17,6 +17,9 @@ _log = log.get(__name__)
 
 MAX_HOURS = LONGEST_KEPT_DAYS * 24
 """As ``retention.raw_hours``."""
+LONGEST_TEXT = 100
+"""What is longer is no number of hours, and is not read: it may be of any length."""
+_FIX = f"set ttl_hours to a number from 1 to {MAX_HOURS}"
 
 
 def retention_hours(link: RedisLink, default_hours: int) -> int:
@@ -32,7 +35,10 @@ def asked_hours(link: RedisLink) -> tuple[int | None, dict[str, str]]:
     key = keys.RETENTION_PERFORMANCE_METRICS
     try:
         with outages():
-            said = link.database("environment").hget(key, "ttl_hours")
+            client = link.database("environment")
+            if (length := int(client.hstrlen(key, "ttl_hours"))) > LONGEST_TEXT:
+                return None, {"key": key, "ttl_hours": f"{length} bytes", "fix": _FIX}
+            said = client.hget(key, "ttl_hours")
     except RedisOutage:
         raise
     except (PipelineError, redis.ResponseError) as error:
@@ -40,7 +46,7 @@ def asked_hours(link: RedisLink) -> tuple[int | None, dict[str, str]]:
     if said is None or (hours := read_hours(said)) is not None:
         return (None if said is None else hours), {}
     text = said.decode(errors="backslashreplace") if isinstance(said, bytes) else str(said)
-    return None, {"key": key, "ttl_hours": text[:100], "fix": f"set ttl_hours to a number from 1 to {MAX_HOURS}"}
+    return None, {"key": key, "ttl_hours": text, "fix": _FIX}
 
 
 def read_hours(text: bytes | str) -> int | None:

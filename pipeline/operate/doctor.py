@@ -17,7 +17,13 @@ from pipeline.base.redis_link import RedisLink
 from pipeline.operate import preflight
 from pipeline.operate.clickhouse_findings import RIGHTS, clickhouse_findings, retention_finding
 from pipeline.operate.findings import Finding
-from pipeline.operate.redis_findings import LOOK_AT_DISK, durable_seal_finding, redis_findings, rights_finding
+from pipeline.operate.redis_findings import (
+    LOOK_AT_DISK,
+    collecting_finding,
+    durable_seal_finding,
+    redis_findings,
+    rights_finding,
+)
 from pipeline.store.client import Store, engine_path
 
 MIN_FREE_BYTES = 2 << 30
@@ -49,6 +55,7 @@ def examine(settings: Settings, link: RedisLink | None, store: Store | None) -> 
     def redis_side(link: RedisLink) -> Iterator[Finding]:
         yield from redis_findings(link)
         yield rights_finding(settings, link)
+        yield collecting_finding(settings, link)
         yield durable_seal_finding(settings, link)
 
     def clickhouse_side(store: Store) -> Iterator[Finding]:

@@ -13,7 +13,10 @@ from pipeline.base.errors import Outage, PipelineError, RedisDenied
 from pipeline.base.redis_link import IS_REPLICA, RedisLink, is_replica, outages
 from pipeline.buffer.redis_disk import FSYNC_WAIT_S
 from pipeline.operate.findings import Finding, clock_finding, version_of
-from pipeline.operate.redis_rights import missing_rights, needs
+from pipeline.operate.redis_rights import missing_rights, needs, needs_to_collect
+
+_MOST_NAMED = 8
+"""Entries that one finding names."""
 
 MIN_REDIS = (6, 2)
 SESSIONS = 10_000
@@ -53,6 +56,23 @@ def rights_finding(settings: Settings, link: RedisLink) -> Finding:
     return Finding(
         "redis rights", "bad", f"the user of redis.url may not: {', '.join(refused)}",
         "give it the rights of 'service' in config/redis-users.acl, or start the service with that user",
+    )  # fmt: skip
+
+
+def collecting_finding(settings: Settings, link: RedisLink) -> Finding:
+    """Whether the user of redis.url may read what is collected; what it may not read, the service leaves out."""
+    wanted = needs_to_collect(settings)
+    if not wanted:
+        return Finding("redis rights to collect", "ok", "collect.enabled is off")
+    refused = [name for name, need in wanted.items() if missing_rights(link, [need])]
+    if not refused:
+        return Finding("redis rights to collect", "ok", "the user may read all that is collected")
+    more = f" and {len(refused) - _MOST_NAMED} more" if len(refused) > _MOST_NAMED else ""
+    return Finding(
+        "redis rights to collect", "warn",
+        f"the user of redis.url may not read {', '.join(refused[:_MOST_NAMED])}{more}: these are not collected",
+        "start the service as 'service-collecting' (Redis 6.2: 'service-collecting-6') of config/redis-users.acl, or "
+        "set collect.enabled: false, or name them in collect.skip",
     )  # fmt: skip
 
 

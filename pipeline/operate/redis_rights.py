@@ -6,12 +6,15 @@ command, and nothing is executed.
 
 from __future__ import annotations
 
+import re
+
 import redis
 
 from pipeline.base import keys as names
 from pipeline.base.config import Settings
 from pipeline.base.keys import BufferKeys, FleetKeys
 from pipeline.base.redis_link import RedisLink, outages
+from pipeline.collect.build import checked_catalogue
 
 Need = tuple[str, tuple[str, ...]]
 """A database by its name, and a command."""
@@ -98,11 +101,38 @@ _PUBLISHED: tuple[tuple[str, Need], ...] = (
     ("test_history", ("results", ("RPUSH", names.test_history("x"), "1"))),
     ("failure_pattern", ("results", ("SADD", names.failure_pattern("x"), "1"))),
     ("failure_analysis", ("results", ("HSET", names.FAILURE_ANALYSIS, "x", "1"))),
+    ("", ("environment", ("HSTRLEN", names.RETENTION_PERFORMANCE_METRICS, "ttl_hours"))),
     ("", ("environment", ("HGET", names.RETENTION_PERFORMANCE_METRICS, "ttl_hours"))),
     ("", ("environment", ("GET", names.maintenance("x")))),
     ("cleanup_status", ("environment", ("HSET", names.CLEANUP_STATUS, "x", "1"))),
 )
 """By the entry of ``publish.skip`` that makes it needless, what is written to the platform's keys or read from them."""
+
+
+_READ: dict[str, tuple[str, ...]] = {
+    "string": ("GETRANGE", "0", "1"),
+    "json": ("GETRANGE", "0", "1"),
+    "hash": ("HMGET", "x"),
+    "list": ("LRANGE", "0", "1"),
+    "set": ("SCARD",),
+    "zset": ("ZRANGE", "0", "1"),
+}
+"""By type the command that reads a key, and what follows the key."""
+
+
+def needs_to_collect(settings: Settings) -> dict[str, Need]:
+    """What collecting needs, by the name of the entry; nothing when it is off. Raises ``ConfigError``."""
+    if not settings.collect.enabled:
+        return {}
+    found: dict[str, Need] = {}
+    for entry in checked_catalogue(settings).entries:
+        if entry.metrics and entry.writer == "platform" and entry.name not in settings.collect.skip:
+            if entry.type == "channel":
+                found[entry.name] = entry.database, ("PSUBSCRIBE", entry.glob)
+            else:
+                name, *rest = _READ[entry.type]
+                found[entry.name] = entry.database, (name, re.sub(r"\{\w+\}", "x", entry.pattern), *rest)
+    return found
 
 
 def missing_rights(link: RedisLink, wanted: list[Need]) -> list[str]:

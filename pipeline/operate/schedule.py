@@ -169,7 +169,7 @@ class Schedule:
                 "trouble": state.trouble,
                 "began_s_ago": round(now_s - state.began_s, 1),
                 "interval_s": job.interval_s,
-                "overdue": self.holds and is_overdue(job.interval_s, now_s - state.began_s),
+                "overdue": self._scheduler.running and self.holds and is_overdue(job.interval_s, now_s - state.began_s),
             }
             for job in self.jobs
             for state in [self.states[job.name]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ from pipeline.web.spans import MergedSpans, written_out
 FILE = "sql/page.sql"
 ASKED_BEFORE = {"since": "newest_executions", "hours": "hours_of_attempts"}
 """Parameters that another query of the file gives, out of windows, so that few raw rows are read."""
+ASKED_BEFORE_S = 60.0
+"""How long such an answer is remembered: a page that shows a span, or shows it again, needs it only roughly."""
+_MOST_REMEMBERED = 256
 HANDLES = 2
 MAX_SHOWN_ROWS = 2_000
 """Of an answer to a question; downloads have all rows."""
@@ -53,6 +57,7 @@ class ReaderPool:
     def __init__(self, open_one: Callable[[], Store]) -> None:
         self._open = open_one
         self.merged = MergedSpans()
+        self.asked_before = _AskedBefore()
         self._free: queue.LifoQueue[Store | None] = queue.LifoQueue()
         for _ in range(HANDLES):
             self._free.put(None)
@@ -79,6 +84,32 @@ class ReaderPool:
                 return
             if store is not None:
                 store.close()
+
+
+class _AskedBefore:
+    """Answers to ``ASKED_BEFORE``, remembered for a while: for the whole windows that a span touches."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[tuple[Any, ...], tuple[float, Any]] = {}
+        """When it was answered (monotonic), and the answer, the oldest first."""
+
+    def of(self, handles: ReaderPool, store: Store, parameter: str, values: Mapping[str, Any]) -> Any:
+        """What a parameter of a figure of these ``values`` is."""
+        from_s, to_s = values["from"], values["to"]
+        whole = {**values, "from": from_s // _WINDOW_S * _WINDOW_S, "to": -(-to_s // _WINDOW_S) * _WINDOW_S}
+        key = (parameter, *sorted(_named(whole, resources.queries(FILE)[ASKED_BEFORE[parameter]].sql).items()))
+        now_s = time.monotonic()
+        with self._lock:
+            answered_s, answer = self._known.get(key, (-math.inf, None))
+        if now_s - answered_s > ASKED_BEFORE_S:
+            answer = _answer(handles, store, ASKED_BEFORE[parameter], whole)[1].column(parameter)[0].as_py()
+            with self._lock:
+                self._known.pop(key, None)
+                self._known[key] = now_s, answer
+                while len(self._known) > _MOST_REMEMBERED:
+                    del self._known[next(iter(self._known))]
+        return min(max(answer, from_s), to_s) if parameter == "since" else answer
 
 
 def parameters(given: Mapping[str, str], now_s: int) -> dict[str, Any]:
@@ -112,9 +143,9 @@ def figure(handles: ReaderPool, name: str, values: Mapping[str, Any]) -> dict[st
         raise BadRequest(f"there is no figure {name[:80]!r}")
     with handles.take() as store:
         began = time.perf_counter()
-        for parameter, before in ASKED_BEFORE.items():
+        for parameter in ASKED_BEFORE:
             if "{" + parameter + ":" in known[name].sql:
-                values = {**values, parameter: _answer(handles, store, before, values)[1].column(parameter)[0].as_py()}
+                values = {**values, parameter: handles.asked_before.of(handles, store, parameter, values)}
         used, table = _answer(handles, store, name, values)
         took_ms = (time.perf_counter() - began) * 1000
     return {

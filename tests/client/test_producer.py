@@ -218,6 +218,60 @@ def test_push_many_takes_mappings_and_a_url_may_name_its_database(redis_url: str
         assert [json.loads(item)["value"] for item in reader.lrange("other", 0, -1)] == [2, 1, 0]
 
 
+class _Word(enum.StrEnum):
+    CHROMIUM = "chromium"
+
+
+ODD_FIELDS = [
+    *({"value": value} for value in (True, math.nan, -math.inf, 2**53, -(2**53), 2**53 - 1, "5", None, 10**400, -0.0)),
+    *({"value": value} for value in (np.float64(1.5), np.int64(7), np.float32(0.1), 1e308)),
+    *({"metric_type": name} for name in ("", None, 5, "\ud83d", "größe", "x" * 300)),
+    *({"test_id": text} for text in (None, 5, "", "\ud83d", "tab\tline\n", "x" * 3000, _Word.CHROMIUM, b"x", ["a"])),
+    *({"tags": tags} for tags in ({}, None, {"a": None}, {"a": math.nan}, {"a": [1]}, {1: 2}, [], "x", {"team": "b"})),
+    *({"tags": tags} for tags in ({"a": True, "b": 2**70, "c": 0.5, "d": "\ud83d"}, [("a", 1)], {"timestamp": None})),
+    *({"timestamp": at} for at in (None, -1, math.nan, datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1), "soon")),
+    *({"timestamp": at} for at in ("2026-01-01T00:00Z", 0, 2**60, 1.5, True, np.int64(5))),
+    *({"attempt": number} for number in (None, 0, -3, True, "1", 1.0)),
+    *({"zzz": 1}, {"zzz": None}, {"branch": "a", "commit": "b", "job": "c", "run_id": "d", "error_type": "e"}),
+]
+
+
+@pytest.mark.parametrize("defaults", [{}, {"environment": "staging", "tags": {"team": "a"}}], ids=["bare", "defaults"])
+def test_a_list_means_what_its_metrics_mean_one_by_one(defaults: dict[str, Any], redis_url: str) -> None:
+    """The same items, refusals and counts for every odd field, in the middle of plain ones."""
+    plain = {"metric_type": "duration", "value": 2.5, "timestamp": 1_795_000_000_000, "status": "passed"}
+    for odd in ODD_FIELDS:
+        metrics = [plain, {**plain, **odd}, {**plain, "value": 3}]
+        outcomes = []
+        for given in (metrics, iter(metrics)):
+            with redis.Redis.from_url(f"{redis_url}/3") as reader:
+                reader.delete(KEY)
+            with MetricsClient(redis_url, defaults=defaults, max_item_bytes=2_000) as client:
+                try:
+                    said: Any = client.push_many(given)
+                except ValueError as error:
+                    said = str(error)
+            items = [json.loads(item) for item in waiting(redis_url)]
+            if odd.get("timestamp", 0) is None:
+                assert items[1].pop("timestamp") > plain["timestamp"]
+            outcomes.append((said, client.stats(), [json.dumps(item, sort_keys=True) for item in items]))
+        assert outcomes[0] == outcomes[1], odd
+
+
+def test_a_list_fills_the_room_that_there_is(redis_url: str) -> None:
+    """What does not fit is dropped and counted; nothing of a list goes to a closed client."""
+    metrics = [{"metric_type": "duration", "value": number} for number in range(2_500)]
+    with MetricsClient("redis://127.0.0.1:1", max_queued_bytes=1_200 * ITEM_BYTES, quiet=True) as client:
+        assert client.push_many(metrics) == 1_200
+        assert (client.stats().queued, client.stats().dropped) == (1_200, 1_300)
+        client.close(timeout_s=0)
+        assert client.push_many(metrics) == 0
+        assert offered(client.stats()) == 5_000
+    with MetricsClient(redis_url, max_queued_bytes=1_200 * ITEM_BYTES, room_timeout_s=60) as client:
+        assert client.push_many(metrics) == 2_500
+    assert [json.loads(item)["value"] for item in waiting(redis_url)] == list(range(2_500))
+
+
 def test_flush_returns_when_everything_queued_is_in_redis(redis_url: str) -> None:
     """After flush() nothing is queued, long before the flush interval is over."""
     with MetricsClient(redis_url, flush_interval_s=3600) as client:

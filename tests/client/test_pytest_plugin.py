@@ -13,7 +13,12 @@ import pytest
 import redis
 from conftest import missing, redis_executables
 from pytest_server import run_in_fork
+from reports import NOW_MS, rows
 from side_packages import side_packages
+
+from pipeline.client.importers.allure import allure
+from pipeline.client.importers.json_node import Node
+from pipeline.client.importers.report import Context
 
 ONE_REDIS = pytest.mark.parametrize("redis_url", sorted(redis_executables())[:1], indirect=True)
 
@@ -228,6 +233,43 @@ def test_subtests_count_with_their_test(tmp_path: Path, redis_url: str) -> None:
     assert metric["value"] == pytest.approx(seconds * 1000, abs=0.0001)
 
 
+SUBTESTS = """
+import unittest
+import pytest
+class T(unittest.TestCase):
+    def test_of_unittest(self):
+        for i in range(3):
+            with self.subTest(i=i):
+                if i == 1: self.skipTest("not here")
+def test_all(subtests):
+    for i in range(2):
+        with subtests.test(i=i): pytest.skip("not here")
+def test_one(subtests):
+    for i in range(3):
+        with subtests.test(i=i):
+            if i == 1: pytest.skip("not here")
+            assert i != 2
+def test_none(subtests):
+    with subtests.test(): pass
+"""
+
+
+@ONE_REDIS
+def test_a_skipped_subtest_is_told_as_in_the_junit_report(tmp_path: Path, redis_url: str) -> None:
+    """pytest itself reports the test as passed; its JUnit report as skipped, or as failed where another one failed."""
+    if not hasattr(pytest, "Subtests"):
+        pytest.skip("this pytest has no subtests")
+    (tmp_path / "test_parts.py").write_text(SUBTESTS)
+    options = ("--pipeline-metrics", f"--pipeline-redis-url={redis_url}", "--junitxml=report.xml")
+    run_pytest(tmp_path, "-p", "no:xdist", *options)
+    told = {metric["test_name"]: metric["status"] for metric in pushed(redis_url)}
+    assert told == {
+        "T::test_of_unittest": "skipped", "test_all": "skipped", "test_one": "failed", "test_none": "passed",
+    }  # fmt: skip
+    report = rows((tmp_path / "report.xml").read_bytes())
+    assert told == {metric["test_name"]: metric["status"] for metric in report}
+
+
 REPEATED = """
 import itertools
 attempt = itertools.count()
@@ -431,6 +473,26 @@ def test_wrong_page(page):
     assert page.inner_text("h1") == "Checkout"
 def test_flaky_page(page): assert next(attempts)
 """
+
+
+@ONE_REDIS
+def test_allure_s_results_of_the_same_run_name_the_same_executions(tmp_path: Path, redis_url: str) -> None:
+    """The real allure-pytest beside the plugin: ids, names, suites and verdicts."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/test_sample.py").write_text(SAMPLE)
+    run = run_pytest(
+        tmp_path,
+        *("-p", "no:xdist", "--alluredir=results", "--pipeline-metrics", f"--pipeline-redis-url={redis_url}"),
+        PYTHONPATH=str(side_packages("allure-pytest>=2.16", "allure-python-commons>=2.16", "attrs>=23")),
+    )
+    context = Context(NOW_MS)
+    results = [Node(json.loads(path.read_bytes()), context) for path in (tmp_path / "results").glob("*-result.json")]
+    same = ("test_id", "test_name", "test_suite", "status")
+    told = sorted([metric[name] for name in same] for metric in pushed(redis_url))
+    assert told, run.stdout + run.stderr
+    assert sorted([row[name] for name in same] for row in allure(results).rows(NOW_MS)) == told
+
+
 CHROMIUM_FOUND = """
 import pytest
 @pytest.fixture(scope="session")
@@ -441,8 +503,6 @@ def browser_type_launch_args():
 
 def executions_beside_plugins(path: Path, url: str, *options: str, plugins: list[str]) -> dict[str, str]:
     """Test by test what the plugin pushed, after it was held against the JUnit report of the same run."""
-    from reports import rows
-
     (path / "test_sample.py").write_text(SAMPLE)
     (path / "test_repeated.py").write_text(REPEATED)
     run = run_pytest(

@@ -497,3 +497,59 @@ def test_what_playwright_calls_flaky_is_flaky_whatever_its_last_try_was() -> Non
     spec = {"title": "t", "file": "a.spec.ts", "tests": [test]}
     report = {"config": {}, "suites": [{"title": "a.spec.ts", "file": "a.spec.ts", "specs": [spec]}]}
     assert [row["status"] for row in rows(report)] == ["retried", "flaky"]
+
+
+ALLURE: dict[str, tuple[dict[str, Any], tuple[str, str, str, str]]] = {
+    "allure-pytest 2.16": (
+        {
+            "name": "test_param[a b]", "fullName": "shop.test_cart.TestA#test_param",
+            "labels": {"framework": "pytest", "package": "shop.test_cart", "suite": "test_cart", "subSuite": "TestA"},
+            "parameters": [{"name": "n", "value": "'a b'"}],
+        },
+        ("shop/test_cart.py::TestA::test_param[a b]", "TestA::test_param[a b]", "shop.test_cart", ""),
+    ),
+    "allure-pytest 2.16, a title": (
+        {
+            "name": "Takes a card", "fullName": "test_cart#test_param",
+            "labels": {"framework": "pytest", "package": "test_cart"},
+            "parameters": [{"name": "n", "value": "'visa'"}, {"name": "m", "value": "2"}],
+        },
+        ("test_cart.py::test_param[visa-2]", "test_param[visa-2]", "test_cart", ""),
+    ),
+    "allure-jest 3.12": (
+        {"name": "adds", "fullName": "shop:src/cart.test.js#cart deep adds", "labels": {"framework": "jest"}},
+        ("src/cart.test.js::cart deep adds", "cart deep adds", "src/cart.test.js", ""),
+    ),
+    "allure-vitest 3.12": (
+        {"name": "adds", "fullName": "shop:src/cart.test.js#cart deep adds", "labels": {"framework": "vitest"}},
+        ("src/cart.test.js::cart deep adds", "cart deep adds", "src/cart.test.js", ""),
+    ),
+    "allure-mocha 3.12": (
+        {"name": "adds", "fullName": "shop:test/cart.js: cart > deep > adds", "labels": {"framework": "mocha"}},
+        ("test/cart.js::cart deep adds", "cart deep adds", "test/cart.js", ""),
+    ),
+    "allure-playwright 3.12": (
+        {
+            "name": "flakes", "fullName": "cart.spec.js › cart › flakes", "labels": {"framework": "playwright"},
+            "parameters": [{"name": "Project", "value": "chromium"}, {"name": "Retry", "value": "1", "excluded": True}],
+        },
+        ("cart.spec.js::cart › flakes", "cart › flakes", "cart.spec.js", "chromium"),
+    ),
+    "a runner that is not known": (
+        {
+            "name": "adds", "fullName": "com.shop.Cart.adds", "labels": {"framework": "junit5", "suite": "Cart"},
+            "parameters": [{"name": "n", "value": "7"}, {"name": "Retry", "value": "1", "excluded": True}],
+        },
+        ("com.shop.Cart.adds[7]", "adds", "Cart", ""),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("result", "expected"), ALLURE.values(), ids=ALLURE)
+def test_allure_names_a_test_as_the_runner_s_own_report_does(
+    result: dict[str, Any], expected: tuple[str, str, str, str]
+) -> None:
+    """Whichever runner wrote it; the number of a retry is no part of a name."""
+    labels = [{"name": name, "value": value} for name, value in result["labels"].items()]
+    told = {"uuid": "u", "historyId": "h", "status": "passed", "start": NOW_MS - 5, "stop": NOW_MS, **result}
+    assert shown(told | {"labels": labels}, "test_id", "test_name", "test_suite", "browser") == [expected]

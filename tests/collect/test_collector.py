@@ -1,6 +1,7 @@
 """The platform's keys on a real Redis, seeded with the document's own examples, and what they become."""
 
 import json
+import math
 import re
 import shlex
 import time
@@ -14,20 +15,24 @@ import pytest
 import redis
 from conftest import RedisServer
 
+from pipeline.alerts.journal.maintenance import MaintenanceWindows
 from pipeline.base import config, failpoints
 from pipeline.base.config import RedisDatabases
 from pipeline.base.errors import ConfigError, RedisOutage
 from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import RedisLink
+from pipeline.collect import derive
 from pipeline.collect.catalogue import Catalogue, catalogue, shipped
 from pipeline.collect.channels import ChannelCounter
 from pipeline.collect.check import findings, walk
 from pipeline.collect.collector import Collector
 from pipeline.collect.entry_checks import mistakes
+from pipeline.collect.platform import Platform
 from pipeline.collect.redis_health import RedisHealth
 from pipeline.collect.told import read_states
 from pipeline.metric import Limits, Metric, decode
 from pipeline.operate import preflight
+from pipeline.operate.redis_findings import collecting_finding, rights_finding
 
 SECRETS = (
     "user_123", "test_admin", "127.0.0.1", "192.168.1.100", "123456", "tok-1", "tok-2", "test@example.com", "s-1",
@@ -443,6 +448,155 @@ def test_a_pass_that_an_outage_ends_counts_no_key_twice(server: RedisServer) -> 
     assert sorted(found) == [("load_time", 1200), ("results_cached", 700)]
 
 
+def test_an_empty_value_is_there_and_said(server: RedisServer) -> None:
+    """It counts where keys are counted; where a number or an object is wanted it is reported."""
+    with server.client(0) as client:
+        client.set("lockout:user-1", "")
+        client.set("session:test:empty", "")
+    with server.client(4) as client:
+        client.set("cost:daily:gemini", "")
+    collector = collector_on(server)
+    collector.run(now_ms(), budget_s=60)
+    found = {one.metric_type: one.value for one in collected(server)}
+    assert (found["users_locked_out"], found["sessions_active"]) == (1, 1)
+    assert collector.states["test_session"].trouble == "the value is not a JSON object"
+    assert collector.states["cost_daily"].trouble == "the value is not a number"
+
+
+def test_a_time_that_is_none_stops_nothing_and_hides_nothing(server: RedisServer) -> None:
+    """Of a sorted set of times: endless scores and times to come are said; what comes at real times is collected."""
+    at = now_ms()
+    years_ahead = 4_070_908_800  # in seconds, as many a clock is wrong
+    with server.client(3) as client:
+        client.zadd("resource:cpu:usage", {"1": math.inf, "2": -math.inf, f"{years_ahead}:3": years_ahead, "x": 1e300})
+        client.zadd("resource:cpu:usage", {f"{at // 1000 - 9}:50": at // 1000 - 9})
+        collector = collector_on(server)
+        collector.run(at, budget_s=60)
+        assert collector.states["resource_cpu"].trouble == "4 members have a time to come, or none"
+        client.zadd("resource:cpu:usage", {f"{at // 1000 - 5}:60": at // 1000 - 5})
+    collector.run(at + 20_000, budget_s=60)
+    assert [one.value for one in collected(server) if one.metric_type == "resource_cpu_usage"] == [50, 60]
+
+
+def test_more_members_at_one_time_than_one_look_reads_come_through(server: RedisServer) -> None:
+    """Once each, over several looks; past a limit the rest is given up, said, and later times go on."""
+    at = now_ms()
+    second = at // 1000 - 100
+    with server.client(3) as client:
+        client.zadd("resource:cpu:usage", {f"{second}:{number}": second for number in range(2_500)})
+        client.zadd("resource:memory:usage", {f"{second}:{number}": second for number in range(8_000)})
+        client.zadd("resource:memory:usage", {f"{second + 1}:0.5": second + 1})
+    collector = collector_on(server)
+    for number in range(9):
+        collector.run(at + number * 20_000, budget_s=60)
+    values = Counter((one.metric_type, one.value) for one in collected(server) if one.metric_type[:9] == "resource_")
+    assert set(values.values()) == {1}
+    assert sum(name == "resource_cpu_usage" for name, _ in values) == 2_500
+    assert ("resource_memory_usage", 0.5) in values
+
+
+def test_seconds_and_milliseconds_stand_side_by_side(server: RedisServer) -> None:
+    """Writers of one sorted set need not agree on the unit, and may change it: each sample is collected once."""
+    at = now_ms()
+    with server.client(3) as client:
+        collector = collector_on(server)
+        for number in range(3):
+            client.zadd("resource:cpu:usage", {f"ms:{number}": at + number * 1000 + 500})
+            client.zadd("resource:cpu:usage", {f"s:{number}.5": at / 1000 + number + 0.0001})
+            client.zadd("resource:cpu:usage", {f"late:{number}.7": at / 1000 + number + 0.6})
+            collector.run(at + 20_000 * number, budget_s=60)
+        client.zadd("resource:memory:usage", {f"m:{n}": at - 9_000_000 + n for n in range(2_500)})
+        client.zadd("resource:memory:usage", {f"s:{n}": (at - 9_000_000 + n) / 1000 for n in range(5_000, 7_500)})
+        for number in range(3, 12):
+            collector.run(at + 20_000 * number, budget_s=60)
+    found = Counter((one.metric_type, one.value) for one in collected(server))
+    cpu = sorted(value for name, value in found if name == "resource_cpu_usage")
+    assert cpu == [0, 0.5, 0.7, 1, 1.5, 1.7, 2, 2.5, 2.7]
+    assert sum(name == "resource_memory_usage" for name, _ in found) == 5_000
+    assert {count for (name, _), count in found.items() if name.startswith("resource_")} == {1}
+
+
+def test_holders_that_are_not_looked_at_are_not_missed(server: RedisServer) -> None:
+    """Without the tests that run no lock is said to lack its holder, without connections no subscription is an orphan:
+    neither when these entries are skipped nor when they may not be read."""
+    seed(server)
+    with server.client() as client:
+        client.execute_command(
+            "ACL", "SETUSER", "some", "on", ">secret", "+@all", "&*", "~lock:*", "~ws:subscriptions:*", "~*buffer*",
+        )  # fmt: skip
+    collector_on(server, skip=["test_running", "ws_connection"]).run(now_ms(), budget_s=60)
+    link = RedisLink.open(config.Settings(redis=config.RedisSettings(url=server.url.replace("://", "://some:secret@"))))
+    Collector(
+        link.database, RedisDatabases().model_dump(), BufferKeys("metrics:buffer"), catalogue(), INTERVAL_S
+    ).run(now_ms() + 20_000, budget_s=60)  # fmt: skip
+    link.close()
+    types = {one.metric_type for one in collected(server)}
+    assert "locks_held" in types
+    assert not types & {"locks_without_holder", "subscriptions_without_connection"}
+
+
+def test_what_the_dequeue_counts_among_the_workers_is_no_worker(server: RedisServer) -> None:
+    """The document's script counts in a field of the resource's hash: the other fields are workers as before."""
+    seed(server)
+    with server.client(RedisDatabases().coordination) as client:
+        assert Platform(client).dequeue("test:queue:high", "resource:workers", 5) is not None
+        assert client.hget("resource:workers", "running") == b"1"
+    collector = collector_on(server)
+    collector.run(now_ms(), budget_s=60)
+    assert collector.states["workers"].trouble == ""
+    assert {one.node for one in collected(server) if one.metric_type == "worker_load"} == {"worker-node-1"}
+
+
+@pytest.mark.parametrize("unset", ["0001-01-01T00:00:00Z", 0, "1970-01-01T00:00:00Z"])
+def test_a_time_that_was_never_set_is_no_age(server: RedisServer, unset: object) -> None:
+    """Go's zero time and the epoch: a queued test counts since it was first seen, and no age of millennia comes out."""
+    with server.client(RedisDatabases().coordination) as client:
+        client.zadd("test:queue:high", {json.dumps({"testId": "a", "queuedAt": unset}): 1})
+        client.hset("test:running:a", mapping={"executor": "w", "startTime": str(unset)})
+        client.expire("test:running:a", 3600)
+    with server.client(RedisDatabases().temporary) as client:
+        client.hset("browser:b", mapping={"started_at": str(unset), "memory_usage": 5})
+    collector_on(server).run(now_ms(), budget_s=60)
+    found = {one.metric_type: one.value for one in collected(server)}
+    assert (found["queue_age"], found["tests_stuck"], found["browser_memory"]) == (0, 0, 5)
+    assert "browser_age" not in found
+
+
+def test_a_window_that_was_called_off_is_not_active(server: RedisServer) -> None:
+    """The metric agrees with what mutes alerts: a window that is not scheduled is none, and times may be figures."""
+    windows = {
+        "on": {"scheduled": True, "start": 0, "end": 4_070_908_800},
+        "off": {"scheduled": False, "start": "2020-01-01T00:00:00Z", "end": "2099-01-01T00:00:00Z"},
+        "plain": {"start": "2020-01-01T00:00:00", "end": "2099-01-01T00:00:00+02:00"},
+    }
+    with server.client(RedisDatabases().environment) as client:
+        for name, window in windows.items():
+            client.set(f"maintenance:{name}", json.dumps(window))
+        muted = {one.environment for one in MaintenanceWindows(client).listed(now_ms())}
+    collector_on(server).run(now_ms(), budget_s=60)
+    active = {one.environment: one.value for one in collected(server) if one.metric_type == "maintenance_active"}
+    assert active == {"on": 1, "off": 0, "plain": 1}
+    assert muted == {"on", "plain"}
+
+
+def test_a_value_that_breaks_its_reader_is_the_trouble_of_its_key(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of this product in one kind of metric ends neither the other kinds nor the other databases."""
+
+    def broken(*_: Any) -> str:
+        raise OverflowError("secret")
+
+    seed(server)
+    monkeypatch.setitem(derive._GAUGES, "number", broken)
+    monkeypatch.setitem(derive._EVENTS, "series", broken)
+    collector = collector_on(server)
+    collector.run(now_ms(), budget_s=60)
+    assert collector.states["cost_daily"].trouble == "it cannot be read (OverflowError)"
+    assert collector.states["resource_cpu"].trouble == "it cannot be read (OverflowError)"
+    assert {one.metric_type for one in collected(server)} >= {"cpu_usage", "test_error", "queue_depth"}
+
+
 # Executions and channels
 
 
@@ -463,6 +617,25 @@ def test_results_that_never_came_through_the_buffer_become_executions(server: Re
     durations = [one for one in collected(server) if one.metric_type == "duration"]
     assert [(one.value, one.status, one.tags["execution_id"]) for one in durations] == [(2500, "failed", "missing")]
     assert asked == [["known", "missing"]]
+
+
+def test_results_that_cannot_be_executions_hold_up_no_other(server: RedisServer) -> None:
+    """A key that is not UTF-8, a field of many megabytes, another type: the results beside them are collected, and no
+    command reads more than a bounded part."""
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 3600))
+    sound = {"status": "failed", "duration": 2500, "startTime": started}
+    with server.client(2) as client:
+        client.hset("test:result:sound", mapping=sound)
+        client.hset(b"test:result:caf\xe9", mapping=sound)
+        client.hset("test:result:huge", mapping=sound | {"browser": "b" * 8_000_000})
+        client.set("test:result:text", "x")
+        client.config_set("slowlog-log-slower-than", 0)
+        client.config_set("slowlog-max-len", 1000)
+        collector_on(server, known_executions=lambda ids, oldest_ms: set()).run(now_ms(), budget_s=60)
+        sent = client.info("stats")["total_net_output_bytes"]
+    found = {one.tags["execution_id"]: one.browser for one in collected(server) if one.metric_type == "duration"}
+    assert found == {"sound": "", "caf\ufffd": "", "huge": ""}
+    assert sent < 8_000_000
 
 
 def test_messages_are_counted_by_channel_and_our_own_are_not(server: RedisServer) -> None:
@@ -541,6 +714,28 @@ def test_a_connection_that_was_lost_is_one_gap(server: RedisServer) -> None:
         link.close()
 
 
+def test_channels_that_may_not_be_read_are_no_gap(server: RedisServer) -> None:
+    """Who never heard them lost nothing; the subscription is tried again ever more seldom, and says why."""
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "+@all", "resetchannels")
+    link = RedisLink.open(config.Settings(redis=config.RedisSettings(url=server.url.replace("://", "://deaf:secret@"))))
+    channels = ChannelCounter(lambda: link.database("notifications"), Catalogue(shipped()).channels())
+    try:
+        channels.take(now_ms())
+        time.sleep(6)
+        taken = channels.take(now_ms())
+        assert (taken.items, taken.gaps) == ((), 0)
+        assert "refuses the user" in channels.trouble
+        with server.client() as client:
+            refused = client.execute_command("ACL", "LOG", 100)
+            tries = client.info("commandstats")["cmdstat_psubscribe"]
+        assert refused
+        assert tries["calls"] + tries.get("rejected_calls", 0) < 8
+    finally:
+        channels.close()
+        link.close()
+
+
 @pytest.fixture(autouse=True)
 def _no_failpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
@@ -554,15 +749,17 @@ SHIPPED_USERS = Path(__file__).parents[2] / "config/redis-users.acl"
 
 
 def test_the_shipped_user_that_collects_may_read_all_of_it(server: RedisServer) -> None:
-    """Under the least-privilege user everything is collected, and it may change no key of the platform's."""
+    """Under the least-privilege user everything is collected; on Redis 7.0 it may change no key of the platform's."""
     with server.client() as client:
-        if str(client.info("server")["redis_version"]).startswith("6."):
-            pytest.skip("rights to read alone come with Redis 7.0")
+        is_old = str(client.info("server")["redis_version"]).startswith("6.")
+        name = "service-collecting-6" if is_old else "service-collecting"
         seed(server)
-        (line,) = [one for one in SHIPPED_USERS.read_text().splitlines() if one.startswith("user service-collecting ")]
+        (line,) = [one for one in SHIPPED_USERS.read_text().splitlines() if one.startswith(f"user {name} ")]
         client.execute_command("ACL", "SETUSER", *line.replace("CHANGE-ME", "secret").split()[1:])
-    url = server.url.replace("://", "://service-collecting:secret@")
-    link = RedisLink.open(config.Settings(redis=config.RedisSettings(url=url)))
+    settings = config.Settings(redis=config.RedisSettings(url=server.url.replace("://", f"://{name}:secret@")))
+    link = RedisLink.open(settings)
+    assert rights_finding(settings, link).severity == "ok"
+    assert collecting_finding(settings, link).severity == "ok"
     collector = Collector(
         link.database, RedisDatabases().model_dump(), BufferKeys("metrics:buffer"), catalogue(), INTERVAL_S,
         server=RedisHealth(link.database("metrics")).look,
@@ -570,8 +767,44 @@ def test_the_shipped_user_that_collects_may_read_all_of_it(server: RedisServer) 
     assert collector.run(now_ms(), budget_s=60).trouble == []
     assert {name: state.trouble for name, state in collector.states.items() if state.trouble} == {}
     assert {one.metric_type for one in collected(server)} >= set(EXPECTED)
-    with pytest.raises(redis.exceptions.NoPermissionError):
-        link.database("sessions").delete("session:test:s-1")
+    for command in (("SET", "foreign", 1), ("FLUSHALL",), *([] if is_old else [("DEL", "session:test:s-1")])):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            link.database("sessions").execute_command(*command)
+    link.close()
+
+
+def test_the_two_shipped_users_that_collect_differ_in_the_right_to_read_alone() -> None:
+    """That of Redis 6.2 has whole keys where the other may only read, and nothing more."""
+    lines = {line.split()[1]: line for line in SHIPPED_USERS.read_text().splitlines() if line.startswith("user ")}
+    assert lines["service-collecting-6"] == lines["service-collecting"].replace("%R~", "~").replace(
+        "service-collecting ", "service-collecting-6 "
+    )
+
+
+def test_the_doctor_names_what_the_user_may_not_read(server: RedisServer) -> None:
+    """The service alone may not collect: a warning with its fix, unless collecting or the entry is off."""
+    with server.client() as client:
+        (line,) = [one for one in SHIPPED_USERS.read_text().splitlines() if one.startswith("user service ")]
+        client.execute_command("ACL", "SETUSER", *line.replace("CHANGE-ME", "secret").split()[1:])
+        client.execute_command("ACL", "SETUSER", "most", "on", ">secret", "+@all", "~*", "&*", "-scard", "-psubscribe")
+    url = server.url.replace("://", "://service:secret@")
+    settings = config.Settings(redis=config.RedisSettings(url=url))
+    link = RedisLink.open(settings)
+    finding = collecting_finding(settings, link)
+    assert (finding.severity, "test_session, session_expiry" in finding.detail) == ("warn", True)
+    assert "service-collecting" in finding.fix
+    off = settings.model_copy(update={"collect": config.CollectSettings(enabled=False)})
+    assert collecting_finding(off, link).severity == "ok"
+    link.close()
+    skip = ["user_sessions", "test_blocked_by", "test_blocks", "ws_connections", "ws_subscriptions"]
+    settings = config.Settings(
+        redis=config.RedisSettings(url=url.replace("service:", "most:")), collect={"skip": skip}
+    )  # fmt: skip
+    link = RedisLink.open(settings)
+    assert collecting_finding(settings, link).detail == (
+        "the user of redis.url may not read channel_test_status, channel_test_completed, channel_user_notifications, "
+        "topic_subscribers: these are not collected"
+    )
     link.close()
 
 

@@ -137,9 +137,18 @@ def test_a_dequeue_that_cannot_count_takes_no_test(client: Any) -> None:
     ("name", "keys", "arguments"),
     [
         ("dequeue", ["q", "r"], []),
+        ("dequeue", ["q", "r"], ["nan"]),
         ("fair_lock", ["l", "q", "w"], ["holder", 100, "now", 10]),
         ("lock", ["l", "f"], ["holder", "long"]),
+        ("fair_lock", ["l", "q", "w"], ["holder", "1000.5", 100, 10]),
+        ("fair_lock", ["l", "q", "w"], ["holder", 10**18, 100, 10]),
+        ("fair_lock", ["l", "q", "w"], ["holder", 1000, "nan", 10]),
+        ("lock", ["l", "f"], ["holder", "1000.0"]),
+        ("lock", ["l", "f"], ["holder", 10**18]),
         ("rate_limit", ["c"], ["many", 1]),
+        ("rate_limit", ["c"], ["nan", 1]),
+        ("rate_limit", ["c"], [1, 10**17]),
+        ("rate_limit", ["c"], [1, "nan"]),
         ("trim_series", ["s"], [100, "all"]),
     ],
 )

@@ -12,6 +12,7 @@ from pipeline.base.errors import StoreRefused
 from pipeline.base.redis_link import RedisLink
 from pipeline.buffer.buffer import open_buffers
 from pipeline.deliver.drainer import Drainer
+from pipeline.jobs.retention import asked_hours
 from pipeline.metric import Limits
 from pipeline.operate import follow_retention
 from pipeline.operate.follow_retention import RetentionFollower
@@ -115,6 +116,16 @@ def test_junk_is_said_once(deployment: Deployment, caplog: pytest.LogCaptureFixt
         deployment.follower.look()
     assert len([one for one in caplog.records if "retention ignored" in one.getMessage()]) == 1
     assert deployment.follower.hours == 720
+
+
+def test_what_is_too_long_for_a_number_is_not_read(deployment: Deployment) -> None:
+    """Text of any length may stand there, and is asked for every few seconds: its length alone is told."""
+    client = deployment.link.database("environment")
+    deployment.ask_for("9" * 5_000_000)
+    before = client.info("stats")["total_net_output_bytes"]
+    hours, wrong = asked_hours(deployment.link)
+    assert (hours, wrong["ttl_hours"]) == (None, "5000000 bytes")
+    assert client.info("stats")["total_net_output_bytes"] - before < 100_000
 
 
 def test_a_refused_look_does_not_end_the_service(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:

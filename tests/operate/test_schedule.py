@@ -108,15 +108,24 @@ def test_what_the_page_shows_of_a_job_is_told() -> None:
 
 
 def test_an_overdue_job_is_told() -> None:
-    """Overdue is what began longer ago than twice its interval and half a minute; only the holder's jobs can be."""
+    """Overdue is what began longer ago than twice its interval and half a minute; only the holder's jobs can be, and
+    none before the schedule begins: the demo plays its history without it."""
     assert [is_overdue(5, age) for age in (0, 39, 41)] == [False, False, True]
     assert [is_overdue(300, age) for age in (310, 620, 640)] == [False, False, True]
-    schedule = Schedule([Job("rollup", 5, lambda: None)], lease=None)
-    assert not schedule.told()["rollup"]["overdue"]
-    schedule.states["rollup"].began_s -= 100
-    assert schedule.told()["rollup"]["overdue"]
-    schedule.holds = False
-    assert not schedule.told()["rollup"]["overdue"]
+    counted = Counted(HOUR_S)
+    schedule = Schedule([counted.job], lease=None)
+    schedule.states["counted"].began_s -= 3 * HOUR_S
+    assert not schedule.told()["counted"]["overdue"]
+    schedule.start()
+    try:
+        counted.wait_for(1)
+        assert not schedule.told()["counted"]["overdue"]
+        schedule.states["counted"].began_s -= 3 * HOUR_S
+        assert schedule.told()["counted"]["overdue"]
+        schedule.holds = False
+        assert not schedule.told()["counted"]["overdue"]
+    finally:
+        schedule.stop()
 
 
 def test_a_job_that_is_stopped_or_meets_an_outage_is_no_crash(caplog: pytest.LogCaptureFixture) -> None:

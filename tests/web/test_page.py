@@ -1,5 +1,6 @@
 """The page's JSON, and what may be done from it."""
 
+import contextlib
 import json
 import re
 import time
@@ -11,7 +12,7 @@ import pytest
 from pipeline.alerts.judge.facts import FACTS
 from pipeline.base import resources
 from pipeline.jobs.coarser import CoarserJob
-from pipeline.web.figures import FILE, BadRequest, parameters
+from pipeline.web.figures import FILE, BadRequest, ReaderPool, figure, parameters
 from pipeline.web.spans import MergedSpans, written_out
 from web.conftest import World
 from web.seeding import seed
@@ -105,6 +106,27 @@ def test_of_very_many_executions_only_the_newest_are_looked_at_one_by_one(world:
     assert told["parameters"]["since"] == now_s - 2700
     mass = next(row for row in as_dicts(told) if row["test_suite"] == "mass")
     assert (mass["executions"], mass["passed_after_retry"], mass["flakiness"]) == (24990, 2499, 0.1)
+
+
+def test_how_far_back_single_executions_reach_is_asked_once_a_minute(world: World) -> None:
+    """A page that shows a span again, a moment later too, is answered without counting; never beyond the own span."""
+    now_s = int(time.time()) // 300 * 300
+    mass = (
+        "INSERT INTO metrics_5min (window_start, metric_type, environment, browser, test_suite, test_id, samples, "
+        "total, passed, revision) SELECT toDateTime({} - {}, 'UTC'), 'duration', 'staging', 'safari', 'mass', "
+        "'mass-001', 24999, 24999, 24999, 1"
+    )
+    world.store.command(mass.format(now_s, 3000))
+    values = parameters({"from": str(now_s - 3590), "to": str(now_s + 200)}, now_s)
+    with contextlib.closing(ReaderPool(world.store.clone)) as handles:
+        assert figure(handles, "flakiest", values)["parameters"]["since"] == now_s - 2700
+        world.store.command(mass.format(now_s, 2400))
+        later = parameters({"from": str(now_s - 3400), "to": str(now_s + 290)}, now_s)
+        assert figure(handles, "flakiest", later)["parameters"]["since"] == now_s - 2700
+        brief = parameters({"from": str(now_s - 2390), "to": str(now_s + 200)}, now_s)
+        assert figure(handles, "flakiest", brief)["parameters"]["since"] == now_s - 2100
+    with contextlib.closing(ReaderPool(world.store.clone)) as fresh:
+        assert figure(fresh, "flakiest", values)["parameters"]["since"] == now_s - 2100
 
 
 def test_a_view_written_out_is_that_view(world: World) -> None:

@@ -50,7 +50,7 @@ ROWS = [
     ("group › opens", "retried", 1),
     ("group › opens", "passed", 2),
     ("group › gives up", "retried", 1),
-    ("group › gives up", "flaky", 2),
+    ("group › gives up", "skipped", 2),
 ]
 
 

@@ -16,10 +16,11 @@ from typing import Any, cast
 import redis
 
 from pipeline.base import keys, log
-from pipeline.base.clock import from_iso, iso
+from pipeline.base.clock import iso
 from pipeline.base.errors import RedisDenied
 from pipeline.base.redis_link import outages
 from pipeline.base.text import printable
+from pipeline.metric import parse_window_ms
 
 _log = log.get(__name__)
 
@@ -122,6 +123,8 @@ class MaintenanceWindows:
 
 
 def _time_ms(raw: Any, name: str) -> int:
-    if not isinstance(raw, str):
-        raise ValueError(f"{name} is not a time")  # noqa: TRY004  what stands in Redis is data, not an argument
-    return from_iso(raw)
+    is_text = isinstance(raw, str | int | float) and not isinstance(raw, bool)
+    at_ms = parse_window_ms(str(raw)) if is_text else None
+    if at_ms is None:
+        raise ValueError(f"{name} is not a time")
+    return at_ms

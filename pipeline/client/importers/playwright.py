@@ -73,10 +73,14 @@ def attempt_of(result: Node, expected: str) -> Attempt:
 
 
 def judged(attempts: list[Attempt], outcome: str) -> list[Attempt]:
-    """The attempts with the test's own verdict on the last one."""
+    """The attempts with the test's own verdict on the last one.
+
+    Playwright calls a test flaky that failed and then skipped itself; it never passed, so it stays skipped.
+    """
     if not attempts:
         return [Attempt(outcome or FAILED, 0.0)]
     last = attempts[-1]
-    if last.status != INTERRUPTED and outcome:
+    gave_up = last.status == SKIPPED and outcome == FLAKY
+    if last.status != INTERRUPTED and outcome and not gave_up:
         last.status = outcome
     return attempts

@@ -236,9 +236,12 @@ function statusSoFar(test, result, results) {
   return result !== results.at(-1) || mayRunAgain(test, result) ? 'retried' : verdictOf(test, result);
 }
 
-// The status of the last attempt: Playwright's own verdict on the test.
+// The status of the last attempt: Playwright's own verdict on the test. It calls one flaky that failed and then skipped
+// itself; that never passed, so it stays skipped.
 function verdictOf(test, result) {
-  return result.status === 'interrupted' ? 'interrupted' : OUTCOMES[test.outcome()];
+  if (result.status === 'interrupted') return 'interrupted';
+  const verdict = OUTCOMES[test.outcome()];
+  return verdict === 'flaky' && result.status === 'skipped' ? 'skipped' : verdict;
 }
 
 // The outermost serial suite around a test: Playwright tries it again as a whole. Its API does not tell the mode; where

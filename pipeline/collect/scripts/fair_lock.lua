@@ -3,11 +3,11 @@
 -- ARGV: holder, TTL in milliseconds, now in milliseconds, patience in milliseconds
 -- Returns 1 when the caller holds the lock now, else 0: ask again within the patience, or the place is lost.
 -- With the document's LPOP a waiter that died blocks all waiters behind it for ever.
-if (tonumber(ARGV[2]) or 0) < 1 then
-    return redis.error_reply('ERR the TTL must be at least one millisecond')
+if not string.find(ARGV[2] or '', '^%d+$') or #ARGV[2] > 15 or tonumber(ARGV[2]) < 1 then
+    return redis.error_reply('ERR the TTL must be at least one millisecond, a whole number of up to 15 digits')
 end
-if not (tonumber(ARGV[3]) and tonumber(ARGV[4])) then
-    return redis.error_reply('ERR now and patience must be numbers of milliseconds')
+if not (string.find(ARGV[3] or '', '^%d+$') and string.find(ARGV[4] or '', '^%d+$')) then
+    return redis.error_reply('ERR now and patience must be whole numbers of milliseconds')
 end
 local held = redis.call('GET', KEYS[1])
 if held == ARGV[1] then

@@ -2,8 +2,8 @@
 -- KEYS: lock, fence (counter)   ARGV: holder, TTL in milliseconds
 -- Returns the fencing number, or 0 when another one holds the lock. The code that protects a resource refuses a smaller
 -- number than the greatest it has seen, so that a holder that slept through its TTL does no harm.
-if (tonumber(ARGV[2]) or 0) < 1 then
-    return redis.error_reply('ERR the TTL must be at least one millisecond')
+if not string.find(ARGV[2] or '', '^%d+$') or #ARGV[2] > 15 or tonumber(ARGV[2]) < 1 then
+    return redis.error_reply('ERR the TTL must be at least one millisecond, a whole number of up to 15 digits')
 end
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] then
