@@ -12,6 +12,7 @@ import socket
 import threading
 from typing import Any
 
+import h11
 import uvicorn
 
 from pipeline.base.measures import HTTP_CONNECTIONS
@@ -19,6 +20,9 @@ from pipeline.serve.bounds import BoundedConfig, Bounds, Gate
 
 CLOSING_S = 2
 """What is being answered when the server ends may go on for this long."""
+
+_CLOSED_BY_UVICORN = "when role=SERVER and state=MUST_CLOSE"
+"""Of h11, when an application answers after uvicorn answered 400 to a body that turned out to be none."""
 
 _SWEEP_S = 0.5
 _BACKLOG = 512
@@ -103,9 +107,10 @@ class HttpServer:
 
 
 def _is_a_mistake(record: logging.LogRecord) -> bool:
-    """That a request was cut off because the server ends is none."""
-    kind = record.exc_info[0] if record.exc_info else None
-    return not (record.msg.startswith("Cancel ") or (kind is not None and issubclass(kind, asyncio.CancelledError)))
+    """That a request was cut off because the server ends, or was refused while it was being answered, is none."""
+    raised = record.exc_info[1] if record.exc_info else None
+    is_refused = isinstance(raised, h11.LocalProtocolError) and _CLOSED_BY_UVICORN in str(raised)
+    return not (record.msg.startswith("Cancel ") or isinstance(raised, asyncio.CancelledError) or is_refused)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -41,7 +41,19 @@ async def large(_: Request) -> Response:
     return Response(bytes(64 << 20))
 
 
-APP = Starlette(routes=[Route("/", echo, methods=["GET", "POST"]), Route("/slow", slow), Route("/large", large)])
+async def unread(_: Request) -> Response:
+    """Answers whatever the body is."""
+    return PlainTextResponse("unread")
+
+
+APP = Starlette(
+    routes=[
+        Route("/", echo, methods=["GET", "POST"]),
+        Route("/slow", slow),
+        Route("/large", large),
+        Route("/unread", unread, methods=["POST"]),
+    ]
+)
 
 
 @pytest.fixture
@@ -292,6 +304,18 @@ def test_lengths_and_headers_that_are_none(serve: Callable[[Bounds], HttpServer]
     answer = asked(server, b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + head)
     assert answer[:13] in (b"HTTP/1.1 400 ", b"HTTP/1.1 413 ", b"HTTP/1.1 431 ", b"HTTP/1.1 501 ", b""), answer[:200]
     assert asked(server).startswith(b"HTTP/1.1 200")
+
+
+def test_a_broken_body_that_nobody_reads_is_no_mistake_of_ours(
+    serve: Callable[[Bounds], HttpServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The application answers while 400 goes out already: no sender fills the log with that."""
+    server = serve(Bounds())
+    for _ in range(5):
+        head = b"POST /unread HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert asked(server, head + b"-1\r\nabc").startswith(b"HTTP/1.1 400")
+    assert asked(server).startswith(b"HTTP/1.1 200")
+    assert not caplog.records
 
 
 def test_a_taken_port_is_an_error(serve: Callable[[Bounds], HttpServer]) -> None:
