@@ -3,7 +3,8 @@
 Two questions, either of which may tell. *Newest against reference*: the newest five runs, and the newest ten and
 twenty, against the older half. *Where did it step*: each place in the newer half is tried for a step under AR(1) noise
 whose autocorrelation is not known; where noise wanders, a step is known by its edge. What is told must still be there:
-the newest five lie away from what was before.
+the newest five lie away from what was before. And it must be a step rather than a wider spread at the same level
+(``spreads.py``).
 
 Pure numpy; a group's result does not depend on the others.
 """
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.analyse.changes.models import AUTOCORRELATIONS, PRIOR
 from pipeline.analyse.changes.series import Block, Floats, Ints, fit_level, fit_step, prepare
+from pipeline.analyse.spreads import is_step
 
 Mask = NDArray[np.bool_]
 
@@ -26,6 +28,8 @@ SPREAD_OF_MEAN_DEVIATION = 1.2533
 NEWEST_RUNS = 5
 _MORE_RUNS = (10, 20)
 """Where there are as many after the reference, the mean of so many newest runs may tell a shift, too."""
+_FAR_SPREADS, _FAR_SHARE = 5.0, 0.1
+"""Runs farther away than this say nothing about the noise, as long as they are so few."""
 _SHIFT_SPREADS = 1.5
 _SHIFT_SHARE = 0.01
 """A level that moved by a hundredth of itself or less has not moved for practical purposes."""
@@ -52,7 +56,8 @@ def shifts(durations: Floats, starts: Ints, min_runs: int) -> tuple[Mask, Floats
 
     The reference is the older half of the runs, at least ``min_runs``; the newest five, and the newest ten and twenty
     where these are no part of it, are held against it; and a step is sought in the newer half. The newest five must
-    lie beyond the noise (1.5 spreads; 1 after a step), and 1 % away.
+    lie beyond the noise (1.5 spreads; 1 after a step), and 1 % away; and a step must explain the runs better than a
+    spread that has widened.
     """
     sizes = np.diff(starts)
     shifted = np.zeros(len(sizes), bool)
@@ -60,11 +65,13 @@ def shifts(durations: Floats, starts: Ints, min_runs: int) -> tuple[Mask, Floats
     for size in np.unique(sizes[sizes >= min_runs + NEWEST_RUNS]).tolist():
         here = np.flatnonzero(sizes == size)
         runs = durations[starts[here, None] + np.arange(size)]
-        found = _against(runs, max(min_runs, size // 2), (NEWEST_RUNS, *_MORE_RUNS))
-        shifted[here], shift_pct[here], autocorrelation[here] = found
+        older, last = max(min_runs, size // 2), size - NEWEST_RUNS
+        first = max(older, size - _MOST_PLACES)
+        told, shift_pct[here], autocorrelation[here] = _against(runs, older, (NEWEST_RUNS, *_MORE_RUNS))
         # All runs before the newest five know more, until the first of a new level are among them.
-        shifted[here] |= _against(runs, size - NEWEST_RUNS, (NEWEST_RUNS,))[0]
-        shifted[here] |= _stepped(runs, max(min_runs, size // 2, size - _MOST_PLACES))
+        told |= _against(runs, last, (NEWEST_RUNS,))[0] | _stepped(runs, first)
+        told[told] = is_step(runs[told], min(first, last), NEWEST_RUNS)
+        shifted[here] = told
     return shifted, shift_pct, autocorrelation
 
 
@@ -72,10 +79,7 @@ def _against(runs: Floats, older: int, counts: tuple[int, ...]) -> tuple[Mask, F
     """Hold so many newest runs, each of ``counts``, against the ``older`` oldest ones."""
     reference = runs[:, :older]
     centre = np.median(reference, axis=1)
-    spread = SPREAD_OF_MAD * np.median(np.abs(reference - centre[:, None]), axis=1)
-    mean_deviation = SPREAD_OF_MEAN_DEVIATION * np.abs(reference - centre[:, None]).mean(axis=1)
-    # Of two ways to behave the median absolute deviation may see one alone.
-    spread = np.maximum(spread, mean_deviation)
+    spread = _spread(np.abs(reference - centre[:, None]))
     # Far runs count as three spreads away, so that one that hung says nothing about the noise.
     drawn_in = np.clip(reference, (centre - 3 * spread)[:, None], (centre + 3 * spread)[:, None])
     level = drawn_in.mean(axis=1)
@@ -113,11 +117,23 @@ def _stepped(runs: Floats, first: int) -> Mask:
     is_before = np.arange(runs.shape[1]) < place[:, None]
     before = np.where(is_before, runs, np.nan)
     centre = np.nanmedian(before, axis=1)
-    rest = np.abs(before - centre[:, None])
-    spread = np.maximum(SPREAD_OF_MAD * np.nanmedian(rest, axis=1), SPREAD_OF_MEAN_DEVIATION * np.nanmean(rest, axis=1))
+    spread = _spread(np.abs(before - centre[:, None]))
     away = np.abs(np.median(runs[:, -NEWEST_RUNS:], axis=1) - centre)
     is_apart = away > np.maximum(_STEP_SPREADS * spread, _SHIFT_SHARE * np.abs(centre))
     return np.asarray((evidence > _STEP_EVIDENCE - _LESS_PER_LENGTH * np.log(runs.shape[1] / 50)) & is_apart)
+
+
+def _spread(deviations: Floats) -> Floats:
+    """The spread of runs that lie so far from their centre, (rows, runs), NaN where there is none.
+
+    The median absolute deviation, or the mean one where that is larger: of two ways to behave the former may see one
+    alone. A tenth of the runs at most, far from all others, are no way to behave.
+    """
+    spread = SPREAD_OF_MAD * np.nanmedian(deviations, axis=1)
+    is_far = deviations > _FAR_SPREADS * spread[:, None]
+    are_few = is_far.sum(axis=1) <= _FAR_SHARE * np.isfinite(deviations).sum(axis=1)
+    near = np.where(is_far & are_few[:, None], np.nan, deviations)
+    return np.asarray(np.maximum(spread, SPREAD_OF_MEAN_DEVIATION * np.nanmean(near, axis=1)))
 
 
 def _best_step(block: Block, first: int, last: int) -> tuple[Floats, Ints]:

@@ -355,6 +355,35 @@ def test_a_shift_is_still_said_after_twenty_runs(rho: float, least: float) -> No
     assert np.median(shift_pct) == pytest.approx(15, abs=2)
 
 
+@pytest.mark.parametrize("ratio", [2, 3])
+@pytest.mark.parametrize("rho", [0.0, 0.6, 0.8])
+def test_a_wider_spread_is_seldom_a_shift(rho: float, ratio: float) -> None:
+    """Of 8,000 histories whose level stays while the spread doubles or triples about 0.5 % are said to have shifted."""
+    values = 1000.0 * (1.0 + 0.05 * bench.wider(8000, rho, ratio, seed=20))
+    shifted, _, _ = shifts(values.ravel(), np.arange(8001) * bench.RUNS, 12)
+    assert shifted.mean() <= 0.006 + 2 * math.sqrt(0.006 / 8000)
+
+
+@pytest.mark.parametrize(("rho", "least"), [(0.0, 0.99), (0.6, 0.89), (0.8, 0.87)])
+def test_runs_that_hung_do_not_hide_a_shift(rho: float, least: float) -> None:
+    """With a run in fifty that takes 3 to 10 times as long, a shift is found as well as without."""
+    noise = ar1(np.random.default_rng(10), 2000, 100, rho)
+    noise[:, 80:] += 3.0
+    values = 1000.0 * (1.0 + 0.05 * bench.with_outliers(noise, seed=10))
+    shifted, _, _ = shifts(values.ravel(), np.arange(2001) * 100, 12)
+    assert shifted.mean() >= least
+
+
+@pytest.mark.parametrize("level", [1.5, 2.0, 3.0, 0.5])
+@pytest.mark.parametrize("rho", [0.0, 0.6, 0.8])
+def test_a_level_whose_noise_moves_in_proportion_has_shifted(rho: float, level: float) -> None:
+    """A spread that widens with the level does not hide the step: eight runs tell it."""
+    values = 1000.0 * (1.0 + 0.05 * ar1(np.random.default_rng(9), 500, 100, rho))
+    values[:, 92:] *= level
+    shifted, _, _ = shifts(values.ravel(), np.arange(501) * 100, 12)
+    assert shifted.mean() >= 0.99
+
+
 def test_nothing_finds_more_than_what_knows_the_noise() -> None:
     """The bound that is printed beside what is reached is above it, and it is nearly everything here."""
     told = bench.measure(500, lambda line: None)

@@ -88,8 +88,11 @@ def pack(values: Floats) -> tuple[Floats, Ints]:
     return np.where(within, packed, last[:, None]), size
 
 
-def prepare(packed: Floats, size: Ints) -> Block:
-    """Clean and scale a block of series of at least seven points each, as ``pack`` returns them."""
+def prepare(packed: Floats, size: Ints, logarithms_from: float = _SPAN_FOR_LOGARITHMS) -> Block:
+    """Clean and scale a block of series of at least seven points each, as ``pack`` returns them.
+
+    Positive series that span more than a factor of ``logarithms_from`` are taken by their logarithms.
+    """
     width = packed.shape[1]
     within = np.arange(width) < size[:, None]
     # Powers of two keep every digit and everything below finite.
@@ -97,7 +100,7 @@ def prepare(packed: Floats, size: Ints) -> Block:
     scaled = np.ldexp(packed, -np.frexp(largest)[1][:, None])
     low, middle, high = _order_statistics(scaled, within, size, (0.1, 0.5, 0.9))
     smallest = np.min(scaled, axis=1)
-    spans = (smallest > 0) & (high > _SPAN_FOR_LOGARITHMS * low)
+    spans = (smallest > 0) & (high > logarithms_from * low)
     if spans.any():
         scaled[spans] = np.log(scaled[spans])
         middle[spans] = np.log(middle[spans])
