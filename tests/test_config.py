@@ -214,7 +214,7 @@ def test_every_bound_of_a_setting_holds(section: type[BaseModel], name: str, at:
         ("drainer: {batch_rows: many}", ("drainer.batch_rows", "many", "integer")),
         ("drainer: {batch_rows: 0}", ("drainer.batch_rows", "0", "greater than 0")),
         ("drainer: {batch_rows: 2.5}", ("drainer.batch_rows", "2.5")),
-        ("drainer: 7", ("drainer", "7")),
+        ("drainer: 7", ("drainer", "is a section")),
         ("log: {level: loud}", ("log.level", "loud", "'debug'")),
         ("redis: {url: 'http://localhost'}", ("redis.url", "http://localhost", "redis://")),
         ("clickhouse: {dsn: localhost}", ("clickhouse.dsn", "localhost", "https://")),
@@ -368,6 +368,11 @@ SECRET = "hunter2-Xy/Z@:#%"
         "redis: ['{url}']",
         "rediss: {url: '{url}'}",
         "redis: {url: {password: '{secret}'}}",
+        "web: {password: 76543210}",
+        "web: {write_key: 7654.3210}",
+        "web: {token: true}",
+        "web: 76543210",
+        "redis: {url: 76543210}",
         "redis: {url: ['{secret}']}",
         "redis: {url: '{url}'}",
         "redis: {url: 'redis://:{secret}'}",
@@ -400,6 +405,8 @@ def test_no_mistake_shows_a_secret(text: str, secret: str, file: Path) -> None:
     found = sentence(file)
     assert "hunter2" not in found
     assert "Xy" not in found
+    assert "7654" not in found
+    assert "True" not in found
 
 
 @pytest.mark.parametrize(
@@ -500,3 +507,61 @@ def test_a_number_beyond_all_use_is_refused(path: str) -> None:
         with pytest.raises(ValidationError) as refused:
             config.Settings(**given)
         assert any(one["loc"][: len(sections) + 1] == tuple(path.split(".")) for one in refused.value.errors())
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (
+            "redis: {url: 'redis://h', tls: {ca_file: /ca.pem}}",
+            "redis.tls.ca_file is set, but redis.url starts with redis:",
+        ),
+        ("redis: {url: 'unix:///run/r.sock', tls: {cert_file: /c.pem}}", "redis.tls.cert_file is set"),
+        ("clickhouse: {dsn: 'http://h', tls: {ca_file: /ca.pem}}", "clickhouse.tls.ca_file is set, but clickhouse.dsn"),
+        ("clickhouse: {database: default}", "choose another, such as 'pipeline'"),
+        ("clickhouse: {database: default, dsn: 'chdb:///data'}", "choose another, such as 'pipeline'"),
+        ("clickhouse: {database: System, dsn: 'http://h'}", "is ClickHouse's own"),
+        ("clickhouse: {database: INFORMATION_SCHEMA}", "is ClickHouse's own"),
+        ("web: {port: 8123}", "web.port and web.clickhouse_port are both 8123"),
+        ("alerts: {page_url: 'javascript:alert(1)'}", "alerts.page_url"),
+        ("alerts: {page_url: 'https://user:hunter2@h/'}", "alerts.page_url"),
+        ("alerts: {page_url: 'https:///path'}", "alerts.page_url"),
+        ("web: {names: ['http://h']}", "web.names"),
+        ("web: {names: ['a b']}", "web.names"),
+        ("web: {vitals_origins: [shop.example.org]}", "web.vitals_origins"),
+        ("web: {vitals_origins: ['https://h/path']}", "web.vitals_origins"),
+    ],
+)
+def test_what_would_be_ignored_or_harmful_is_refused(text: str, named: str, file: Path) -> None:
+    """Certificates beside an address without TLS, databases of ClickHouse, names that match no request."""
+    file.write_text(text)
+    found = sentence(file)
+    assert named in found
+    assert "hunter2" not in found
+    assert "setting ''" not in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "clickhouse: {database: default, dsn: 'http://h'}",
+        "web: {port: 8123}\nclickhouse: {dsn: 'http://h'}",
+        "web: {port: 0, clickhouse_port: 0}",
+        "web: {names: [h, 'h:1', 10.0.0.1, '[::1]:80', localhost]}",
+        "web: {vitals_origins: ['*', 'null', 'HTTPS://Shop.example.org:8443/', 'capacitor://localhost']}",
+        "alerts: {page_url: 'http://h:8080/metrics/?a=b'}",
+        "redis: {tls: {ca_file: /ca.pem}}",
+    ],
+)
+def test_its_relatives_are_not(text: str, file: Path) -> None:
+    """What looks alike and works is taken."""
+    file.write_text(text)
+    config.load(file, {})
+
+
+@pytest.mark.parametrize("name", ["WEB__TOKEN", "FLEET__NAME", "BUFFER__KEY", "REDIS__URL", "WEB__PASSWORD_FILE"])
+def test_bytes_in_a_variable_are_one_sentence(name: str) -> None:
+    """A variable that is not UTF-8 is named; neither is it taken nor shown."""
+    found = sentence(environment={f"PIPELINE_{name}": "hunter2\udcff"})
+    assert f"PIPELINE_{name} is not UTF-8" in found
+    assert "hunter2" not in found

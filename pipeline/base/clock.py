@@ -5,7 +5,6 @@ half an hour of simulated platform with a ``ManualClock`` before it goes on live
 """
 
 import time
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -21,6 +20,8 @@ class Clock(Protocol):
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS = ((1 << 32) - 1) * 1000
+"""The last second of ClickHouse\'s DateTime."""
 
 
 def iso(moment_ms: int) -> str:
@@ -57,16 +58,18 @@ def moment_ms(text: str, now_ms: int) -> int:
     text = text.strip()
     if text == "now":
         return now_ms
-    if text.isascii() and text.isdigit() and len(text) <= 11:
-        return int(text) * 1000
     try:
-        moment = now_ms - durations.parse_ms(text)
+        is_number = text.isascii() and text.isdigit() and len(text) <= 11
+        moment = int(text) * 1000 if is_number else now_ms - durations.parse_ms(text)
     except ValueError:
-        with suppress(ValueError, OverflowError):
-            return from_iso(text)
-        raise ValueError(f"{text!r} is neither an ISO-8601 time nor a span back from now such as 6h") from None
+        try:
+            moment = from_iso(text)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{text!r} is neither an ISO-8601 time nor a span back from now such as 6h") from None
     if moment < 0:
         raise ValueError(f"{text!r} goes back beyond the year 1970")
+    if moment > _LAST_MS:
+        raise ValueError(f"{text!r} lies beyond the year 2106")
     return moment
 
 

@@ -133,6 +133,13 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Settings:
+        is_embedded = self.clickhouse.dsn == "embedded" or self.clickhouse.dsn.startswith("chdb://")
+        if is_embedded and self.web.port and self.web.port == self.web.clickhouse_port:
+            raise ValueError(f"web.port and web.clickhouse_port are both {self.web.port}; each needs a port of its own")
+        return self
+
     @field_validator("data_dir")
     @classmethod
     def _file_name(cls, data_dir: Path) -> Path:

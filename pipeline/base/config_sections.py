@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -78,6 +79,27 @@ class RedisSettings(Section):
                 )
         return url
 
+    @model_validator(mode="after")
+    def _certificates_are_used(self) -> RedisSettings:
+        _demand_encryption("redis", self.tls, "redis.url", self.url, ("redis", "unix"), "rediss")
+        return self
+
+
+def _demand_encryption(
+    section: str, tls: TlsSettings, setting: str, url: str, plain: Sequence[str], encrypted: str
+) -> None:
+    """Who names certificates wants encryption, which the scheme of the URL alone decides."""
+    scheme = url.partition("://")[0]
+    named = next((name for name in ("ca_file", "cert_file", "key_file") if getattr(tls, name)), "")
+    if named and scheme in plain:
+        raise ValueError(
+            f"{section}.tls.{named} is set, but {setting} starts with {scheme}://, which is not encrypted; "
+            f"write {encrypted}://, or leave the certificates out"
+        )
+
+
+_DATABASES_OF_CLICKHOUSE = ("system", "information_schema")
+
 
 class ClickHouseSettings(Section):
     """Where ClickHouse is."""
@@ -101,6 +123,23 @@ class ClickHouseSettings(Section):
         if dsn != "embedded":
             addresses.clickhouse_address(dsn)
         return dsn
+
+    @model_validator(mode="after")
+    def _certificates_are_used(self) -> ClickHouseSettings:
+        _demand_encryption("clickhouse", self.tls, "clickhouse.dsn", self.dsn, ("http",), "https")
+        return self
+
+    @model_validator(mode="after")
+    def _a_database_of_its_own(self) -> ClickHouseSettings:
+        is_embedded = self.dsn == "embedded" or self.dsn.startswith("chdb://")
+        if self.database.lower() in _DATABASES_OF_CLICKHOUSE:
+            raise ValueError(f"clickhouse.database is '{self.database}', which is ClickHouse's own; choose another")
+        if is_embedded and self.database == "default":
+            raise ValueError(
+                "clickhouse.database is 'default': in the embedded engine that database shows the files of this "
+                "machine as tables; choose another, such as 'pipeline'"
+            )
+        return self
 
 
 class BufferSettings(Section):
@@ -293,6 +332,13 @@ class AlertSettings(Section):
     channels: list[dict[str, Any]] = Field(default_factory=list, description="notification channels besides Redis")
     page_url: Url = Field("", description="base URL of the page, for links in notifications")
 
+    @field_validator("page_url")
+    @classmethod
+    def _is_a_link(cls, page_url: str) -> str:
+        if page_url and not re.fullmatch(r"https?://[^/?#@\s]+(/[!-~]*)?", page_url):
+            raise ValueError("must be http://… or https://… with a host, and without user or password: people get it")
+        return page_url
+
 
 class WebSettings(Section):
     """HTTP interfaces."""
@@ -326,6 +372,22 @@ class WebSettings(Section):
     @classmethod
     def _lower(cls, names: list[str]) -> list[str]:
         return [name.lower().rstrip("/") for name in names]
+
+    @field_validator("names")
+    @classmethod
+    def _are_hosts(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not re.fullmatch(r"[^/?#@\s\[\]]+|\[[0-9a-f:.]+\](:[0-9]+)?", name):
+                raise ValueError("must be hosts as they stand in the Host header, such as metrics.example.org:8080")
+        return names
+
+    @field_validator("vitals_origins")
+    @classmethod
+    def _are_origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin):
+                raise ValueError("must be origins, such as https://shop.example.org: scheme, host, and no path")
+        return origins
 
 
 class FleetSettings(Section):

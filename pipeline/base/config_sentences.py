@@ -32,6 +32,8 @@ def sentence(error: ValidationError, model: type[BaseModel]) -> str:
         return f"setting '{key}' {given}is a section that holds {names}; it cannot be one value"
     message = first["msg"].removeprefix("Value error, ")
     message = _WORDS.get(first["type"], message[:1].lower() + message[1:])
+    if first["type"] == "value_error" and (field is None or section_of(field)):  # it names the settings itself
+        return printable(masked(message))
     value = shown(field, first["input"])
     if first["type"] == "string_pattern_mismatch":  # what is no name may be anything, a password too
         message, value = f"should match the pattern {first['ctx']['pattern']}", HIDDEN

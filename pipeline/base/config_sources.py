@@ -50,8 +50,16 @@ def gather(path: Path | None, environment: Mapping[str, str], known: Collection[
             continue
         setting, is_file = _meant(name, known)
         if setting:
+            _demand_utf8(name, text)
             _take(given, variable, setting, is_file, text, known, texts)
     return given
+
+
+def _demand_utf8(variable: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{variable} is not UTF-8 text: character {error.start} is the first wrong one") from None
 
 
 def variable_of(setting: str) -> str:

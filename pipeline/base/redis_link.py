@@ -25,6 +25,7 @@ from pipeline.base.addresses import redis_address
 from pipeline.base.config import Settings
 from pipeline.base.errors import ConfigError, PipelineError, RedisDenied, RedisOutage
 from pipeline.base.redis_pool import WrongDatabase, connection_pool, pool_options, tls_settings, url_of
+from pipeline.base.text import without_wrapping
 from pipeline.embedded.redis_server import EmbeddedRedis
 
 # Commands that change nothing and are therefore safe to send again when the reply was lost.
@@ -71,7 +72,7 @@ def classify(error: Exception) -> PipelineError | None:
         return _denied(text)
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.InvalidResponse):
         handshake = tls.trouble(error, "redis.tls")
-        return RedisOutage(f"Redis cannot be used: {handshake}" if handshake else text)
+        return RedisOutage(f"Redis cannot be used: {handshake}" if handshake else without_wrapping(text))
     return _reply(error, text) if isinstance(error, redis.ResponseError) else None
 
 

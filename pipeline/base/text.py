@@ -61,6 +61,16 @@ def printable(text: str | bytes, *, keep_lines: bool = False) -> str:
     return "".join(one if one.isprintable() else _escape(one) for one in text)
 
 
+_WRAPPED = re.compile(r"\('[^']*', \w+\((?:-?\d+, )?[\"']([^'\"]*)[\"']\)\)|\(-?\d+, '([^']*)'\)")
+_NUMBERED = re.compile(r"\[Errno -?\d+\] |(?<=\bError )-?\d+ (?=connecting to )")
+
+
+def without_wrapping(text: str) -> str:
+    """A library's error without what Python wraps it in: ``('Connection aborted.', Error(104, 'reset'))`` is reset."""
+    text = _WRAPPED.sub(lambda found: found[1] or found[2] or "", text)
+    return _NUMBERED.sub("", text).replace(" : ", ": ")
+
+
 def masked(text: str) -> str:
     """``text`` with everything hidden that a URL in it, or a remembered secret, must not give away.
 

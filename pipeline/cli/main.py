@@ -7,14 +7,16 @@ themselves stand in ``pipeline.cli``; importing a module there adds its commands
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import NoReturn
 
 import click
 
 from pipeline.base.errors import PipelineError, RedisDenied, UsageError
-from pipeline.base.text import masked
+from pipeline.base.text import masked, printable
 from pipeline.cli import alerting, letters, looking, measuring, push, reporter, running, schema, segments, setup
 from pipeline.cli.group import cli, fail, print_json, say
 from pipeline.operate.process import leave
@@ -56,6 +58,7 @@ def main() -> NoReturn:
 
 def _run() -> None:
     try:
+        _demand_utf8(sys.argv[1:])
         cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -74,6 +77,16 @@ def _run() -> None:
         if error.filename is None:
             raise
         _fail(f"'{error.filename}' cannot be used: {error.strerror}", 2)
+
+
+def _demand_utf8(arguments: Sequence[str]) -> None:
+    """Raise ``UsageError`` for bytes that are not UTF-8, unless they name a file that is there."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            if not os.path.lexists(argument):
+                raise UsageError(f"the argument '{printable(argument)}' is not UTF-8 text") from None
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -47,6 +47,8 @@ def one_statement(sql: str) -> str:
     statements = [piece for piece in bare.split(";") if piece.strip()]
     if len(statements) != 1:
         raise UsageError(f"a query is one statement, not {len(statements) or 'an empty text'}")
+    if re.search(r"\bFORMAT\s+\w+\s*(SETTINGS\b[^()]*)?$", statements[0], re.IGNORECASE):
+        raise UsageError("a query is written without FORMAT; --format names another one, such as --format JSON")
     return sql[: len(bare.rstrip("; \n\t"))]
 
 

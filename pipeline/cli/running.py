@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import click
 
@@ -77,6 +78,8 @@ def rollup(settings: config.Settings, from_ms: int | None, to_ms: int | None, as
 
     if to_ms is not None and from_ms is None:
         raise UsageError("--to needs --from")
+    if from_ms is not None and from_ms >= min(to_ms or sys.maxsize, time.time_ns() // 1_000_000):
+        raise UsageError("there is no time between --from and --to, or --from lies ahead; nothing was rebuilt")
     with stopping(STOP_WITHIN_S) as stop, progress_bar("rebuilding windows", quiet=as_json) as advance:
         facts = run_rollup(settings, stop, from_ms, to_ms, advance)
     show(facts, as_json)

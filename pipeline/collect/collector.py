@@ -16,7 +16,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from pipeline.alerts.judge.facts import Facts, readings
 from pipeline.base import failpoints, log, lua
 from pipeline.base.errors import RedisDenied, RedisOutage
 from pipeline.base.keys import BufferKeys
-from pipeline.base.redis_link import outages
+from pipeline.base.typed_keys import typed
 from pipeline.collect import derive
 from pipeline.collect.catalogue import REMEMBERED, Catalogue, Derived, Entry, Match
 from pipeline.collect.channels import ChannelCounter
@@ -202,7 +202,7 @@ class Collector:
     def _push_server(self, now_ms: int) -> int:
         """How the Redis server is, once a tick."""
         tick = str(self._tick(now_ms)).encode()
-        with outages():
+        with self._typed():
             before = self._buffer.hget(self._keys.collected, "tick:server") or b""
         if self._server is None or before == tick:
             return 0
@@ -213,7 +213,7 @@ class Collector:
             for labels, value in readings(facts, name)
         ]
         pushed = self._push_groups([Events("tick:server", before, tick, tuple(items))], now_ms)
-        with outages():
+        with self._typed():
             self._buffer.hset(self._keys.collected, SERVER, server_text(facts, now_ms))
         return pushed
 
@@ -224,9 +224,9 @@ class Collector:
         taken, pushed = channels.take(now_ms), 0
         for first in range(0, len(taken.items), ITEMS_A_SCRIPT):
             batch, gaps = taken.items[first : first + ITEMS_A_SCRIPT], 0 if first else taken.gaps
-            with outages():
+            with self._typed():
                 before = self._buffer.hget(self._keys.collected, CHANNELS) or b""
-            after = str(int(before or 0) + 1).encode()
+            after = str(int(before) + 1 if before.isdigit() else 1).encode()  # what another program wrote is no number
             pushed += self._push_groups([Events(CHANNELS, before, after, batch, CHANNELS, gaps)], now_ms)
         for entry in self._catalogue.channels():
             if entry.name in self.states:
@@ -367,7 +367,7 @@ class Collector:
         ]
         if not names:
             return {}
-        with outages():
+        with self._typed():
             held = self._buffer.hmget(self._keys.collected, names)
         return {name: state for name, state in zip(names, held, strict=True) if state is not None}
 
@@ -384,7 +384,7 @@ class Collector:
         for one in groups:
             args += [one.name, one.before, one.after, one.gap, one.gaps, len(one.items), *one.items]
         keys = [self._keys.scratch, self._keys.buffer, self._keys.collected]
-        with outages():
+        with self._typed():
             counts: list[int] = self._push(keys=keys, args=args)
         return sum(count for count in counts if count > 0)
 
@@ -396,7 +396,7 @@ class Collector:
         tick = str(going.tick).encode()
         for place, first in enumerate(range(0, len(items), ITEMS_A_SCRIPT)):
             name = f"tick:{number}:{place}"
-            with outages():
+            with self._typed():
                 before = self._buffer.hget(self._keys.collected, name) or b""
             if before != tick:
                 failpoints.hit("collect.before_gauges")
@@ -424,9 +424,12 @@ class Collector:
         report.passes += 1
         del self._passes[number]
 
+    def _typed(self) -> AbstractContextManager[None]:
+        return typed(self._buffer, {self._keys.collected: "hash", self._keys.buffer: "list"})
+
     def _write_states(self) -> None:
         said = {name: asdict(state) for name, state in self.states.items() if state.last_ms}
-        with outages():
+        with self._typed():
             self._buffer.hset(self._keys.collected, STATUS, json.dumps(said))
 
     def _forget(self, names: Sequence[str], going: _Pass) -> None:
@@ -438,13 +441,13 @@ class Collector:
         }
         cursor = 0
         while True:
-            with outages():
+            with self._typed():
                 cursor, found = self._buffer.hscan(self._keys.collected, cursor, count=STATES_A_SCAN)
             gone = [
                 name for name in found if (text := name.decode()).split(":", 1)[0] in own and text not in going.states
             ]
             for first in range(0, len(gone), LEFTOVER_STATES):
-                with outages():
+                with self._typed():
                     self._buffer.hdel(self._keys.collected, *gone[first : first + LEFTOVER_STATES])
             if cursor == 0:
                 return

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.alerts.judge.facts import Facts
 from pipeline.base.keys import BufferKeys
-from pipeline.base.redis_link import outages
+from pipeline.base.typed_keys import typed
 from pipeline.collect.catalogue import Catalogue, Entry
 from pipeline.collect.redis_health import HealthLook, facts
 
@@ -38,13 +38,13 @@ def gap_name(entry: Entry) -> str:
 def read_states(client: Any, keys: BufferKeys, catalogue: Catalogue) -> dict[str, dict[str, Any]]:
     """How each catalogue entry fares, and its gaps. Raises ``RedisOutage``."""
     entries = {entry.name: entry for entry in catalogue.entries}
-    with outages():
+    with typed(client, {keys.collected: "hash"}):
         states = _object(client.hget(keys.collected, STATUS))
     found = {name: one for name, one in states.items() if isinstance(one, dict) and name in entries}
     names = sorted({gap_name(entries[name]) for name in found if _can_gap(entries[name])})
     if not names:
         return found
-    with outages():
+    with typed(client, {keys.collected: "hash"}):
         told = client.hmget(keys.collected, [f"{what}:{name}" for name in names for what in ("gaps", "gap_ms")])
     gaps = {name: (_whole(told[2 * at]), _whole(told[2 * at + 1])) for at, name in enumerate(names)}
     for name, one in found.items():
@@ -57,7 +57,7 @@ def read_health(
     client: Any, keys: BufferKeys, info: Mapping[str, Any], databases: Mapping[str, int], now_ms: int
 ) -> dict[str, Any]:
     """How the server and each of the platform's databases are. Raises ``RedisOutage``."""
-    with outages():
+    with typed(client, {keys.collected: "hash"}):
         told = _object(client.hget(keys.collected, SERVER))
     known: dict[str, Any] = {}
     if abs(now_ms - _whole(told.get("at_ms"))) <= FRESH_S * 1000 and isinstance(told.get("facts"), dict):

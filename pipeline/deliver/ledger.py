@@ -17,12 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.base import failpoints
+from pipeline.base import failpoints, log
 from pipeline.buffer.buffer import Buffer
 from pipeline.buffer.chunk import Chunk
 from pipeline.metric import DECODER_VERSION, DIMENSIONS, RUN_FIELDS
 from pipeline.store.client import Store
 from pipeline.store.partitions import by_days
+
+_log = log.get(__name__)
 
 Words = npt.NDArray[np.uint64]
 
@@ -175,36 +177,60 @@ def record(chunk: Chunk, tally: ChunkTally, *, stored: int, dead_lettered: int) 
 
 def pending_records(buffer: Buffer, most: int = 100_000) -> list[Record]:
     """Records of acknowledged chunks that are not in the ``ledger`` table yet, the oldest first."""
-    return [_parse(text) for text in reversed(buffer.acked_records(most))]
+    return [record for text in reversed(buffer.acked_records(most)) if (record := _parse(text))]
 
 
 def flush(buffer: Buffer, store: Store, *, settled_ms: int = SETTLED_MS) -> int:
     """Move the records of acknowledged chunks from Redis to the ``ledger`` table; the number of them.
 
     A record is removed from Redis only after its row stands; a crash in between writes the row again,
-    and the table keeps one of both.
+    and the table keeps one of both. What another program put among them is removed too, and said.
     """
     moved = 0
     while True:
         newest_ms = buffer.now_ms() - settled_ms
-        texts = [text for text in buffer.acked_records(FLUSH_RECORDS) if _parse(text).acked_at <= newest_ms]
+        held = [(text, _parse(text)) for text in buffer.acked_records(FLUSH_RECORDS)]
+        texts = [text for text, record in held if record is None or record.acked_at <= newest_ms]
         if not texts:
             return moved
-        records = [asdict(_parse(text)) for text in texts]
+        records = [asdict(record) for _, record in held if record is not None and record.acked_at <= newest_ms]
+        if len(records) < len(texts):
+            _log.error(
+                "entries that are no records removed from a Redis key: another program wrote to it",
+                key=buffer.keys.acked,
+                entries=len(texts) - len(records),
+            )
         columns = {name: pa.array([fields[name] for fields in records], kind) for name, kind in _LEDGER.items()}
         for name in ("sealed_at", "acked_at", "min_timestamp", "max_timestamp"):
             columns[name] = columns[name].cast(pa.timestamp("ms", tz="UTC"))
         columns["buffer"] = pa.array([buffer.key] * len(records), pa.string())
-        for part in by_days(pa.table(columns), "sealed_at"):
-            store.insert("ledger", part)
+        if records:
+            for part in by_days(pa.table(columns), "sealed_at"):
+                store.insert("ledger", part)
         failpoints.hit("ledger.after_insert")
         buffer.drop_acked(texts)
         moved += len(texts)
 
 
-def _parse(text: bytes) -> Record:
+_LAST_MS = (1 << 32) * 1000
+_LIMITS = {
+    name: {pa.uint32(): 1 << 32, pa.uint64(): 1 << 64, pa.int64(): _LAST_MS}[kind]
+    for name, kind in _LEDGER.items()
+    if kind != pa.string()
+}
+
+
+def _parse(text: bytes) -> Record | None:
+    """A record as the script of the ack wrote it; None for anything else."""
     fields, _, acked_at = text.rpartition(b" ")
-    return Record(**json.loads(fields), acked_at=int(acked_at))
+    try:
+        record = Record(**json.loads(fields), acked_at=int(acked_at))
+        record.segment.encode()
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    given = vars(record)
+    is_whole = all(type(given[name]) is int and 0 <= given[name] < limit for name, limit in _LIMITS.items())
+    return record if is_whole else None
 
 
 def _one(column: pa.ChunkedArray) -> Any:

@@ -161,7 +161,8 @@ def _tree(handle: GuardHandle, statement: bytes) -> Node:
 
 def _written(handle: GuardHandle, tree: Node) -> tuple[bytes, Node]:
     """A tree as text, and what the parser makes of that text."""
-    text = _quoted(json.dumps(tree).encode())
+    # Bytes that are not UTF-8 stay what they are; as an escape the engine's reader of JSON refuses them.
+    text = _quoted(json.dumps(tree, ensure_ascii=False).encode(errors="surrogateescape"))
     answer = _ask(handle, b"WITH formatQueryFromJSON(" + text + b") AS text SELECT parseQueryToJSON(text), text")
     again, _, written = answer.partition(b"\t")  # JSON holds no raw tab
     return written, _loaded(again)

@@ -8,7 +8,7 @@ do stays closed until it was reviewed. Pure: a tree goes in; out comes the tree 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -98,6 +98,22 @@ def shown(name: str) -> str:
     return re.sub(r"[^\w./$-]", "?", name[:80])
 
 
+def _shown_words(text: str) -> str:
+    """The same for a type or a form of a statement, which hold blanks and parentheses too."""
+    return re.sub(r"[^\w./$ (),'=-]", "?", text[:80])
+
+
+def _said(kind: str) -> str:
+    """A kind of node as people write it: ``ShowTablesQuery`` is SHOW TABLES."""
+    if kind == "SetQuery":
+        return "SETTINGS"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", shown(kind).removesuffix("Query")).upper()
+
+
+def _with(kind: str, fields: Collection[str]) -> str:
+    return f"{_said(kind)} with {shown(min(fields)).replace('_', ' ')}"
+
+
 _CHECKS = {
     "Literal": "_literal",
     "Function": "_function",
@@ -128,11 +144,12 @@ class _Judgement:
         kind = node.get("type")
         fields = lists.FIELDS.get(str(kind))
         if fields is None:
-            refuse(READONLY, f"{shown(str(kind))} is not allowed in a question")
+            refuse(READONLY, f"{_said(str(kind))} is not allowed in a question")
         if "out_file" in node:
             refuse(READONLY, "INTO OUTFILE is not allowed")
         if unknown := node.keys() - fields:
-            refuse(READONLY, f"{shown(str(kind))} with {shown(min(unknown))} is not allowed in a question")
+            said = "DEFAULT as the value of a setting" if "default_settings" in unknown else _with(str(kind), unknown)
+            refuse(READONLY, f"{said} is not allowed in a question")
         check = getattr(self, _CHECKS[str(kind)]) if str(kind) in _CHECKS else None
         replaced: Node | None = check(node) if check else None
         return replaced if replaced is not None else {name: self._value(value) for name, value in node.items()}
@@ -182,10 +199,8 @@ class _Judgement:
         kind = node["param_type"]
         words = [found[1] for found in _TYPE_WORD.finditer(kind) if found[1]]
         if _TYPE_WORD.sub("", kind) or not words or not set(words) <= lists.TYPES:
-            refuse(
-                ACCESS_DENIED,
-                f"a parameter of the type {shown(kind)} is not allowed; write the name into the statement",
-            )
+            advice = "write the name into the statement" if "Identifier" in words else "pass a text and convert it"
+            refuse(ACCESS_DENIED, f"a parameter of the type {_shown_words(kind)} is not allowed; {advice}")
 
     def _table_identifier(self, node: Node) -> None:
         parts = node.get("name_parts") or [node["name"]]
@@ -226,7 +241,7 @@ class _Judgement:
 
     def _explain_query(self, node: Node) -> Node:
         if node["kind"] not in lists.EXPLAINS:
-            refuse(READONLY, f"{shown(str(node['kind']))} is not allowed")
+            refuse(READONLY, f"{_shown_words(str(node['kind']))} is not allowed")
         for change in node.get("settings", {}).get("changes", ()):
             if change["name"] not in lists.EXPLAIN_SETTINGS or change["value"].get("field_type") not in (
                 "UInt64",

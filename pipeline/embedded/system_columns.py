@@ -16,7 +16,8 @@ def _selected(table: str, columns: Iterable[str]) -> re.Pattern[str]:
     """The subquery of ``columns`` as the engine writes it, keywords in backquotes; its alias too where that is the
     table's own name."""
     names = ", ".join(f"`?{name}`?" for name in columns)
-    return re.compile(rf"\(SELECT {names} FROM system\.`?{table}`?\)(?: AS {table}\b)?")
+    select = rf"SELECT {names} FROM system\.`?{table}`?"
+    return re.compile(rf"(?:subquery )?\({select}\)(?: AS {table}\b)?|subquery {select}")
 
 
 _SELECTED = {table: _selected(table, columns) for table, columns in lists.SYSTEM.items() if columns}

@@ -31,7 +31,7 @@ from pipeline.embedded.statement_settings import memory_share_bytes
 from pipeline.store import http_connection
 from pipeline.store.arrow import one_block, whole_stream
 from pipeline.store.partitions import MAX_PARTITIONS
-from pipeline.store.refusals import proved_rows, rows_at_fault, translated, unreadable_answers
+from pipeline.store.refusals import as_asked, proved_rows, rows_at_fault, translated, unreadable_answers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -201,13 +201,13 @@ class Store:
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """The result of ``sql``, whole; ClickHouse fills ``{name:Type}`` in it from ``parameters``."""
-        with self._speaking(), unreadable_answers():
+        with as_asked("ArrowStream"), self._speaking(), unreadable_answers():
             body = self._client.raw_query(self._allowed(sql), dict(parameters or {}), fmt="ArrowStream")
             return whole_stream(body)
 
     def raw(self, sql: str, parameters: Mapping[str, Any] | None, output_format: str) -> bytes:
         """The result of ``sql`` in one of ClickHouse's formats, as it comes; for people who ask for CSV and its kin."""
-        with self._speaking():
+        with as_asked(output_format), self._speaking():
             body: bytes = self._client.raw_query(self._allowed(sql), dict(parameters or {}), fmt=output_format)
         return body
 

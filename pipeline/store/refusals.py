@@ -16,6 +16,7 @@ from clickhouse_connect.driver.exceptions import Error as DriverError
 from pipeline.base import tls
 from pipeline.base.errors import EngineBusy, StoreOutage, StoreRefused
 from pipeline.base.sql_text import explained
+from pipeline.base.text import without_wrapping
 from pipeline.embedded.engine import Role
 
 # Worth a retry: ClickHouse's own Kafka connector retries these (unexpected end, time-outs, read-only,
@@ -80,7 +81,20 @@ def translated(role: Role) -> Iterator[None]:
     except DriverError as error:
         raise _classified(error, role) from error
     except OSError as error:
-        raise StoreOutage(f"ClickHouse: {error}") from error
+        raise StoreOutage(f"ClickHouse: {without_wrapping(str(error))}") from error
+
+
+@contextmanager
+def as_asked(output_format: str) -> Iterator[None]:
+    """A refusal without the FORMAT that the driver writes behind a statement."""
+    added = re.escape(f"FORMAT {output_format}")
+    try:
+        yield
+    except StoreRefused as error:
+        text = re.sub(
+            rf"failed at position \d+ \(FORMAT\)(?: \(line \d+, col \d+\))?: {added}", "failed at the end", str(error)
+        )
+        raise StoreRefused(re.sub(rf"\s*{added}", "", text), error.code) from error
 
 
 def _classified(error: DriverError, role: Role) -> StoreOutage | StoreRefused | EngineBusy:
@@ -108,7 +122,7 @@ def _classified(error: DriverError, role: Role) -> StoreOutage | StoreRefused | 
     # No number of ClickHouse's: a proxy answered, or nothing did. 408 and 429 ask to come back.
     if status and status < 500 and status not in (408, 429):
         return StoreRefused(f"HTTP status {status} before ClickHouse: {sentence}")
-    return StoreOutage(f"ClickHouse: {sentence}")
+    return StoreOutage(f"ClickHouse: {without_wrapping(sentence)}")
 
 
 def _first_cause(error: BaseException) -> str:

@@ -121,3 +121,28 @@ def test_no_four_characters_of_a_password_are_shown(template: str, secret: str, 
             piece = secret[start : start + 4]
             assert piece not in shown or piece in frame or piece in masked(frame), (url, shown)
     assert masked(masked(url)) == masked(url)
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "plain"),
+    [
+        (
+            "ClickHouse: ('Connection aborted.', ConnectionResetError(104, 'Connection reset by peer'))",
+            "ClickHouse: Connection reset by peer",
+        ),
+        (
+            "('Connection aborted.', RemoteDisconnected('Remote end closed connection without response'))",
+            "Remote end closed connection without response",
+        ),
+        (
+            "Error while reading from h:6379 : (104, 'Connection reset by peer')",
+            "Error while reading from h:6379: Connection reset by peer",
+        ),
+        ("Error 111 connecting to h:6379. Connection refused.", "Error connecting to h:6379. Connection refused."),
+        ("[Errno 111] Connection refused", "Connection refused"),
+        ("(1, 2) stays, and so does f('a', 'b')", "(1, 2) stays, and so does f('a', 'b')"),
+    ],
+)
+def test_errors_of_libraries_are_unwrapped(wrapped: str, plain: str) -> None:
+    """What people read is the reason, not how Python prints the exception around it."""
+    assert text.without_wrapping(wrapped) == plain

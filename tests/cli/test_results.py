@@ -39,7 +39,8 @@ def ask(make_settings: Callable[..., Settings]) -> Callable[[str], results.Query
     """The result of a query on a real engine."""
 
     def run(sql: str) -> results.QueryResult:
-        with Store.open(make_settings(clickhouse={"database": "default"})) as store:
+        with Store.open(make_settings()) as store:
+            store.command(f"CREATE DATABASE IF NOT EXISTS {store.database}")
             return results.parse(store.raw(sql, {}, results.FORMAT))
 
     return run

@@ -1,6 +1,7 @@
 """What people see of collecting: the health of each database, and the gaps of each collector."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -8,6 +9,8 @@ from conftest import RedisServer
 from test_collector import collected, now_ms
 
 from pipeline.base import config, failpoints
+from pipeline.base.errors import KeyDamaged
+from pipeline.base.keys import BufferKeys
 from pipeline.base.redis_link import RedisLink
 from pipeline.buffer.buffer import open_buffers
 from pipeline.cli.console import print_status
@@ -117,3 +120,25 @@ def test_without_collecting_the_health_is_asked_for(platform: Platform) -> None:
     assert health["figures"]["connections"] > 0
     assert not {"keyspace_hit_pct", "slow_query_avg_ms", "expired_keys_per_s"} & set(health["figures"])
     assert [one["keys"] for one in health["databases"]] == [0] * 8
+
+
+@pytest.mark.parametrize("damage", ["set", "lpush", "fields"])
+def test_another_program_wrote_to_the_collectors_key(platform: Platform, damage: str) -> None:
+    """Of another type: one sentence names the key. With junk in its fields: it is collected on, and told."""
+    key = BufferKeys("metrics:buffer").collected
+    platform.slide_too_far()
+    platform.collect()
+    with platform.server.client(3) as client:
+        if damage == "fields":
+            assert client.hlen(key)
+            client.hset(key, mapping=dict.fromkeys(client.hkeys(key), b"\xff junk"))
+        else:
+            client.delete(key)
+            getattr(client, damage)(key, "junk")
+    if damage == "fields":
+        platform.collect(60_000)
+        assert platform.status().as_dict()["collect"]
+        return
+    with pytest.raises(KeyDamaged, match=re.escape(key)):
+        platform.collect(60_000)
+    platform.status()

@@ -113,6 +113,7 @@ def test_nearly_requests(server: ClickHouseHttp, pieces: list[bytes]) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(0)  # beside other work 5000 examples take many minutes
 @settings(max_examples=5000)
 @given(requests())
 def test_nearly_requests_exhaustively(server: ClickHouseHttp, pieces: list[bytes]) -> None:

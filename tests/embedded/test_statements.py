@@ -689,6 +689,29 @@ def test_errors_speak_of_what_was_asked(both: Guarded) -> None:
         with pytest.raises(EngineError) as refused:
             both.ask(sql)
         assert f"In scope {sql}. (" in str(refused.value)
+    for sql, said in (
+        ("SELECT name FROM system.tables SAMPLE 1 / 2", "not supported for system.tables"),
+        ("SELECT 1 SETTINGS max_threads = DEFAULT", "DEFAULT as the value of a setting is not allowed"),
+        ("SHOW CLUSTERS", "SHOW TABLES with clusters is not allowed"),
+        ("EXPLAIN CURRENT TRANSACTION", "EXPLAIN CURRENT TRANSACTION is not allowed"),
+        (
+            "SELECT {p:Array(Tuple(a String))}",
+            "the type Array(Tuple(a String)) is not allowed; pass a text and convert",
+        ),
+        ("SYSTEM RELOAD CONFIG", "only questions are answered here"),
+    ):
+        with pytest.raises(EngineError) as refused:
+            both.ask(sql, {"p": "1"})
+        assert said in str(refused.value)
+        assert not re.search("Query|_settings|SELECT database", str(refused.value)), str(refused.value)
+
+
+def test_bytes_that_are_not_utf8_may_stand_in_a_statement(both: Guarded) -> None:
+    """A text of any bytes is compared as it is; what is no text is refused as a whole."""
+    assert both.ask("SELECT hex('\udcff\udcfe'), hex('a\\xff')") == b"FFFE\t61FF\n"
+    assert both.ask("SELECT count() FROM words WHERE w = '\udc80'") == b"0\n"
+    with pytest.raises(EngineError, match="ACCESS_DENIED"):
+        both.ask("SELECT file('\udcff')")
 
 
 def test_settings_have_limits() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -155,7 +155,7 @@ def test_acknowledged_chunks_are_flushed_oldest_first_and_only_once(buffer: Buff
         "max_timestamp": NOW_MS,
     }
     for chunk in range(3):
-        buffer.client.lpush(buffer.keys.acked, f"{json.dumps({**facts, 'chunk': chunk})} {NOW_MS - 60_000}")
+        buffer.client.lpush(buffer.keys.acked, _record_text(facts, chunk=chunk))
     with pytest.raises(StoreOutage):
         ledger.flush(buffer, _Away())  # type: ignore[arg-type]
     assert buffer.client.llen(buffer.keys.acked) == 3
@@ -164,3 +164,32 @@ def test_acknowledged_chunks_are_flushed_oldest_first_and_only_once(buffer: Buff
     assert store.rows("SELECT chunk, stored, buffer FROM ledger ORDER BY chunk") == [
         (chunk, 9, "metrics:buffer") for chunk in range(3)
     ]
+
+
+def _record_text(facts: Mapping[str, object], **others: object) -> str:
+    return f"{json.dumps({**facts, **others})} {NOW_MS - 60_000}"
+
+
+JUNK = [
+    *(b"", b"{}", b"\xff\xfe", b"junk", b"[] 1", b"null 1", b"1 1", b"{} x", b"[" * 5000 + b" 1"),
+    *({"chunk": "x"}, {"chunk": None}, {"chunk": -1}, {"chunk": 1 << 32}, {"rows": 1.5}, {"rows": True}, {"other": 1}),
+    *({"segment": 7}, {"segment": "\ud800"}, {"digest": 1 << 64}, {"sealed_at": 1 << 62}, {"min_timestamp": -1}),
+]
+
+
+def test_what_another_program_put_among_the_records_is_removed_and_said(
+    buffer: Buffer, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Junk of any kind stops no record: those behind it and before it are flushed, and one line names the key."""
+    facts = dict.fromkeys(
+        ("chunk", "chunk_rows", "rows", "stored", "dead_lettered", "digest", "sealed_at", "min_timestamp"), NOW_MS
+    ) | {"segment": "s", "chunk_rows": 1, "rows": 1, "stored": 1, "dead_lettered": 0, "max_timestamp": NOW_MS}
+    junk = [one if isinstance(one, bytes) else _record_text({**facts, "chunk": 1}, **one) for one in JUNK]
+    buffer.client.lpush(buffer.keys.acked, _record_text(facts, chunk=1), *junk, _record_text(facts, chunk=2), b"junk")
+    assert [record.chunk for record in ledger.pending_records(buffer)] == [1, 2]
+    assert ledger.flush(buffer, store, settled_ms=0) == len(junk) + 3
+    assert store.rows("SELECT chunk FROM ledger ORDER BY chunk") == [(1,), (2,)]
+    assert buffer.client.exists(buffer.keys.acked) == 0
+    assert buffer.keys.acked in caplog.text
+    buffer.client.lpush(buffer.keys.acked, b"junk")
+    assert ledger.flush(buffer, store) == 1

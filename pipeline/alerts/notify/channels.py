@@ -89,6 +89,8 @@ class Channel(BaseModel):
             urlsplit(self.url).port  # noqa: B018  asking for it is the check
         except ValueError:
             raise ValueError("the port in url is not a number up to 65535") from None
+        if expected and not urlsplit(self.url).hostname:
+            raise ValueError("url names no host")
         for text in self.only:
             Matcher.parse(text)
         for text in self.mute:
