@@ -112,7 +112,6 @@ FROM
 -- flakiest
 -- Tests that passed only after a retry or went back and forth on one commit, as the query flakiest_tests finds them. Single executions are looked through from since on (figure newest_executions); before it only executions marked flaky count.
 WITH
-    {since:UInt32} > {from:UInt32} AS is_part,
     -- Of an execution numbers are kept, and one text of all names, with a byte between that no UTF-8 has: to hold a
     -- text for each, and to compare words and (timestamp, segment, position), costs more than to read them. To plan a
     -- statement takes half of its time, and each level of it a part of that.
@@ -149,23 +148,23 @@ WITH
         GROUP BY line
     )
 SELECT test_suite, test_id, any(u.name) AS name, browser, sum(u.executed) AS executions, sum(u.failed) AS failures,
-    greatest(sum(u.flaky), sum(u.saved)) AS passed_after_retry, sum(u.retried) AS retried_attempts,
+    sum(u.saved) AS passed_after_retry, sum(u.retried) AS retried_attempts,
     -- Without a commit two changes may be a defect and its fix.
     sum(u.moved) + greatest(toInt64(sum(u.moved_without)) - 2, 0) AS changes_on_one_commit,
     round(least(1, passed_after_retry / greatest(executions, 1) + changes_on_one_commit / greatest(sum(u.looked), 1)), 4) AS flakiness
 FROM
 (
-    -- Windows count the whole span where single executions do not reach back to its beginning.
+    -- What lies before the single executions is counted by windows.
     SELECT test_suite, test_id, test_name AS name, browser, w.passed + w.failed AS executed, w.failed AS failed,
-        w.flaky AS flaky, w.retried AS retried, 0 AS looked, 0 AS saved, 0 AS moved, 0 AS moved_without
-    FROM windows_of(from_s = {from:UInt32}, to_s = {to:UInt32}, step_s = 86400) AS w
-    WHERE lower(metric_type) = 'duration' AND is_part
+        w.flaky AS saved, w.retried AS retried, 0 AS looked, 0 AS moved, 0 AS moved_without
+    FROM windows_of(from_s = {from:UInt32}, to_s = {since:UInt32} - 1, step_s = 86400) AS w
+    WHERE lower(metric_type) = 'duration'
         AND ({environment:String} = '' OR environment = {environment:String})
         AND ({browser:String} = '' OR browser = {browser:String})
         AND ({suite:String} = '' OR test_suite = {suite:String})
     UNION ALL
-    SELECT names[1], names[2], names[4], names[3], if(is_part, 0, executions), if(is_part, 0, failures), 0,
-        if(is_part, 0, retried), executions, saved, if(without_commit, 0, moved), if(without_commit, moved, 0)
+    SELECT names[1], names[2], names[4], names[3], executions, failures, saved, retried,
+        executions, if(without_commit, 0, moved), if(without_commit, moved, 0)
     FROM by_commit
 ) AS u
 GROUP BY test_suite, test_id, browser

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pipeline.store.client import Store
 
 _CALL = re.compile(
-    r"\b(?P<view>windows_of|suites_of|vitals_of)\(from_s = \{from:UInt32\}, to_s = \{to:UInt32\}, "
+    r"\b(?P<view>windows_of|suites_of|vitals_of)\(from_s = \{from:UInt32\}, "
+    r"to_s = (?:\{to:UInt32\}|(?P<before>\{since:UInt32\} - 1)), "
     r"step_s = (?:(?P<step>\d+)|\{bucket:UInt32\})\)"
 )
 _COLUMN = re.compile(r"([\w.]+) AS (\w+)")
@@ -94,10 +95,11 @@ def written_out(sql: str, values: Mapping[str, Any], merged: Merged) -> str:
 
     def replaced(call: re.Match[str]) -> str:
         branches = _branches(call["view"])
+        end_s = int(values["since"]) - 1 if call["before"] else to_s
         ranges = {
             table: list(_ranges(starts, _width_s(table)))
             for table, starts in _starts(
-                [branch.table for branch in branches], from_s, to_s, int(call["step"] or values["bucket"]), merged
+                [branch.table for branch in branches], from_s, end_s, int(call["step"] or values["bucket"]), merged
             ).items()
         }
         if max(map(len, ranges.values())) > _MOST_RANGES:
