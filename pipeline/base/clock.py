@@ -21,7 +21,7 @@ class Clock(Protocol):
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = ((1 << 32) - 1) * 1000
-"""The last second of ClickHouse\'s DateTime."""
+"""The last second of ClickHouse's DateTime."""
 
 
 def iso(moment_ms: int) -> str:

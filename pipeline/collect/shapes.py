@@ -19,9 +19,10 @@ LONGEST = 100
 
 _NUMBERS = re.compile(r"\d+")
 _IDS = re.compile(r"\b[0-9a-f]{8}-[0-9a-f-]{27}\b|\b[0-9a-f]{8,}\b", re.IGNORECASE)
-_TOKENS = re.compile(r"[^\W_]*(?:\*[^\W_]+)+\*?")
+# Both begin where a word or a part begins, and nowhere else: a long name costs no more than its length.
+_TOKENS = re.compile(r"(?<![^\W_])(?<!\*)[^\W_]*(?:\*[^\W_]+)+\*?")
 """Letters behind a number: no word for a kind of key."""
-_OTHER = re.compile(r"[^:/|]*[^\w.*\-{}\ufffd:/|][^:/|]*")
+_OTHER = re.compile(r"(?:^|(?<=[:/|]))[^:/|]*[^\w.*\-{}\ufffd:/|][^:/|]*")
 """A part with characters that names of kinds do not have: an address, a base64 text."""
 _PARTS = re.compile(r"(?<=[:/|])")
 _WORDS = re.compile(r"(?<=[-_.])")

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -41,7 +42,36 @@ def yield_to_redis() -> None:
 
     Called after Redis was started and before ClickHouse's engine is, whose threads are most of this process's.
     """
-    os.nice(max(0, NICENESS - os.nice(0)))
+    global _given_niceness
+    usual = os.nice(0)
+    if usual < NICENESS:
+        _given_niceness = usual
+        os.nice(NICENESS - usual)
+
+
+_given_niceness: int | None = None
+"""What this process was started with, once it yields."""
+
+
+def yield_no_longer() -> None:
+    """Take the share again that was given, where the system allows it: to root, or by a limit such as ``LimitNICE``.
+
+    Beside busy processes a nice one takes seconds for its last steps, and the system for giving its memory back.
+    """
+    if _given_niceness is None:
+        return
+    try:
+        # Niceness is each thread's own, the engine's too.
+        tasks = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    except FileNotFoundError:
+        tasks = [0]
+    for task in tasks:
+        try:
+            os.setpriority(os.PRIO_PROCESS, task, _given_niceness)
+        except ProcessLookupError:
+            continue
+        except PermissionError:
+            return
 
 
 def share_memory() -> None:
@@ -119,6 +149,7 @@ def _watch(reader: int, stop: threading.Event, within_s: float | None) -> None:
                     continue
                 if stop.is_set():
                     os._exit(128 + number)
+                yield_no_longer()
                 stop.set()
                 until_s = None if within_s is None else time.monotonic() + within_s
     finally:
