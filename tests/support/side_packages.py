@@ -52,7 +52,7 @@ def side_npm_packages(*packages: str) -> Path:
     if not target.is_dir():
         _CACHE.mkdir(exist_ok=True, mode=0o700)
         fresh = Path(tempfile.mkdtemp(dir=_CACHE))
-        quiet = ["--no-audit", "--no-fund", "--silent", "--ignore-scripts"]
+        quiet = ["--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=5", "--ignore-scripts"]
         command = ["npm", "install", *quiet, "--prefix", str(fresh), *packages]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
