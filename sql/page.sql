@@ -113,8 +113,8 @@ FROM
 -- Tests that passed only after a retry or went back and forth on one commit, as the query flakiest_tests finds them. Single executions are looked through from since on (figure newest_executions); before it only executions marked flaky count.
 WITH
     -- Of an execution numbers are kept, and one text of all names, with a byte between that no UTF-8 has: to hold a
-    -- text for each, and to compare words and (timestamp, segment, position), costs more than to read them. To plan a
-    -- statement takes half of its time, and each level of it a part of that.
+    -- text for each, and to compare words and (timestamp, segment, position), costs more than to read them. Planning
+    -- this statement takes longer than running it, and each level of nesting adds to that.
     attempts AS
     (
         WITH

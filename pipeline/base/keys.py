@@ -163,6 +163,11 @@ class BufferKeys:
         return f"{self._tag}:acked"
 
     @property
+    def acked_junk(self) -> str:
+        """List: what stood among the records of acknowledged chunks and is none; for a person."""
+        return f"{self._tag}:acked:junk"
+
+    @property
     def spilled(self) -> str:
         """Hash: "segment:chunk" to its rows, for every chunk that lies in a file on some drainer's disk."""
         return f"{self._tag}:spilled"
@@ -200,7 +205,8 @@ class BufferKeys:
         """The type of a key in Redis's words."""
         if key == self.segments:
             return "zset"
-        is_list = key in (self.buffer, self.acked) or key.startswith((self.aside(""), self.segment("")))
+        lists = (self.buffer, self.acked, self.acked_junk)
+        is_list = key in lists or key.startswith((self.aside(""), self.segment("")))
         return "list" if is_list and not key.endswith((":meta", ":leases")) else "hash"
 
     def report(self, digest: str) -> str:

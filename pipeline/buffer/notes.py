@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -78,9 +78,13 @@ class Notes(BufferCommands):
         with self._typed(self.keys.acked):
             return int(self.client.llen(self.keys.acked))
 
-    def drop_acked(self, records: list[bytes]) -> None:
-        """Remove ``records``, the oldest of the acknowledged chunks, unless that happened before."""
-        self._run("drop_acked", [self.keys.acked, self.keys.scratch], [records[-1], len(records)])
+    def drop_acked(self, records: list[bytes], junk: Sequence[int] = ()) -> None:
+        """Remove ``records``, the oldest of the acknowledged chunks (newest first), unless that happened before.
+
+        ``junk``: the places, counted from the oldest, of those that are no records; they move to ``keys.acked_junk``.
+        """
+        keys = [self.keys.acked, self.keys.scratch, self.keys.acked_junk]
+        self._run("drop_acked", keys, [records[-1], len(records), *junk])
 
     def mark_dead_letter(self, name: str, mark: str, now_ms: int, payload: bytes = b"", *, as_of: str) -> Marking:
         """Mark a dead letter and push its payload again (when given), both or neither.

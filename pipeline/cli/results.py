@@ -16,6 +16,12 @@ from pipeline.base.errors import UsageError
 FORMAT = "JSONCompactEachRowWithNamesAndTypes"
 
 _NUMBER = re.compile(r"(Nullable\(|LowCardinality\()*(U?Int|Float|BFloat|Decimal)\d*")
+_FORMAT = re.compile(
+    r"\bFORMAT\s+(?:JSON|CSV|TSV|TabSep|Pretty|Parquet|Arrow|ORC|Avro|Vertical|Values|Native|RowBinary|XML|Markdown|Null\b"
+    r"|SQLInsert|Template|CustomSep|BSON|MsgPack|Protobuf|CapnProto)\w*\s*(?:SETTINGS\b[^()]*)?$",
+    re.IGNORECASE,
+)
+"""One of ClickHouse's formats at the end of a statement, and no column of the name ``format``."""
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.)*\"|`(?:[^`\\]|\\.)*`|--[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
@@ -47,7 +53,7 @@ def one_statement(sql: str) -> str:
     statements = [piece for piece in bare.split(";") if piece.strip()]
     if len(statements) != 1:
         raise UsageError(f"a query is one statement, not {len(statements) or 'an empty text'}")
-    if re.search(r"\bFORMAT\s+\w+\s*(SETTINGS\b[^()]*)?$", statements[0], re.IGNORECASE):
+    if _FORMAT.search(statements[0]):
         raise UsageError("a query is written without FORMAT; --format names another one, such as --format JSON")
     return sql[: len(bare.rstrip("; \n\t"))]
 

@@ -259,11 +259,11 @@ class MetricsClient:
     def push_many(self, metrics: Iterable[Mapping[str, Any]]) -> int:
         """Queue metrics given as mappings, each as ``push`` takes its arguments; returns how many were not dropped.
 
-        A metric that raises ``ValueError`` ends it; those before it are queued. A list (any sequence) is checked and
-        encoded a thousand at a time, which takes a third of what single pushes take; what else can be iterated over is
-        queued metric by metric, as it comes.
+        A metric that raises ``ValueError`` ends it; those before it are queued. A list or tuple is checked and encoded
+        a thousand at a time, which costs a third less than single pushes; what else can be iterated over is queued
+        metric by metric, as it comes.
         """
-        if not isinstance(metrics, Sequence):
+        if not isinstance(metrics, list | tuple):
             return sum(map(self._push_mapping, metrics))
         return sum(self._push_few(metrics[at : at + MANY_ITEMS]) for at in range(0, len(metrics), MANY_ITEMS))
 

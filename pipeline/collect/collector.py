@@ -226,7 +226,8 @@ class Collector:
             batch, gaps = taken.items[first : first + ITEMS_A_SCRIPT], 0 if first else taken.gaps
             with self._typed():
                 before = self._buffer.hget(self._keys.collected, CHANNELS) or b""
-            after = str(int(before) + 1 if before.isdigit() else 1).encode()  # what another program wrote is no number
+            # Another program may have written something else into this field: then counting begins anew.
+            after = str(int(before) + 1 if before.isdigit() else 1).encode()
             pushed += self._push_groups([Events(CHANNELS, before, after, batch, CHANNELS, gaps)], now_ms)
         for entry in self._catalogue.channels():
             if entry.name in self.states:

@@ -9,7 +9,9 @@ computed here from Arrow columns and in ClickHouse by ``DIGEST_SQL``; both must 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -184,32 +186,47 @@ def flush(buffer: Buffer, store: Store, *, settled_ms: int = SETTLED_MS) -> int:
     """Move the records of acknowledged chunks from Redis to the ``ledger`` table; the number of them.
 
     A record is removed from Redis only after its row stands; a crash in between writes the row again,
-    and the table keeps one of both. What another program put among them is removed too, and said.
+    and the table keeps one of both. What is no record, or one of a later version, is moved aside, and said.
     """
     moved = 0
     while True:
-        newest_ms = buffer.now_ms() - settled_ms
-        held = [(text, _parse(text)) for text in buffer.acked_records(FLUSH_RECORDS)]
-        texts = [text for text, record in held if record is None or record.acked_at <= newest_ms]
-        if not texts:
+        now_ms = buffer.now_ms()
+        settled = _settled(buffer.acked_records(FLUSH_RECORDS), now_ms, settled_ms)
+        if not settled:
             return moved
-        records = [asdict(record) for _, record in held if record is not None and record.acked_at <= newest_ms]
-        if len(records) < len(texts):
-            _log.error(
-                "entries that are no records removed from a Redis key: another program wrote to it",
-                key=buffer.keys.acked,
-                entries=len(texts) - len(records),
-            )
-        columns = {name: pa.array([fields[name] for fields in records], kind) for name, kind in _LEDGER.items()}
-        for name in ("sealed_at", "acked_at", "min_timestamp", "max_timestamp"):
-            columns[name] = columns[name].cast(pa.timestamp("ms", tz="UTC"))
-        columns["buffer"] = pa.array([buffer.key] * len(records), pa.string())
+        records = [asdict(record) for _, record in settled if record is not None]
         if records:
+            columns = {name: pa.array([fields[name] for fields in records], kind) for name, kind in _LEDGER.items()}
+            for name in ("sealed_at", "acked_at", "min_timestamp", "max_timestamp"):
+                columns[name] = columns[name].cast(pa.timestamp("ms", tz="UTC"))
+            columns["buffer"] = pa.array([buffer.key] * len(records), pa.string())
             for part in by_days(pa.table(columns), "sealed_at"):
                 store.insert("ledger", part)
         failpoints.hit("ledger.after_insert")
-        buffer.drop_acked(texts)
-        moved += len(texts)
+        junk = [place for place, (_, record) in enumerate(settled) if record is None]
+        buffer.drop_acked([text for text, _ in reversed(settled)], junk)
+        if junk:
+            _log.error(
+                "entries that are no records of this version moved aside: another program or version wrote them",
+                key=buffer.keys.acked,
+                entries=len(junk),
+                moved_to=buffer.keys.acked_junk,
+            )
+        moved += len(records)
+
+
+def _settled(texts: Sequence[bytes], now_ms: int, settled_ms: int) -> list[tuple[bytes, Record | None]]:
+    """What may leave Redis, the oldest first; None for what is no record. ``texts``: the newest first.
+
+    They leave by their number from the oldest on, so the first that has to stay keeps all younger ones. The time of a
+    clock that was ahead keeps none.
+    """
+
+    def may_leave(one: tuple[bytes, Record | None]) -> bool:
+        record = one[1]
+        return record is None or record.acked_at <= now_ms - settled_ms or record.acked_at > now_ms
+
+    return list(takewhile(may_leave, ((text, _parse(text)) for text in reversed(texts))))
 
 
 _LAST_MS = (1 << 32) * 1000

@@ -18,7 +18,7 @@ _log = log.get(__name__)
 MAX_HOURS = LONGEST_KEPT_DAYS * 24
 """As ``retention.raw_hours``."""
 LONGEST_TEXT = 100
-"""What is longer is no number of hours, and is not read: it may be of any length."""
+"""Bytes of ``ttl_hours``. A longer text is not a number of hours; it is not read, since it may be very large."""
 _FIX = f"set ttl_hours to a number from 1 to {MAX_HOURS}"
 
 

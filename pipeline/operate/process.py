@@ -37,6 +37,10 @@ _ARENA_MAX, _MMAP_THRESHOLD = -8, -3  # numbers of glibc's options M_ARENA_MAX a
 _LARGE_BYTES = 1 << 20
 
 
+_given_niceness: int | None = None
+"""What this process was started with, once it yields."""
+
+
 def yield_to_redis() -> None:
     """Give way to the Redis on the same machine, and to producers; threads started later do so too.
 
@@ -47,10 +51,6 @@ def yield_to_redis() -> None:
     if usual < NICENESS:
         _given_niceness = usual
         os.nice(NICENESS - usual)
-
-
-_given_niceness: int | None = None
-"""What this process was started with, once it yields."""
 
 
 def yield_no_longer() -> None:

@@ -94,6 +94,8 @@ def as_asked(output_format: str) -> Iterator[None]:
         text = re.sub(
             rf"failed at position \d+ \(FORMAT\)(?: \(line \d+, col \d+\))?: {added}", "failed at the end", str(error)
         )
+        if f"FORMAT AS {output_format}" in text:  # it was taken for what the statement lacks
+            text = f"ClickHouse, code {error.code}: the statement ends too early"
         raise StoreRefused(re.sub(rf"\s*{added}", "", text), error.code) from error
 
 

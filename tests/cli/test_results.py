@@ -20,11 +20,20 @@ from pipeline.store.client import Store
         ("SELECT ';', \"a;b\", `c;d` -- e;f\n", "SELECT ';', \"a;b\", `c;d`"),
         ("SELECT 'it''s;' /* ; */", "SELECT 'it''s;'"),
         (r"SELECT '\';'", r"SELECT '\';'"),
+        ("SELECT format FROM reports ORDER BY format DESC", "SELECT format FROM reports ORDER BY format DESC"),
+        ("SELECT 'FORMAT JSON'", "SELECT 'FORMAT JSON'"),
     ],
 )
 def test_one_statement(sql: str, statement: str) -> None:
     """A semicolon in a text, a name or a comment ends no statement; what ends it is taken off."""
     assert results.one_statement(sql).strip() == statement.strip()
+
+
+@pytest.mark.parametrize("format", ["JSON", "json;", "CSVWithNames", "Null", "Parquet SETTINGS max_threads = 1"])
+def test_a_format_at_the_end_is_told_where_it_goes(format: str) -> None:
+    """The command writes one itself; ``--format`` names another."""
+    with pytest.raises(UsageError, match="--format"):
+        results.one_statement(f"SELECT 1 FORMAT {format}")
 
 
 @pytest.mark.parametrize("sql", ["SELECT 1; SELECT 2", "SELECT 1;;SELECT 2", "", " ; ", "-- nothing"])

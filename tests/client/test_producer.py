@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -256,6 +256,15 @@ def test_a_list_means_what_its_metrics_mean_one_by_one(defaults: dict[str, Any],
                 assert items[1].pop("timestamp") > plain["timestamp"]
             outcomes.append((said, client.stats(), [json.dumps(item, sort_keys=True) for item in items]))
         assert outcomes[0] == outcomes[1], odd
+
+
+def test_anything_that_can_be_iterated_over_may_be_pushed(redis_url: str) -> None:
+    """A tuple like a list; a deque, a view and a generator metric by metric."""
+    metrics = [{"metric_type": "duration", "value": number} for number in range(3)]
+    with MetricsClient(redis_url) as client:
+        given = (metrics, tuple(metrics), deque(metrics), dict(enumerate(metrics)).values(), iter(metrics), [], ())
+        assert [client.push_many(one) for one in given] == [3, 3, 3, 3, 3, 0, 0]
+    assert [json.loads(item)["value"] for item in waiting(redis_url)] == [0, 1, 2] * 5
 
 
 def test_a_list_fills_the_room_that_there_is(redis_url: str) -> None:

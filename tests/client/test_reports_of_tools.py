@@ -516,6 +516,13 @@ ALLURE: dict[str, tuple[dict[str, Any], tuple[str, str, str, str]]] = {
         },
         ("test_cart.py::test_param[visa-2]", "test_param[visa-2]", "test_cart", ""),
     ),
+    "allure-pytest 2.16, a title that begins like the function": (
+        {
+            "name": "test_param of a card", "fullName": "test_cart#test_param",
+            "labels": {"framework": "pytest", "package": "test_cart"},
+        },
+        ("test_cart.py::test_param", "test_param", "test_cart", ""),
+    ),
     "allure-jest 3.12": (
         {"name": "adds", "fullName": "shop:src/cart.test.js#cart deep adds", "labels": {"framework": "jest"}},
         ("src/cart.test.js::cart deep adds", "cart deep adds", "src/cart.test.js", ""),
@@ -541,6 +548,13 @@ ALLURE: dict[str, tuple[dict[str, Any], tuple[str, str, str, str]]] = {
             "parameters": [{"name": "n", "value": "7"}, {"name": "Retry", "value": "1", "excluded": True}],
         },
         ("com.shop.Cart.adds[7]", "adds", "Cart", ""),
+    ),
+    "parameters without names": (
+        {
+            "name": "adds", "fullName": "com.shop.Cart.adds", "labels": {"suite": "Cart"},
+            "parameters": [{"value": "7"}, {"value": "8"}],
+        },
+        ("com.shop.Cart.adds[7, 8]", "adds", "Cart", ""),
     ),
 }  # fmt: skip
 

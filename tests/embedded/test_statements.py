@@ -707,7 +707,7 @@ def test_errors_speak_of_what_was_asked(both: Guarded) -> None:
 
 
 def test_bytes_that_are_not_utf8_may_stand_in_a_statement(both: Guarded) -> None:
-    """A text of any bytes is compared as it is; what is no text is refused as a whole."""
+    """A quoted text may hold any bytes, which are compared unchanged; such bytes open no function that is closed."""
     assert both.ask("SELECT hex('\udcff\udcfe'), hex('a\\xff')") == b"FFFE\t61FF\n"
     assert both.ask("SELECT count() FROM words WHERE w = '\udc80'") == b"0\n"
     with pytest.raises(EngineError, match="ACCESS_DENIED"):

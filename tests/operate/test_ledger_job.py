@@ -177,19 +177,43 @@ JUNK = [
 ]
 
 
-def test_what_another_program_put_among_the_records_is_removed_and_said(
+def test_what_another_program_put_among_the_records_is_moved_aside_and_said(
     buffer: Buffer, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Junk of any kind stops no record: those behind it and before it are flushed, and one line names the key."""
+    """Junk of any kind, or a record of a later version, stops no record: those before and behind it are flushed, one
+    line names the keys, and nothing is destroyed."""
     facts = dict.fromkeys(
         ("chunk", "chunk_rows", "rows", "stored", "dead_lettered", "digest", "sealed_at", "min_timestamp"), NOW_MS
     ) | {"segment": "s", "chunk_rows": 1, "rows": 1, "stored": 1, "dead_lettered": 0, "max_timestamp": NOW_MS}
     junk = [one if isinstance(one, bytes) else _record_text({**facts, "chunk": 1}, **one) for one in JUNK]
     buffer.client.lpush(buffer.keys.acked, _record_text(facts, chunk=1), *junk, _record_text(facts, chunk=2), b"junk")
     assert [record.chunk for record in ledger.pending_records(buffer)] == [1, 2]
-    assert ledger.flush(buffer, store, settled_ms=0) == len(junk) + 3
+    assert ledger.flush(buffer, store, settled_ms=0) == 2
     assert store.rows("SELECT chunk FROM ledger ORDER BY chunk") == [(1,), (2,)]
     assert buffer.client.exists(buffer.keys.acked) == 0
-    assert buffer.keys.acked in caplog.text
+    assert buffer.keys.acked_junk in caplog.text
+    kept = [one if isinstance(one, bytes) else one.encode() for one in (*junk, b"junk")]
+    assert buffer.client.lrange(buffer.keys.acked_junk, 0, -1) == kept[::-1]
+    buffer.client.lpush(buffer.keys.acked, b"more junk")
+    assert ledger.flush(buffer, store) == 0
+    assert buffer.client.lindex(buffer.keys.acked_junk, 0) == b"more junk"
+
+
+def test_junk_among_young_records_takes_none_of_them_along(buffer: Buffer, store: Store) -> None:
+    """Records leave Redis by their number: junk between young ones waits for the older of them."""
+    now_ms = buffer.now_ms()
+    facts = dict.fromkeys(("chunk_rows", "rows", "stored", "dead_lettered", "digest"), 1) | {"segment": "s"}
+    facts |= dict.fromkeys(("sealed_at", "min_timestamp", "max_timestamp"), now_ms)
+
+    def push(chunk: int, acked_at_ms: int) -> None:
+        buffer.client.lpush(buffer.keys.acked, f"{json.dumps({**facts, 'chunk': chunk})} {acked_at_ms}")
+
+    push(0, now_ms + 3_600_000)  # the clock was an hour ahead
+    push(1, now_ms - 3_600_000)
+    push(2, now_ms)
     buffer.client.lpush(buffer.keys.acked, b"junk")
-    assert ledger.flush(buffer, store) == 1
+    push(3, now_ms)
+    assert ledger.flush(buffer, store, settled_ms=1_800_000) == 2
+    assert [record.chunk for record in ledger.pending_records(buffer)] == [2, 3]
+    assert buffer.client.llen(buffer.keys.acked) == 3
+    assert store.rows("SELECT chunk FROM ledger ORDER BY chunk") == [(0,), (1,)]

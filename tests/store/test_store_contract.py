@@ -173,6 +173,17 @@ def test_wrong_rows_are_refused_whole(any_store: Store, rows: pa.Table, code: in
     assert any_store.rows("SELECT count() FROM t") == [(0,)]
 
 
+@pytest.mark.parametrize("sql", ["SELEC 1", "SELECT 1 +", "SELECT * FROM", "SELECT a, b WHERE (1"])
+def test_a_refusal_shows_nothing_that_was_added_to_the_statement(sql: str, any_store: Store) -> None:
+    """The driver writes FORMAT behind each statement, and an unfinished one takes that for its end."""
+    for ask in (lambda: any_store.query(sql), lambda: any_store.raw(sql, {}, "CSVWithNames")):
+        with pytest.raises(StoreRefused) as refused:
+            ask()
+        assert refused.value.code
+        assert "ArrowStream" not in str(refused.value)
+        assert "CSVWithNames" not in str(refused.value)
+
+
 def test_more_partitions_than_one_insert_may_touch_are_refused_not_retried(any_store: Store) -> None:
     """ClickHouse numbers "too many partitions" like "too many parts"; only the latter goes away by waiting."""
     numbers(any_store, partition="toDate(at)")

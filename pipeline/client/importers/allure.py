@@ -5,7 +5,7 @@ Tests of runners whose own reports are read too are named as those name them: Al
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import NO_FAILURE
@@ -36,24 +36,24 @@ def _execution(results: list[Node]) -> Execution:
     last = results[-1]
     labels = {label.get("name").text(): label.get("value").text() for label in last.get("labels").items()}
     # Allure itself leaves an excluded one out of a test's history: the number of a retry.
-    parameters = {
-        parameter.get("name").text(): parameter.get("value").text()
+    parameters = [
+        (parameter.get("name").text(), parameter.get("value").text())
         for parameter in last.get("parameters").items()
         if parameter.get("excluded").value is not True
-    }
+    ]
     test_id, test_name, test_suite = _identity(last, labels, parameters)
     browser = labels.get("browser", "")
     if not browser and labels.get("framework") == "playwright":
-        browser = parameters.get("Project", "")
+        browser = dict(parameters).get("Project", "")
     return Execution(test_id, test_name, test_suite, [_attempt(result) for result in results], browser)
 
 
-def _identity(result: Node, labels: Mapping[str, str], parameters: Mapping[str, str]) -> tuple[str, str, str]:
+def _identity(result: Node, labels: Mapping[str, str], parameters: Sequence[tuple[str, str]]) -> tuple[str, str, str]:
     name, full, framework = result.get("name").text(), result.get("fullName").text(), labels.get("framework", "")
     if framework == "pytest" and "#" in full:
         classname, _, function = full.partition("#")
-        if not name.startswith(function):  # a title that the test was given
-            values = "-".join(value.strip("'") for value in parameters.values())
+        if name != function and not name.startswith(f"{function}["):  # a title that the test was given
+            values = "-".join(value.strip("'") for _, value in parameters)
             name = f"{function}[{values}]" if parameters else function
         file = labels.get("package", "").replace(".", "/")
         file = f"{file}.py" if file else ""
@@ -68,7 +68,7 @@ def _identity(result: Node, labels: Mapping[str, str], parameters: Mapping[str, 
     suite = " > ".join(filter(None, (labels.get(name, "") for name in _SUITE_LABELS))) or labels.get("package", "")
     full = full or f"{suite}::{name}"
     if parameters:
-        full += f"[{', '.join(parameters.values())}]"
+        full += f"[{', '.join(value for _, value in parameters)}]"
     return identity("allure", "allure", result.context, fullname=full, name=name, suite=suite)
 
 
