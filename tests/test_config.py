@@ -19,6 +19,8 @@ from pipeline.base import config, config_sections, resources
 from pipeline.base.config import Settings
 from pipeline.base.errors import ConfigError
 from pipeline.base.keys import BufferKeys
+from pipeline.operate import preflight
+from pipeline.store.client import Store
 
 PATHS = {path: (default, meaning) for path, default, meaning in config.setting_paths()}
 
@@ -482,6 +484,24 @@ def test_hash_tags_are_kept(file: Path, key: str) -> None:
     assert key_slot(keys.segments.encode()) == key_slot(key.encode())
 
 
+def test_a_number_with_a_leading_zero_is_decimal(file: Path) -> None:
+    """In the file as in a variable; YAML 1.1 would read 8."""
+    file.write_text("web: {port: 0010}\n")
+    assert config.load(file, {}).web.port == config.load(None, {"PIPELINE_WEB__PORT": "0010"}).web.port == 10
+
+
+@pytest.mark.parametrize("dsn", ["embedded", "chdb:///somewhere"])
+def test_the_embedded_engine_is_no_cluster(file: Path, dsn: str) -> None:
+    """Refused before anything is opened, by ``validate`` and by each command that opens ClickHouse, in one sentence."""
+    file.write_text(f"clickhouse: {{dsn: '{dsn}', cluster: main}}\n")
+    settings = config.load(file, {})
+    for act in (preflight.check, Store.open):
+        with pytest.raises(
+            ConfigError, match=r"^clickhouse.cluster is 'main', but clickhouse.dsn is the embedded engine"
+        ):
+            act(settings)
+
+
 def test_chunks_must_fit_the_shards_of_a_cluster(file: Path) -> None:
     """On a cluster ``drainer.batch_rows`` divides a million, or chunks would be split over shards."""
     file.write_text("clickhouse:\n  cluster: c\ndrainer:\n  batch_rows: 30000\n")
@@ -494,6 +514,25 @@ def test_chunks_must_fit_the_shards_of_a_cluster(file: Path) -> None:
 NUMBERS = sorted(
     path for path, (default, _) in PATHS.items() if isinstance(default, int | float) and not isinstance(default, bool)
 )
+
+
+@pytest.mark.parametrize(
+    ("path", "given"),
+    [
+        *((path, "true") for path in [*NUMBERS, "changes.min_change_pct.lcp"]),
+        *(("web.port", given) for given in ("no", "1:30", "yes please")),
+        *(("drainer.lease_s", given) for given in ("off", "1:30.5", "60s")),
+    ],
+)
+def test_no_number_is_read_into_what_is_none(file: Path, path: str, given: str) -> None:
+    """For YAML and pydantic ``true`` is 1 and ``1:30`` is 90; a person who writes that meant something else."""
+    *sections, name = path.split(".")
+    opening = "".join(f"{section}: {{" for section in sections)
+    file.write_text(f"{opening}{name}: {given}{'}' * len(sections)}\n")
+    with pytest.raises(
+        ConfigError, match=rf"^setting '{path}' has the value .*: should be a (valid )?(number|integer)"
+    ):
+        config.load(file, {})
 
 
 @pytest.mark.parametrize("path", NUMBERS)

@@ -39,6 +39,7 @@ from pipeline.base.config_sections import (
     TlsSettings,
     VitalsSettings,
     WebSettings,
+    demand_server_for_cluster,
 )
 from pipeline.base.config_sentences import sentence
 from pipeline.base.config_sources import CONFIG_PATH_VARIABLE, ENV_PREFIX, Given, gather
@@ -73,6 +74,7 @@ __all__ = [
     "VitalsSettings",
     "WebSettings",
     "changed_settings",
+    "demand_server_for_cluster",
     "load",
     "private",
     "setting_paths",

@@ -12,7 +12,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.base import addresses
-from pipeline.base.config_types import Interval, Lease, Pause, PlainText, Positive, PositiveInt, Section, Shown, Url
+from pipeline.base.config_types import (
+    Interval,
+    Lease,
+    Pause,
+    Percent,
+    PlainText,
+    Positive,
+    PositiveInt,
+    Section,
+    Shown,
+    Url,
+)
+from pipeline.base.errors import ConfigError
 from pipeline.base.nearest import nearest
 
 WRITTEN_ENTRIES = (
@@ -140,6 +152,15 @@ class ClickHouseSettings(Section):
                 "machine as tables; choose another, such as 'pipeline'"
             )
         return self
+
+
+def demand_server_for_cluster(settings: ClickHouseSettings) -> None:
+    """Raise ``ConfigError`` when the embedded engine is to be a cluster: it has no replicas, and no ON CLUSTER."""
+    if settings.cluster and (settings.dsn == "embedded" or settings.dsn.startswith("chdb://")):
+        raise ConfigError(
+            f"clickhouse.cluster is '{settings.cluster}', but clickhouse.dsn is the embedded engine, which is no "
+            "cluster; name a server of the cluster in clickhouse.dsn, or leave clickhouse.cluster empty"
+        )
 
 
 class BufferSettings(Section):
@@ -316,7 +337,7 @@ class ChangeSettings(Section):
     max_points: int = Field(400, ge=12, le=1200, description="maximum points of one series; the newest count")
     false_discovery_rate: float = Field(0.01, gt=0, lt=1, description="expected share of false positives among changes")
     cycle_days: Positive = Field(28, le=56, description="how far back daily and weekly cycles are learnt")
-    min_change_pct: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
+    min_change_pct: dict[str, Percent] = Field(
         default_factory=lambda: {"default": 2.0}, description="minimum size of a reported change, by metric type"
     )
 

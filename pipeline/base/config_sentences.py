@@ -15,6 +15,7 @@ from pipeline.base.text import HIDDEN, masked, printable
 _WORDS = {
     "string_type": "should be a text; write it in quotes",
     "missing": "is missing",
+    "path_type": "should be a path; write it in quotes",
 }
 
 
@@ -30,7 +31,7 @@ def sentence(error: ValidationError, model: type[BaseModel]) -> str:
         value = shown(field, first["input"])
         given = "" if value == HIDDEN else f"has the value {value}, but "
         return f"setting '{key}' {given}is a section that holds {names}; it cannot be one value"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = _WORDS.get(first["type"], message[:1].lower() + message[1:])
     if first["type"] == "value_error" and (field is None or section_of(field)):  # it names the settings itself
         return printable(masked(message))

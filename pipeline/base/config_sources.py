@@ -196,7 +196,17 @@ def _strict_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, 
     return loader.construct_mapping(node, deep=True)
 
 
+def _plain_number(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:
+    """What YAML 1.1 takes for a number of base 60 or 8 is a slip: ``1:30`` would be 90, and ``010`` would be 8."""
+    text = loader.construct_scalar(node)
+    if ":" in text or re.fullmatch(r"[-+]?0[\d_]+", text):
+        return text
+    return loader.construct_yaml_float(node) if node.tag.endswith(":float") else loader.construct_yaml_int(node)
+
+
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _strict_mapping)
+for _kind in ("int", "float"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _plain_number)
 
 
 class _GivenTwiceError(Exception):

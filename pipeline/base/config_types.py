@@ -6,15 +6,16 @@ added without a thought gives nothing away.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticKnownError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from pipeline.base.addresses import passwords_in
 from pipeline.base.text import HIDDEN, masked, masked_url, printable
@@ -40,6 +41,14 @@ def _at_most(limit: float) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("truth_for_number", "should be a number, not true or false")
+    return value
+
+
+Percent = Annotated[float, BeforeValidator(_no_truth), Field(ge=0, le=1000)]
+"""A share of something, as it stands in lists and mappings."""
 Positive = Annotated[float, Field(gt=0), _at_most(1e9)]
 PositiveInt = Annotated[int, Field(gt=0), _at_most(10**15)]
 Interval = Annotated[float, Field(ge=0.1), _at_most(1e9)]
@@ -59,6 +68,13 @@ class Section(BaseModel):
     """A part of the settings: unknown keys are refused, values do not change after the start."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """For pydantic, ``true`` is the number 1."""
+        field = cls.model_fields.get(info.field_name or "")
+        return _no_truth(value) if field is not None and field.annotation in (int, float) else value
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -88,7 +104,13 @@ def shown(field: FieldInfo | None, value: Any) -> str:
     if value is None or isinstance(value, bool | int | float):
         # A password of digits, without quotes, is a number; so is one that stands in the place of a whole section.
         may_be_secret = field is not None and (is_text(field) or section_of(field) is not None)
-        return HIDDEN if may_be_secret and (declared is None or declared.as_url) else repr(value)
+        return (
+            HIDDEN
+            if may_be_secret and (declared is None or declared.as_url)
+            else repr(value)
+            if isinstance(value, float)
+            else json.dumps(value)
+        )
     if isinstance(value, Path | Enum):
         value, declared = str(value), Shown()
     if isinstance(value, list) and declared and all(isinstance(one, str) for one in value):

@@ -15,7 +15,7 @@ from pipeline.alerts.rules.load import load
 from pipeline.alerts.rules.rule import Rule
 from pipeline.base import tls
 from pipeline.base.addresses import Address, clickhouse_address, redis_address
-from pipeline.base.config import Settings
+from pipeline.base.config import Settings, demand_server_for_cluster
 from pipeline.base.errors import ConfigError
 from pipeline.base.redis_pool import tls_settings
 from pipeline.base.text import printable
@@ -26,6 +26,7 @@ from pipeline.serve.access import require_credentials
 def check(settings: Settings) -> list[Rule]:
     """The alert rules, once everything else is well. Raises ``UsageError`` with the first mistake."""
     check_certificates(settings)
+    demand_server_for_cluster(settings.clickhouse)
     check_directory(settings.data_dir)
     require_credentials(settings.web)
     parse_channels(settings.alerts.channels)

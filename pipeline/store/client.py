@@ -22,7 +22,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
-from pipeline.base.config import Settings, WebSettings
+from pipeline.base.config import Settings, WebSettings, demand_server_for_cluster
 from pipeline.base.errors import ConfigError, EngineBusy, StoreOutage
 from pipeline.base.sql_text import literal
 from pipeline.embedded import engine, engine_config, local_secret, query_guard
@@ -105,6 +105,7 @@ class Store:
         holds the embedded engine. A reader goes to that process over HTTP instead, if it serves;
         if no process holds the engine, it opens it and can only read.
         """
+        demand_server_for_cluster(settings.clickhouse)
         path = engine_path(settings)
         database, cluster = settings.clickhouse.database, settings.clickhouse.cluster
         if path is None:

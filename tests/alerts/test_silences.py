@@ -69,6 +69,32 @@ def test_old_silences_are_forgotten(client: redis.Redis) -> None:
     assert client.hlen(AlertKeys("b").silences) == 0
 
 
+JUNK = (
+    *("[]", "7", "{}", "no json", '{"matchers": 5, "starts_ms": 0, "ends_ms": 9e15}', "[" * 100_000),
+    *(
+        '{"matchers": ["a=b"], "starts_ms": "a", "ends_ms": "b"}',
+        '{"matchers": ["a=b"], "starts_ms": [1], "ends_ms": [2]}',
+    ),
+    *('{"matchers": ["a=b"], "starts_ms": 0, "ends_ms": 1e400}', '{"matchers": ["a=b"], "starts_ms": 9, "ends_ms": 8}'),
+    '{"matchers": [], "starts_ms": 0, "ends_ms": 9000000000000000}',
+)
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_junk_among_the_silences_silences_nothing(client: redis.Redis, junk: str) -> None:
+    """Another program wrote into our hash: what is no silence is passed over, and those beside it hold."""
+    kept = Silences(client, AlertKeys("b"))
+    silence = kept.add(["rule=slow"], 1000, 5000)
+    client.hset(AlertKeys("b").silences, "junk", junk)
+    assert kept.active(2000) == [silence]
+
+
+def test_a_silence_of_centuries_is_a_slip(client: redis.Redis) -> None:
+    """It is refused in a sentence, instead of ending at a time that no calendar has."""
+    with pytest.raises(UsageError, match=r"^a silence lasts at most 3660d$"):
+        Silences(client, AlertKeys("b")).add(["rule=slow"], 0, 99_999_999 * 86_400_000)
+
+
 def test_silences_that_make_no_sense_are_refused(client: redis.Redis) -> None:
     """No matcher, a bad one, or an end in the past is a sentence."""
     kept = Silences(client, AlertKeys("b"))

@@ -15,13 +15,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import msgspec
 import redis
 
 from pipeline.alerts.journal.alert_keys import AlertKeys
 from pipeline.alerts.journal.maintenance import MaintenanceWindow, MaintenanceWindows
 from pipeline.alerts.judge.evidence import iso
 from pipeline.alerts.rules.matchers import Matcher, all_match
-from pipeline.base import log
+from pipeline.base import durations, log
 from pipeline.base.errors import KeyDamaged, UsageError
 from pipeline.base.typed_keys import typed
 
@@ -30,6 +31,8 @@ _log = log.get(__name__)
 _WEEK_MINUTES = 7 * 1440
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday
+LONGEST_MS = 3660 * 86_400_000
+"""Ten years: longer than that is a slip."""
 _MUTE = re.compile(r"(?:([a-z]{3})(?:-([a-z]{3}))?)?\s*(?:(\d{1,2}):(\d\d)-(\d{1,2}):(\d\d))?", re.IGNORECASE)
 
 
@@ -60,6 +63,16 @@ class Silence:
         }
 
 
+class _Stored(msgspec.Struct):
+    """A silence as it stands in Redis."""
+
+    matchers: list[str]
+    starts_ms: int
+    ends_ms: int
+    comment: str = ""
+    created_by: str = ""
+
+
 class Silences:
     """The silences, kept in Redis. Methods raise ``RedisOutage``."""
 
@@ -79,6 +92,8 @@ class Silences:
             raise UsageError("a silence needs at least one matcher, as severity=info or test_suite=~auth.*")
         if until_ms <= now_ms:
             raise UsageError(f"a silence must end in the future, not at {iso(until_ms)}")
+        if until_ms - now_ms > LONGEST_MS:
+            raise UsageError(f"a silence lasts at most {durations.show(LONGEST_MS)}")
         silence = Silence(secrets.token_hex(4), parsed, now_ms, until_ms, comment, created_by)
         written = {
             "matchers": [str(matcher) for matcher in parsed],
@@ -111,13 +126,15 @@ class Silences:
     def _parsed(self, key: bytes, text: bytes) -> Silence | None:
         """A silence; one that cannot be read silences nothing, and says so."""
         try:
-            stored = json.loads(text)
-            matchers = tuple(Matcher.parse(one) for one in stored.pop("matchers"))
-            silence = Silence(id=key.decode(), matchers=matchers, **stored)
-            if silence.starts_ms <= silence.ends_ms:
+            stored = msgspec.json.decode(text, type=_Stored)
+            matchers = tuple(Matcher.parse(one) for one in stored.matchers)
+            silence = Silence(
+                key.decode(), matchers, stored.starts_ms, stored.ends_ms, stored.comment, stored.created_by
+            )
+            if matchers and silence.starts_ms <= silence.ends_ms:
                 return silence
-            error: Exception = ValueError("it ends before it starts")
-        except (ValueError, TypeError, KeyError, AttributeError) as unreadable:
+            error: Exception = ValueError("it ends before it starts" if matchers else "it has no matcher")
+        except (ValueError, RecursionError) as unreadable:
             error = unreadable
         _log.error("silence cannot be read", key=self._key, field=repr(key), error=str(error))
         return None
