@@ -19,6 +19,7 @@ from urllib3 import PoolManager
 from pipeline.base import tls
 from pipeline.base.addresses import Address, clickhouse_address
 from pipeline.base.config import ClickHouseSettings
+from pipeline.store.answers import Answers, AnswersByProxy
 
 
 def connect(settings: ClickHouseSettings, dsn: str, profile: Mapping[str, Any], token: str = "") -> Client:
@@ -42,6 +43,7 @@ def connect(settings: ClickHouseSettings, dsn: str, profile: Mapping[str, Any], 
         client_cert=settings.tls.cert_file if by_certificate else None,
         # A handle per thread is what clone() is for; a session would refuse the second one.
         autogenerate_session_id=False,
+        autogenerate_query_id=False,  # ``Answers`` gives each request one
         settings=dict(profile),
         # Whole seconds: the driver cuts off what is behind the point, and half a second would be none.
         connect_timeout=math.ceil(settings.connect_timeout_s),
@@ -63,9 +65,13 @@ def _pool(settings: ClickHouseSettings, address: Address) -> PoolManager:
             "ca_cert": settings.tls.ca_file or None,
             "client_cert": settings.tls.cert_file or None,
             "client_cert_key": settings.tls.key_file or settings.tls.cert_file or None,
-            "https_proxy": httputil.check_env_proxy("https", address.host, address.port),
         }
         if not settings.tls.check_hostname:
             options["assert_hostname"] = False
-    pool: PoolManager = httputil.get_pool_manager(**options)
-    return pool
+    options = httputil.get_pool_manager_options(**options)
+    proxy = httputil.check_env_proxy("https", address.host, address.port) if address.is_encrypted else None
+    # Its time at the server, and as long again for the way of a large answer.
+    whole_s = math.ceil(settings.connect_timeout_s) + 2 * math.ceil(settings.request_timeout_s)
+    if not proxy:
+        return Answers(whole_s=whole_s, **options)
+    return AnswersByProxy(proxy if proxy.startswith("http") else f"https://{proxy}", whole_s=whole_s, **options)

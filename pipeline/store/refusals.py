@@ -121,8 +121,9 @@ def _classified(error: DriverError, role: Role) -> StoreOutage | StoreRefused | 
     if isinstance(error, ProgrammingError | NotSupportedError | DataError):
         return StoreRefused(f"the ClickHouse driver: {sentence}")  # it never left this process
     status = _number(_STATUS_IN_TEXT, text)
-    # No number of ClickHouse's: a proxy answered, or nothing did. 408 and 429 ask to come back.
-    if status and status < 500 and status not in (408, 429):
+    # No number of ClickHouse's: a proxy answered, or nothing did. 408 and 429 ask to come back; below 400 nothing says
+    # what became of the request.
+    if 400 <= status < 500 and status not in (408, 429):
         return StoreRefused(f"HTTP status {status} before ClickHouse: {sentence}")
     return StoreOutage(f"ClickHouse: {without_wrapping(sentence)}")
 

@@ -10,6 +10,7 @@ from clickhouse_proxy import ClickHouseProxy, clickhouse_proxy
 from drain_parts import Whereabouts, assert_books_agree, bad, buffer_on, drain_store, drainer_on, good, push
 from test_drainer import over_http, url
 
+from pipeline.base import config
 from pipeline.base.errors import StoreOutage, StoreRefused
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.store.client import Store
@@ -22,8 +23,33 @@ NEVER_ARRIVED = (
     *('summary:{"written_rows":"0"}', 'summary:{"written_rows":"29"}', "summary:{}", "summary:[]", "summary:null"),
     *('summary:{"written_rows":null}', 'summary:{"written_rows":"-30"}', 'summary:{"written_rows":"1e9"}', "summary:{"),
 )
+RIGHT = 'Connection: close\r\nX-ClickHouse-Summary: {"written_rows":"30"}\r\n'
+OURS = "X-ClickHouse-Query-Id: pipeline-0123456789abcdef0123456789abcdef\r\n"
+THEIRS = "X-ClickHouse-Query-Id: 174D4C4A6DA3EF0F\r\n"
+END = "Content-Length: 0\r\n\r\n"
+HALFWAY = "Content-Length: 42\r\n\r\nCode: 241. DB::Exception: Memory limit hit"
+MADE_UP = (
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{END}",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{OURS}{END}",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{THEIRS}{HALFWAY}",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{THEIRS}X-ClickHouse-Exception-Code: 241\r\n{HALFWAY}",
+    *(f"raw:HTTP/1.1 {status}\r\n{RIGHT}{THEIRS}{END}" for status in ("204 No Content", "206 Partial Content")),
+    f"raw:HTTP/1.1 302 Found\r\nLocation: /ping\r\n{RIGHT}{THEIRS}{END}",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{RIGHT}{THEIRS}{END}",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{THEIRS}Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\njunk",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{THEIRS}Transfer-Encoding: chunked\r\n\r\n5\r\nhal",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{THEIRS}Transfer-Encoding: chunked\r\n\r\n-1\r\n",
+    "raw:" + "HTTP/1.1 100 Continue\r\n\r\n" * 10_000,
+    "raw:HTTP/1.1 200 OK\r\nX-ClickHouse-Progress: {}\r\n",
+    'summary:{"written_rows":"30","written_rows":"-1"}',
+    f'summary:{{"written_rows":"{"9" * 5000}"}}',
+)
+"""Answers that look more like ClickHouse's, and the right number in most of them."""
+
 DONE_ALL_THE_SAME = (
     *('done, summary:{"written_rows":"0"}', 'done, summary:{"written_rows":"60"}', "done, summary:junk"),
+    *("done, add:Code: 241. DB::Exception: Memory limit", "done, header:X-ClickHouse-Query-Id: pipeline-7"),
+    *("done, header:X-ClickHouse-Exception-Code: 241", "done, header:X-ClickHouse-Query-Id: "),
 )
 
 
@@ -34,7 +60,14 @@ def embedded(engine_path: Path, _open_engine: None) -> Iterator[Store]:
         yield store
 
 
-ABOUT_DEAD_LETTERS = ("page", "redirect:302", 'summary:{"written_rows":"29"}', "done, summary:junk", "cut")
+ABOUT_DEAD_LETTERS = (
+    *MADE_UP[:2],
+    "page",
+    "redirect:302",
+    'summary:{"written_rows":"29"}',
+    "done, summary:junk",
+    "cut",
+)
 """Each kind of lie is told about both tables; with ``--thorough`` each lie."""
 
 
@@ -54,7 +87,7 @@ def proxy(table: str, embedded: Store) -> Iterator[ClickHouseProxy]:
         yield proxy
 
 
-@pytest.mark.parametrize(("table", "lie"), told([*NEVER_ARRIVED, *DONE_ALL_THE_SAME]))
+@pytest.mark.parametrize(("table", "lie"), told([*NEVER_ARRIVED, *MADE_UP, *DONE_ALL_THE_SAME]))
 def test_an_answer_is_believed_only_when_it_proves_what_was_written(
     url: str, proxy: ClickHouseProxy, embedded: Store, lie: str
 ) -> None:
@@ -69,7 +102,15 @@ def test_an_answer_is_believed_only_when_it_proves_what_was_written(
     assert_books_agree(buffer, embedded)
 
 
-@pytest.mark.parametrize(("table", "lie"), told(["200", "page", "empty", "text", "cut", "redirect:302", "503"]))
+@pytest.mark.parametrize(
+    ("table", "lie"),
+    told(
+        [
+            *("200", "page", "empty", "text", "cut", "redirect:302", "503", *MADE_UP[:4]),
+            *("done, header:X-ClickHouse-Query-Id: pipeline-7", "done, add:Code: 241. DB::Exception: Memory limit"),
+        ]
+    ),
+)
 def test_a_read_back_that_is_not_clickhouse_s_is_not_believed(
     url: str, proxy: ClickHouseProxy, embedded: Store, lie: str
 ) -> None:
@@ -88,7 +129,7 @@ def test_a_read_back_that_is_not_clickhouse_s_is_not_believed(
 ROWS = pa.table({"n": pa.array([1, 2], pa.uint64())})
 
 
-@pytest.mark.parametrize("lie", NEVER_ARRIVED)
+@pytest.mark.parametrize("lie", [*NEVER_ARRIVED, *MADE_UP])
 def test_every_table_s_insert_is_proved_or_an_outage(embedded: Store, lie: str) -> None:
     """Windows, alerts, the ledger: the writer learns that the outcome is in doubt, and comes again."""
     embedded.command("CREATE TABLE t (n UInt64) ENGINE = MergeTree ORDER BY n")
@@ -124,3 +165,43 @@ def test_more_rows_than_were_sent_prove_that_those_were_written() -> None:
     for summary in ({}, {"written_rows": "1"}, {"written_rows": "٢"}, {"written_rows": True}, {"written_rows": [2]}):
         with pytest.raises(StoreOutage):
             proved_rows("t", 2, summary)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "drip:HTTP/1.1 200 OK\r\nX-Head: ",
+        "drip:HTTP/1.1 200 OK\r\n\r\n",
+        "drip:HTTP/1.0 200 OK\r\nContent-Length: 999999\r\n\r\n",
+    ],
+)
+def test_an_answer_that_never_ends_is_given_up(embedded: Store, lie: str) -> None:
+    """However steadily it comes: an insert is then in doubt, a question is asked again."""
+    embedded.command("CREATE TABLE t (position UInt64) ENGINE = MergeTree ORDER BY position")
+    rows = pa.table({"position": pa.array([1, 2], pa.uint64())})
+    with ClickHouseHttp(embedded, writable=True) as server, clickhouse_proxy(server.url, "t") as proxy:
+        settings = config.ClickHouseSettings(
+            dsn=proxy.url, database=embedded.database, connect_timeout_s=1, request_timeout_s=1
+        )
+        with Store.open(config.Settings(clickhouse=settings)) as far:
+            proxy.plan.append(lie)
+            proxy.read_plan.append(lie)
+            with pytest.raises(StoreOutage, match="no whole answer within 3 s"):
+                far.insert("t", rows)
+            with pytest.raises(StoreOutage, match="no whole answer within 3 s"):
+                far.query("SELECT position FROM t")
+            assert far.insert("t", rows) == 2
+
+
+def test_what_is_not_clickhouse_s_success_is_no_success_of_a_statement(embedded: Store) -> None:
+    """DDL too: a page in the place of ClickHouse makes no table."""
+    with (
+        ClickHouseHttp(embedded, writable=True) as server,
+        clickhouse_proxy(server.url, "t") as proxy,
+        over_http(proxy.url, embedded) as far,
+    ):
+        proxy.statement_plan.extend(["page", "empty", MADE_UP[0]])
+        for _ in range(3):
+            with pytest.raises(StoreOutage, match="not ClickHouse"):
+                far.command("CREATE TABLE made (n UInt64) ENGINE = Memory")
+        far.command("CREATE TABLE made (n UInt64) ENGINE = Memory")

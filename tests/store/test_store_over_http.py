@@ -70,7 +70,7 @@ class Proxy:
                 headers = {k: v for k, v in handler.headers.items() if k.startswith(("X-", "Content-Type"))}
                 answer = upstream.request("POST", target + handler.path, body=body, headers=headers)
                 handler.send_response(answer.status)
-                for name in ("X-ClickHouse-Exception-Code", "X-ClickHouse-Format", "X-ClickHouse-Summary"):
+                for name in ("X-ClickHouse-Exception-Code", "X-ClickHouse-Summary", "X-ClickHouse-Query-Id"):
                     if name in answer.headers:
                         handler.send_header(name, answer.headers[name])
                 handler.send_header("Content-Length", str(len(answer.data)))

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -28,8 +29,12 @@ class ClickHouseProxy:
     ``"done, summary:…"``          the same, but the insert is done
     ``"redirect:302"``             sends the client to a page that answers 200
     ``"cut"``                      passes it on, and cuts the last bytes off the answer's body
+    ``"raw:…"``                    answers with exactly these bytes and closes, the insert never arrives
+    ``"drip:…"``                   the same, but for ever, a byte at a time
+    ``"done, add:…"``              passes it on, and puts a text behind the answer
+    ``"done, header:NAME: TEXT"``  passes it on, and changes a header of the answer
 
-    What happens to reading back is ``read_plan``'s to say, in the same words.
+    What happens to reading back is ``read_plan``'s to say, and to CREATE ``statement_plan``'s, in the same words.
     """
 
     def __init__(self, target: str, table: str = "metrics") -> None:
@@ -38,6 +43,7 @@ class ClickHouseProxy:
         self.table = table
         self.plan: deque[str] = deque()
         self.read_plan: deque[str] = deque()
+        self.statement_plan: deque[str] = deque()
         self.reads_done: list[str] = []
         self.always = ""
         self.inserts = 0
@@ -45,6 +51,7 @@ class ClickHouseProxy:
         self.done: list[str] = []
         self.held: list[threading.Event] = []
         self.delivered = threading.Semaphore(0)
+        self.closing = threading.Event()
         self._lock = threading.Lock()
         handler = type("BoundHandler", (_Handler,), {"proxy": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -54,6 +61,7 @@ class ClickHouseProxy:
         self._thread.start()
 
     def close(self) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -125,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
         is_insert = insert in start.replace(b"`", b"")
         reads_back = not is_insert and b"SELECT position FROM" in start
         fate = self.proxy.read_fate() if reads_back else self.proxy.fate(is_insert)
+        if self.proxy.statement_plan and b"CREATE " in start:
+            fate = self.proxy.statement_plan.popleft()
         with contextlib.suppress(ConnectionError):
             self._meet(fate, body)
 
@@ -146,6 +156,20 @@ class _Handler(BaseHTTPRequestHandler):
         elif fate.startswith("done, summary:"):
             status, headers, answer = self._forward(body)
             self._reply(status, headers | {"X-ClickHouse-Summary": fate.removeprefix("done, summary:")}, answer)
+        elif fate.startswith("raw:"):
+            self.wfile.write(fate.removeprefix("raw:").encode())
+            self._hang_up()
+        elif fate.startswith("drip:"):
+            self._drip(fate.removeprefix("drip:").encode())
+        elif fate.startswith("done, add:"):
+            status, headers, answer = self._forward(body)
+            self._reply(status, headers, answer + fate.removeprefix("done, add:").encode())
+        elif fate.startswith("done, header:"):
+            status, headers, answer = self._forward(body)
+            name, _, text = fate.removeprefix("done, header:").partition(": ")
+            self._reply(
+                status, {one: old for one, old in headers.items() if one.lower() != name.lower()} | {name: text}, answer
+            )
         elif fate == "cut":
             status, headers, answer = self._forward(body)
             self._reply(status, headers, answer[:-8])
@@ -196,6 +220,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _drip(self, begin: bytes) -> None:
+        for byte in itertools.chain(begin, itertools.repeat(ord("x"))):
+            self.wfile.write(bytes([byte]))
+            if self.proxy.closing.wait(0.01):
+                break
+        self._hang_up()
 
     def _hang_up(self) -> None:
         self.close_connection = True
