@@ -456,7 +456,7 @@ def _wrong_type(server: RedisServer, link: RedisLink) -> None:
         (_forbidden_key_inside_a_script, RedisDenied),
         (_wrong_type, type(None)),
         (_wrong_type_inside_a_script, type(None)),
-        (_wrong_command, type(None)),
+        (_wrong_command, RedisDenied),
         (_wrong_script, type(None)),
         (_no_such_database, ConfigError),
     ],
@@ -505,6 +505,18 @@ def test_answers_hard_to_provoke(text: str) -> None:
 def test_an_answer_that_is_not_redis_s_is_an_outage() -> None:
     """Something else listens on the port: it is waited for, not a crash."""
     assert type(classify(redis.InvalidResponse("Protocol Error: b'HTTP/1.1 400 Bad Request'"))) is RedisOutage
+
+
+def test_a_redis_that_lacks_a_command_is_one_sentence(redis_server: Callable[..., RedisServer]) -> None:
+    """Renamed by its operator, or unknown to a proxy: no traceback, and none of the arguments, which may be secret."""
+    server = redis_server(options=["--rename-command", "INFO", "", "--rename-command", "AUTH", ""])
+    link = link_to(server.url)
+    with pytest.raises(RedisDenied, match=r"lacks a command that the pipeline needs \(unknown command .INFO.\); let"):
+        link.server_info()
+    with pytest.raises(RedisDenied) as denied, outages():
+        link.database("metrics").execute_command("AUTH", "hunter2Xy")
+    assert "hunter2Xy" not in str(denied.value)
+    link.close()
 
 
 @pytest.mark.parametrize("text", ["BUSYGROUP Consumer Group name already exists", "BUSYKEY Target key name exists"])

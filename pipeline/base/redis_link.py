@@ -42,7 +42,7 @@ _READ_ONLY = frozenset(
 # operator mends while we wait.
 _FINAL_CODES = frozenset({"WRONGTYPE", "CROSSSLOT", "NOSCRIPT", "EXECABORT", "BUSYGROUP", "BUSYKEY", "INVALIDOBJ"})
 _FINAL_TEXTS = re.compile(
-    r"unknown (sub)?command|wrong number of arguments|syntax error|value is (not|out of range)|index out of range|"
+    r"wrong number of arguments|syntax error|value is (not|out of range)|index out of range|"
     r"no such key|is not an integer|is not a (valid )?float|compiling script|user_script:\s?\d+: |Number of keys|"
     r"segment name is taken",
     re.IGNORECASE,
@@ -52,6 +52,8 @@ _DENIED_CODES = frozenset({"NOAUTH", "NOPERM", "WRONGPASS"})
 _DENIED_TEXT = "The user executing the script can't"
 _READ_ONLY_TEXT = "You can't write against a read only replica"
 IS_REPLICA = "this Redis is a read-only replica, so that nothing can be written; let redis.url name the master"
+# Its arguments, which it says back, may be a password.
+_UNKNOWN = re.compile(r"unknown (?:sub)?command[^,]*(?=,|$)", re.IGNORECASE)
 _CODE = re.compile(r"-?([A-Z]{2,})(?= |$)")
 _IN_SCRIPT = re.compile(r"Error running script \(call to \w+\): (?:@user_script:\s?\d+: ){1,2}(.*)", re.DOTALL)
 
@@ -96,6 +98,11 @@ def _reply(error: redis.ResponseError, text: str) -> PipelineError | None:
         return RedisOutage(IS_REPLICA)
     if code in ("MOVED", "ASK"):
         return RedisOutage(f"redis.url names a node of a cluster that does not hold the key ({code} {text})")
+    if code in ("", "ERR") and (unknown := _UNKNOWN.match(text)):
+        return RedisDenied(
+            f"this Redis, or a proxy in front of it, lacks a command that the pipeline needs ({unknown[0].strip()}); "
+            "let redis.url name a Redis 6.2 or newer whose commands are not renamed"
+        )
     if code in _FINAL_CODES or (code in ("", "ERR") and _FINAL_TEXTS.search(text)):
         return None
     return RedisOutage(text)
