@@ -1,7 +1,9 @@
 import contextlib
 import json
 import os
+import re
 import signal
+import socketserver
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ from pipeline.base.redis_link import RedisFull, RedisLink, classify, outages
 from pipeline.base.redis_pool import url_of
 from pipeline.embedded import redis_server as embedded_redis
 from pipeline.embedded.redis_server import EmbeddedRedisFailed
+from pipeline.operate.fleet import RedisClock
 
 
 @pytest.fixture
@@ -517,6 +520,43 @@ def test_a_redis_that_lacks_a_command_is_one_sentence(redis_server: Callable[...
         link.database("metrics").execute_command("AUTH", "hunter2Xy")
     assert "hunter2Xy" not in str(denied.value)
     link.close()
+
+
+def bulk(text: str) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(text.encode()), text.encode())
+
+
+@contextlib.contextmanager
+def clock_that_says(answer: bytes) -> Iterator[str]:
+    """What stands in the place of Redis and answers TIME with this."""
+
+    class Liar(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            while asked := self.request.recv(1 << 16):
+                for name in re.findall(rb"\*\d+\r\n\$\d+\r\n(\w+)", asked):
+                    self.request.sendall({b"TIME": answer, b"PING": b"+PONG\r\n"}.get(name, b"+OK\r\n"))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Liar) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"redis://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(b"*-1\r\n", b":5\r\n", b"*0\r\n", b"$-1\r\n", b"*2\r\n$-1\r\n$-1\r\n", b"*1\r\n" + bulk("5")),
+        *(b"*2\r\n" + bulk(text) + bulk("0") for text in ("x", "1.5", "nan", "-5", "1" + "0" * 18, "9" * 40, "٣")),
+    ],
+)
+def test_a_clock_that_tells_no_time_is_an_outage(answer: bytes) -> None:
+    """Well-formed, and still not Redis's: no crash, and no job that counts windows up to the end of the calendar."""
+    with clock_that_says(answer) as url:
+        link = link_to(url, retry_attempts=0)
+        with pytest.raises(RedisOutage):
+            RedisClock(link.database("metrics")).now_ms()
+        link.close()
 
 
 @pytest.mark.parametrize("text", ["BUSYGROUP Consumer Group name already exists", "BUSYKEY Target key name exists"])

@@ -54,6 +54,8 @@ _READ_ONLY_TEXT = "You can't write against a read only replica"
 IS_REPLICA = "this Redis is a read-only replica, so that nothing can be written; let redis.url name the master"
 # Its arguments, which it says back, may be a password.
 _UNKNOWN = re.compile(r"unknown (?:sub)?command[^,]*(?=,|$)", re.IGNORECASE)
+_END_OF_TIME_S = 10**11
+"""Beyond the year 5000 no calendar of the libraries goes on."""
 _CODE = re.compile(r"-?([A-Z]{2,})(?= |$)")
 _IN_SCRIPT = re.compile(r"Error running script \(call to \w+\): (?:@user_script:\s?\d+: ){1,2}(.*)", re.DOTALL)
 
@@ -240,6 +242,20 @@ class _Client(redis.Redis):
                 if retries == 0:
                     raise
                 retries -= 1
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        """As redis-py, but a reply that it can make nothing of is no bug: something else than Redis gave it."""
+        try:
+            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise redis.InvalidResponse(f"the answer to {command_name} is not one of Redis's") from error
+
+    def time(self, **options: Any) -> tuple[int, int]:
+        """Redis's clock; raises ``redis.InvalidResponse`` for what is no time."""
+        seconds, microseconds = super().time(**options)
+        if not 0 <= seconds < _END_OF_TIME_S:
+            raise redis.InvalidResponse(f"the clock of Redis says {str(seconds)[:30]} s, which is no time")
+        return seconds, microseconds
 
 
 class _EmbeddedConnection(redis.Connection):
