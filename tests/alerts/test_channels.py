@@ -468,6 +468,43 @@ def test_text_from_producers_means_nothing_to_a_mail() -> None:
     assert text.replace("\n", "").replace("\r", "").isprintable()
 
 
+@pytest.mark.parametrize("charset", ["x", "utf-8", "us-ascii"])
+def test_an_encoded_word_in_a_name_adds_no_header(charset: str) -> None:
+    """``=?…?=`` is how headers write what is not ASCII; the mail library would make a line end and a Bcc of it."""
+    body = {**BODY, "group": {"test_suite": f"=?{charset}?q?=0d=0aBcc:all@example.org?= =?{charset}?b?DQpCY2M6YUBi?="}}
+    with smtp() as (url, mails):
+        channels.send(Channel(name="c", kind="email", url=url, sender="p@b", to=["a@b"]), body, "k1")
+    mail = message_from_string(mails[0])
+    assert mail["Bcc"] is None
+    assert "Bcc" in str(make_header(decode_header(mail["Subject"])))
+
+
+def test_what_people_get_is_of_a_length_that_servers_take() -> None:
+    """Names of 64 KB in every alert of a storm: mail and message are short, a program gets all of it."""
+    name = "é" * 32_000
+    alert = {**ALERT, "message": f"{name} is slow", "labels": {"test_suite": name}, "link": f"http://page/#{name}"}
+    body = {**BODY, "group": {"test_suite": name}, "firing": 500, "alerts": [alert] * 500}
+    with smtp() as (url, mails):
+        channels.send(Channel(name="c", kind="email", url=url, sender="p@b", to=["a@b"]), body, "k1")
+    subject = str(make_header(decode_header(message_from_string(mails[0])["Subject"])))
+    assert len(subject) <= 210 and "500 firing" in subject
+    assert len(mails[0]) < 1_000_000
+    with http(200) as (url, received):
+        channels.send(Channel(name="c", kind="slack", url=url), body, "k1")
+        channels.send(Channel(name="c", kind="webhook", url=url), body, "k1")
+    (_, slack), (_, webhook) = received
+    assert len(json.dumps(slack)) < 300_000
+    assert webhook["alerts"] == body["alerts"]
+
+
+def test_half_a_character_is_delivered() -> None:
+    """What no text encoding has is written as JSON has it."""
+    with http(200) as (url, received):
+        for kind in ("slack", "webhook"):
+            channels.send(Channel(name="c", kind=kind, url=url), {**BODY, "group": {"page": "\ud800"}}, "k1")
+    assert received[1][1]["group"] == {"page": "\ud800"}
+
+
 def test_text_from_producers_means_nothing_to_a_chat() -> None:
     """No mention, no link, no image, no escape: neither for Slack nor for those that read Markdown."""
     body = {**BODY, "group": {"test_suite": EVIL}, "alerts": [{**ALERT, "message": EVIL}]}

@@ -37,6 +37,8 @@ from pipeline.base.text import masked, printable, remember_secret
 
 _COLOURS = {"critical": "#c62828", "warning": "#ef6c00", "info": "#1565c0", "resolved": "#2e7d32"}
 _ANSWER_SHOWN_BYTES = 200
+_MOST_DETAILS = 100_000
+"""Characters of the evidence in a mail."""
 
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -214,8 +216,8 @@ def _slack(channel: Channel, body: Body, key: str, deadline: Deadline) -> None:
         colour = _COLOURS["resolved" if alert["state"] == "resolved" else alert.get("severity", "info")]
         text = wording.for_slack(alert["message"])
         attachment = {"color": colour, "text": text, "fallback": text, "mrkdwn_in": []}
-        if alert.get("link"):
-            attachment |= {"title": alert["rule"], "title_link": alert["link"]}
+        if link := wording.link(alert):
+            attachment |= {"title": alert["rule"], "title_link": link}
         attachments.append(attachment)
     text = wording.for_slack(" ".join([wording.title(body), *wording.rest(body)]))
     _post(channel, {"text": text, "mrkdwn": False, "attachments": attachments}, key, deadline)
@@ -224,7 +226,7 @@ def _slack(channel: Channel, body: Body, key: str, deadline: Deadline) -> None:
 def _post(channel: Channel, payload: Mapping[str, Any], key: str, deadline: Deadline) -> None:
     request = urllib.request.Request(
         channel.url,
-        data=dumps(dict(payload)).encode(),
+        data=dumps(dict(payload)).encode("utf-8", "backslashreplace"),  # half a character as JSON has it
         method="POST",
         headers={
             "Content-Type": "application/json",
@@ -240,11 +242,13 @@ def _post(channel: Channel, payload: Mapping[str, Any], key: str, deadline: Dead
 def _email(channel: Channel, body: Body, key: str, deadline: Deadline) -> None:
     server = urlsplit(channel.url)
     message = EmailMessage()
-    message["Subject"] = wording.title(body)
+    message["Subject"] = wording.for_header(wording.title(body))
     message["From"], message["To"] = channel.sender, ", ".join(channel.to)
     message["Message-ID"] = f"<{key}@{channel.sender.rpartition('@')[2].strip('<> ') or 'pipeline'}>"
     message["X-Idempotency-Key"] = key
-    details = printable(json.dumps(body, ensure_ascii=False, indent=2), keep_lines=True)
+    written_out = {**body, "alerts": body["alerts"][: wording.SHOWN_AT_ONCE]}
+    details = printable(json.dumps(written_out, ensure_ascii=False, indent=2), keep_lines=True)
+    details = wording.shortened(details, _MOST_DETAILS)
     message.set_content("\n\n".join(wording.lines(body)) + "\n\n" + details + "\n")
     host = server.hostname or "localhost"
     if server.scheme == "smtps":
@@ -270,7 +274,7 @@ def _send_apprise(channel: Channel, body: Body, key: str, deadline: Deadline) ->
     if not service.add(channel.url):
         raise Undelivered("apprise does not know this kind of url")
     told = {
-        "title": wording.without_mentions(wording.title(body)),
+        "title": wording.without_mentions(wording.for_header(wording.title(body))),
         "body": wording.without_mentions("\n".join(wording.lines(body))),
         "body_format": "text",
     }

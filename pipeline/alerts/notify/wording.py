@@ -19,6 +19,10 @@ SHOWN_AT_ONCE = 20
 MOST_MESSAGES = 5
 """Messages about one group at a time; a storm is told to people by its number, not alert by alert."""
 
+LONGEST_TITLE = 200
+LONGEST_LINE = 1_000
+"""Characters; servers refuse a longer subject or message, and would refuse it for ever."""
+
 _MENTION = re.compile(r"@(?=\w)")
 _SPACE = "\u200b"  # has no width, and is not part of any markup
 
@@ -27,16 +31,33 @@ def title(body: Body) -> str:
     """One line: how many, of what."""
     group = ", ".join(f"part {value}" if name == "#" else str(value) for name, value in body["group"].items() if value)
     counts = [f"{body[state]} {state}" for state in ("firing", "resolved") if body[state]]
-    return printable(f"[{body['state'].upper()}] {group or 'alerts'}: {', '.join(counts)}")
+    end = f": {', '.join(counts)}"
+    return shortened(printable(f"[{body['state'].upper()}] {group or 'alerts'}"), LONGEST_TITLE - len(end)) + end
 
 
 def lines(body: Body) -> list[str]:
     """One line for each alert; links where there are any."""
-    shown = []
-    for alert in body["alerts"][:SHOWN_AT_ONCE]:
-        link = f" {alert['link']}" if alert.get("link") else ""
-        shown.append(printable(f"{alert['message']}{link}"))
+    shown = [
+        f"{shortened(printable(alert['message']), LONGEST_LINE)} {link(alert)}".rstrip()
+        for alert in body["alerts"][:SHOWN_AT_ONCE]
+    ]
     return shown + rest(body)
+
+
+def link(alert: Body) -> str:
+    """The address of the page about the alert; empty where there is none, or only one that is too long to follow."""
+    found = printable(str(alert.get("link") or ""))
+    return found if len(found) <= LONGEST_LINE else ""
+
+
+def shortened(text: str, longest: int) -> str:
+    """Text of at most ``longest`` characters."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def for_header(text: str) -> str:
+    """Text that a mail's header shows as it is: ``=?…?=`` would be decoded, line ends and further headers in it too."""
+    return text.replace("=?", f"={_SPACE}?")
 
 
 def rest(body: Body) -> list[str]:
@@ -61,5 +82,5 @@ def without_mentions(text: str) -> str:
 
 def for_slack(text: str) -> str:
     """Text that Slack, and Mattermost with its Markdown, show as it is: no mention, no link, no image."""
-    escaped = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    escaped = shortened(printable(text), LONGEST_LINE).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return without_mentions(escaped).replace("](", f"]{_SPACE}(")
