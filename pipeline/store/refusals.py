@@ -39,6 +39,9 @@ _ROW_CODES = {53, 69, 70, 117, 131, 252, 321, 349, 395, 407, 469}
 
 _CODE_IN_TEXT = re.compile(r"\bCode:\s*(\d+)")
 _STATUS_IN_TEXT = re.compile(r"HTTP status (\d{3})")
+_WRAPPED_AGAIN = re.compile(r"^(?:Code: \d+\. DB::Exception: )+")
+_VERSION = re.compile(r" \(version [^()]*(?:\([^()]*\))?\)\.?")
+_NAMED_AGAIN = re.compile(r"(\([A-Z][A-Z0-9_]+\))(?:\.? ?\1)+")
 _MAX_SENTENCE = 600
 
 
@@ -106,7 +109,7 @@ def _classified(error: DriverError, role: Role) -> StoreOutage | StoreRefused | 
     if error.__cause__ is not None and not error.code:
         text = f"{text}: {_first_cause(error)}"
     code = error.code or _number(_CODE_IN_TEXT, text)
-    sentence = explained((text.partition("DB::Exception: ")[2] or text)[:_MAX_SENTENCE])
+    sentence = explained(_said_once(text.partition("DB::Exception: ")[2] or text)[:_MAX_SENTENCE])
     if "EmbeddedServer already initialized" in text:
         return EngineBusy(f"this process has another embedded ClickHouse open and can open only one: {sentence}")
     if "EmbeddedServer" in text:
@@ -126,6 +129,12 @@ def _classified(error: DriverError, role: Role) -> StoreOutage | StoreRefused | 
     if 400 <= status < 500 and status not in (408, 429):
         return StoreRefused(f"HTTP status {status} before ClickHouse: {sentence}")
     return StoreOutage(f"ClickHouse: {without_wrapping(sentence)}")
+
+
+def _said_once(text: str) -> str:
+    """ClickHouse's sentence where the engine wraps it in its own form again: once, without numbers and version."""
+    bare = _WRAPPED_AGAIN.sub("", text)
+    return _NAMED_AGAIN.sub(r"\1", _VERSION.sub("", bare)) if bare != text else text
 
 
 def _first_cause(error: BaseException) -> str:

@@ -29,6 +29,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
         ("alerts", "silence", "rule=x", "--for", "10x"),
         ("alerts", "silence", "rule=x", "--for", ""),
         ("alerts", "silence", "--for", "1h"),
+        ("alerts", "silence", "rule=x", "--for", "99999999d"),
+        ("alerts", "silence", "rule=x", "--for", "9" * 5000 + "d"),
+        ("rules", "replay", "--from", "2026-01-02", "--to", "2026-01-01"),
+        ("rules", "replay", "--from", "2106-01-01"),
         ("rollup", "--from", "yesterday"),
         ("rollup", "--from", "99999999999999999999d"),
         ("rollup", "--to", "1h"),
@@ -58,7 +62,29 @@ def test_wrong_arguments(
     code, text = run(monkeypatch, capsys, *arguments)
     assert code == 2, text
     assert "Traceback" not in text
+    assert "set_int_max_str_digits" not in text
+    assert len(text) < 1000
     assert not (tmp_path / "data").exists()
+
+
+def test_an_option_is_named_as_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not as the program calls it."""
+    assert run(monkeypatch, capsys, "top", "--interval", "nan") == (2, "pipeline: --interval must be a finite number\n")
+
+
+def test_a_user_without_a_name_may_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], redis_url: str
+) -> None:
+    """A container may run under any number."""
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 54_321)
+    monkeypatch.setenv("PIPELINE_REDIS__URL", redis_url)
+    code, text = run(monkeypatch, capsys, "alerts", "silence", "rule=x")
+    assert code == 0, text
+    assert "user 54321" in text
 
 
 @pytest.mark.parametrize(
@@ -77,6 +103,8 @@ def test_wrong_arguments(
         ("PIPELINE_WEB__TOKEN", f"{SECRET}\udcff", "PIPELINE_WEB__TOKEN"),
         ("PIPELINE_REDIS__TLS__CA_FILE", "/nowhere/ca.pem", "redis.tls.ca_file"),
         ("PIPELINE_CLICKHOUSE__TLS__CERT_FILE", "/nowhere/cert.pem", "clickhouse.tls.cert_file"),
+        ("PIPELINE_CLICKHOUSE__CLUSTER", "main", "embedded engine, which is no cluster"),
+        ("PIPELINE_WEB__PORT", "true", "web.port"),
         ("PIPELINE_DATA_DIR", "/dev/null", "data_dir"),
         ("PIPELINE_DATA_DIR", "/dev/null/data", "data_dir"),
         ("PIPELINE_ALERTS__RULES_FILE", "/nowhere/rules.yaml", "/nowhere/rules.yaml"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError
 from clickhouse_proxy import ClickHouseProxy, clickhouse_proxy
 from drain_parts import Whereabouts, assert_books_agree, bad, buffer_on, drain_store, drainer_on, good, push
 from test_drainer import over_http, url
@@ -14,7 +15,7 @@ from pipeline.base import config
 from pipeline.base.errors import StoreOutage, StoreRefused
 from pipeline.embedded.http_interface import ClickHouseHttp
 from pipeline.store.client import Store
-from pipeline.store.refusals import proved_rows
+from pipeline.store.refusals import proved_rows, translated
 
 __all__ = ["url"]
 
@@ -205,3 +206,14 @@ def test_what_is_not_clickhouse_s_success_is_no_success_of_a_statement(embedded:
             with pytest.raises(StoreOutage, match="not ClickHouse"):
                 far.command("CREATE TABLE made (n UInt64) ENGINE = Memory")
         far.command("CREATE TABLE made (n UInt64) ENGINE = Memory")
+
+
+def test_an_error_in_an_error_is_said_once() -> None:
+    """The engine wraps some of its errors in its own form, version and all, up to three times."""
+    wrapped = (
+        "Code: 73. DB::Exception: Code: 73. DB::Exception: Code: 73. DB::Exception: Unknown format Nonsense. "
+        "(UNKNOWN_FORMAT) (version 26.9.2.1). (UNKNOWN_FORMAT) (version 26.9.2.1). (UNKNOWN_FORMAT)"
+    )
+    with pytest.raises(StoreRefused) as refused, translated("reader"):
+        raise DatabaseError(wrapped, code=73)
+    assert str(refused.value) == "ClickHouse, code 73: Unknown format Nonsense. (UNKNOWN_FORMAT)"
