@@ -114,7 +114,7 @@ class Notes(BufferCommands):
         """The text saved under ``name``; None when there is none."""
         with self._typed(self.keys.checkpoints):
             saved: bytes | None = self.client.hget(self.keys.checkpoints, name)
-        return None if saved is None else saved.decode()
+        return None if saved is None else saved.decode(errors="replace")
 
     def save_checkpoint(self, name: str, text: str) -> None:
         """Keep ``text`` under ``name`` until it is saved again."""

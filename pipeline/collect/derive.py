@@ -139,7 +139,7 @@ def events(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[
         return None, _broken(error)
 
 
-_BROKEN = (ArithmeticError, LookupError, TypeError, ValueError)
+_BROKEN = (ArithmeticError, LookupError, TypeError, ValueError, RecursionError)
 """What an unforeseen value may raise: the trouble of its key, and of no other."""
 
 
@@ -383,7 +383,7 @@ def oldest(look: KeyLook, derived: Derived, state: bytes, gauges: Gauges, now_ms
 
     When elements without a time were first seen is the state.
     """
-    known: dict[str, int] = json.loads(state) if state else {}
+    known = {name: at_ms for name, at_ms in _mapping(state).items() if type(at_ms) is int}
     first_ms: dict[str, int] = {}
     ages_s = []
     for element in [element for element, _ in look.scored] or look.elements:
@@ -494,10 +494,20 @@ def _in_ms(score: float) -> float:
 
 
 def _series_state(state: bytes) -> tuple[float, set[str]]:
-    if not state:
+    try:
+        cursor, known = json.loads(state)
+        return _in_ms(float(cursor)), {str(one) for one in known}
+    except (ValueError, TypeError, RecursionError):  # the first look; another program overwrote it
         return -math.inf, set()
-    cursor, known = json.loads(state)
-    return _in_ms(float(cursor)), set(known)
+
+
+def _mapping(state: bytes) -> dict[str, Any]:
+    """What a look before left; empty at the first one, and where another program overwrote it."""
+    try:
+        found = json.loads(state) if state else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _digest(text: str) -> str:
@@ -535,7 +545,7 @@ def _flags(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[
     """An event for each field that changed; the first look only remembers."""
     texts = [name_of(element.decode("utf-8", "replace")) for element in look.elements]
     now = dict(zip(texts[::2], texts[1::2], strict=True))
-    before: dict[str, str] = json.loads(state) if state else now
+    before = _mapping(state) or now
     if state and now == before:
         return None, ""
     made = []

@@ -10,10 +10,12 @@ What it cannot do: take rows out of a window. If raw rows were deleted, fewer ro
 
 from __future__ import annotations
 
+import contextlib
+import re
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import redis
 
@@ -21,7 +23,7 @@ from pipeline.analyse.windows import stamp
 from pipeline.base.config import RollupSettings
 from pipeline.base.errors import Stopped
 from pipeline.base.failpoints import hit
-from pipeline.base.redis_link import outages
+from pipeline.base.typed_keys import typed
 from pipeline.jobs import raw_rows as rawrows
 from pipeline.jobs.raw_rows import FRAME_S
 from pipeline.jobs.rollup import TABLES, Coarser, RollupReport, Runs, Window, WindowVitals, compute
@@ -56,20 +58,23 @@ class Checkpoint:
     key: str
 
     def load(self, name: str) -> int | None:
-        """The place noted under ``name``."""
-        with outages():
-            found = self.client.hget(self.key, name)
-        return int(found) if found is not None else None
+        """The place noted under ``name``; None for what is none."""
+        with self._typed():
+            found = cast("bytes | None", self.client.hget(self.key, name))
+        return int(found) if found is not None and re.fullmatch(rb"\d{1,12}", found) else None
 
     def save(self, name: str, reached_s: int) -> None:
         """Note the place reached."""
-        with outages():
+        with self._typed():
             self.client.hset(self.key, name, str(reached_s))
 
     def clear(self, name: str) -> None:
         """Done: the next rebuild of the range begins at its beginning."""
-        with outages():
+        with self._typed():
             self.client.hdel(self.key, name)
+
+    def _typed(self) -> contextlib.AbstractContextManager[None]:
+        return typed(self.client, {self.key: "hash"})
 
 
 def rebuild(

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from pipeline.buffer.books import Books
 from pipeline.buffer.buffer import Buffer
 from pipeline.deliver.ledger import DIGEST_SQL, Record, pending_records
@@ -127,6 +129,13 @@ def audit_delivery(store: Store, buffers: Sequence[Buffer], *, full: bool, now_m
     return report
 
 
+class _Checkpoint(msgspec.Struct):
+    """How far an audit came."""
+
+    at: int
+    mutations: int
+
+
 def _since(store: Store, buffers: Sequence[Buffer]) -> tuple[int, str]:
     """From when on chunks are checked; 0 (with why) when everything must be."""
     last_ms: list[int] = []
@@ -134,10 +143,13 @@ def _since(store: Store, buffers: Sequence[Buffer]) -> tuple[int, str]:
         saved = buffer.checkpoint(CHECKPOINT)
         if not saved:
             return 0, "the first audit"
-        checkpoint = json.loads(saved)
-        if checkpoint["mutations"] != _mutations(store):
+        try:
+            checkpoint = msgspec.json.decode(saved, type=_Checkpoint)
+        except (ValueError, RecursionError):
+            return 0, "what the last audit noted was overwritten"
+        if checkpoint.mutations != _mutations(store):
             return 0, "the table was altered by a statement since the last audit"
-        last_ms.append(int(checkpoint["at"]))
+        last_ms.append(checkpoint.at)
     return max(min(last_ms) - OVERLAP_MS, 1), ""
 
 

@@ -9,6 +9,7 @@ from rollup_fakes import MemoryBuffer, MemoryStore, Row, without_time
 
 from pipeline.base import failpoints
 from pipeline.base.config import RollupSettings
+from pipeline.base.errors import KeyDamaged
 from pipeline.base.keys import FleetKeys
 from pipeline.jobs import raw_rows as rawrows
 from pipeline.jobs.rebuild import Checkpoint, RebuildProgress, rebuild
@@ -30,6 +31,24 @@ def checkpoint(redis_url: str):
     client = redis.Redis.from_url(redis_url)
     yield Checkpoint(client, FleetKeys("pipeline").checkpoints)
     client.close()
+
+
+@pytest.mark.parametrize("junk", ["", "x", "-5", "9" * 400, "1e9", b"\xff"])
+def test_a_place_that_is_none_is_the_beginning(checkpoint: Checkpoint, junk: str | bytes) -> None:
+    """Another program wrote it."""
+    checkpoint.client.hset(checkpoint.key, "a", junk)
+    assert checkpoint.load("a") is None
+    checkpoint.save("a", 1_700_000_000)
+    assert checkpoint.load("a") == 1_700_000_000
+
+
+def test_places_of_another_type_are_one_sentence(checkpoint: Checkpoint) -> None:
+    """Key, type and fix."""
+    checkpoint.client.set(checkpoint.key, "x")
+    for act in (lambda: checkpoint.load("a"), lambda: checkpoint.save("a", 1), lambda: checkpoint.clear("a")):
+        with pytest.raises(KeyDamaged, match="holds a string instead of a hash"):
+            act()
+    checkpoint.client.delete(checkpoint.key)
 
 
 def _rebuilt(store: MemoryStore, now_s: int) -> None:

@@ -63,6 +63,17 @@ def test_balances_when_all_is_well(drained: Buffer, store: Store) -> None:
     assert second.scope == "acknowledged since the last audit"
 
 
+@pytest.mark.parametrize(
+    "junk", ["", "[]", "7", "no json", "{}", '{"at": "x", "mutations": 0}', "[" * 100_000, b"\xff"]
+)
+def test_junk_in_what_the_last_audit_noted_means_everything(drained: Buffer, store: Store, junk: str | bytes) -> None:
+    """Another program overwrote it: checked is everything, and the next audit goes on from there."""
+    drained.client.hset(drained.keys.checkpoints, "audit", junk)
+    why = "what the last audit noted was overwritten" if junk else "the first audit"
+    assert _audit(drained, store).scope == f"everything ({why})"
+    assert _audit(drained, store).scope == "acknowledged since the last audit"
+
+
 @pytest.mark.parametrize("audited_before", [False, True], ids=["first audit", "audited before"])
 def test_a_deleted_row_is_missing(drained: Buffer, store: Store, audited_before: bool) -> None:
     """One row gone: one missing, with segment and chunk, whether or not all was well at the last audit."""
