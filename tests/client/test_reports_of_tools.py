@@ -394,6 +394,9 @@ def test_trx() -> None:
         ("Odd", "failed", 0, ""),
         ("Unclear", "skipped", 0, ""),
     ]
+    report, warnings = read_and_warn(TRX_2010.replace("Inconclusive", "Odd").replace("2026-11-27", "0001-01-01"))
+    assert report.rows(NOW_MS)[0]["timestamp"] == NOW_MS
+    assert warnings == ["line 12: this outcome is not known; counted in the total only ('Odd')"]
     aborted = (
         '<TestRun><ResultSummary outcome="Aborted"><RunInfos><RunInfo><Text>host crashed</Text></RunInfo></RunInfos>'
     )

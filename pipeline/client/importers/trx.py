@@ -13,7 +13,7 @@ from pipeline.client.importers.numbers import seconds
 from pipeline.client.importers.report import Context, Report, ReportRefused
 from pipeline.client.importers.times import when
 from pipeline.client.importers.xml_events import parse
-from pipeline.status_words import FAILED, INTERRUPTED, PASSED, SKIPPED, status_word
+from pipeline.status_words import FAILED, INTERRUPTED, PASSED, SKIPPED, SYNONYMS, status_word
 
 ROOTS = frozenset({"TestRun"})
 _OUTCOMES = {
@@ -102,6 +102,8 @@ class _Reader:
             duration = 0.0
         word = attributes.get("outcome", "")
         status = _OUTCOMES.get(word.lower(), status_word(word)) if word else FAILED
+        if status not in SYNONYMS:
+            self._context.warnings.add("this outcome is not known; counted in the total only", place, word)
         ended = when(attributes.get("endTime", ""), place, self._context)
         attempt = Attempt(status, None if duration is None else duration * 1000, ended, NO_FAILURE)
         return _Result(attributes.get("testId", ""), attributes.get("testName", ""), attempt)
