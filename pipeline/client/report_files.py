@@ -178,8 +178,9 @@ def read(given: Input, asked: Asked, result: ReadReport) -> Iterator[ReportBatch
 def _of_report(report: Report, content: str, asked: Asked, result: ReadReport) -> Iterator[ReportBatch]:
     result.format, result.producer = report.format, report.producer
     result.troubles += report.troubles
-    identity = _digest(content, *_said(asked), asked.nonce)
-    run = asked.run if asked.run.run_id and asked.is_job_given else asked.run.with_nonce(content[:8])
+    leg = [asked.run.leg] if asked.run.leg and not asked.is_job_given else []
+    identity = _digest(content, *_said(asked), *leg, asked.nonce)
+    run = asked.run if asked.run.run_id and asked.is_job_given else asked.run.with_nonce(_digest(content, *leg)[:8])
     shared, tags = {**asked.defaults, **run.fields()}, {**run.tags(), **({"link": asked.link} if asked.link else {})}
     rows = report.rows(asked.now_ms)
     for number, first in enumerate(range(0, len(rows), BATCH_ROWS)):
