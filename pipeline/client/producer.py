@@ -287,7 +287,9 @@ class MetricsClient:
         return sum(map(self._push_mapping, metrics))
 
     def push_raw(self, item: bytes) -> bool:
-        """Queue one list item as it is, valid or not; True unless it had to be dropped."""
+        """Queue one list item as it is, valid or not; True unless it had to be dropped. Raises ``TypeError``."""
+        if not isinstance(item, bytes):  # it would hold up all that stands behind it
+            raise TypeError(f"a raw item must be bytes, not {type(item).__name__}")
         return self._push_locked(item, _extra_bytes(item))
 
     def flush(self, timeout_s: float | None = None) -> bool:

@@ -83,6 +83,7 @@ def test_files_directories_patterns_and_a_bad_one_among_them(tmp_path: Path, red
     assert len({m["job"] for m in rows}) == 2
     again = push(*arguments, url=redis_url, cwd=tmp_path)
     assert "all of it was pushed before, nothing added" in again.stdout
+    assert "many/a.xml: junit, 3 executions, 1 failed, pushed before" in again.stdout
     assert len(buffered(redis_url)) == 7
     forced = push("b1.xml", "--again", "--json", url=redis_url, cwd=tmp_path)
     assert forced.exit_code == 0
