@@ -229,12 +229,12 @@ def _of_system(system: _System, environ: Mapping[str, str], read_file: Reader) -
         return next((text for template in templates if (text := _filled(template, environ))), "")
 
     commit = _clean(first(system.commit))
-    source, target = (_filled(template, environ) for template in system.fork)
+    origin, target = (_filled(template, environ) for template in system.fork)
     found = RunContext(
         run_id=_clean(first(system.run_id)),
         job=_clean(first(system.job)),
         commit="" if commit == "HEAD" else commit,  # a build of Buildkite that was started by hand
-        branch=_of_fork(_branch(first(system.branch)), source, target),
+        branch=_of_fork(_branch(first(system.branch)), origin, target),
         ci=system.name,
         run_link=_text(first(system.link)),
         base_branch=_branch(first(system.base_branch)),
@@ -295,9 +295,9 @@ def _repository(of: Any, name: str) -> str:
     return str(repository.get("full_name", "")) if isinstance(repository, dict) else ""
 
 
-def _of_fork(branch: str, source: str, target: str) -> str:
+def _of_fork(branch: str, origin: str, target: str) -> str:
     """A fork's ``main`` is another branch: its branches carry its owner, as GitHub shows them."""
-    return f"{_text(source.partition('/')[0])}:{branch}" if source and branch and source != target else branch
+    return f"{_text(origin.partition('/')[0])}:{branch}" if origin and branch and origin != target else branch
 
 
 def _of_teamcity_properties(found: RunContext, environ: Mapping[str, str], read_file: Reader) -> RunContext:

@@ -275,7 +275,7 @@ def test_the_same_bytes_of_two_legs_of_a_matrix_are_two_reports(tmp_path: Path) 
 
 
 def test_allure_s_files_of_one_directory_are_one_report(tmp_path: Path) -> None:
-    """Attempts of a test are found across files; containers are passed over."""
+    """Attempts of a test are found across files; an empty container costs nothing."""
     for number, status in enumerate(("failed", "passed")):
         result = {"uuid": str(number), "historyId": "h", "name": "t", "fullName": "m.t", "status": status}
         begun = int(NOW.timestamp() * 1000) + number

@@ -10,6 +10,8 @@ import pytest
 from reports import NOW_MS, read, read_and_warn, refusal, rows, shown
 
 from pipeline.client.identity import pytest_identity
+from pipeline.client.importers.allure import allure
+from pipeline.client.importers.json_node import Node
 from pipeline.client.importers.report import Context
 
 REPORTS = Path(__file__).parent / "reports"
@@ -570,3 +572,81 @@ def test_allure_names_a_test_as_the_runner_s_own_report_does(
     labels = [{"name": name, "value": value} for name, value in result["labels"].items()]
     told = {"uuid": "u", "historyId": "h", "status": "passed", "start": NOW_MS - 5, "stop": NOW_MS, **result}
     assert shown(told | {"labels": labels}, "test_id", "test_name", "test_suite", "browser") == [expected]
+
+
+def allure_results(*given: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Id, status and message of what the files of one directory come to; results carry what all have."""
+    common = {"start": NOW_MS, "stop": NOW_MS}
+    files = [{**common, "start": NOW_MS + place, **one} if "status" in one else one for place, one in enumerate(given)]
+    told = Context(NOW_MS)
+    found = allure([Node(one, told, "a-result.json") for one in files]).rows(NOW_MS)
+    return [(row["test_id"], row["status"], row["tags"].get("error_message", "")) for row in found]
+
+
+def scenario(name: str, status: str = "passed", *steps: str | None, **more: Any) -> dict[str, Any]:
+    labels = [{"name": "framework", "value": "cucumberjs"}, {"name": "feature", "value": "Cart"}]
+    told = [{"name": "Given", "status": step} if step else {"statusDetails": {"message": "no step"}} for step in steps]
+    return {"uuid": name, "historyId": name, "name": name, "status": status, "labels": labels, "steps": told, **more}
+
+
+CUCUMBER_JUNIT = """<testsuite name="Cucumber"><testcase classname="Cart" name="Pays - as a guest"/>
+    <testcase classname="Cart" name="Adds &lt;n> - #1.1: Adds 3"/><testcase classname="Cart" name="Row - #1.1"/>
+    <testcase classname="Cart" name="Row - #1.2"><failure message="no"/></testcase></testsuite>"""
+
+
+def test_a_scenario_of_cucumber_has_one_identity() -> None:
+    """Its JUnit report, allure-cucumberjs and CTRF: the feature, and the title with its values; rows are counted."""
+    of_junit = shown(CUCUMBER_JUNIT, "test_id", "status")
+    assert of_junit == [
+        ("Cart::Pays - as a guest", "passed"), ("Cart::Adds 3", "passed"), ("Cart::Row", "passed"),
+        ("Cart::Row #2", "failed"),
+    ]  # fmt: skip
+    row = scenario("Row", "broken", "broken", statusDetails={"message": "no"})
+    found = allure_results(scenario("Pays - as a guest"), scenario("Adds 3"), scenario("Row"), row)
+    assert [(test_id, status) for test_id, status, _ in found] == of_junit
+    ctrf = {"name": "Adds 3", "suite": "Cart", "status": "passed", "duration": 1}
+    report = {"results": {"tool": {"name": "cucumber"}, "tests": [ctrf]}}
+    assert shown(report, "test_id", "test_name", "test_suite") == [("Cart::Adds 3", "Adds 3", "Cart")]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (("passed", None), ("Cart::x", "failed", "no step")),
+        (("passed", "skipped"), ("Cart::x", "skipped", "")),
+        (("passed", "passed"), ("Cart::x", "passed", "")),
+    ],
+)
+def test_a_scenario_that_did_not_pass_is_not_passed(steps: tuple[str | None, ...], expected: tuple[str, ...]) -> None:
+    """allure-cucumberjs 3.12 writes those as passed whose steps are not defined, pending or skipped."""
+    assert allure_results(scenario("x", "passed", *steps)) == [expected]
+
+
+@pytest.mark.parametrize("kind", ["befores", "afters"])
+def test_a_hook_that_failed_fails_the_last_of_its_tests(kind: str) -> None:
+    """Allure writes it into a container; the tests stand there as passed or skipped, unless one of them shows it."""
+    hook = {"status": "broken", "statusDetails": {"message": "Error: no db"}}
+    container = {"uuid": "c", "children": ["a", "b", "gone"], kind: [hook]}
+    one, two = scenario("a"), scenario("b", "skipped")
+    assert allure_results(one, two, container) == [("Cart::a", "passed", ""), ("Cart::b", "failed", "no db")]
+    shown_already = scenario("a", "broken", statusDetails={"message": "no db"})
+    assert [status for _, status, _ in allure_results(shown_already, two, container)] == ["failed", "skipped"]
+    fine = container | {kind: [{"status": "passed"}]}
+    assert [status for _, status, _ in allure_results(one, two, fine)] == ["passed", "skipped"]
+
+
+def test_an_error_of_the_run_is_a_failure_where_nothing_else_is() -> None:
+    """Allure 3's globals."""
+    run = {"attachments": [], "errors": [{"message": "Error: hook broke"}]}
+    assert allure_results(scenario("a"), run)[1] == ("(run)", "failed", "hook broke")
+    assert len(allure_results(scenario("a", "failed"), run)) == 1
+
+
+def test_what_passed_was_not_tried_again() -> None:
+    """Two tests of one name share their history; Playwright tries again what passed, with the others of its suite."""
+    told = [("t", "passed", ""), ("t", "passed", "")]
+    one: dict[str, Any] = {"historyId": "h", "name": "t", "fullName": "t", "status": "passed"}
+    assert allure_results(one, one) == told
+    retry = {"parameters": [{"name": "Retry", "value": "1", "excluded": True}]}
+    assert [status for _, status, _ in allure_results(one, one | retry)] == ["retried", "passed"]
+    assert [status for _, status, _ in allure_results(one | {"status": "broken"}, one)] == ["retried", "flaky"]

@@ -15,6 +15,7 @@ from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import Failure, failure
 from pipeline.client.identity import RUN, SUITE
 from pipeline.client.importers import jest_titles, mocha_junit, node_titles
+from pipeline.client.importers.cucumber_names import CUCUMBER, Titles, junit_title
 from pipeline.client.importers.identities import identity, relative
 from pipeline.client.importers.junit_case import Case
 from pipeline.client.importers.numbers import seconds
@@ -50,6 +51,7 @@ _PRODUCERS = (
     (re.compile(r"jest tests"), jest_titles.JEST_JUNIT),
     (re.compile(r"vitest tests"), jest_titles.VITEST_JUNIT),
     (re.compile(r"Mocha Tests|Root Suite"), mocha_junit.MOCHA),
+    (re.compile(r"Cucumber"), CUCUMBER),
     (re.compile(r"AllTests"), "googletest"),
 )
 
@@ -321,6 +323,10 @@ class _Reader:
         """The tests, each once, where their producer writes an element for each attempt."""
         if self._producer == "pytest":
             return self._merged()
+        if self._producer == CUCUMBER:
+            titles = Titles()
+            for case in self._cases:
+                case.suite, case.name = case.classname, titles.next(case.classname, junit_title(case.name))
         return mocha_junit.wdio_attempts(self._cases) if self._producer == mocha_junit.WDIO else self._cases
 
     def _merged(self) -> list[Case]:

@@ -353,8 +353,8 @@ function ofWorkflowRun(found, other) {
 }
 
 // A fork's main is another branch: its branches carry its owner, as GitHub shows them.
-function ofFork(branch, source, target) {
-  return source && branch && source !== target ? `${plain(source.split('/')[0])}:${branch}` : branch;
+function ofFork(branch, origin, target) {
+  return origin && branch && origin !== target ? `${plain(origin.split('/')[0])}:${branch}` : branch;
 }
 
 function ofTeamcityProperties(found, environ) {
