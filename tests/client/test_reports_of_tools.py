@@ -438,6 +438,22 @@ def test_what_is_no_report_is_refused_with_a_sentence(content: str | bytes, word
     assert words in refusal(content)
 
 
+@pytest.mark.parametrize(
+    "report",
+    [
+        "<testsuites/>",
+        "<TestRun/>",
+        {"stats": {"tests": 0}, "tests": [], "passes": [], "failures": [], "pending": []},
+        {"results": {"tool": {"name": "jest"}, "tests": []}},
+        {"numTotalTests": 0, "testResults": []},
+    ],
+)
+def test_a_report_without_a_test_is_told_of(report: str | dict[str, Any]) -> None:
+    """In every format alike: a filter that matches nothing passes in many runners."""
+    _, warnings = read_and_warn(report)
+    assert warnings == ["this report holds no test"]
+
+
 def test_a_stated_format_is_held_against_the_content() -> None:
     """Not read as something that it is not."""
     assert refusal({"suites": []}, "ctrf") == "this is not a report of the format ctrf"

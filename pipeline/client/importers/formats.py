@@ -124,6 +124,13 @@ FORMATS = (NDJSON, *(one.name for one in XML_FORMATS), *(one.name for one in JSO
 
 def read(stream: IO[bytes], context: Context, format: str = "") -> Report:
     """Read a report of ``format``, or of the one its content shows. Raises ``ReportRefused``; not for NDJSON."""
+    report = _read(stream, context, format)
+    if not (report.executions or report.metrics or report.troubles):
+        context.warnings.add("this report holds no test")
+    return report
+
+
+def _read(stream: IO[bytes], context: Context, format: str) -> Report:
     head, stream = _without_noise(*peeked(stream), context)
     xml = next((one for one in XML_FORMATS if one.name == format), None)
     if xml is None and not format:
