@@ -23,7 +23,7 @@ from pipeline.cli.group import JSON, command, print_json, say
 
 _FORMATS = (
     *("ndjson", "junit", "trx", "ctrf", "lighthouse", "playwright", "jest", "cypress", "mochawesome", "mocha"),
-    *("pytest-json", "allure", "playwright-blob"),
+    *("pytest-json", "allure", "playwright-blob", "cucumber", "cucumber-messages"),
 )
 
 

@@ -28,6 +28,12 @@ PYTEST = [
     *(("test_ok[a/b]", "passed"), ("test_ok[1]", "passed"), ("test_fails", "failed"), ("test_skipped", "skipped")),
     ("TestInside::test_method", "failed"),
 ]
+CUCUMBER = [
+    *(("Adds an item", "passed"), ("Fails", "failed"), ("Adds 3", "passed"), ("Adds 4", "passed")),
+    *(("Same name", "passed"), ("Same name #2", "passed"), ("Undefined", "failed"), ("Pending", "failed")),
+    *(("Skips", "skipped"), ("Flakes", "passed"), ("Pays", "passed"), ("Adds an item #2", "passed")),
+    *(("Hook fails", "failed"), ("Ambiguous", "failed")),
+]
 EXPECTED = {
     "ctrf-jest-0.0.11.json": ("ctrf", "jest", JEST),
     "ctrf-mocha-0.0.11.json": ("ctrf", "mocha", [*MOCHA, ("cart waits", "skipped"), MOCHA_HOOK]),
@@ -39,6 +45,20 @@ EXPECTED = {
         [
             *(("cart adding adds one", "passed"), ("cart adding fails", "failed"), ("cart top of cart", "passed")),
             *(("cart later", "skipped"), ("outside", "passed")),
+        ],
+    ),
+    # It keeps the last attempt alone.
+    "cucumber-12.9.json": ("cucumber", "cucumber", CUCUMBER),
+    "cucumber-messages-12.9.ndjson": (
+        "cucumber-messages",
+        "cucumber",
+        [
+            told
+            for name, status in CUCUMBER
+            for told in (
+                *([(name, "retried")] if name in ("Fails", "Flakes", "Hook fails") else []),
+                (name, "flaky" if name == "Flakes" else status),
+            )
         ],
     ),
     "jest-29.7.json": ("jest", "jest", [*JEST, ("(suite)", "failed")]),
@@ -623,6 +643,64 @@ def test_a_scenario_of_cucumber_has_one_identity() -> None:
     ctrf = {"name": "Adds 3", "suite": "Cart", "status": "passed", "duration": 1}
     report = {"results": {"tool": {"name": "cucumber"}, "tests": [ctrf]}}
     assert shown(report, "test_id", "test_name", "test_suite") == [("Cart::Adds 3", "Adds 3", "Cart")]
+
+
+def test_a_scenario_has_the_same_identity_in_cucumber_s_json_and_messages() -> None:
+    """As in its JUnit report: ``Cart::Adds 3`` of suite ``Cart``."""
+    found = identities("cucumber-12.9.json")
+    assert found == identities("cucumber-messages-12.9.ndjson")
+    assert ("Cart::Adds 3", "Adds 3", "Cart") in found
+
+
+def test_java_s_hooks_and_backgrounds_are_parts_of_a_scenario() -> None:
+    """Beside the steps, inside of them, and as an element before it; its time is told."""
+
+    def step(status: str, **more: Any) -> dict[str, Any]:
+        return {"name": "s", "result": {"status": status, "duration": 2_000_000}, **more}
+
+    background = {"type": "background", "name": "", "steps": [step("passed")]}
+    hooked = {"name": "a", "type": "scenario", "steps": [step("passed")], "after": [step("failed")]}
+    inside = {"name": "b", "type": "scenario", "steps": [step("passed", before=[step("undefined")])]}
+    fine = {"name": "c", "type": "scenario", "steps": [step("passed")], "start_timestamp": "2026-11-27T22:56:10.000Z"}
+    skipped = {"name": "d", "type": "scenario", "steps": [step("skipped"), step("skipped")]}
+    elements = [background, hooked, inside, background, fine, skipped, {"name": "e", "steps": []}]
+    report = [{"uri": "a.feature", "name": "F", "elements": elements}]
+    assert shown(report, "test_name", "status", "value", "timestamp") == [
+        ("a", "failed", 6, NOW_MS), ("b", "failed", 4, NOW_MS), ("c", "passed", 4, 1_795_820_170_000),
+        ("d", "skipped", 4, NOW_MS), ("e", "skipped", 0, NOW_MS),
+    ]  # fmt: skip
+
+
+MESSAGES = [
+    {"meta": {"implementation": {"name": "cucumber-js"}}},
+    {"gherkinDocument": {"uri": "a.feature", "feature": {"name": "F"}}},
+    {"pickle": {"id": "p", "uri": "a.feature", "name": "a"}},
+    {"testCase": {"id": "c", "pickleId": "p"}},
+    {"testCaseStarted": {"id": "s", "testCaseId": "c", "timestamp": {"seconds": 1_795_820_170, "nanos": 5_000_000}}},
+    {"testStepFinished": {"testCaseStartedId": "s", "testStepResult": {"status": "PASSED"}}},
+    {"testCaseFinished": {"testCaseStartedId": "s", "timestamp": {"seconds": 1_795_820_171, "nanos": 0}}},
+    {"testRunFinished": {"success": True}},
+]
+HOOK_FAILED = {"testRunHookFinished": {"result": {"status": "FAILED", "message": "Error: no db"}}}
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        (MESSAGES, [("F::a", "passed", "")]),
+        (MESSAGES[:-1], [("(run)", "failed", "the report ends before the run does"), ("F::a", "passed", "")]),
+        (MESSAGES[:-2], [("F::a", "interrupted", "")]),
+        (MESSAGES[:1], [("(run)", "failed", "the report ends before the run does")]),
+        ([*MESSAGES[:1], HOOK_FAILED, MESSAGES[-1]], [("(run)", "failed", "no db")]),
+        ([*MESSAGES[:1], {"testRunFinished": {"success": False}}], [("(run)", "failed", "the run failed")]),
+        ([{"parseError": {"message": "(2:1): expected a title"}}], [("(run)", "failed", "(<n>): expected a title")]),
+    ],
+)
+def test_a_run_of_cucumber_that_broke_off_did_not_pass(messages: list[Any], expected: list[tuple[str, ...]]) -> None:
+    """Whatever its messages tell of it."""
+    found = rows("\n".join(map(json.dumps, messages)))
+    assert [(row["test_id"], row["status"], row["tags"].get("error_message", "")) for row in found] == expected
+    assert all(row["value"] in (0, 995) for row in found)
 
 
 @pytest.mark.parametrize(

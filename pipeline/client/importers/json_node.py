@@ -116,6 +116,20 @@ class Node:
         self.context.warnings.add(f"this is not {expected} and is left out", self.place, shown)
 
 
+def lines_of(content: bytes, context: Context) -> Iterator[Node]:
+    """The objects of a file that has one in each line; other lines are warned of."""
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            context.warnings.add("this line is not JSON and is left out", f"line {number}")
+            continue
+        if isinstance(value, dict):
+            yield Node(value, context, f"line {number}")
+
+
 def parsed(content: bytes) -> Any:
     """The JSON value of a file. Raises ``ReportRefused`` with line and column."""
     try:
