@@ -75,7 +75,9 @@ def unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytes | byte
         elif codec := CODECS.get(encoding):
             plain = pa.CompressedInputStream(pa.BufferReader(body), codec).read(limit + 1)
         else:
-            raise BodyRefused(415, f"Unknown Content-Encoding {encoding[:40]}; known are {', '.join((*CODECS, 'deflate'))}.")
+            raise BodyRefused(
+                415, f"Unknown Content-Encoding {encoding[:40]}; known are {', '.join((*CODECS, 'deflate'))}."
+            )
     except (zlib.error, OSError, pa.ArrowException):
         raise BodyRefused(400, f"The body is not what its Content-Encoding {encoding} says.") from None
     if len(plain) > limit:
@@ -89,7 +91,7 @@ def too_large(limit: int) -> BodyRefused:
 
 
 def _inflated(body: bytes | bytearray, limit: int) -> bytes:
-    """At most ``limit`` bytes of what zlib packed; what ends early, or goes on behind its end, raises ``zlib.error``."""
+    """At most ``limit`` bytes of what zlib packed. Raises ``zlib.error`` when it ends early, or goes on behind its end."""
     stream = zlib.decompressobj()
     plain = stream.decompress(body, limit)
     if len(plain) < limit and body and (stream.unused_data or not stream.eof):
