@@ -91,7 +91,7 @@ def too_large(limit: int) -> BodyRefused:
 
 
 def _inflated(body: bytes | bytearray, limit: int) -> bytes:
-    """At most ``limit`` bytes of what zlib packed. Raises ``zlib.error`` when it ends early, or goes on behind its end."""
+    """At most ``limit`` bytes of what zlib packed. Raises ``zlib.error`` for more or less than one whole stream."""
     stream = zlib.decompressobj()
     plain = stream.decompress(body, limit)
     if len(plain) < limit and body and (stream.unused_data or not stream.eof):
