@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from conftest import effort
+
 from pipeline.client.importers import formats
 from pipeline.client.importers.report import Context, ReportRefused
 from pipeline.metric import Limits, Metric, decode
@@ -82,7 +82,7 @@ def test_a_time_longer_than_ten_years_is_no_duration(time: str) -> None:
 
 @pytest.mark.parametrize("file", ["ctrf-jest-0.0.11.json", "playwright-1.65.json", "mocha-12.0.json"])
 def test_a_duration_of_more_digits_than_a_number_has_costs_itself(file: str) -> None:
-    """It is no number for anybody, and no reason to refuse the report."""
+    """It is left out, and the rest of the report is read."""
     content = (REPORTS[0].parent / file).read_text()
     name = '"duration": ' if '"duration": ' in content else '"duration":'
     begin = content.index(name) + len(name)
