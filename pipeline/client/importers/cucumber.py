@@ -17,6 +17,7 @@ from pipeline.client.importers.cucumber_names import CUCUMBER, Titles
 from pipeline.client.importers.identities import identity
 from pipeline.client.importers.json_node import Node, lines_of
 from pipeline.client.importers.report import Context, Report
+from pipeline.client.importers.times import when
 from pipeline.status_words import FAILED, INTERRUPTED, PASSED, SKIPPED
 
 _NS_TO_MS = 1e-6
@@ -145,8 +146,10 @@ def _of_message(result: Node) -> tuple[str, Failure]:
 
 
 def _time_ms(of: Node) -> int | None:
-    told_s = of.get("timestamp", "seconds").number()
-    return None if told_s is None else int(told_s) * 1000 + of.get("timestamp", "nanos").count() // 1_000_000
+    told = of.get("timestamp", "seconds")
+    begun = when(told.text(), told.place, of.context)
+    nanoseconds = min(of.get("timestamp", "nanos").count(), 999_999_999)
+    return None if begun is None else begun + nanoseconds // 1_000_000
 
 
 # Both

@@ -40,7 +40,7 @@ def when(text: str, place: str, context: Context) -> int | None:
     """Epoch milliseconds of a time in a report; None where there is none that can be read, which is warned of.
 
     A time without zone is in the context's zone. Without one it is UTC; where that lies in the future, it is the local
-    time of this machine, and where that does too, the time of import.
+    time of this machine, and where that does too, the time of import. So it is for any other time ahead or before 1970.
     """
     text = text.strip()
     if not text:
@@ -56,7 +56,11 @@ def when(text: str, place: str, context: Context) -> int | None:
         if moment is None:
             return None
     # Not by timestamp(): its float lands below the millisecond it means.
-    return (moment - _EPOCH) // timedelta(milliseconds=1)
+    found = (moment - _EPOCH) // timedelta(milliseconds=1)
+    if found < 0 or found > context.now_ms + context.future_ms:
+        context.warnings.add("no test ran at this time; the time of import is used", place, text)
+        return None
+    return found
 
 
 def _in_a_zone(moment: datetime, place: str, context: Context) -> datetime | None:
