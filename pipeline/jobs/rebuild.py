@@ -58,7 +58,7 @@ class Checkpoint:
     key: str
 
     def load(self, name: str) -> int | None:
-        """The place noted under ``name``; None for what is none."""
+        """The place noted under ``name``; None for what is no place."""
         with self._typed():
             found = cast("bytes | None", self.client.hget(self.key, name))
         return int(found) if found is not None and re.fullmatch(rb"\d{1,12}", found) else None
@@ -100,7 +100,9 @@ def rebuild(
     from_s = from_ms // 1000 // FRAME_S * FRAME_S
     to_s = -(-to_ms // (1000 * FRAME_S)) * FRAME_S
     name = f"rebuild:{from_s}:{to_s}"
-    reached_s = max(from_s, (checkpoint.load(name) if checkpoint else None) or from_s)
+    noted_s = checkpoint.load(name) if checkpoint else None
+    # A place outside of the range was not noted here, and would leave out what it stands behind.
+    reached_s = noted_s if noted_s is not None and from_s <= noted_s <= to_s else from_s
     report = RollupReport()
 
     def reach(second: int) -> None:
