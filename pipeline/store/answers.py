@@ -131,7 +131,7 @@ def _watched(kind: type[HTTPConnectionPool], hold: Callable[[Any], None]) -> typ
 def _demand_clickhouse(response: BaseHTTPResponse, asked: str, *, is_insert: bool) -> None:
     """Raise ``StoreOutage`` unless ClickHouse answered the request with the id ``asked``.
 
-    A proxy may give requests ids of its own (chproxy does), but none of ours.
+    A proxy may give requests ids of its own (chproxy does), but none that was made here.
     """
     answered = response.headers.get("X-ClickHouse-Query-Id", "")
     if response.status != _SUCCESS or not answered:

@@ -25,21 +25,21 @@ NEVER_ARRIVED = (
     *('summary:{"written_rows":null}', 'summary:{"written_rows":"-30"}', 'summary:{"written_rows":"1e9"}', "summary:{"),
 )
 RIGHT = 'Connection: close\r\nX-ClickHouse-Summary: {"written_rows":"30"}\r\n'
-OURS = "X-ClickHouse-Query-Id: pipeline-0123456789abcdef0123456789abcdef\r\n"
-THEIRS = "X-ClickHouse-Query-Id: 174D4C4A6DA3EF0F\r\n"
+ANOTHERS = "X-ClickHouse-Query-Id: pipeline-0123456789abcdef0123456789abcdef\r\n"
+A_PROXYS = "X-ClickHouse-Query-Id: 174D4C4A6DA3EF0F\r\n"
 END = "Content-Length: 0\r\n\r\n"
 HALFWAY = "Content-Length: 42\r\n\r\nCode: 241. DB::Exception: Memory limit hit"
 MADE_UP = (
     f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{END}",
-    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{OURS}{END}",
-    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{THEIRS}{HALFWAY}",
-    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{THEIRS}X-ClickHouse-Exception-Code: 241\r\n{HALFWAY}",
-    *(f"raw:HTTP/1.1 {status}\r\n{RIGHT}{THEIRS}{END}" for status in ("204 No Content", "206 Partial Content")),
-    f"raw:HTTP/1.1 302 Found\r\nLocation: /ping\r\n{RIGHT}{THEIRS}{END}",
-    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{RIGHT}{THEIRS}{END}",
-    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{THEIRS}Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\njunk",
-    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{THEIRS}Transfer-Encoding: chunked\r\n\r\n5\r\nhal",
-    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{THEIRS}Transfer-Encoding: chunked\r\n\r\n-1\r\n",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{ANOTHERS}{END}",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{A_PROXYS}{HALFWAY}",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{A_PROXYS}X-ClickHouse-Exception-Code: 241\r\n{HALFWAY}",
+    *(f"raw:HTTP/1.1 {status}\r\n{RIGHT}{A_PROXYS}{END}" for status in ("204 No Content", "206 Partial Content")),
+    f"raw:HTTP/1.1 302 Found\r\nLocation: /ping\r\n{RIGHT}{A_PROXYS}{END}",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{RIGHT}{A_PROXYS}{END}",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{A_PROXYS}Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\njunk",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{A_PROXYS}Transfer-Encoding: chunked\r\n\r\n5\r\nhal",
+    f"raw:HTTP/1.1 200 OK\r\n{RIGHT}{A_PROXYS}Transfer-Encoding: chunked\r\n\r\n-1\r\n",
     "raw:" + "HTTP/1.1 100 Continue\r\n\r\n" * 10_000,
     "raw:HTTP/1.1 200 OK\r\nX-ClickHouse-Progress: {}\r\n",
     'summary:{"written_rows":"30","written_rows":"-1"}',
