@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.analyse.changes import search as changesearch
+from pipeline.analyse.changes.candidates import splits_beside_lines
 from pipeline.analyse.changes.confirm import measure
 from pipeline.analyse.changes.drift import fit_lines
 from pipeline.analyse.changes.models import AUTOCORRELATIONS, losses, move
@@ -245,6 +246,18 @@ class TestShapes:
         assert np.median(found.drifts.change_pct) == pytest.approx(drift, abs=1.5)
         holds = (found.drifts.slope_low * 672 <= drift) & (found.drifts.slope_high * 672 >= drift)
         assert holds.mean() >= 0.85
+
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_a_step_that_a_drift_hides(self, sign: int) -> None:
+        """A slow decline and the step that makes up for it seem level: both are told, and neither alone."""
+        share = np.arange(240) / 240
+        levels = 100.0 + sign * (np.where(share < 0.52, 0.0, 15.0) - 18.0 * share)
+        found = examine(levels + 4.0 * np.random.default_rng(8).standard_normal((40, 240)))
+        hits, others = near(found.changes, 40, {125}, tolerance=5)
+        assert hits >= 0.9
+        assert others <= 4
+        assert len(found.drifts) >= 36
+        assert np.median(found.drifts.change_pct) == pytest.approx(-18 * sign, abs=2)
 
     def test_two_steps_on_a_drift(self) -> None:
         """As many steps as there are stay beside the line."""
@@ -579,6 +592,19 @@ class TestParts:
         assert line.residual[0] == pytest.approx(residual)
         assert line.spread[0] == pytest.approx(np.sqrt(variance))
         assert line.error[0] >= np.sqrt(variance * np.linalg.inv(design.T @ design)[0, 0]) * (1 - 1e-9)
+
+    def test_the_best_step_beside_a_line(self) -> None:
+        """Of all places the one where least squares on a level, a slope and a step leave least."""
+        y = np.random.default_rng(4).standard_normal((3, 40)) - 0.04 * np.arange(40) + 1.5 * (np.arange(40) >= 22)
+        y[1, 31:] = 0.0
+        split, rest = splits_beside_lines(Block.of(y, np.array([40, 31, 40]), np.zeros(3)))
+        for row, size in enumerate((40, 31, 40)):
+            at, left = np.arange(size), {}
+            for place in range(5, size - 4):
+                design = np.stack([np.ones(size), at, at >= place], axis=1)
+                left[place] = self._dense(y[row, :size], 0.0, design)[0]
+            assert split[row] == min(left, key=left.__getitem__)
+            assert rest[row] == pytest.approx(left[split[row]])
 
     def test_a_cut_goes_to_its_best_place(self) -> None:
         """Among all places between its neighbours, the one where dense least squares leave least."""

@@ -1,9 +1,9 @@
 """Drifts: series that climb or fall slowly, as against series that step.
 
-A straight line, the steps that were found, and a line beside some of them compete by BIC, all under the noise that the
-search knows (AR(1), also seen through white noise): steps alone are reported when they beat the lines. A line that
-wins, and one in a series without steps, is a drift when its slope is certain under the autocorrelation that its own
-residual has.
+A straight line, the steps that were found, and a line beside some of them (or beside the step that it hides) compete
+by BIC, all under the noise that the search knows (AR(1), also seen through white noise): steps alone are reported when
+they beat the lines. A line that wins, and one in a series without steps, is a drift when its slope is certain under the
+autocorrelation that its own residual has.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.analyse.changes.candidates import splits_beside_lines
 from pipeline.analyse.changes.models import fitted_steps
 from pipeline.analyse.changes.search import FoundSplits, noise_likelihood
 from pipeline.analyse.changes.series import Block, Floats, Ints
@@ -140,7 +141,9 @@ def weigh(block: Block, found: FoundSplits) -> Trends:
     steps = np.bincount(found.row, minlength=block.rows)
     degree, is_drift = np.zeros(block.rows, np.int64), np.zeros(block.rows, bool)
     could_drift = lines.could_be_drifts(size)
-    rows = np.flatnonzero(could_drift | ((steps > 0) & (size >= LEAST_POINTS)))
+    hidden = _hidden_steps(block, np.flatnonzero((steps == 0) & (size >= LEAST_POINTS)))
+    steps_beside = found.take(size[found.row] >= LEAST_POINTS).joined(hidden)
+    rows = np.union1d(np.flatnonzero(could_drift), steps_beside.row)
     if not len(rows):
         return Trends(degree, is_drift, lines)
     freedom = (size - np.maximum(steps, 1) - 1).astype(np.float64)
@@ -153,20 +156,33 @@ def weigh(block: Block, found: FoundSplits) -> Trends:
     of_level = likelihood(rows, block.y[rows])
     of_steps = np.full(block.rows, -np.inf)
     of_both, beside = np.full(block.rows, -np.inf), lines
-    for here, cuts in found.take(size[found.row] >= LEAST_POINTS).by_count():
+    for here, cuts in steps_beside.by_count():
         # A step has a height and a place.
         stepped = block.y[here] - fitted_steps(block, here, cuts)
         of_steps[here] = likelihood(here, stepped) - 2.0 * cuts.shape[1] * price[here]
         of_both[here], best_lines = _beside_lines(block, here, cuts, likelihood, price[here])
         beside = beside.replaced(here, best_lines)
+    of_steps[hidden.row] = -np.inf
     of_steps = of_steps[rows]
     best = np.where(of_trend[1] >= of_trend[3], 1, 3)
     of_best = np.maximum(np.maximum(of_trend[1], of_trend[3]), of_steps)
     degree[rows] = np.where((of_best > of_steps) & (steps[rows] > 0), best, 0)
     is_drift[rows] = could_drift[rows] & (of_trend[1] > of_steps) & (of_trend[1] - of_level >= LEAST_GAIN)
-    both = rows[(of_both[rows] > of_best + LEAST_MARGIN) & beside.could_be_drifts(size)[rows]]
+    beats_all = (of_both[rows] > of_best + LEAST_MARGIN) & (of_both[rows] - of_level >= LEAST_GAIN)
+    both = rows[beats_all & beside.could_be_drifts(size)[rows]]
     degree[both], is_drift[both] = 1, True
     return Trends(degree, is_drift, lines.replaced(both, beside.take(both)))
+
+
+def _hidden_steps(block: Block, rows: Ints) -> FoundSplits:
+    """In each of these rows the step that a drift of the other direction may hide: with both they seem level."""
+    split, rest = splits_beside_lines(block)
+    size = block.size[rows]
+    level = block.squares[rows, size] - block.total[rows, size] ** 2 / size
+    gain = size * np.log(np.maximum(level, block.floor[rows] * size) / np.maximum(rest[rows], block.floor[rows] * size))
+    rows = rows[gain > 3.0 * np.log(size)]
+    rows = rows[fit_lines(block, rows, split[rows, None]).could_be_drifts(block.size[rows])]
+    return FoundSplits(rows, split[rows], np.zeros(len(rows)), np.zeros(len(rows)))
 
 
 def _beside_lines(block: Block, rows: Ints, cuts: Ints, likelihood: Likelihood, price: Floats) -> tuple[Floats, Lines]:
