@@ -121,7 +121,7 @@ WITH
             cityHash64(m.test_suite, m.test_id, m.environment, m.browser) AS test,
             indexOf(['passed', 'flaky', 'failed', 'retried'], statusWord(m.status)) AS word,
             concat(toString(toUnixTimestamp64Milli(m.timestamp)), m.segment, ' ', toString(10000000000 + m.position)) AS place
-        SELECT any(concat(m.test_suite, '\xFF', m.test_id, '\xFF', m.browser, '\xFF', m.test_name)) AS names,
+        SELECT splitByChar('\xFF', any(concat(m.test_suite, '\xFF', m.test_id, '\xFF', m.browser, '\xFF', m.test_name)), 4) AS names,
             any(cityHash64(test, m.commit)) AS line, any(m.commit = '') AS of_no_commit, any(m.run_id = '') AS alone,
             argMaxIf(word, place, word != 4) AS verdict, count() > countIf(word = 4) AS decided,
             countIf(word = 4) + if(verdict IN (1, 2), countIf(word = 3), 0) AS tried_again,
@@ -134,38 +134,31 @@ WITH
             AND ({suite:String} = '' OR m.test_suite = {suite:String})
         GROUP BY if(m.run_id = '', cityHash64(m.segment, m.position), cityHash64(m.run_id, m.job, test))
     ),
-    by_commit AS
-    (
-        SELECT splitByChar('\xFF', any(a.names), 4) AS names, countIf(decided) AS executions, countIf(verdict = 3) AS failures,
-            countIf(if(decided, verdict != 3 AND (tried_again > 0 OR verdict = 2), alone)) AS saved,
-            sumIf(tried_again, decided OR alone) AS retried,
-            -- Each execution is an even number when it passed, an odd one when it failed; in the order of their starts.
-            arrayCount(step -> step % 2 != 0,
-                arrayDifference(arraySort(groupArrayIf(started * 2 + (verdict = 3), decided)))) AS moved,
-            any(a.of_no_commit) AS without_commit
-        FROM attempts AS a
-        WHERE verdict > 0 OR NOT decided
-        GROUP BY line
-    )
+    -- The single executions of each commit in the order of their starts, and the changes from one to the next.
+    arraySort(groupArrayIf((u.line, u.started, u.has_failed, u.of_no_commit), u.is_single)) AS in_order,
+    arrayFilter((one, before) -> one.1 = before.1 AND one.3 != before.3, arrayPopFront(in_order), arrayPopBack(in_order)) AS changes,
+    arrayCount(one -> one.4, changes) AS changes_of_no_commit
 SELECT test_suite, test_id, any(u.name) AS name, browser, sum(u.executed) AS executions, sum(u.failed) AS failures,
     sum(u.saved) AS passed_after_retry, sum(u.retried) AS retried_attempts,
     -- Without a commit two changes may be a defect and its fix.
-    sum(u.moved) + greatest(toInt64(sum(u.moved_without)) - 2, 0) AS changes_on_one_commit,
-    round(least(1, passed_after_retry / greatest(executions, 1) + changes_on_one_commit / greatest(sum(u.looked), 1)), 4) AS flakiness
+    length(changes) - least(changes_of_no_commit, 2) AS changes_on_one_commit,
+    round(least(1, passed_after_retry / greatest(executions, 1) + changes_on_one_commit / greatest(sum(u.is_single), 1)), 4) AS flakiness
 FROM
 (
     -- What lies before the single executions is counted by windows.
     SELECT test_suite, test_id, test_name AS name, browser, w.passed + w.failed AS executed, w.failed AS failed,
-        w.flaky AS saved, w.retried AS retried, 0 AS looked, 0 AS moved, 0 AS moved_without
+        w.flaky AS saved, w.retried AS retried, 0 AS is_single, 0 AS has_failed, 0 AS line, 0 AS started, 0 AS of_no_commit
     FROM windows_of(from_s = {from:UInt32}, to_s = {since:UInt32} - 1, step_s = 86400) AS w
     WHERE lower(metric_type) = 'duration'
         AND ({environment:String} = '' OR environment = {environment:String})
         AND ({browser:String} = '' OR browser = {browser:String})
         AND ({suite:String} = '' OR test_suite = {suite:String})
     UNION ALL
-    SELECT names[1], names[2], names[4], names[3], executions, failures, saved, retried,
-        executions, if(without_commit, 0, moved), if(without_commit, moved, 0)
-    FROM by_commit
+    SELECT names[1], names[2], names[4], names[3], decided, decided AND verdict = 3,
+        if(decided, verdict != 3 AND (tried_again > 0 OR verdict = 2), alone), if(decided OR alone, tried_again, 0),
+        decided, verdict = 3, line, started, of_no_commit
+    FROM attempts AS a
+    WHERE verdict > 0 OR NOT decided
 ) AS u
 GROUP BY test_suite, test_id, browser
 HAVING passed_after_retry + changes_on_one_commit > 0

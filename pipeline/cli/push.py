@@ -23,7 +23,7 @@ from pipeline.cli.group import JSON, command, print_json, say
 
 _FORMATS = (
     *("ndjson", "junit", "trx", "ctrf", "lighthouse", "playwright", "jest", "cypress", "mochawesome", "mocha"),
-    *("pytest-json", "allure", "playwright-blob"),
+    *("pytest-json", "allure", "playwright-blob", "cucumber", "cucumber-messages"),
 )
 
 
@@ -180,7 +180,8 @@ class _Push:
         self.files.append({**told, **vars(result.tally), "warnings": warnings, "troubles": troubles})
         if not self._quiet and result.format and self._has_several:
             producer = f" ({result.producer})" if result.producer not in ("", result.format) else ""
-            say(f"{printable(name)}: {result.format}{producer}, {_summed(result.tally)}")
+            before = ", pushed before" if result.tally.already_pushed and not result.tally.pushed else ""
+            say(f"{printable(name)}: {result.format}{producer}, {_summed(result.tally)}{before}")
 
     def _asked(self) -> Any:
         from pipeline.client.checkout import places_in

@@ -85,6 +85,7 @@ _OBJECT_BYTES = 64
 _PLAIN_CHARACTERS = 256
 """Of all its texts, so that a plain metric with its number and its time takes no more than ``ITEM_BYTES``."""
 _NEVER = sys.maxsize
+_LOWEST = -EXACT_INTEGER  # to negate it takes as long as to compare it
 
 _join = "".join
 _now_ns = time.time_ns
@@ -213,7 +214,7 @@ class MetricsClient:
         if type(value) is float:
             if value - value != 0.0:  # infinity, or no number
                 self._checked(finite, value)
-        elif type(value) is not int or not -EXACT_INTEGER < value < EXACT_INTEGER:
+        elif type(value) is not int or not _LOWEST < value < EXACT_INTEGER:
             value = self._checked(finite, value)
         packed = self._packed_tags(tags) if tags else None
         known = Known(
@@ -287,7 +288,9 @@ class MetricsClient:
         return sum(map(self._push_mapping, metrics))
 
     def push_raw(self, item: bytes) -> bool:
-        """Queue one list item as it is, valid or not; True unless it had to be dropped."""
+        """Queue one list item as it is, valid or not; True unless it had to be dropped. Raises ``TypeError``."""
+        if not isinstance(item, bytes):  # it would hold up all that stands behind it
+            raise TypeError(f"a raw item must be bytes, not {type(item).__name__}")
         return self._push_locked(item, _extra_bytes(item))
 
     def flush(self, timeout_s: float | None = None) -> bool:

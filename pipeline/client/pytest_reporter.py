@@ -23,6 +23,8 @@ CLOSE_TIMEOUT_S = 2.0
 """At the end, where Redis answers."""
 TROUBLED_CLOSE_TIMEOUT_S = 0.1
 """At the end, where Redis is known not to answer, it is not waited for."""
+TROUBLE_PATIENCE_S = 0.5
+"""At the end, where Redis turns out not to answer only then: a connection that was idle is opened anew meanwhile."""
 
 _PLAYWRIGHT_BROWSERS = frozenset({"chromium", "firefox", "webkit"})
 _NOTED_CHARACTERS = 4_000
@@ -98,6 +100,7 @@ class Reporter:
 
     def __init__(self, config: pytest.Config) -> None:
         self.trouble = ""
+        self._no_answer = ""
         self._config = config
         self._client: Any = None
         self._start()
@@ -155,7 +158,18 @@ class Reporter:
         """Push tests that never ended, then give everything a moment to leave."""
         self._attempts.finished(time.time())
         if self._client is not None:
-            self._client.close(TROUBLED_CLOSE_TIMEOUT_S if self._client.trouble else CLOSE_TIMEOUT_S)
+            self._leave()
+
+    def _leave(self) -> None:
+        """Wait for what is queued, but not for a Redis that is dead."""
+        wait_s = TROUBLED_CLOSE_TIMEOUT_S
+        end_s = time.monotonic() + (wait_s if self._client.trouble else CLOSE_TIMEOUT_S)
+        while not self._client.flush(wait_s) and time.monotonic() < end_s:
+            if self._client.trouble:
+                end_s = min(end_s, time.monotonic() + TROUBLE_PATIENCE_S)
+                wait_s = max(0.0, end_s - time.monotonic())
+        self._no_answer = "" if self._client.trouble else f"Redis did not answer within {CLOSE_TIMEOUT_S:g} s"
+        self._client.close(TROUBLED_CLOSE_TIMEOUT_S)
 
     @_never_raises
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
@@ -168,7 +182,7 @@ class Reporter:
         if stats.in_doubt:
             line += f", {stats.in_doubt} in doubt"
         lost = stats.dropped + stats.in_doubt
-        trouble = (self._client.trouble if lost else "") or self.trouble
+        trouble = (self._no_answer or self._client.trouble if lost else "") or self.trouble
         if trouble:
             line += f" ({trouble})"
         terminalreporter.write_line(line, yellow=bool(lost or trouble))

@@ -36,7 +36,8 @@ BATCH_ROWS = 500
 BATCH_BYTES = 1 << 20
 _SUFFIXES = frozenset({".xml", ".json", ".trx", ".ndjson", ".jsonl", ".zip"})
 _ALLURE = "-result.json"
-_ALLURE_OTHERS = ("-container.json", "-attachment")
+_ALLURE_PARTS = (_ALLURE, "-container.json", "-globals.json")
+_ALLURE_ATTACHMENT = "-attachment"
 _MOST_SHOWN = 3
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -178,8 +179,9 @@ def read(given: Input, asked: Asked, result: ReadReport) -> Iterator[ReportBatch
 def _of_report(report: Report, content: str, asked: Asked, result: ReadReport) -> Iterator[ReportBatch]:
     result.format, result.producer = report.format, report.producer
     result.troubles += report.troubles
-    identity = _digest(content, *_said(asked), asked.nonce)
-    run = asked.run if asked.run.run_id and asked.is_job_given else asked.run.with_nonce(content[:8])
+    leg = [asked.run.leg] if asked.run.leg and not asked.is_job_given else []
+    identity = _digest(content, *_said(asked), *leg, asked.nonce)
+    run = asked.run if asked.run.run_id and asked.is_job_given else asked.run.with_nonce(_digest(content, *leg)[:8])
     shared, tags = {**asked.defaults, **run.fields()}, {**run.tags(), **({"link": asked.link} if asked.link else {})}
     rows = report.rows(asked.now_ms)
     for number, first in enumerate(range(0, len(rows), BATCH_ROWS)):
@@ -270,11 +272,12 @@ def _grouped(files: Sequence[Path], *, is_named: bool) -> list[Input]:
     """Each file by itself, but the results of one Allure directory together."""
     results: dict[Path, list[Path]] = {}
     found: list[Input] = []
+    directories = {path.parent for path in files if path.name.endswith(_ALLURE)}
     for path in files:
-        if path.name.endswith(_ALLURE):
+        if path.parent in directories and path.name.endswith(_ALLURE_PARTS):
             results.setdefault(path.parent, []).append(path)
     for path in files:
-        if path.parent in results and any(part in path.name for part in (_ALLURE, *_ALLURE_OTHERS)):
+        if path.parent in results and (path.name.endswith(_ALLURE_PARTS) or _ALLURE_ATTACHMENT in path.name):
             continue
         found.append(Input(str(path), (path,), is_named))
     found += [Input(f"{parent} (Allure)", tuple(paths), True) for parent, paths in results.items()]

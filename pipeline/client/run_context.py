@@ -18,6 +18,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 OPENTELEMETRY = {
     "run_id": "cicd.pipeline.run.id",
@@ -59,6 +60,8 @@ class RunContext:
     run_link: str = ""
     base_branch: str = ""
     pull_request: str = ""
+    leg: str = ""
+    """What tells legs of a matrix apart that have the same job; of no interest by itself."""
 
     def fields(self) -> dict[str, str]:
         """Fields of each metric of the run."""
@@ -94,6 +97,9 @@ class _System:
     base_branch: tuple[str, ...] = ()
     pull_request: tuple[str, ...] = ()
     link: tuple[str, ...] = ()
+    fork: tuple[str, str] = ("", "")
+    """The repository that a request comes from, and this one: where they differ, it is part of the branch's name."""
+    leg: tuple[str, ...] = ()
 
 
 SYSTEMS = (
@@ -105,6 +111,7 @@ SYSTEMS = (
         branch=("{GITHUB_HEAD_REF}", "{GITHUB_REF_NAME}"),
         base_branch=("{GITHUB_BASE_REF}",),
         link=("{GITHUB_SERVER_URL}/{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}",),
+        leg=("{RUNNER_TRACKING_ID}", "{RUNNER_NAME}"),
     ),
     _System(
         *("gitlab", "GITLAB_CI"),
@@ -115,6 +122,7 @@ SYSTEMS = (
         base_branch=("{CI_MERGE_REQUEST_TARGET_BRANCH_NAME}",),
         pull_request=("{CI_MERGE_REQUEST_IID}",),
         link=("{CI_PIPELINE_URL}",),
+        fork=("{CI_MERGE_REQUEST_SOURCE_PROJECT_PATH}", "{CI_MERGE_REQUEST_PROJECT_PATH}"),
     ),
     _System(
         *("circleci", "CIRCLECI"),
@@ -134,6 +142,7 @@ SYSTEMS = (
         base_branch=("{SYSTEM_PULLREQUEST_TARGETBRANCHNAME}", "{SYSTEM_PULLREQUEST_TARGETBRANCH}"),
         pull_request=("{SYSTEM_PULLREQUEST_PULLREQUESTNUMBER}", "{SYSTEM_PULLREQUEST_PULLREQUESTID}"),
         link=("{SYSTEM_COLLECTIONURI}{SYSTEM_TEAMPROJECT}/_build/results?buildId={BUILD_BUILDID}",),
+        leg=("{SYSTEM_JOBPOSITIONINPHASE}",),
     ),
     _System(
         *("buildkite", "BUILDKITE"),
@@ -154,6 +163,8 @@ SYSTEMS = (
         base_branch=("{CHANGE_TARGET}",),
         pull_request=("{CHANGE_ID}",),
         link=("{BUILD_URL}",),
+        fork=("{CHANGE_FORK}", ""),
+        leg=("{NODE_NAME}:{WORKSPACE}", "{WORKSPACE}"),
     ),
     _System(
         *("bitbucket", "BITBUCKET_BUILD_NUMBER"),
@@ -171,6 +182,7 @@ SYSTEMS = (
         commit=("{TRAVIS_PULL_REQUEST_SHA}", "{TRAVIS_COMMIT}"),
         branch=("{TRAVIS_PULL_REQUEST_BRANCH}", "{TRAVIS_BRANCH}"),
         link=("{TRAVIS_BUILD_WEB_URL}",),
+        fork=("{TRAVIS_PULL_REQUEST_SLUG}", "{TRAVIS_REPO_SLUG}"),
     ),
     _System(
         *("teamcity", "TEAMCITY_VERSION"),
@@ -217,34 +229,75 @@ def _of_system(system: _System, environ: Mapping[str, str], read_file: Reader) -
         return next((text for template in templates if (text := _filled(template, environ))), "")
 
     commit = _clean(first(system.commit))
+    origin, target = (_filled(template, environ) for template in system.fork)
     found = RunContext(
         run_id=_clean(first(system.run_id)),
         job=_clean(first(system.job)),
         commit="" if commit == "HEAD" else commit,  # a build of Buildkite that was started by hand
-        branch=_branch(first(system.branch)),
+        branch=_of_fork(_branch(first(system.branch)), origin, target),
         ci=system.name,
         run_link=_text(first(system.link)),
         base_branch=_branch(first(system.base_branch)),
         pull_request=_text(first(system.pull_request)),
+        leg=first(system.leg),
     )
     of_file = _OF_FILES.get(system.name)
     return of_file(found, environ, read_file) if of_file else found
 
 
 def _of_github_event(found: RunContext, environ: Mapping[str, str], read_file: Reader) -> RunContext:
-    """A pull request's GITHUB_SHA is a temporary merge commit, or its base; the event's file names the commit."""
-    number = re.fullmatch(r"refs/pull/(\d+)/\w+", environ.get("GITHUB_REF", ""))
+    """A pull request's GITHUB_SHA is a temporary merge commit, or its base; the event's file names the commit.
+
+    A workflow that was started by the end of another one, as to push reports of forks with a secret, has commit and
+    branch of the repository's default; those of the other one are meant.
+    """
+    ref = environ.get("GITHUB_REF", "")
+    queued = re.fullmatch(r"refs/heads/gh-readonly-queue/(.+)/pr-(\d+)-\w+", ref)
+    if queued:
+        return replace(found, base_branch=_branch(queued[1]), pull_request=queued[2])
+    number = re.fullmatch(r"refs/pull/(\d+)/\w+", ref)
     if number:
         found = replace(found, pull_request=number[1])
-    elif not environ.get("GITHUB_HEAD_REF", "").strip():
+    is_of_another = environ.get("GITHUB_EVENT_NAME") == "workflow_run"
+    if not (number or is_of_another or environ.get("GITHUB_HEAD_REF", "").strip()):
         return found
     try:
-        request = json.loads(read_file(environ["GITHUB_EVENT_PATH"]))["pull_request"]
-        head = request["head"]["sha"]
-    except (OSError, KeyError, TypeError, ValueError):
+        event = json.loads(read_file(environ["GITHUB_EVENT_PATH"]))
+        return _of_workflow_run(found, event["workflow_run"]) if is_of_another else _of_request(found, event)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
         return found
-    number_told = _text(str(request.get("number", "")))
-    return replace(found, commit=_clean(str(head)), pull_request=found.pull_request or number_told)
+
+
+def _of_request(found: RunContext, event: Any) -> RunContext:
+    request = event["pull_request"]
+    head, base = request["head"], request.get("base")
+    return replace(
+        found,
+        commit=_clean(str(head["sha"])),
+        branch=_of_fork(found.branch, _repository(head, "repo"), _repository(base, "repo")),
+        pull_request=found.pull_request or _text(str(request.get("number", ""))),
+    )
+
+
+def _of_workflow_run(found: RunContext, other: Any) -> RunContext:
+    branch = _branch(str(other["head_branch"]))
+    requests = other.get("pull_requests") or [{}]
+    return replace(
+        found,
+        commit=_clean(str(other["head_sha"])),
+        branch=_of_fork(branch, _repository(other, "head_repository"), _repository(other, "repository")),
+        pull_request=_text(str(requests[0].get("number", ""))),
+    )
+
+
+def _repository(of: Any, name: str) -> str:
+    repository = of.get(name) if isinstance(of, dict) else None
+    return str(repository.get("full_name", "")) if isinstance(repository, dict) else ""
+
+
+def _of_fork(branch: str, origin: str, target: str) -> str:
+    """A fork's ``main`` is another branch: its branches carry its owner, as GitHub shows them."""
+    return f"{_text(origin.partition('/')[0])}:{branch}" if origin and branch and origin != target else branch
 
 
 def _of_teamcity_properties(found: RunContext, environ: Mapping[str, str], read_file: Reader) -> RunContext:

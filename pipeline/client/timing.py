@@ -61,6 +61,8 @@ class Timing:
 
     def __call__(self, function: Function) -> Function:
         """The function, each call of which is timed. Raises ``TypeError`` for a generator, whose call does no work."""
+        if not callable(function):
+            raise TypeError(f"a {type(function).__name__} cannot be called: put it above what is timed")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"{function.__qualname__} is a generator: time the block that consumes it")
         if inspect.iscoroutinefunction(function):

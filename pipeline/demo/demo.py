@@ -277,7 +277,7 @@ def _shown(demo: _Demo, *, quiet: bool) -> Iterator[None]:
         def refresh() -> None:
             if demo.phase not in told:
                 told.append(demo.phase)
-                console.print(demo.phase, highlight=False)
+                console.print(demo.phase, highlight=False, soft_wrap=True)
 
     def keep_showing() -> None:
         while not ended.wait(0.5):

@@ -240,7 +240,7 @@ class Access:
 
 def same_text(shown: str, expected: str) -> bool:
     """Whether both are equal and not empty, in a time that tells nothing of either."""
-    digests = [hashlib.sha256(text.encode(errors="surrogateescape")).digest() for text in (shown, expected)]
+    digests = [hashlib.sha256(text.encode(errors="surrogatepass")).digest() for text in (shown, expected)]
     return hmac.compare_digest(*digests) & bool(expected)
 
 

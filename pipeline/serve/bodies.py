@@ -71,11 +71,13 @@ def unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytes | byte
         return body
     try:
         if encoding == "deflate":
-            plain = zlib.decompressobj().decompress(body, limit + 1)
+            plain = _inflated(body, limit + 1)
         elif codec := CODECS.get(encoding):
             plain = pa.CompressedInputStream(pa.BufferReader(body), codec).read(limit + 1)
         else:
-            raise BodyRefused(415, f"Unknown Content-Encoding {encoding[:40]}.")
+            raise BodyRefused(
+                415, f"Unknown Content-Encoding {encoding[:40]}; known are {', '.join((*CODECS, 'deflate'))}."
+            )
     except (zlib.error, OSError, pa.ArrowException):
         raise BodyRefused(400, f"The body is not what its Content-Encoding {encoding} says.") from None
     if len(plain) > limit:
@@ -86,3 +88,12 @@ def unpacked(body: bytes | bytearray, encoding: str, limit: int) -> bytes | byte
 def too_large(limit: int) -> BodyRefused:
     """What is said of a body beyond its bound."""
     return BodyRefused(413, f"The body is larger than {limit:,} bytes.")
+
+
+def _inflated(body: bytes | bytearray, limit: int) -> bytes:
+    """At most ``limit`` bytes of what zlib packed. Raises ``zlib.error`` for more or less than one whole stream."""
+    stream = zlib.decompressobj()
+    plain = stream.decompress(body, limit)
+    if len(plain) < limit and body and (stream.unused_data or not stream.eof):
+        raise zlib.error("not one whole stream")
+    return plain

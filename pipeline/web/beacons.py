@@ -8,7 +8,6 @@ them once.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -126,7 +125,7 @@ def _tags(report: Mapping[str, Any]) -> dict[str, str]:
             continue
         if isinstance(content, str) and content:
             tags[tag] = _text(content)
-        elif isinstance(content, int | float) and not isinstance(content, bool) and math.isfinite(content):
+        elif isinstance(content, int | float) and not isinstance(content, bool) and abs(content) <= _MAX_VALUE:
             tags[tag] = f"{content:.1f}"
     return tags
 

@@ -105,18 +105,21 @@ class Receiving:
 
     def _judge_vitals(self, body: bytes, user_agent: str) -> JudgedItems:
         now_ms = time.time_ns() // 1_000_000
-        items, refused = [], []
+        items: dict[int, bytes] = {}
+        refused = []
         try:
             found = beacons.reports(body)
         except beacons.NotAReport as why:
             raise InboxRefused(400, f"No report: {why}.") from None
         for index, report in enumerate(found):
             try:
-                items.append(json.dumps(beacons.as_metric(report, user_agent, now_ms)).encode())
+                items[index] = json.dumps(beacons.as_metric(report, user_agent, now_ms)).encode()
             except beacons.NotAReport as why:
                 refused.append({"index": index, "reason": "not a report", "detail": str(why)})
-        judged = judge(items, now_ms, self._limits())
-        return JudgedItems(judged.accepted, [*refused, *judged.refused])
+        judged = judge(list(items.values()), now_ms, self._limits())
+        places = list(items)
+        refused += [{**one, "index": places[one["index"]]} for one in judged.refused]
+        return JudgedItems(judged.accepted, sorted(refused, key=lambda one: one["index"]))
 
     # Both
 

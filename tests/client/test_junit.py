@@ -127,6 +127,23 @@ def test_the_root_s_time_is_used_and_the_epoch_is_no_time() -> None:
     assert shown(jest, "timestamp", "status") == [(NOW_MS, "failed")]
 
 
+@pytest.mark.parametrize(
+    "zero",
+    ["0001-01-01T00:00:00", "0001-01-01T00:00:00.0000000+00:00", "1601-01-01T01:00:00Z", "1970-01-01T01:00:00+02:00"],
+)
+def test_a_clock_that_was_never_set_tells_no_time(zero: str) -> None:
+    """Of a class that failed in its setup unittest-xml-reporting writes year 1, as .NET and Go do: now."""
+    report, warnings = read_and_warn(suite('<testcase name="t"><error/></testcase>', timestamp=zero))
+    assert [row["timestamp"] for row in report.rows(NOW_MS)] == [NOW_MS]
+    assert warnings == []
+
+
+def test_the_time_behind_a_suite_s_name_is_no_part_of_it() -> None:
+    """unittest-xml-reporting's: each run would be a suite of its own."""
+    report = '<testsuite name="tests.T-20261127225610"><testcase classname="tests.T" name="n"/></testsuite>'
+    assert shown(report, "test_id", "test_suite") == [("tests.T::n", "tests.T")]
+
+
 def test_a_time_without_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     """UTC; --timezone's; where it lies ahead this machine's local time; where that does too, the time of import."""
     from pipeline.client.importers.times import zone_named
@@ -214,6 +231,7 @@ def test_negative_times_are_zero_and_counted() -> None:
         ('<testcase name="t"><skipped/><failure/></testcase>', "failed"),
         ('<testcase name="t"><failure/><skipped/></testcase>', "failed"),
         ('<testcase name="t" status="passed"><error/></testcase>', "failed"),
+        ('<testcase name="t"><skipped type="todo"/><failure/></testcase>', "skipped"),
     ],
 )
 def test_what_did_not_pass_is_not_passed(case: str, status: str) -> None:
@@ -512,6 +530,11 @@ def test_tests_of_node_have_the_titles_around_them() -> None:
         ("test/a.test.mjs::cart adding one", "cart adding one", "test/a.test.mjs"),
         ("test/a.test.mjs::alone", "alone", "test/a.test.mjs"),
     ]
+    broken = '<testsuites><testcase name="/repo/test/b.mjs" classname="test"><failure/></testcase></testsuites>'
+    assert shown(broken, "test_id", "test_name", "test_suite", root="/repo") == [("test/b.mjs",) * 3]
+    todo = '<testcase name="one" classname="test"><skipped type="todo"/><failure/></testcase>'
+    todo = f'<testsuites><testsuite name="cart" failures="1">{todo}</testsuite></testsuites>'
+    assert shown(todo, "status") == [("skipped",)]
     phpunit = report.replace("CLASS", "cart.adding").replace("FILE", ' file="/repo/tests/CartTest.php"')
     assert shown(phpunit, "test_id")[0] == ("cart.adding::one",)
 

@@ -184,6 +184,16 @@ def test_pushing_costs_redis_little_where_items_are_alike(redis_url: str) -> Non
         assert commands["cmdstat_lpush"]["calls"] == commands["cmdstat_exec"]["calls"]
 
 
+def test_a_raw_item_that_is_a_text_is_refused_at_the_call(redis_url: str) -> None:
+    """It cannot be sent, and what stands behind it would never be."""
+    with redis.Redis.from_url(f"{redis_url}/3") as reader, MetricsClient(redis_url) as client:
+        with pytest.raises(TypeError, match="must be bytes, not str"):
+            client.push_raw("{}")  # type: ignore[arg-type]
+        client.push("lcp", 1)
+        assert client.flush(10)
+        assert reader.llen(KEY) == 1
+
+
 def test_a_key_that_is_no_list_keeps_metrics_waiting(redis_url: str) -> None:
     """The transaction went through, its push did not: the batch is not pushed, and goes when the key is a list."""
     with redis.Redis.from_url(f"{redis_url}/3") as admin, MetricsClient(redis_url) as client:
@@ -711,6 +721,8 @@ def test_a_block_and_a_function_are_timed_with_how_they_ended(redis_url: str) ->
             raise KeyboardInterrupt
         with pytest.raises(TypeError, match="generator"):
             client.timed()(waiting_for_nothing)
+        with pytest.raises(TypeError, match="a classmethod cannot be called"):
+            client.timed()(classmethod(add))
     rows = [json.loads(item) for item in waiting(redis_url)]
     shown = [(row["metric_type"], row.get("page"), row["status"], row.get("error_type")) for row in rows]
     assert shown == [

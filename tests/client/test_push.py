@@ -83,6 +83,7 @@ def test_files_directories_patterns_and_a_bad_one_among_them(tmp_path: Path, red
     assert len({m["job"] for m in rows}) == 2
     again = push(*arguments, url=redis_url, cwd=tmp_path)
     assert "all of it was pushed before, nothing added" in again.stdout
+    assert "many/a.xml: junit, 3 executions, 1 failed, pushed before" in again.stdout
     assert len(buffered(redis_url)) == 7
     forced = push("b1.xml", "--again", "--json", url=redis_url, cwd=tmp_path)
     assert forced.exit_code == 0
@@ -167,7 +168,7 @@ def test_trouble_with_redis_is_shown_at_once(tmp_path: Path) -> None:
 
 
 def asked(**changes: Any) -> Asked:
-    return Asked(int(NOW.timestamp() * 1000), Limits(), RunContext(), **changes)
+    return Asked(int(NOW.timestamp() * 1000), Limits(), **{"run": RunContext()} | changes)
 
 
 def batches(path: Path, **changes: Any) -> list[ReportBatch]:
@@ -260,8 +261,21 @@ def test_the_same_report_in_another_run_is_another_report(tmp_path: Path) -> Non
     assert len(other) == 2
 
 
+def test_the_same_bytes_of_two_legs_of_a_matrix_are_two_reports(tmp_path: Path) -> None:
+    """GitHub gives them the same job; their runner differs. Who names the job says what is one session."""
+    path = tmp_path / "r.xml"
+    path.write_text(junit())
+    legs = [RunContext("github-1-1", "test", leg=leg) for leg in ("one", "two", "one")]
+    one, two, again = [batches(path, run=leg) for leg in legs]
+    assert one == again
+    assert one[0].digest != two[0].digest
+    jobs = {json.loads(batch.items[0])["job"] for batch in one + two}
+    assert len(jobs) == 2
+    assert len({batches(path, run=leg, is_job_given=True)[0].digest for leg in legs}) == 1
+
+
 def test_allure_s_files_of_one_directory_are_one_report(tmp_path: Path) -> None:
-    """Attempts of a test are found across files; containers are passed over."""
+    """Attempts of a test are found across files; an empty container costs nothing."""
     for number, status in enumerate(("failed", "passed")):
         result = {"uuid": str(number), "historyId": "h", "name": "t", "fullName": "m.t", "status": status}
         begun = int(NOW.timestamp() * 1000) + number

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -439,6 +440,16 @@ def test_no_trouble_of_ours_ends_a_session_otherwise(url: str, words: str, tmp_p
     (line,) = [line for line in run.stdout.splitlines() if line.startswith("pipeline metrics:")]
     assert words in line
     assert "pa#ss" not in line
+
+
+def test_a_server_that_never_answers_is_told_as_such(tmp_path: Path) -> None:
+    """It takes the connection and says nothing: the summary says that, and not how the socket was closed."""
+    (tmp_path / "test_ok.py").write_text("def test_ok(): pass\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}"
+        run = run_pytest(tmp_path, "-p", "no:xdist", "--pipeline-metrics", f"--pipeline-redis-url={url}")
+    assert run.returncode == 0, run.stdout
+    assert "pipeline metrics: 0 sent, 1 dropped (Redis did not answer within 2 s)" in run.stdout
 
 
 def test_a_broken_reporter_costs_a_line_and_no_session(tmp_path: Path) -> None:

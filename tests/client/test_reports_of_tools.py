@@ -10,6 +10,8 @@ import pytest
 from reports import NOW_MS, read, read_and_warn, refusal, rows, shown
 
 from pipeline.client.identity import pytest_identity
+from pipeline.client.importers.allure import allure
+from pipeline.client.importers.json_node import Node
 from pipeline.client.importers.report import Context
 
 REPORTS = Path(__file__).parent / "reports"
@@ -26,6 +28,12 @@ PYTEST = [
     *(("test_ok[a/b]", "passed"), ("test_ok[1]", "passed"), ("test_fails", "failed"), ("test_skipped", "skipped")),
     ("TestInside::test_method", "failed"),
 ]
+CUCUMBER = [
+    *(("Adds an item", "passed"), ("Fails", "failed"), ("Adds 3", "passed"), ("Adds 4", "passed")),
+    *(("Same name", "passed"), ("Same name #2", "passed"), ("Undefined", "failed"), ("Pending", "failed")),
+    *(("Skips", "skipped"), ("Flakes", "passed"), ("Pays", "passed"), ("Adds an item #2", "passed")),
+    *(("Hook fails", "failed"), ("Ambiguous", "failed")),
+]
 EXPECTED = {
     "ctrf-jest-0.0.11.json": ("ctrf", "jest", JEST),
     "ctrf-mocha-0.0.11.json": ("ctrf", "mocha", [*MOCHA, ("cart waits", "skipped"), MOCHA_HOOK]),
@@ -37,6 +45,20 @@ EXPECTED = {
         [
             *(("cart adding adds one", "passed"), ("cart adding fails", "failed"), ("cart top of cart", "passed")),
             *(("cart later", "skipped"), ("outside", "passed")),
+        ],
+    ),
+    # It keeps the last attempt alone.
+    "cucumber-12.9.json": ("cucumber", "cucumber", CUCUMBER),
+    "cucumber-messages-12.9.ndjson": (
+        "cucumber-messages",
+        "cucumber",
+        [
+            told
+            for name, status in CUCUMBER
+            for told in (
+                *([(name, "retried")] if name in ("Fails", "Flakes", "Hook fails") else []),
+                (name, "flaky" if name == "Flakes" else status),
+            )
         ],
     ),
     "jest-29.7.json": ("jest", "jest", [*JEST, ("(suite)", "failed")]),
@@ -195,7 +217,8 @@ def test_tests_of_mocha_that_share_a_title_are_executions_each() -> None:
 
 def test_attempts_have_durations_and_errors_of_their_own() -> None:
     """A flaky test of Playwright: the failed attempt's message, the passed attempt's time."""
-    one, two = [r for r in rows((REPORTS / "playwright-1.65.json").read_bytes()) if r["test_name"] == "cart › flakes"]
+    found = rows((REPORTS / "playwright-1.65.json").read_bytes(), future_ms=10**12)
+    one, two = [r for r in found if r["test_name"] == "cart › flakes"]
     assert (one["attempt"], two["attempt"]) == (1, 2)
     assert one["tags"]["error_message"] == "boom <n> at <path>"
     assert one["value"] > two["value"] > 0
@@ -394,6 +417,9 @@ def test_trx() -> None:
         ("Odd", "failed", 0, ""),
         ("Unclear", "skipped", 0, ""),
     ]
+    report, warnings = read_and_warn(TRX_2010.replace("Inconclusive", "Odd").replace("2026-11-27", "0001-01-01"))
+    assert report.rows(NOW_MS)[0]["timestamp"] == NOW_MS
+    assert warnings == ["line 12: this outcome is not known; counted in the total only ('Odd')"]
     aborted = (
         '<TestRun><ResultSummary outcome="Aborted"><RunInfos><RunInfo><Text>host crashed</Text></RunInfo></RunInfos>'
     )
@@ -431,6 +457,22 @@ def test_trx() -> None:
 def test_what_is_no_report_is_refused_with_a_sentence(content: str | bytes, words: str) -> None:
     """One sentence that says where, or what it holds instead."""
     assert words in refusal(content)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "<testsuites/>",
+        "<TestRun/>",
+        {"stats": {"tests": 0}, "tests": [], "passes": [], "failures": [], "pending": []},
+        {"results": {"tool": {"name": "jest"}, "tests": []}},
+        {"numTotalTests": 0, "testResults": []},
+    ],
+)
+def test_a_report_without_a_test_is_told_of(report: str | dict[str, Any]) -> None:
+    """In every format alike: a filter that matches nothing passes in many runners."""
+    _, warnings = read_and_warn(report)
+    assert warnings == ["this report holds no test"]
 
 
 def test_a_stated_format_is_held_against_the_content() -> None:
@@ -567,3 +609,139 @@ def test_allure_names_a_test_as_the_runner_s_own_report_does(
     labels = [{"name": name, "value": value} for name, value in result["labels"].items()]
     told = {"uuid": "u", "historyId": "h", "status": "passed", "start": NOW_MS - 5, "stop": NOW_MS, **result}
     assert shown(told | {"labels": labels}, "test_id", "test_name", "test_suite", "browser") == [expected]
+
+
+def allure_results(*given: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Id, status and message of what the files of one directory come to; results carry what all have."""
+    common = {"start": NOW_MS, "stop": NOW_MS}
+    files = [{**common, "start": NOW_MS + place, **one} if "status" in one else one for place, one in enumerate(given)]
+    told = Context(NOW_MS)
+    found = allure([Node(one, told, "a-result.json") for one in files]).rows(NOW_MS)
+    return [(row["test_id"], row["status"], row["tags"].get("error_message", "")) for row in found]
+
+
+def scenario(name: str, status: str = "passed", *steps: str | None, **more: Any) -> dict[str, Any]:
+    labels = [{"name": "framework", "value": "cucumberjs"}, {"name": "feature", "value": "Cart"}]
+    told = [{"name": "Given", "status": step} if step else {"statusDetails": {"message": "no step"}} for step in steps]
+    return {"uuid": name, "historyId": name, "name": name, "status": status, "labels": labels, "steps": told, **more}
+
+
+CUCUMBER_JUNIT = """<testsuite name="Cucumber"><testcase classname="Cart" name="Pays - as a guest"/>
+    <testcase classname="Cart" name="Adds &lt;n> - #1.1: Adds 3"/><testcase classname="Cart" name="Row - #1.1"/>
+    <testcase classname="Cart" name="Row - #1.2"><failure message="no"/></testcase></testsuite>"""
+
+
+def test_a_scenario_of_cucumber_has_one_identity() -> None:
+    """Its JUnit report, allure-cucumberjs and CTRF: the feature, and the title with its values; rows are counted."""
+    of_junit = shown(CUCUMBER_JUNIT, "test_id", "status")
+    assert of_junit == [
+        ("Cart::Pays - as a guest", "passed"), ("Cart::Adds 3", "passed"), ("Cart::Row", "passed"),
+        ("Cart::Row #2", "failed"),
+    ]  # fmt: skip
+    row = scenario("Row", "broken", "broken", statusDetails={"message": "no"})
+    found = allure_results(scenario("Pays - as a guest"), scenario("Adds 3"), scenario("Row"), row)
+    assert [(test_id, status) for test_id, status, _ in found] == of_junit
+    ctrf = {"name": "Adds 3", "suite": "Cart", "status": "passed", "duration": 1}
+    report = {"results": {"tool": {"name": "cucumber"}, "tests": [ctrf]}}
+    assert shown(report, "test_id", "test_name", "test_suite") == [("Cart::Adds 3", "Adds 3", "Cart")]
+
+
+def test_a_scenario_has_the_same_identity_in_cucumber_s_json_and_messages() -> None:
+    """As in its JUnit report: ``Cart::Adds 3`` of suite ``Cart``."""
+    found = identities("cucumber-12.9.json")
+    assert found == identities("cucumber-messages-12.9.ndjson")
+    assert ("Cart::Adds 3", "Adds 3", "Cart") in found
+
+
+def test_java_s_hooks_and_backgrounds_are_parts_of_a_scenario() -> None:
+    """Beside the steps, inside of them, and as an element before it; its time is told."""
+
+    def step(status: str, **more: Any) -> dict[str, Any]:
+        return {"name": "s", "result": {"status": status, "duration": 2_000_000}, **more}
+
+    background = {"type": "background", "name": "", "steps": [step("passed")]}
+    hooked = {"name": "a", "type": "scenario", "steps": [step("passed")], "after": [step("failed")]}
+    inside = {"name": "b", "type": "scenario", "steps": [step("passed", before=[step("undefined")])]}
+    fine = {"name": "c", "type": "scenario", "steps": [step("passed")], "start_timestamp": "2026-11-27T22:56:10.000Z"}
+    skipped = {"name": "d", "type": "scenario", "steps": [step("skipped"), step("skipped")]}
+    elements = [background, hooked, inside, background, fine, skipped, {"name": "e", "steps": []}]
+    report = [{"uri": "a.feature", "name": "F", "elements": elements}]
+    assert shown(report, "test_name", "status", "value", "timestamp") == [
+        ("a", "failed", 6, NOW_MS), ("b", "failed", 4, NOW_MS), ("c", "passed", 4, 1_795_820_170_000),
+        ("d", "skipped", 4, NOW_MS), ("e", "skipped", 0, NOW_MS),
+    ]  # fmt: skip
+
+
+MESSAGES = [
+    {"meta": {"implementation": {"name": "cucumber-js"}}},
+    {"gherkinDocument": {"uri": "a.feature", "feature": {"name": "F"}}},
+    {"pickle": {"id": "p", "uri": "a.feature", "name": "a"}},
+    {"testCase": {"id": "c", "pickleId": "p"}},
+    {"testCaseStarted": {"id": "s", "testCaseId": "c", "timestamp": {"seconds": 1_795_820_170, "nanos": 5_000_000}}},
+    {"testStepFinished": {"testCaseStartedId": "s", "testStepResult": {"status": "PASSED"}}},
+    {"testCaseFinished": {"testCaseStartedId": "s", "timestamp": {"seconds": 1_795_820_171, "nanos": 0}}},
+    {"testRunFinished": {"success": True}},
+]
+HOOK_FAILED = {"testRunHookFinished": {"result": {"status": "FAILED", "message": "Error: no db"}}}
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        (MESSAGES, [("F::a", "passed", "")]),
+        (MESSAGES[:-1], [("(run)", "failed", "the report ends before the run does"), ("F::a", "passed", "")]),
+        (MESSAGES[:-2], [("F::a", "interrupted", "")]),
+        (MESSAGES[:1], [("(run)", "failed", "the report ends before the run does")]),
+        ([*MESSAGES[:1], HOOK_FAILED, MESSAGES[-1]], [("(run)", "failed", "no db")]),
+        ([*MESSAGES[:1], {"testRunFinished": {"success": False}}], [("(run)", "failed", "the run failed")]),
+        ([{"parseError": {"message": "(2:1): expected a title"}}], [("(run)", "failed", "(<n>): expected a title")]),
+    ],
+)
+def test_a_run_of_cucumber_that_broke_off_did_not_pass(messages: list[Any], expected: list[tuple[str, ...]]) -> None:
+    """Whatever its messages tell of it."""
+    found = rows("\n".join(map(json.dumps, messages)))
+    assert [(row["test_id"], row["status"], row["tags"].get("error_message", "")) for row in found] == expected
+    assert all(row["value"] in (0, 995) for row in found)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (("passed", None), ("Cart::x", "failed", "no step")),
+        (("passed", "skipped"), ("Cart::x", "skipped", "")),
+        (("passed", "passed"), ("Cart::x", "passed", "")),
+    ],
+)
+def test_a_scenario_that_did_not_pass_is_not_passed(steps: tuple[str | None, ...], expected: tuple[str, ...]) -> None:
+    """allure-cucumberjs 3.12 writes those as passed whose steps are not defined, pending or skipped."""
+    assert allure_results(scenario("x", "passed", *steps)) == [expected]
+
+
+@pytest.mark.parametrize("kind", ["befores", "afters"])
+def test_a_hook_that_failed_fails_the_last_of_its_tests(kind: str) -> None:
+    """Allure writes it into a container; the tests stand there as passed or skipped, unless one of them shows it."""
+    hook = {"status": "broken", "statusDetails": {"message": "Error: no db"}}
+    container = {"uuid": "c", "children": ["a", "b", "gone"], kind: [hook]}
+    one, two = scenario("a"), scenario("b", "skipped")
+    assert allure_results(one, two, container) == [("Cart::a", "passed", ""), ("Cart::b", "failed", "no db")]
+    shown_already = scenario("a", "broken", statusDetails={"message": "no db"})
+    assert [status for _, status, _ in allure_results(shown_already, two, container)] == ["failed", "skipped"]
+    fine = container | {kind: [{"status": "passed"}]}
+    assert [status for _, status, _ in allure_results(one, two, fine)] == ["passed", "skipped"]
+
+
+def test_an_error_of_the_run_is_a_failure_where_nothing_else_is() -> None:
+    """Allure 3's globals."""
+    run = {"attachments": [], "errors": [{"message": "Error: hook broke"}]}
+    assert allure_results(scenario("a"), run)[1] == ("(run)", "failed", "hook broke")
+    assert len(allure_results(scenario("a", "failed"), run)) == 1
+
+
+def test_what_passed_was_not_tried_again() -> None:
+    """Two tests of one name share their history; Playwright tries again what passed, with the others of its suite."""
+    told = [("t", "passed", ""), ("t", "passed", "")]
+    one: dict[str, Any] = {"historyId": "h", "name": "t", "fullName": "t", "status": "passed"}
+    assert allure_results(one, one) == told
+    retry = {"parameters": [{"name": "Retry", "value": "1", "excluded": True}]}
+    assert [status for _, status, _ in allure_results(one, one | retry)] == ["retried", "passed"]
+    assert [status for _, status, _ in allure_results(one | {"status": "broken"}, one)] == ["retried", "flaky"]

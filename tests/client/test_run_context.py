@@ -1,3 +1,4 @@
+import json
 import subprocess
 from pathlib import Path
 
@@ -117,6 +118,50 @@ def test_a_request_that_runs_at_its_base_has_its_own_commit_too() -> None:
     assert (found.commit, found.branch, found.pull_request) == ("head1", "feature", "7")
     pushed = detect(environ | target | {"GITHUB_HEAD_REF": ""}, read_file=lambda path: event, git=NO_GIT)
     assert (pushed.commit, pushed.pull_request) == ("c1", "")
+
+
+FORK = {"head": {"sha": "h", "repo": {"full_name": "eve/shop"}}, "base": {"repo": {"full_name": "acme/shop"}}}
+OTHER_RUN = {"head_sha": "h", "head_branch": "main", "pull_requests": [{"number": 7}]}
+OWN_REPOSITORY = {"repository": {"full_name": "acme/shop"}, "head_repository": {"full_name": "acme/shop"}}
+FORKED = OWN_REPOSITORY | {"head_repository": {"full_name": "eve/shop"}}
+REQUEST = {"GITHUB_REF": "refs/pull/7/merge", "GITHUB_HEAD_REF": "main"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "event", "expected"),
+    [
+        (REQUEST, {"pull_request": FORK}, ("h", "eve:main", "7")),
+        (REQUEST, {"pull_request": FORK | {"base": FORK["head"]}}, ("h", "main", "7")),
+        (REQUEST, {"pull_request": FORK | {"head": {"sha": "h", "repo": None}}}, ("h", "main", "7")),
+        ({"GITHUB_EVENT_NAME": "workflow_run"}, {"workflow_run": OTHER_RUN | OWN_REPOSITORY}, ("h", "main", "7")),
+        ({"GITHUB_EVENT_NAME": "workflow_run"}, {"workflow_run": OTHER_RUN | FORKED}, ("h", "eve:main", "7")),
+        ({"GITHUB_EVENT_NAME": "workflow_run"}, {"workflow_run": {}}, ("c1", "trunk", "")),
+    ],
+)
+def test_a_fork_s_main_is_not_main(
+    environ: dict[str, str], event: dict[str, object], expected: tuple[str, str, str]
+) -> None:
+    """Else its requests would move the baselines; reports of forks are often pushed by a workflow that follows."""
+    github = SYSTEMS["github"][0] | {"GITHUB_REF_NAME": "trunk", "GITHUB_EVENT_PATH": "event.json"}
+    found = detect(github | environ, read_file=lambda path: json.dumps(event), git=NO_GIT)
+    assert (found.commit, found.branch, found.pull_request) == expected
+
+
+def test_other_systems_name_forks_too() -> None:
+    """GitLab by the project, Jenkins by the fork."""
+    projects = {"CI_MERGE_REQUEST_SOURCE_PROJECT_PATH": "eve/shop", "CI_MERGE_REQUEST_PROJECT_PATH": "acme/shop"}
+    gitlab = SYSTEMS["gitlab"][0] | {"CI_MERGE_REQUEST_SOURCE_BRANCH_NAME": "main"}
+    assert detect(gitlab | projects).branch == "eve:main"
+    assert detect(gitlab | projects | {"CI_MERGE_REQUEST_SOURCE_PROJECT_PATH": "acme/shop"}).branch == "main"
+    jenkins = SYSTEMS["jenkins"][0] | {"CHANGE_BRANCH": "main", "CHANGE_ID": "7"}
+    assert (detect(jenkins).branch, detect(jenkins | {"CHANGE_FORK": "eve"}).branch) == ("main", "eve:main")
+
+
+def test_a_merge_queue_s_branch_tells_request_and_base() -> None:
+    """``gh-readonly-queue/main/pr-7-abc``."""
+    queue = {"GITHUB_REF": "refs/heads/gh-readonly-queue/release/2/pr-7-abc12"}
+    found = detect(SYSTEMS["github"][0] | queue, git=NO_GIT)
+    assert (found.commit, found.base_branch, found.pull_request) == ("c1", "release/2", "7")
 
 
 TEAMCITY = {

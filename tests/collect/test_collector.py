@@ -27,6 +27,7 @@ from pipeline.collect.channels import ChannelCounter
 from pipeline.collect.check import findings, walk
 from pipeline.collect.collector import Collector
 from pipeline.collect.entry_checks import mistakes
+from pipeline.collect.looks import KeyLook
 from pipeline.collect.platform import Platform
 from pipeline.collect.redis_health import RedisHealth
 from pipeline.collect.told import read_states
@@ -860,3 +861,43 @@ def test_a_key_that_is_not_utf_8_is_read_like_any_other(server: RedisServer) -> 
     with server.client(RedisDatabases().coordination) as client:
         counted = walk(client, ["coordination"], catalogue(), lambda _: False, now_s=time.time())
     assert (counted.by_entry["test_queue"], counted.by_entry["test_aggregate"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"junk",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b"7",
+        b'["x", 1]',
+        b"[1e999, []]",
+        b'[NaN, ["a"]]',
+        b"[" * 100_000,
+        b'{"a":' * 9000,
+    ],
+    ids=lambda state: repr(state[:8]),
+)
+def test_where_another_program_wrote_what_was_seen_before_it_begins_anew(state: bytes) -> None:
+    """The same is made of a key as at a first look, or all of it is new; what is remembered then is whole again."""
+    known, tried = catalogue(), set()
+    at_ms = now_ms()
+    for entry in shipped():
+        match = known.match(entry.database, shlex.split(entry.example)[1]) if entry.example else None
+        for derived in entry.metrics if match else ():
+            look = KeyLook(match, elements=[b"a", b"1"], scored=[(b"x:1", at_ms - 5000.0)], fields={"status": "passed"})
+            if derived.kind == "oldest":
+                again = derive.oldest(look, derived, state, derive.Gauges(), at_ms)
+                first = derive.oldest(look, derived, b"", derive.Gauges(), at_ms)
+            elif derived.kind in ("series", "flags", "values"):
+                again, _ = derive.events(look, derived, state, at_ms)
+                first, _ = derive.events(look, derived, b"", at_ms)
+                derive.series_cursor(state)
+            else:
+                continue
+            assert again is not None and first is not None
+            assert (again.before, again.after) == (state, first.after)
+            assert derived.kind != "series" or again.items == first.items
+            tried.add(derived.kind)
+    assert tried == {"oldest", "series", "flags", "values"}

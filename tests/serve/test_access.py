@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from pipeline.base.config import WebSettings
 from pipeline.base.errors import ConfigError
-from pipeline.serve.access import Access, Credentials, Names, ShownCredentials, require_credentials
+from pipeline.serve.access import Access, Credentials, Names, ShownCredentials, require_credentials, same_text
 from pipeline.serve.server import HttpServer
 
 ANY = urllib3.PoolManager(retries=False)
@@ -158,6 +158,12 @@ def test_each_way_to_show_credentials(
 def test_without_configured_credentials_any_are_taken(serve: Callable[[Credentials], HttpServer]) -> None:
     """Drivers that always send a name and a password get on, on loopback."""
     assert status(serve(Credentials(local_secret="l0cal")), Authorization=basic("default", "whatever")) == 200
+
+
+@pytest.mark.parametrize("shown", ["\ud800", "t0ken\udcff", "\x00", "ä", "t0ken\x00"])
+def test_a_text_of_any_characters_is_compared(shown: str) -> None:
+    """Also half a character, which JSON can carry: it is not the token, and no reason to fail."""
+    assert not same_text(shown, "t0ken") and same_text(shown, shown)
 
 
 def test_a_half_configured_pair_is_no_password() -> None:

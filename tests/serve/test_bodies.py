@@ -3,9 +3,10 @@
 import gzip
 import zlib
 
+import pyarrow as pa
 import pytest
 
-from pipeline.serve.bodies import BodyRefused, Budget, unpacked
+from pipeline.serve.bodies import CODECS, BodyRefused, Budget, unpacked
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,25 @@ def test_a_body_that_is_not_what_its_encoding_says(encoding: str, status: int) -
     with pytest.raises(BodyRefused, match=encoding) as refusal:
         unpacked(b"plain text", encoding, 900)
     assert refusal.value.status == status
+
+
+@pytest.mark.parametrize("encoding", ["deflate", *CODECS])
+def test_a_body_that_was_cut_short_or_goes_on_behind_its_end_is_refused(encoding: str) -> None:
+    """Half of the items would be accepted, and the sender told that all is well."""
+    lines = b"".join(b'{"number": %d}\n' % number for number in range(1000))
+    packed = zlib.compress(lines) if encoding == "deflate" else _packed(lines, CODECS[encoding])
+    assert bytes(unpacked(packed, encoding, 100_000)) == lines
+    for damaged in (packed[: len(packed) // 2], packed[:-8], packed[:-1], packed + b"junk"):
+        with pytest.raises(BodyRefused, match=encoding) as refusal:
+            unpacked(damaged, encoding, 100_000)
+        assert refusal.value.status == 400
+
+
+def _packed(plain: bytes, codec: str) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, codec) as stream:
+        stream.write(plain)
+    return sink.getvalue().to_pybytes()
 
 
 def test_all_bodies_share_a_budget() -> None:

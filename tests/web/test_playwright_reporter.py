@@ -168,6 +168,11 @@ def test_runs_are_named_as_python_names_them(project: Path, monkeypatch: pytest.
     event, properties = project / "event.json", project / "build.properties"
     event.write_text('{"pull_request": {"number": 7, "head": {"sha": "head1"}}}')
     properties.write_text("teamcity.version=1\nteamcity.buildType.id=Shop_Ui\n")
+    forked = {"head_sha": "h", "head_branch": "main", "head_repository": {"full_name": "eve/shop"}}
+    forked |= {"repository": {"full_name": "a/shop"}, "pull_requests": [{"number": 3}]}
+    request = {"head": {"sha": "h", "repo": {"full_name": "eve/shop"}}, "base": {"repo": {"full_name": "a/shop"}}}
+    (project / "fork.json").write_text(json.dumps({"workflow_run": forked, "pull_request": request}))
+    fork = {"GITHUB_ACTIONS": "true", "GITHUB_SHA": "b", "GITHUB_EVENT_PATH": str(project / "fork.json")}
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@t.test"]
     monkeypatch.chdir(project)
     subprocess.run([*git, "init", "-q", "-b", "trunk"], check=True)
@@ -187,6 +192,11 @@ def test_runs_are_named_as_python_names_them(project: Path, monkeypatch: pytest.
         gitlab | {"PIPELINE_BRANCH": "refs/heads/zz", "PIPELINE_RUN_ID": "mon numéro 1", "PIPELINE_COMMIT": " "},
         github | {"GITHUB_REF": "refs/heads/main", "GITHUB_HEAD_REF": "feat", "GITHUB_BASE_REF": "main"},
         github | {"GITHUB_REF": "refs/pull/8/merge", "GITHUB_HEAD_REF": "feat"},
+        fork | {"GITHUB_REF": "refs/pull/8/merge", "GITHUB_HEAD_REF": "main"},
+        fork | {"GITHUB_REF": "refs/heads/main", "GITHUB_EVENT_NAME": "workflow_run"},
+        fork | {"GITHUB_REF": "refs/heads/gh-readonly-queue/main/pr-7-abc", "GITHUB_REF_NAME": "q"},
+        gitlab | {"CI_COMMIT_BRANCH": "main", "CI_MERGE_REQUEST_SOURCE_PROJECT_PATH": "eve/shop"},
+        {"JENKINS_URL": "x", "JOB_NAME": "p", "BUILD_NUMBER": "9", "CHANGE_BRANCH": "main", "CHANGE_FORK": "eve"},
         {"TF_BUILD": "True", "BUILD_BUILDID": "3", "SYSTEM_COLLECTIONURI": "https://d/o/", "SYSTEM_TEAMPROJECT": "p"},
     ]
     told = said(project, "runContext.bind(null, {})", environments)

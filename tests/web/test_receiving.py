@@ -9,8 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from pipeline.web.beacons import NotAReport, as_metric, browser_of, page_of
+from pipeline.metric import Limits, Metric, decode
+from pipeline.web.beacons import ATTRIBUTION, NotAReport, as_metric, browser_of, page_of
 from pipeline.web.inbox import InboxRefused, split
 from pipeline.web.rates import Rates
 from web.conftest import World
@@ -240,6 +243,31 @@ def test_what_is_no_report(report: Any) -> None:
     """Another name, no number, no id: refused with the field at fault."""
     with pytest.raises(NotAReport):
         as_metric(report, "", 0)
+
+
+ANY_JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.integers(10**308, 10**400) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = st.sampled_from(["name", "value", "id", "rating", "navigationType", "page", "environment", "attribution"])
+
+
+@given(
+    st.dictionaries(FIELDS, ANY_JSON, max_size=3),
+    st.dictionaries(st.sampled_from(sorted(ATTRIBUTION)), ANY_JSON, max_size=3),
+)
+@example({}, {"inputDelay": 10**400})
+def test_a_report_is_refused_or_becomes_a_metric_whatever_stands_in_its_fields(
+    odd: dict[str, Any], attribution: dict[str, Any]
+) -> None:
+    """One odd field never costs the other reports of its body."""
+    now_ms = time.time_ns() // 1_000_000
+    try:
+        item = as_metric({**REPORT, "attribution": attribution, **odd}, CHROME, now_ms)
+    except NotAReport:
+        return
+    assert isinstance(decode(json.dumps(item).encode(), now_ms, Limits()), Metric)
 
 
 @pytest.mark.parametrize(

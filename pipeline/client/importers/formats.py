@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from pipeline.client.importers import allure as allure_format
 from pipeline.client.importers.ctrf import ctrf
+from pipeline.client.importers.cucumber import cucumber, cucumber_messages, is_messages
 from pipeline.client.importers.jest_json import jest
 from pipeline.client.importers.json_node import Node, parsed
 from pipeline.client.importers.junit import ROOTS as JUNIT_ROOTS
@@ -99,6 +100,10 @@ def _is_allure(value: Any) -> bool:
     return _has("uuid", "status")(value) or _has("historyId", "status")(value)
 
 
+def _is_cucumber(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_has("uri", "elements")(one) for one in value)
+
+
 def _one_allure(report: Node) -> Report:
     return allure_format.allure([report])
 
@@ -108,6 +113,7 @@ XML_FORMATS = (XmlFormat("junit", JUNIT_ROOTS, junit), XmlFormat("trx", TRX_ROOT
 JSON_FORMATS = (
     JsonFormat("ctrf", _is_ctrf, ctrf),
     JsonFormat("lighthouse", _is_lighthouse, lighthouse),
+    JsonFormat("cucumber", _is_cucumber, cucumber),
     JsonFormat("playwright", _is_playwright, playwright),
     JsonFormat("jest", _has("testResults"), jest),
     JsonFormat("cypress", _is_cypress, cypress),
@@ -117,13 +123,21 @@ JSON_FORMATS = (
     JsonFormat("allure", _is_allure, _one_allure),
 )
 BLOB = "playwright-blob"
+MESSAGES = "cucumber-messages"
 
-FORMATS = (NDJSON, *(one.name for one in XML_FORMATS), *(one.name for one in JSON_FORMATS), BLOB)
+FORMATS = (NDJSON, *(one.name for one in XML_FORMATS), *(one.name for one in JSON_FORMATS), BLOB, MESSAGES)
 """What ``--format`` may say."""
 
 
 def read(stream: IO[bytes], context: Context, format: str = "") -> Report:
     """Read a report of ``format``, or of the one its content shows. Raises ``ReportRefused``; not for NDJSON."""
+    report = _read(stream, context, format)
+    if not (report.executions or report.metrics or report.troubles):
+        context.warnings.add("this report holds no test")
+    return report
+
+
+def _read(stream: IO[bytes], context: Context, format: str) -> Report:
     head, stream = _without_noise(*peeked(stream), context)
     xml = next((one for one in XML_FORMATS if one.name == format), None)
     if xml is None and not format:
@@ -134,6 +148,8 @@ def read(stream: IO[bytes], context: Context, format: str = "") -> Report:
         return _read_xml(xml, stream, context)
     if format == BLOB or (not format and (head.startswith(_ZIP) or b'"onBlobReportMetadata"' in head[:400])):
         return blob(stream.read(), context)
+    if format == MESSAGES or (not format and is_messages(head)):
+        return cucumber_messages(stream.read(), context)
     content = stream.read()
     if not content.strip():
         raise ReportRefused("the file is empty")

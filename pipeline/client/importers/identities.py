@@ -28,6 +28,7 @@ RULES: dict[str, Mapping[str, str]] = {
     "mocha-junit": _BY_FILE,
     "mocha-xunit": _BY_FILE,
     "wdio": _BY_FILE,
+    "cucumber": {"test_id": "{suite}::{name}", "test_name": "{name}", "test_suite": "{suite}"},
     "cypress": _BY_FILE,
     "jest": _BY_FILE,
     "jest-junit": _BY_FILE,

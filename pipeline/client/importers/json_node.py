@@ -6,11 +6,11 @@ Lenient: a member of another kind than expected is warned of and taken as absent
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from typing import Any
 
 from pipeline.client.failures import Failure, failure, typed_by, whole_characters
+from pipeline.client.importers.numbers import LONGEST_S
 from pipeline.client.importers.report import Context, ReportRefused
 from pipeline.client.importers.times import when
 from pipeline.status_words import SYNONYMS, status_word
@@ -70,9 +70,9 @@ class Node:
         """A finite number; None for anything else."""
         if self.value is None:
             return None
-        # 1e308: an integer may have more digits than any float.
         is_number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
-        if is_number and math.isfinite(self.value) and abs(self.value) <= 1e308:
+        # Compared, not converted: an integer may have more digits than any float. No NaN passes.
+        if is_number and abs(self.value) <= 1e308:
             return float(self.value)
         self._odd("a finite number")
         return None
@@ -82,11 +82,14 @@ class Node:
         return max(0, int(self.number() or 0))
 
     def duration_ms(self, factor: float = 1.0) -> float | None:
-        """Milliseconds, ``factor`` of them to a unit; a negative number is 0, which is warned of."""
+        """Milliseconds, ``factor`` of them to a unit. Below 0 is 0, beyond ten years None; both are warned of."""
         number = self.number()
         if number is not None and number < 0:
             self.context.warnings.add("a negative duration is taken as 0", self.place, number)
             number = 0.0
+        if number is not None and number * factor > LONGEST_S * 1000:
+            self.context.warnings.add("no duration is longer than ten years; stored without one", self.place, number)
+            number = None
         return None if number is None else number * factor
 
     def time_ms(self) -> int | None:
@@ -114,6 +117,20 @@ class Node:
         except ValueError:
             shown = type(self.value).__name__
         self.context.warnings.add(f"this is not {expected} and is left out", self.place, shown)
+
+
+def lines_of(content: bytes, context: Context) -> Iterator[Node]:
+    """The objects of a file that has one in each line; other lines are warned of."""
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            context.warnings.add("this line is not JSON and is left out", f"line {number}")
+            continue
+        if isinstance(value, dict):
+            yield Node(value, context, f"line {number}")
 
 
 def parsed(content: bytes) -> Any:

@@ -15,6 +15,7 @@ from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import Failure, failure
 from pipeline.client.identity import RUN, SUITE
 from pipeline.client.importers import jest_titles, mocha_junit, node_titles
+from pipeline.client.importers.cucumber_names import CUCUMBER, Titles, junit_title
 from pipeline.client.importers.identities import identity, relative
 from pipeline.client.importers.junit_case import Case
 from pipeline.client.importers.numbers import seconds
@@ -40,6 +41,9 @@ RUN_PROPERTIES = re.compile(
 secrets."""
 _FIELDS = ("browser", "environment")
 
+_TIME_IN_NAME = re.compile(r"(?<=.)-20\d{12}$", re.ASCII)
+"""unittest-xml-reporting puts the time of the run behind a suite's name: a suite of its own each time."""
+
 _PRODUCERS = (
     # What <testsuites>, or else the first <testsuite>, is called.
     (re.compile(r"pytest tests|pytest"), "pytest"),
@@ -47,6 +51,7 @@ _PRODUCERS = (
     (re.compile(r"jest tests"), jest_titles.JEST_JUNIT),
     (re.compile(r"vitest tests"), jest_titles.VITEST_JUNIT),
     (re.compile(r"Mocha Tests|Root Suite"), mocha_junit.MOCHA),
+    (re.compile(r"Cucumber"), CUCUMBER),
     (re.compile(r"AllTests"), "googletest"),
 )
 
@@ -97,8 +102,6 @@ class _Reader:
         self._check_counts(self._suites[0])
         executions = [self._suite_execution(suite) for suite in self._failed_suites]
         executions += [self._execution(case) for case in self._with_attempts()]
-        if not executions:
-            self._context.warnings.add("this report holds no test")
         return Report("junit", self._producer, executions)
 
     # Elements
@@ -125,6 +128,8 @@ class _Reader:
             self._listen()
         elif element in _SKIPS and self._case is not None and self._case.attempt.status != FAILED:
             self._case.attempt.status = SKIPPED
+            # node --test writes of a test that is still to be written how it failed too, and passes its run.
+            self._case.is_todo = "todo" in (element, attributes.get("type"))
 
     def end(self, element: str) -> None:
         if element == "testsuite":
@@ -133,7 +138,7 @@ class _Reader:
             case, self._case = self._case, None
             self._cases.append(case)
             self._suites[-1].failed += bool(
-                case.attempt.status == FAILED or case.earlier or case.later or case.error_output
+                case.attempt.status == FAILED or case.earlier or case.later or case.error_output or case.is_todo
             )
         elif element == "property" and self._property:
             self._take_property(self._property, self._heard())
@@ -184,7 +189,7 @@ class _Reader:
         if len(self._suites) == 1:
             self._notice(attributes.get("name", ""))
         suite = _Suite(
-            attributes.get("name") or outer.name,
+            _TIME_IN_NAME.sub("", attributes.get("name", "")) or outer.name,
             outer.start_ms,
             dict(outer.properties),
             attributes.get("hostname", ""),
@@ -267,7 +272,7 @@ class _Reader:
         elif element in _REPEATS:
             attempts = case.earlier if element.startswith("flaky") else case.later
             attempts[-1].failure = error
-        elif case.attempt.status != FAILED:
+        elif case.attempt.status != FAILED and not case.is_todo:
             case.attempt.status, case.attempt.failure = FAILED, error
 
     def _repeated(self, element: str, attributes: dict[str, str], place: str) -> None:
@@ -291,6 +296,8 @@ class _Reader:
             own = SUITE if case.suite else RUN
             return own, own, case.suite
         producer, name, file = self._producer, case.name, case.file
+        if producer == node_titles.NODE and not name:
+            return (relative(file, self._context.root),) * 3
         if producer == mocha_junit.XUNIT:
             name = f"{case.classname} {name}".strip()
         elif producer == mocha_junit.MOCHA:
@@ -314,6 +321,10 @@ class _Reader:
         """The tests, each once, where their producer writes an element for each attempt."""
         if self._producer == "pytest":
             return self._merged()
+        if self._producer == CUCUMBER:
+            titles = Titles()
+            for case in self._cases:
+                case.suite, case.name = case.classname, titles.next(case.classname, junit_title(case.name))
         return mocha_junit.wdio_attempts(self._cases) if self._producer == mocha_junit.WDIO else self._cases
 
     def _merged(self) -> list[Case]:

@@ -21,5 +21,6 @@ class Case:
     told: dict[str, str]
     """Properties of the suite that name the test rather than the run."""
     error_output: str = ""
+    is_todo: bool = False
     earlier: list[Attempt] = field(default_factory=list)
     later: list[Attempt] = field(default_factory=list)

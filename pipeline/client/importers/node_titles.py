@@ -23,4 +23,6 @@ def is_node(classname: str, file: str, suites: Sequence[str]) -> bool:
 
 def names(name: str, file: str, suites: Sequence[str]) -> tuple[str, str]:
     """(titles, file) of a test; where no file is told, the outermost title stands for it."""
+    if not suites and not file and _SCRIPT.fullmatch(name):
+        return "", name  # a file that ended before its tests
     return " ".join([*suites, name]), file or (suites[0] if suites else "")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
+
+LONGEST_S = 10 * 366 * 86_400.0
+"""What is longer is no duration but a slip, a time for one, and would move the starts of what comes after it."""
 
 _GROUPING = str.maketrans("", "", " \u00a0\u202f'_")
 _CLOCK = re.compile(r"(?:(\d+)\.)?(\d+):(\d{2}):(\d{2}(?:\.\d+)?)")
@@ -12,24 +14,23 @@ _NUMBER = re.compile(r"([-+]?[\d.,]+(?:[eE][-+]?\d+)?)(s|sec|ms|m|min)?")
 
 
 def seconds(text: str) -> float | None:
-    """The number, or None where it is none. May be negative.
+    """The number, or None where it is none or longer than ten years. May be negative.
 
     A lone comma or point is the decimal one, of both the last one is, a separator that repeats groups: ``0,160`` is
     0.16, ``1,234.56`` and ``1.234,56`` are 1234.56, ``1,234,567`` is 1234567. ``00:01:02.5`` is 62.5.
     """
     text = text.strip().translate(_GROUPING)
-    clock = _CLOCK.fullmatch(text)
-    if clock:
-        days, hours, minutes, rest = clock.groups()
-        return ((int(days or 0) * 24 + int(hours)) * 60 + int(minutes)) * 60 + float(rest)
-    found = _NUMBER.fullmatch(text)
-    if found is None:
-        return None
     try:
-        value = float(_with_point(found[1])) * _UNITS[found[2] or ""]
-    except (ValueError, OverflowError):
+        if clock := _CLOCK.fullmatch(text):
+            days, hours, minutes, rest = (float(part or 0) for part in clock.groups())
+            value = ((days * 24 + hours) * 60 + minutes) * 60 + rest
+        elif found := _NUMBER.fullmatch(text):
+            value = float(_with_point(found[1])) * _UNITS[found[2] or ""]
+        else:
+            return None
+    except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= LONGEST_S else None
 
 
 def _with_point(number: str) -> str:

@@ -6,7 +6,6 @@ Each shard's report is read by itself: all name the same tests, and their run is
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -15,7 +14,7 @@ from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import NO_FAILURE
 from pipeline.client.identity import RUN
 from pipeline.client.importers.identities import identity
-from pipeline.client.importers.json_node import Node
+from pipeline.client.importers.json_node import Node, lines_of
 from pipeline.client.importers.playwright import judged
 from pipeline.client.importers.report import Context, Report, ReportRefused
 from pipeline.status_words import FAILED, INTERRUPTED, PASSED, SKIPPED
@@ -68,16 +67,7 @@ def blob(content: bytes, context: Context) -> Report:
 def _events(content: bytes, context: Context) -> Iterator[Node]:
     if content.startswith(b"PK"):
         content = _unpacked(content)
-    for number, line in enumerate(content.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            context.warnings.add("this event is not JSON and is left out", f"line {number}")
-            continue
-        if isinstance(value, dict):
-            yield Node(value, context, f"line {number}")
+    return lines_of(content, context)
 
 
 def _unpacked(content: bytes) -> bytes:

@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pipeline.client.importers.report import Context
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NO_TIME_MS = 86_400_000
-"""The first day of 1970 is what a clock says that was never set."""
+_DAY = timedelta(days=1)
+_NEVER_SET = (datetime(1, 1, 1), datetime(1601, 1, 1), datetime(1970, 1, 1))
+"""What the zero of .NET, Go and Python, of Windows and of Unix looks like, to a day, whatever the zone."""
 _SECONDS_BELOW = 100_000_000_000
 
 _NUMBER = re.compile(r"-?\d{1,17}(?:\.\d+)?")
@@ -39,7 +40,7 @@ def when(text: str, place: str, context: Context) -> int | None:
     """Epoch milliseconds of a time in a report; None where there is none that can be read, which is warned of.
 
     A time without zone is in the context's zone. Without one it is UTC; where that lies in the future, it is the local
-    time of this machine, and where that does too, the time of import.
+    time of this machine, and where that does too, the time of import. So it is for any other time ahead or before 1970.
     """
     text = text.strip()
     if not text:
@@ -48,13 +49,18 @@ def when(text: str, place: str, context: Context) -> int | None:
     if moment is None:
         context.warnings.add("this time cannot be read; the time of import is used", place, text)
         return None
+    if any(abs(moment.replace(tzinfo=None) - zero) < _DAY for zero in _NEVER_SET):
+        return None
     if moment.tzinfo is None:
         moment = _in_a_zone(moment, place, context)
         if moment is None:
             return None
     # Not by timestamp(): its float lands below the millisecond it means.
     found = (moment - _EPOCH) // timedelta(milliseconds=1)
-    return None if 0 <= found < _NO_TIME_MS else found
+    if found < 0 or found > context.now_ms + context.future_ms:
+        context.warnings.add("no test ran at this time; the time of import is used", place, text)
+        return None
+    return found
 
 
 def _in_a_zone(moment: datetime, place: str, context: Context) -> datetime | None:

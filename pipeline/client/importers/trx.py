@@ -13,7 +13,7 @@ from pipeline.client.importers.numbers import seconds
 from pipeline.client.importers.report import Context, Report, ReportRefused
 from pipeline.client.importers.times import when
 from pipeline.client.importers.xml_events import parse
-from pipeline.status_words import FAILED, INTERRUPTED, PASSED, SKIPPED, status_word
+from pipeline.status_words import FAILED, INTERRUPTED, PASSED, SKIPPED, SYNONYMS, status_word
 
 ROOTS = frozenset({"TestRun"})
 _OUTCOMES = {
@@ -60,8 +60,6 @@ class _Reader:
         if failed_run and not any(result.attempt.status in (FAILED, INTERRUPTED) for result in self._results):
             attempt = Attempt(FAILED, 0.0, None, failure(self._run_message or f"the run ended as {self._run_outcome}"))
             executions.insert(0, Execution(RUN, RUN, "", [attempt]))
-        if not executions:
-            self._context.warnings.add("this report holds no test")
         return Report("trx", "trx", executions)
 
     def start(self, element: str, attributes: dict[str, str], place: str) -> None:
@@ -102,6 +100,8 @@ class _Reader:
             duration = 0.0
         word = attributes.get("outcome", "")
         status = _OUTCOMES.get(word.lower(), status_word(word)) if word else FAILED
+        if status not in SYNONYMS:
+            self._context.warnings.add("this outcome is not known; counted in the total only", place, word)
         ended = when(attributes.get("endTime", ""), place, self._context)
         attempt = Attempt(status, None if duration is None else duration * 1000, ended, NO_FAILURE)
         return _Result(attributes.get("testId", ""), attributes.get("testName", ""), attempt)

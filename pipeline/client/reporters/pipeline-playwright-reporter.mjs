@@ -316,6 +316,7 @@ function ofSystem(system, environ) {
   for (const name of ['branch', 'base_branch']) found[name] = branchOf(found[name]);
   for (const name of ['pull_request', 'link']) found[name] = plain(found[name]);
   if (found.commit === 'HEAD') found.commit = '';
+  found.branch = ofFork(found.branch, ...system.fork.map((template) => filled(template, environ)));
   try {
     if (system.name === 'github') ofGithubEvent(found, environ);
     if (system.name === 'teamcity') ofTeamcityProperties(found, environ);
@@ -324,12 +325,36 @@ function ofSystem(system, environ) {
 }
 
 function ofGithubEvent(found, environ) {
-  const number = /^refs\/pull\/(\d+)\/\w+$/.exec(environ.GITHUB_REF || '');
+  const ref = environ.GITHUB_REF || '';
+  const queued = /^refs\/heads\/gh-readonly-queue\/(.+)\/pr-(\d+)-\w+$/.exec(ref);
+  if (queued) {
+    [found.base_branch, found.pull_request] = [branchOf(queued[1]), queued[2]];
+    return;
+  }
+  const number = /^refs\/pull\/(\d+)\/\w+$/.exec(ref);
   if (number) [, found.pull_request] = number;
-  else if (!(environ.GITHUB_HEAD_REF || '').trim()) return;
-  const request = JSON.parse(readFileSync(environ.GITHUB_EVENT_PATH, 'utf8')).pull_request;
+  const isOfAnother = environ.GITHUB_EVENT_NAME === 'workflow_run';
+  if (!number && !isOfAnother && !(environ.GITHUB_HEAD_REF || '').trim()) return;
+  const event = JSON.parse(readFileSync(environ.GITHUB_EVENT_PATH, 'utf8'));
+  if (isOfAnother) ofWorkflowRun(found, event.workflow_run);
+  else ofRequest(found, event.pull_request);
+}
+
+function ofRequest(found, request) {
   found.commit = clean(request.head.sha) || found.commit;
+  found.branch = ofFork(found.branch, request.head.repo?.full_name, request.base?.repo?.full_name);
   found.pull_request ||= plain(String(request.number ?? ''));
+}
+
+function ofWorkflowRun(found, other) {
+  found.commit = clean(other.head_sha) || found.commit;
+  found.branch = ofFork(branchOf(other.head_branch), other.head_repository?.full_name, other.repository?.full_name);
+  found.pull_request = plain(String(other.pull_requests?.[0]?.number ?? ''));
+}
+
+// A fork's main is another branch: its branches carry its owner, as GitHub shows them.
+function ofFork(branch, origin, target) {
+  return origin && branch && origin !== target ? `${plain(origin.split('/')[0])}:${branch}` : branch;
 }
 
 function ofTeamcityProperties(found, environ) {
