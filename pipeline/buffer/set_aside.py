@@ -95,7 +95,7 @@ def _parsed(key: str, name: bytes, text: bytes) -> SetAsideRecord:
             shown, key, int(at), int(kept), int(lost), str(known["reason"]), **positions,
             unproved=_unproved(known, int(at)), text=text,
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         reason = "its record was overwritten: " + text.decode("utf-8", "backslashreplace")
         return SetAsideRecord(shown, key, 0, 0, 0, reason)
 

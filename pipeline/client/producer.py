@@ -85,6 +85,7 @@ _OBJECT_BYTES = 64
 _PLAIN_CHARACTERS = 256
 """Of all its texts, so that a plain metric with its number and its time takes no more than ``ITEM_BYTES``."""
 _NEVER = sys.maxsize
+_LOWEST = -EXACT_INTEGER  # to negate it takes as long as to compare it
 
 _join = "".join
 _now_ns = time.time_ns
@@ -213,7 +214,7 @@ class MetricsClient:
         if type(value) is float:
             if value - value != 0.0:  # infinity, or no number
                 self._checked(finite, value)
-        elif type(value) is not int or not -EXACT_INTEGER < value < EXACT_INTEGER:
+        elif type(value) is not int or not _LOWEST < value < EXACT_INTEGER:
             value = self._checked(finite, value)
         packed = self._packed_tags(tags) if tags else None
         known = Known(

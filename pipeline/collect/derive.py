@@ -139,7 +139,7 @@ def events(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[
         return None, _broken(error)
 
 
-_BROKEN = (ArithmeticError, LookupError, TypeError, ValueError)
+_BROKEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 """What an unforeseen value may raise: the trouble of its key, and of no other."""
 
 

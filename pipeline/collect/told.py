@@ -108,7 +108,7 @@ def _can_gap(entry: Entry) -> bool:
 def _object(text: bytes | None) -> dict[str, Any]:
     try:
         loaded = json.loads(text) if text else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return loaded if isinstance(loaded, dict) else {}
 

@@ -56,10 +56,13 @@ class Checkpoint:
     key: str
 
     def load(self, name: str) -> int | None:
-        """The place noted under ``name``."""
+        """The place noted under ``name``; None for what is no place."""
         with outages():
             found = self.client.hget(self.key, name)
-        return int(found) if found is not None else None
+        try:
+            return int(found) if found is not None else None
+        except ValueError:
+            return None
 
     def save(self, name: str, reached_s: int) -> None:
         """Note the place reached."""
@@ -95,7 +98,9 @@ def rebuild(
     from_s = from_ms // 1000 // FRAME_S * FRAME_S
     to_s = -(-to_ms // (1000 * FRAME_S)) * FRAME_S
     name = f"rebuild:{from_s}:{to_s}"
-    reached_s = max(from_s, (checkpoint.load(name) if checkpoint else None) or from_s)
+    noted_s = checkpoint.load(name) if checkpoint else None
+    # A place outside of the range was not noted here, and would leave out what it stands behind.
+    reached_s = noted_s if noted_s is not None and from_s <= noted_s <= to_s else from_s
     report = RollupReport()
 
     def reach(second: int) -> None:

@@ -108,7 +108,7 @@ def audit_delivery(store: Store, buffers: Sequence[Buffer], *, full: bool, now_m
     oldest_ms = 0 if kept is None else now_ms - kept * 3_600_000 + EXPIRY_MARGIN_MS
     # What ClickHouse has is read before what Redis knows: a chunk acknowledged in between is then known.
     in_clickhouse = _segments_in_clickhouse(store, oldest_ms)
-    since_ms, reason = (0, "asked for") if full else _since(store, buffers)
+    since_ms, reason = (0, "asked for") if full else _since(store, buffers, now_ms)
     if since_ms and _counts_differ(store, buffers, oldest_ms):
         since_ms, reason = 0, "the number of rows of a segment is not what was acknowledged"
     books = sum((buffer.books() for buffer in buffers), Books())
@@ -127,17 +127,23 @@ def audit_delivery(store: Store, buffers: Sequence[Buffer], *, full: bool, now_m
     return report
 
 
-def _since(store: Store, buffers: Sequence[Buffer]) -> tuple[int, str]:
+def _since(store: Store, buffers: Sequence[Buffer], now_ms: int) -> tuple[int, str]:
     """From when on chunks are checked; 0 (with why) when everything must be."""
     last_ms: list[int] = []
     for buffer in buffers:
-        saved = buffer.checkpoint(CHECKPOINT)
-        if not saved:
-            return 0, "the first audit"
-        checkpoint = json.loads(saved)
-        if checkpoint["mutations"] != _mutations(store):
+        try:
+            saved = buffer.checkpoint(CHECKPOINT)
+            if not saved:
+                return 0, "the first audit"
+            checkpoint = json.loads(saved)
+            at_ms, mutations = int(checkpoint["at"]), checkpoint["mutations"]
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            return 0, "what the last audit noted cannot be read"
+        if at_ms > now_ms:
+            return 0, "the last audit is noted for a time to come"
+        if mutations != _mutations(store):
             return 0, "the table was altered by a statement since the last audit"
-        last_ms.append(int(checkpoint["at"]))
+        last_ms.append(at_ms)
     return max(min(last_ms) - OVERLAP_MS, 1), ""
 
 

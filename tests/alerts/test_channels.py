@@ -433,7 +433,7 @@ def test_one_group_that_fails_holds_up_no_other(client: redis.Redis) -> None:
     for name in ("bad", "good"):
         text = json.dumps({**vars(note(name, "firing", 0)), "labels": {"rule": name}})
         client.hset(KEYS.pending("c"), f"{name} firing 0", text)
-    client.hset(KEYS.pending("c"), "junk", b"\xff{")
+    client.hset(KEYS.pending("c"), mapping={"junk": b"\xff{", "deep": "[" * 100_000})
     with raw_server(b"\x00\x01\x02") as bad, http() as (good, received):
 
         def send(channel: Channel, body: wording.Body, key: str) -> None:

@@ -76,7 +76,7 @@ def test_junk_in_an_outbox_is_passed_over(settings: config.Settings, store: Stor
     """Elements that are no row and no entry leave the outboxes, said; the rows around them arrive."""
     link = RedisLink.open(settings)
     client = link.database("metrics")
-    for junk in ("", "no json", "[]", "{}", '{"transition_id": 1}', "\x00\xff"):
+    for junk in ("", "no json", "[" * 100_000, "[]", "{}", '{"transition_id": 1}', "\x00\xff"):
         client.rpush(KEYS.table_outbox, junk)
         client.rpush(KEYS.redis_outbox, junk)
     client.hset(KEYS.state, "rule:full", json.dumps({"tick_ms": 0, "by": [], "rule": {}, "held_in": "x", "pieces": 1}))

@@ -27,6 +27,7 @@ from pipeline.collect.channels import ChannelCounter
 from pipeline.collect.check import findings, walk
 from pipeline.collect.collector import Collector
 from pipeline.collect.entry_checks import mistakes
+from pipeline.collect.looks import KeyLook
 from pipeline.collect.platform import Platform
 from pipeline.collect.redis_health import RedisHealth
 from pipeline.collect.told import read_states
@@ -860,3 +861,22 @@ def test_a_key_that_is_not_utf_8_is_read_like_any_other(server: RedisServer) -> 
     with server.client(RedisDatabases().coordination) as client:
         counted = walk(client, ["coordination"], catalogue(), lambda _: False, now_s=time.time())
     assert (counted.by_entry["test_queue"], counted.by_entry["test_aggregate"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "state", [b"junk", b"\xff", b"[]", b"{}", b"7", b'["x", 1]', b"1e999", b"[" * 100_000, b'{"a":' * 9000]
+)
+def test_a_damaged_memory_of_a_key_is_told_and_ends_nothing(state: bytes) -> None:
+    """Whatever another program put into the place where the collector remembers what it has seen."""
+    known, tried = catalogue(), 0
+    for entry in shipped():
+        match = known.match(entry.database, shlex.split(entry.example)[1]) if entry.example else None
+        for derived in entry.metrics if match else ():
+            look = KeyLook(
+                match, elements=[b"a", b"1"], scored=[(b'{"value": 1}', 1.8e12)], fields={"status": "passed"}
+            )
+            made, wrong = derive.events(look, derived, state, now_ms())
+            assert made is None or isinstance(made.items, tuple)
+            derive.gauge([look], derived, derive.Gauges(), now_ms())
+            tried += derived.kind in derive._EVENTS and bool(wrong or made is not None)
+    assert tried > 3

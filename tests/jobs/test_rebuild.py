@@ -49,6 +49,16 @@ def test_a_rebuild_computes_every_window_of_the_range(monkeypatch: pytest.Monkey
     _rebuilt(store, T0 + 90_000)
 
 
+@pytest.mark.parametrize("noted", ["junk", b"\xff", str(T0 + 10**9), str(T0 - 10**6), "-1", ""])
+def test_a_note_that_is_no_place_of_the_range_leaves_nothing_out(checkpoint: Checkpoint, noted: str | bytes) -> None:
+    """The rebuild begins at its beginning."""
+    store = MemoryStore()
+    store.raw = _day()
+    checkpoint.client.hset(checkpoint.key, f"rebuild:{T0}:{T0 + 7200}", noted)
+    rebuild(store, T0 * 1000, (T0 + 7200) * 1000, (T0 + 90_000) * 1000, SETTINGS, checkpoint)
+    _rebuilt(store, T0 + 90_000)
+
+
 def test_an_interrupted_rebuild_goes_on_where_it_was(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between writing a piece and noting it, it repeats that piece only; finished, it starts afresh."""
     monkeypatch.setattr(rawrows, "PIECE_ROWS", 60)

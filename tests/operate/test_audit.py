@@ -14,7 +14,7 @@ from pipeline.buffer.buffer import Buffer
 from pipeline.deliver import ledger
 from pipeline.deliver.drainer import Drainer
 from pipeline.metric import Limits
-from pipeline.operate.audit import AuditReport, audit
+from pipeline.operate.audit import CHECKPOINT, AuditReport, audit
 from pipeline.store.client import Store
 from pipeline.store.migrate import kept_hours, migrate
 
@@ -61,6 +61,22 @@ def test_balances_when_all_is_well(drained: Buffer, store: Store) -> None:
     second = _audit(drained, store)
     assert second.ok
     assert second.scope == "acknowledged since the last audit"
+
+
+@pytest.mark.parametrize("junk", ["junk", b"\xff", "[]", "{}", '{"at": 1e999, "mutations": 0}', "[" * 100_000, "ahead"])
+def test_a_damaged_note_of_the_last_audit_makes_the_next_one_check_everything(
+    buffer: Buffer, store: Store, junk: str | bytes
+) -> None:
+    """Neither an end of the audit nor a reason to leave anything out."""
+    _drain(buffer, store)
+    assert _audit(buffer, store).ok
+    if junk == "ahead":
+        noted = json.loads(buffer.checkpoint(CHECKPOINT) or "")
+        junk = json.dumps({**noted, "at": noted["at"] + 86_400_000})
+    buffer.client.hset(buffer.keys.checkpoints, CHECKPOINT, junk)
+    report = _audit(buffer, store)
+    assert report.ok and report.scope.startswith("everything")
+    assert _audit(buffer, store).scope == "acknowledged since the last audit"
 
 
 @pytest.mark.parametrize("audited_before", [False, True], ids=["first audit", "audited before"])

@@ -65,7 +65,7 @@ def _row(item: bytes) -> dict[str, Any] | None:
         row: dict[str, Any] = json.loads(item)
         _arrow([row])
         return row
-    except (ValueError, TypeError, KeyError, AttributeError, pa.ArrowException) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, pa.ArrowException) as error:
         _log.error("unreadable row removed", outbox="table", item=repr(item[:200]), error=str(error))
         return None
 

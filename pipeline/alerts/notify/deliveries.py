@@ -100,7 +100,7 @@ class Deliveries:
             for name, text in self._client.hscan_iter(key, count=count):
                 try:
                     found[name.decode()] = parse(json.loads(text))
-                except (ValueError, TypeError, KeyError, AttributeError) as error:
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                     _log.error("unreadable alert state removed", key=key, field=repr(name), error=str(error))
                     self._client.hdel(key, name)
         return found
