@@ -383,7 +383,8 @@ def oldest(look: KeyLook, derived: Derived, state: bytes, gauges: Gauges, now_ms
 
     When elements without a time were first seen is the state.
     """
-    known: dict[str, int] = json.loads(state) if state else {}
+    told_before = _remembered(state)
+    known = told_before if isinstance(told_before, dict) else {}
     first_ms: dict[str, int] = {}
     ages_s = []
     for element in [element for element, _ in look.scored] or look.elements:
@@ -393,7 +394,8 @@ def oldest(look: KeyLook, derived: Derived, state: bytes, gauges: Gauges, now_ms
             ages_s.append(told[0])
         else:
             name = f"{zlib.crc32(element):x}"
-            first_ms[name] = known.get(name, now_ms)
+            seen_ms = known.get(name)
+            first_ms[name] = seen_ms if isinstance(seen_ms, int) and 0 < seen_ms <= now_ms else now_ms
             ages_s.append(max(0.0, (now_ms - first_ms[name]) / 1000))
     if ages_s:
         gauges.put(derived.metric_type, labels_of(look, derived), max(ages_s))
@@ -405,6 +407,14 @@ def oldest(look: KeyLook, derived: Derived, state: bytes, gauges: Gauges, now_ms
 _TIMES = ("queuedAt", "enqueuedAt", "createdAt", "timestamp")
 
 # Events
+
+
+def _remembered(state: bytes) -> Any:
+    """What is remembered as JSON; None for nothing, and for what another program wrote: then it begins anew."""
+    try:
+        return json.loads(state)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _values(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[Events | None, str]:
@@ -494,10 +504,14 @@ def _in_ms(score: float) -> float:
 
 
 def _series_state(state: bytes) -> tuple[float, set[str]]:
-    if not state:
-        return -math.inf, set()
-    cursor, known = json.loads(state)
-    return _in_ms(float(cursor)), set(known)
+    match _remembered(state):
+        case [int() | float() as cursor, [*known]] if abs(cursor) < _NO_TIME_FROM:
+            return _in_ms(float(cursor)), {name for name in known if isinstance(name, str)}
+    return -math.inf, set()
+
+
+_NO_TIME_FROM = 1e14
+"""Milliseconds; the year 5138."""
 
 
 def _digest(text: str) -> str:
@@ -535,8 +549,9 @@ def _flags(look: KeyLook, derived: Derived, state: bytes, now_ms: int) -> tuple[
     """An event for each field that changed; the first look only remembers."""
     texts = [name_of(element.decode("utf-8", "replace")) for element in look.elements]
     now = dict(zip(texts[::2], texts[1::2], strict=True))
-    before: dict[str, str] = json.loads(state) if state else now
-    if state and now == before:
+    found = _remembered(state)
+    before = found if isinstance(found, dict) else now
+    if state and now == found:
         return None, ""
     made = []
     for name in sorted(now.keys() | before.keys()):

@@ -864,19 +864,40 @@ def test_a_key_that_is_not_utf_8_is_read_like_any_other(server: RedisServer) -> 
 
 
 @pytest.mark.parametrize(
-    "state", [b"junk", b"\xff", b"[]", b"{}", b"7", b'["x", 1]', b"1e999", b"[" * 100_000, b'{"a":' * 9000]
+    "state",
+    [
+        b"junk",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b"7",
+        b'["x", 1]',
+        b"[1e999, []]",
+        b'[NaN, ["a"]]',
+        b"[" * 100_000,
+        b'{"a":' * 9000,
+    ],
+    ids=lambda state: repr(state[:8]),
 )
-def test_a_damaged_memory_of_a_key_is_told_and_ends_nothing(state: bytes) -> None:
-    """Whatever another program put into the place where the collector remembers what it has seen."""
-    known, tried = catalogue(), 0
+def test_where_another_program_wrote_what_was_seen_before_it_begins_anew(state: bytes) -> None:
+    """The same is made of a key as at a first look, or all of it is new; what is remembered then is whole again."""
+    known, tried = catalogue(), set()
+    at_ms = now_ms()
     for entry in shipped():
         match = known.match(entry.database, shlex.split(entry.example)[1]) if entry.example else None
         for derived in entry.metrics if match else ():
-            look = KeyLook(
-                match, elements=[b"a", b"1"], scored=[(b'{"value": 1}', 1.8e12)], fields={"status": "passed"}
-            )
-            made, wrong = derive.events(look, derived, state, now_ms())
-            assert made is None or isinstance(made.items, tuple)
-            derive.gauge([look], derived, derive.Gauges(), now_ms())
-            tried += derived.kind in derive._EVENTS and bool(wrong or made is not None)
-    assert tried > 3
+            look = KeyLook(match, elements=[b"a", b"1"], scored=[(b"x:1", at_ms - 5000.0)], fields={"status": "passed"})
+            if derived.kind == "oldest":
+                again = derive.oldest(look, derived, state, derive.Gauges(), at_ms)
+                first = derive.oldest(look, derived, b"", derive.Gauges(), at_ms)
+            elif derived.kind in ("series", "flags", "values"):
+                again, _ = derive.events(look, derived, state, at_ms)
+                first, _ = derive.events(look, derived, b"", at_ms)
+                derive.series_cursor(state)
+            else:
+                continue
+            assert again is not None and first is not None
+            assert (again.before, again.after) == (state, first.after)
+            assert derived.kind != "series" or again.items == first.items
+            tried.add(derived.kind)
+    assert tried == {"oldest", "series", "flags", "values"}
