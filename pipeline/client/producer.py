@@ -479,6 +479,8 @@ class MetricsClient:
         self._dropped += 1
 
     def _start_thread(self) -> None:
+        # Again: a spawned child imports the module that made this client before it knows that it is a child.
+        before_sigterm(_close_all)
         # Refused while the interpreter ends; close() then sends by itself.
         with contextlib.suppress(RuntimeError):
             self._thread.start()

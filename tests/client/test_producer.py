@@ -651,6 +651,24 @@ def test_a_pool_that_is_left_loses_nothing(redis_url: str, monkeypatch: pytest.M
     assert Counter(map(int, waiting(redis_url))) == dict.fromkeys(range(400), 3)
 
 
+POOL_SCRIPT = """
+import multiprocessing, sys
+from pipeline import MetricsClient
+client = MetricsClient(sys.argv[1])
+def push(number): client.push_raw(b"%d" % number)
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(push, range(10))
+"""
+
+
+def test_a_client_that_a_spawned_worker_imports_loses_nothing(redis_url: str, tmp_path: Path) -> None:
+    """It is made while the worker reads the program's module, when nothing says yet that it is a child."""
+    (tmp_path / "program.py").write_text(POOL_SCRIPT)
+    subprocess.run([sys.executable, str(tmp_path / "program.py"), redis_url], check=True)
+    assert Counter(map(int, waiting(redis_url))) == dict.fromkeys(range(10), 1)
+
+
 def test_a_sender_outlives_any_error(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unforeseen error is shown as trouble and tried again; the sender does not die of it."""
     client = MetricsClient(redis_url)
