@@ -194,6 +194,16 @@ def test_a_raw_item_that_is_a_text_is_refused_at_the_call(redis_url: str) -> Non
         assert reader.llen(KEY) == 1
 
 
+@pytest.mark.parametrize(
+    "given", [{"metric_type": "lcp", "value": 1}, [5], iter(["lcp"])], ids=["one", "list", "iterator"]
+)
+def test_push_many_says_what_it_takes(given: Any) -> None:
+    """One metric by itself is what people give it."""
+    client = MetricsClient("redis://127.0.0.1:1", close_timeout_s=0)
+    with client, pytest.raises(TypeError, match="takes metrics, each a mapping, not"):
+        client.push_many(given)
+
+
 def test_a_key_that_is_no_list_keeps_metrics_waiting(redis_url: str) -> None:
     """The transaction went through, its push did not: the batch is not pushed, and goes when the key is a list."""
     with redis.Redis.from_url(f"{redis_url}/3") as admin, MetricsClient(redis_url) as client:
