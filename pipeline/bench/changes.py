@@ -218,7 +218,7 @@ def null_tail(points: int, series: int, autocorrelation: float = 0.6) -> dict[st
     for first in range(0, series, 256):
         packed, size = pack(values[first : first + 256])
         found = search(prepare(packed, size), np.full(len(packed), least))
-        for confirmed, _ in confirm(packed, size, found, np.zeros(len(packed))):
+        for confirmed, _ in confirm(packed, size, found, np.zeros(len(packed)), np.zeros(len(packed))):
             little = confirmed.take(confirmed.autocorrelation < LITTLE_AUTOCORRELATION)
             np.maximum.at(strongest, first + confirmed.row, confirmed.evidence)
             np.maximum.at(strongest_if_little, first + little.row, little.evidence)

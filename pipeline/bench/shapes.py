@@ -1,8 +1,8 @@
 """Series as companies have them: cycles, drifts, and noise that is not normal, for ``pipeline bench changes``.
 
 Four weeks of a run an hour around 100 with 5 % of noise. Of each shape: false reports per 1,000 points without a step,
-and the share of steps of +10 % found within ``TOLERANCE`` points of their place (the middle, moved to a noon), for our
-detector and beside it for a peer's rule.
+the share of steps of +10 % found within ``TOLERANCE`` points of their place (the middle, moved to a noon), and what is
+told beside them, for our detector and beside it for a peer's rule.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def shapes(generator: np.random.Generator, count: int) -> dict[str, Floats]:
         "nights x 0.8": base * np.where(is_night, 0.8, 1.0),
         "drift of 1 spread": base + 100.0 * NOISE * share,
         "drift of 3 spreads": base + 300.0 * NOISE * share,
+        "drift of -3 spreads": base - 300.0 * NOISE * share,
         "2 % outliers": base * spikes,
         "heavy tails": 100.0 * (1.0 + NOISE * generator.standard_t(3, plain.shape) / np.sqrt(3.0)),
         "spread doubles": 100.0 * (1.0 + NOISE * plain * np.where(share < 0.5, 0.7, 1.4)),
@@ -108,7 +109,7 @@ def replayed(series: int, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def measure(seeds: int, peers: Mapping[str, Rule], say: Callable[[str], None]) -> dict[str, Any]:
-    """False reports and hits of every shape and rule; ``seeds`` series a figure."""
+    """False reports and hits of every shape and rule, and what is told beside a step; ``seeds`` series a figure."""
     rules: dict[str, Rule] = {"pipeline": by_pipeline, **peers}
     if (extra := pelt()) is not None:
         rules["ruptures PELT"] = extra
@@ -122,9 +123,14 @@ def measure(seeds: int, peers: Mapping[str, Rule], say: Callable[[str], None]) -
             figures = {
                 "false per 1000": round(1000.0 * float(quiet.mean()), 2),
                 "+10% found": round(float(near.mean()), 3),
+                "beside it per 1000": round(1000.0 * float(stepped.sum() - near.sum()) / stepped.size, 2),
             }
             if rule is by_pipeline:
                 figures["drifts told"] = round(len(examine(values, TIMES_S).drifts) / count, 3)
+                both = examine(values * levels, TIMES_S)
+                figures["drifts told beside it"] = round(len(both.drifts) / count, 3)
+                at_step = np.abs(both.changes.position - STEP_AT) <= TOLERANCE
+                figures["its size"] = round(float(np.median(both.changes.change_pct[at_step])), 1)
             told[f"{name}: {title}"] = figures
             say(f"{name}: {title}: {figures}")
     return told

@@ -20,6 +20,9 @@ from pipeline.metric import parse_time_ms
 EXACT_INTEGER = 2**53
 """Integers below this are the same as a float."""
 
+_TRUTHS = ("bool", "bool_")
+"""Types that float() takes for 0 and 1; numpy's has one name or the other."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -137,7 +140,7 @@ def finite(value: Any) -> float:
     """The number as JSON may carry it. Raises ``ValueError``."""
     if type(value) is int and abs(value) < EXACT_INTEGER:
         return value
-    if not isinstance(value, bool | str | bytes):
+    if not isinstance(value, str | bytes) and type(value).__name__ not in _TRUTHS:
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):

@@ -269,7 +269,11 @@ class MetricsClient:
         return sum(self._push_few(metrics[at : at + MANY_ITEMS]) for at in range(0, len(metrics), MANY_ITEMS))
 
     def _push_mapping(self, metric: Mapping[str, Any]) -> bool:
-        return self.push(**{"metric_type": None, "value": None, **metric})
+        try:
+            given = {"metric_type": None, "value": None, **metric}
+        except TypeError:
+            raise TypeError(f"push_many takes metrics, each a mapping, not {metric!r:.60}") from None
+        return self.push(**given)
 
     def _push_few(self, metrics: Sequence[Mapping[str, Any]]) -> int:
         """All at once where each is plain and there is room, else one by one."""
@@ -479,6 +483,8 @@ class MetricsClient:
         self._dropped += 1
 
     def _start_thread(self) -> None:
+        # Again: a spawned child imports the module that made this client before it knows that it is a child.
+        before_sigterm(_close_all)
         # Refused while the interpreter ends; close() then sends by itself.
         with contextlib.suppress(RuntimeError):
             self._thread.start()

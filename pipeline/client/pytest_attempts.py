@@ -217,6 +217,8 @@ class Attempts:
             status = RETRIED  # it was to be tried again, and the session ended before
         elif not last.is_over and last.outcome != FAILED:
             status = INTERRUPTED
+        elif last.outcome == PASSED and "call" not in last.phases:
+            status = SKIPPED  # as with --setup-plan: it was set up and torn down, and never called
         else:
             status = verdict([Attempt(attempt.outcome) for attempt in test.tries])
         self._emit_try(test, last, status)

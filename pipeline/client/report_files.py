@@ -212,7 +212,7 @@ def _of_allure(given: Input, asked: Asked, result: ReadReport) -> Iterator[Repor
         read = path.read_bytes()
         content.update(hashlib.sha256(read).digest())
         try:
-            value = parsed(read)
+            value = parsed(read, result.warnings)
         except ReportRefused as error:
             result.troubles.append(f"{path.name}: {error}")
             continue

@@ -11,7 +11,8 @@ turn that died, or two at once, write nothing twice. Of what is new, so much is 
 new must also be there in the series without its newest points: what one late point makes or breaks waits for the next.
 
 Daily and weekly cycles (``jobs/cycles.py``) are taken out before. A drift is written as such, and again every
-``RENEW_DRIFT_MS`` while it lasts, under the time it was first dated.
+``RENEW_DRIFT_MS`` while it lasts, under the time it was first dated. Of a series that drifts and steps either is told
+with its own part.
 
 When ClickHouse is away the outage is raised; the next turn looks at the same series.
 """
@@ -253,7 +254,8 @@ class ChangesJob:
                 if detected_ms is None or now_ms - detected_ms >= RENEW_DRIFT_MS:
                     row = _drift_row(names, part.drifts, index, (last_ms - first_ms) / _DAY_MS)
                     row |= {"changed_at": changed_ms, "detected_at": now_ms}
-                    rows.append(row | _cycle_columns(part.cycles, series, _drift_in_words(row)))
+                    steps = int(np.count_nonzero(part.changes.series == series))
+                    rows.append(row | _cycle_columns(part.cycles, series, _drift_in_words(row, steps)))
         return rows
 
 
@@ -315,11 +317,10 @@ def _step_in_words(row: Mapping[str, Any], unknown_cycle: str) -> str:
     return f"{words} Less than three {span} of history: a {unknown_cycle} cycle cannot be told from a change yet."
 
 
-def _drift_in_words(row: Mapping[str, Any]) -> str:
+def _drift_in_words(row: Mapping[str, Any], steps: int) -> str:
     slope, low, high = (f"{row[name]:+.2g}" for name in _SLOPES)
-    return (
-        f"The level drifts by {slope} % a day ({low} to {high} %), {row['change_pct']:+.1f} % so far; it did not step."
-    )
+    beside = f", beside {steps} step{'s' * (steps > 1)}" if steps else "; it did not step"
+    return f"The level drifts by {slope} % a day ({low} to {high} %), {row['change_pct']:+.1f} % so far{beside}."
 
 
 def _newest(starts_s: pa.ChunkedArray, medians: pa.ChunkedArray, most: int) -> tuple[Floats, Floats]:

@@ -44,6 +44,15 @@ def test_up_and_down_again_are_two_reports() -> None:
     ]
 
 
+def test_a_step_on_a_drift_is_told_once_and_nothing_else() -> None:
+    """Run by run a series that climbs by 15 % steps by 12 %: the step is told, soon, and the climb is no staircase."""
+    levels = np.linspace(100.0, 115.0, 400) * np.where(np.arange(400) < 300, 1.0, 1.12)
+    values = NOISES["independent"].series(np.random.default_rng(3), 4, levels)
+    reports = watch(values, first_look=260)
+    assert [len(told) for told in reports] == [1] * 4
+    assert all(near(told, 300, rose=True) and told[0].after <= 315 for told in reports)
+
+
 def test_what_is_seen_late_must_be_seen_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A change must also be found without the newest two points; one that happened 80 points ago without fifteen."""
     values, times = np.ones((1, 100)), np.arange(100.0)[None, :]

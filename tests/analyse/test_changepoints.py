@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.analyse.changes import search as changesearch
+from pipeline.analyse.changes.candidates import splits_beside_lines
 from pipeline.analyse.changes.confirm import measure
+from pipeline.analyse.changes.drift import fit_lines
 from pipeline.analyse.changes.models import AUTOCORRELATIONS, losses, move
 from pipeline.analyse.changes.noise import innovations
 from pipeline.analyse.changes.points import (
@@ -224,6 +226,63 @@ class TestShapes:
         """A step of 15 % in the middle is told as a step."""
         found = examine(draw("independent", 30, steps((60, 100.0), (60, 115.0))))
         assert len(found.changes) >= 29
+        assert len(found.drifts) == 0
+
+    @pytest.mark.parametrize(("drift", "step"), [(15.0, 1.10), (-15.0, 1.10), (30.0, 0.88)])
+    def test_a_step_on_a_drift_is_told_beside_it(self, drift: float, step: float) -> None:
+        """Once, at its place and with its own size; what is left is a drift with its own slope, and no staircase."""
+        share = np.arange(672) / 672
+        levels = np.where(share < 0.52, 1.0, step) * 100.0 + drift * share
+        found = examine(levels + 5.0 * np.random.default_rng(8).standard_normal((30, 672)))
+        at = int(np.argmax(share >= 0.52))
+        hits, others = near(found.changes, 30, {at}, tolerance=5)
+        assert hits >= 0.9
+        assert others <= 4
+        here = np.abs(found.changes.position - at) <= 5
+        before = 100.0 + 0.52 * drift
+        assert np.median(found.changes.level_before[here]) == pytest.approx(before, rel=0.01)
+        assert np.median(found.changes.change_pct[here]) == pytest.approx(100 * (100 * step - 100) / before, abs=1)
+        assert len(found.drifts) >= 28
+        assert np.median(found.drifts.change_pct) == pytest.approx(drift, abs=1.5)
+        holds = (found.drifts.slope_low * 672 <= drift) & (found.drifts.slope_high * 672 >= drift)
+        assert holds.mean() >= 0.85
+
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_a_step_that_a_drift_hides(self, sign: int) -> None:
+        """A slow decline and the step that makes up for it seem level: both are told, and neither alone."""
+        share = np.arange(240) / 240
+        levels = 100.0 + sign * (np.where(share < 0.52, 0.0, 15.0) - 18.0 * share)
+        found = examine(levels + 4.0 * np.random.default_rng(8).standard_normal((40, 240)))
+        hits, others = near(found.changes, 40, {125}, tolerance=5)
+        assert hits >= 0.9
+        assert others <= 4
+        assert len(found.drifts) >= 36
+        assert np.median(found.drifts.change_pct) == pytest.approx(-18 * sign, abs=2)
+
+    def test_two_steps_on_a_drift(self) -> None:
+        """As many steps as there are stay beside the line."""
+        share = np.arange(672) / 672
+        levels = 100.0 * np.where(share < 0.3, 1.0, 1.1) * np.where(share < 0.7, 1.0, 0.9) + 15.0 * share
+        found = examine(draw("independent", 30, levels))
+        hits, others = near(found.changes, 30, {202, 471}, tolerance=5)
+        assert hits >= 0.9
+        assert others <= 5
+        assert len(found.drifts) >= 27
+
+    @pytest.mark.parametrize(
+        "levels",
+        [
+            steps((300, 100), (300, 112)),
+            steps((200, 100), (200, 112), (200, 125)),
+            steps((150, 100), (150, 112), (150, 125), (150, 140)),
+            steps((200, 100), (200, 115), (200, 100)),
+        ],
+    )
+    def test_steps_alone_are_no_drift(self, levels: Floats) -> None:
+        """However many of one direction: flat between them is not on a slope."""
+        found = examine(draw("independent", 30, levels))
+        hits, _ = near(found.changes, 30, set((np.flatnonzero(np.diff(levels)) + 1).tolist()), tolerance=5)
+        assert hits >= 0.95
         assert len(found.drifts) == 0
 
     def test_a_step_on_a_curve_of_growth_is_not_needed(self) -> None:
@@ -519,6 +578,34 @@ class TestParts:
             best[design.shape[1]] = max(values)
         assert loss[0, 0] == pytest.approx(2 * (best[2] - best[1]))
 
+    @pytest.mark.parametrize("cuts", [[], [12], [9, 31]])
+    def test_a_line_beside_steps(self, cuts: list[int]) -> None:
+        """Slope, standard error and residual are those of least squares on a line and one column a step."""
+        at = np.arange(40.0)
+        y = np.random.default_rng(1).standard_normal(40) + 0.05 * at + sum(2.0 * (at >= cut) for cut in cuts)
+        block = Block.of(np.stack([np.zeros(50), np.pad(y, (0, 10))]), np.array([50, 40]), np.zeros(2))
+        line = fit_lines(block, np.array([1]), np.array(cuts, np.int64)[None, :])
+        design = np.stack([at, np.ones(40), *(1.0 * (at >= cut) for cut in cuts)], axis=1)
+        residual, coefficients, _ = self._dense(y, 0.0, design)
+        variance = residual / (40 - design.shape[1])
+        assert line.slope[0] == pytest.approx(coefficients[0])
+        assert line.residual[0] == pytest.approx(residual)
+        assert line.spread[0] == pytest.approx(np.sqrt(variance))
+        assert line.error[0] >= np.sqrt(variance * np.linalg.inv(design.T @ design)[0, 0]) * (1 - 1e-9)
+
+    def test_the_best_step_beside_a_line(self) -> None:
+        """Of all places the one where least squares on a level, a slope and a step leave least."""
+        y = np.random.default_rng(4).standard_normal((3, 40)) - 0.04 * np.arange(40) + 1.5 * (np.arange(40) >= 22)
+        y[1, 31:] = 0.0
+        split, rest = splits_beside_lines(Block.of(y, np.array([40, 31, 40]), np.zeros(3)))
+        for row, size in enumerate((40, 31, 40)):
+            at, left = np.arange(size), {}
+            for place in range(5, size - 4):
+                design = np.stack([np.ones(size), at, at >= place], axis=1)
+                left[place] = self._dense(y[row, :size], 0.0, design)[0]
+            assert split[row] == min(left, key=left.__getitem__)
+            assert rest[row] == pytest.approx(left[split[row]])
+
     def test_a_cut_goes_to_its_best_place(self) -> None:
         """Among all places between its neighbours, the one where dense least squares leave least."""
         random = np.random.default_rng(3)
@@ -568,7 +655,7 @@ class TestParts:
     )
     def test_ranks_and_medians_by_definition(self, values: Floats, position: int) -> None:
         """Pairs counted one by one, ties as half, and medians by numpy."""
-        found = measure(values[None, :], np.array([len(values)]), np.array([0]), np.array([position]))
+        found = measure(values[None, :], np.array([len(values)]), np.array([0]), np.array([position]), np.zeros(1))
         before, after = values[:position], values[position:]
         beyond = np.mean([(a > b) + (a == b) / 2 for a in after for b in before])
         if np.median(after) < np.median(before):

@@ -306,6 +306,12 @@ def test_a_test_that_pytest_broke_off_did_not_pass() -> None:
     assert [row["status"] for row in rows(report)] == ["passed", "interrupted"]
 
 
+def test_tests_of_pytest_without_a_name_are_no_attempts_of_each_other() -> None:
+    """pytest-xdist with --reruns leaves one of each test in which a worker died."""
+    report = '<testsuite name="pytest"><testcase time="0.1"/><testcase time="0.2"/></testsuite>'
+    assert shown(report, "test_id", "status", "attempt") == [("(suite)", "interrupted", 1)] * 2
+
+
 def test_mocha_s_own_xunit_names_tests_as_its_json_does() -> None:
     """Suites stand in the class name there, and the same title in two of them is two tests."""
     cases = "".join(f'<testcase classname="{suite}" name="x" file="a.js" time="0.1"/>' for suite in ("ah", "ae deep"))

@@ -74,7 +74,7 @@ def test_a_metric_arrives_as_one_json_object_in_the_schema_s_database(redis_url:
     assert (third["value"], third["timestamp"], third["shard"]) == (0.25, 1_736_596_800_000, 3)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, None, "5", b"5", True, [1], 1j], ids=repr)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, None, "5", b"5", True, np.True_, [1], 1j], ids=repr)
 def test_a_value_that_is_no_finite_number_is_refused_at_the_call(value: Any) -> None:
     """ValueError, counted as refused, nothing queued."""
     with MetricsClient("redis://127.0.0.1:1") as client:
@@ -194,6 +194,16 @@ def test_a_raw_item_that_is_a_text_is_refused_at_the_call(redis_url: str) -> Non
         assert reader.llen(KEY) == 1
 
 
+@pytest.mark.parametrize(
+    "given", [{"metric_type": "lcp", "value": 1}, [5], iter(["lcp"])], ids=["one", "list", "iterator"]
+)
+def test_push_many_says_what_it_takes(given: Any) -> None:
+    """One metric by itself is what people give it."""
+    client = MetricsClient("redis://127.0.0.1:1", close_timeout_s=0)
+    with client, pytest.raises(TypeError, match="takes metrics, each a mapping, not"):
+        client.push_many(given)
+
+
 def test_a_key_that_is_no_list_keeps_metrics_waiting(redis_url: str) -> None:
     """The transaction went through, its push did not: the batch is not pushed, and goes when the key is a list."""
     with redis.Redis.from_url(f"{redis_url}/3") as admin, MetricsClient(redis_url) as client:
@@ -233,7 +243,7 @@ class _Word(enum.StrEnum):
 
 
 ODD_FIELDS = [
-    *({"value": value} for value in (True, math.nan, -math.inf, 2**53, -(2**53), 2**53 - 1, "5", None, 10**400, -0.0)),
+    *({"value": value} for value in (True, np.False_, math.nan, -math.inf, 2**53, -(2**53), 2**53 - 1, "5", None, 10**400, -0.0)),
     *({"value": value} for value in (np.float64(1.5), np.int64(7), np.float32(0.1), 1e308)),
     *({"metric_type": name} for name in ("", None, 5, "\ud83d", "größe", "x" * 300)),
     *({"test_id": text} for text in (None, 5, "", "\ud83d", "tab\tline\n", "x" * 3000, _Word.CHROMIUM, b"x", ["a"])),
@@ -649,6 +659,24 @@ def test_a_pool_that_is_left_loses_nothing(redis_url: str, monkeypatch: pytest.M
         with multiprocessing.get_context("fork").Pool(4) as pool:
             pool.map(_push_in_a_pool, range(400))
     assert Counter(map(int, waiting(redis_url))) == dict.fromkeys(range(400), 3)
+
+
+POOL_SCRIPT = """
+import multiprocessing, sys
+from pipeline import MetricsClient
+client = MetricsClient(sys.argv[1])
+def push(number): client.push_raw(b"%d" % number)
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(push, range(10))
+"""
+
+
+def test_a_client_that_a_spawned_worker_imports_loses_nothing(redis_url: str, tmp_path: Path) -> None:
+    """It is made while the worker reads the program's module, when nothing says yet that it is a child."""
+    (tmp_path / "program.py").write_text(POOL_SCRIPT)
+    subprocess.run([sys.executable, str(tmp_path / "program.py"), redis_url], check=True)
+    assert Counter(map(int, waiting(redis_url))) == dict.fromkeys(range(10), 1)
 
 
 def test_a_sender_outlives_any_error(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -421,6 +421,14 @@ def test_the_run_comes_from_the_environment_and_from_options(tmp_path: Path, red
     assert metric["tags"]["run_link"] == "https://code.test/o/r/actions/runs/77"
 
 
+@ONE_REDIS
+def test_what_was_only_set_up_did_not_pass(tmp_path: Path, redis_url: str) -> None:
+    """``--setup-only`` and ``--setup-plan`` call no test."""
+    (tmp_path / "test_it.py").write_text("def test_it(tmp_path): assert 0\n")
+    run_pytest(tmp_path, "-p", "no:xdist", "--setup-only", "--pipeline-metrics", PIPELINE_REDIS__URL=redis_url)
+    assert [metric["status"] for metric in pushed(redis_url)] == ["skipped"]
+
+
 WRONG_URLS = {
     "an unknown option": ("redis://127.0.0.1:1?foo=bar", "foo"),
     "a password with #": ("redis://:pa#ss@h:6379", ""),

@@ -435,7 +435,7 @@ def test_trx() -> None:
     [
         ("{", "line 1, column 2"),
         ('{"a":\n\n]}', "line 3, column 1"),
-        (b'{"a":"\xff"}', "not utf-8"),
+        (b'{"a":"\xff"}', "it holds a"),
         ("[]", "not a report that is known"),
         ('[{"url": "u", "jsonPath": "lhr.json"}]', "Lighthouse CI's manifest"),
         ('{"name": "shop", "version": "1"}', "it holds name, version"),
@@ -473,6 +473,14 @@ def test_a_report_without_a_test_is_told_of(report: str | dict[str, Any]) -> Non
     """In every format alike: a filter that matches nothing passes in many runners."""
     _, warnings = read_and_warn(report)
     assert warnings == ["this report holds no test"]
+
+
+def test_bytes_that_are_not_of_the_encoding_cost_nothing_else() -> None:
+    """As in the message of a test that printed what it received."""
+    test = b'{"title": "caf\xe9", "status": "passed"}'
+    report, warnings = read_and_warn(b'{"testResults": [{"name": "a.js", "assertionResults": [' + test + b"]}]}")
+    assert [(row["test_name"], row["status"]) for row in report.rows(NOW_MS)] == [("caf\ufffd", "passed")]
+    assert warnings == ["byte 69: bytes that are not utf-8 are replaced"]
 
 
 def test_a_stated_format_is_held_against_the_content() -> None:

@@ -336,6 +336,18 @@ def test_a_drift_is_written_as_one_and_kept(store: Store, job: ChangesJob) -> No
     assert "drifts by +3" in rows[0][4]
 
 
+def test_a_drift_and_a_step_in_it_are_two_findings(store: Store, job: ChangesJob) -> None:
+    """Each has its own size: the climb of 15 % is no part of the step, and the step none of the climb."""
+    levels = np.linspace(1000.0, 1150.0, 500) * np.where(np.arange(500) < 260, 1.0, 1.12)
+    write_windows(store, in_a_row(NOISES["independent"].series(np.random.default_rng(5), 1, levels)[0], every_s=1800))
+    assert (job.run(NOW_MS).written, job.run(NOW_MS + HOUR_MS).written) == (2, 0)
+    rows = {row["kind"]: row for row in written(store)}
+    assert rows["step"]["change_pct"] == pytest.approx(12, abs=2)
+    assert abs(rows["step"]["points_after"] - 240) <= 3
+    assert rows["drift"]["change_pct"] == pytest.approx(15, abs=3)
+    assert rows["drift"]["explanation"].endswith("% so far, beside 1 step.")
+
+
 def test_small_changes_are_left_out_by_metric(store: Store, settings: Settings) -> None:
     """A change of 1.5 % of a quiet series is below the default of 2 %, and reported where 1 % is asked for."""
     quiet = [1000.0 + n % 7 * 0.2 for n in range(60)] + [1015.0 + n % 7 * 0.2 for n in range(20)]

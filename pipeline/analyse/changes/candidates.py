@@ -32,10 +32,39 @@ def candidates(block: Block) -> Ints:
     return np.sort(chosen, axis=1)
 
 
+def splits_beside_lines(block: Block) -> tuple[Ints, Floats]:
+    """The place of the best step beside a line of one slope, and what is left of the squares, (rows,) each."""
+    split, rest = np.full(block.rows, block.width), np.full(block.rows, np.inf)
+    _split(block.y, block.total, block.squares, block.size, split, rest)
+    return split, rest
+
+
 def prepare() -> None:
     """Compile what numba does not have in its cache yet."""
     size = np.full(1, 3 * SHORTEST_SEGMENT)
-    candidates(Block.of(np.zeros((1, 3 * SHORTEST_SEGMENT)), size, np.ones(1)))
+    block = Block.of(np.zeros((1, 3 * SHORTEST_SEGMENT)), size, np.ones(1))
+    candidates(block)
+    splits_beside_lines(block)
+
+
+@compiled
+def _split(y: Floats, total: Floats, squares: Floats, sizes: Ints, split: Ints, least: Floats) -> None:
+    """Least squares by running sums: one slope, and a level on either side of each place."""
+    for row in range(len(y)):
+        size = sizes[row]
+        moment = 0.0
+        for t in range(size):
+            moment += t * y[row, t]
+        all_of_it = total[row, size]
+        for at in range(SHORTEST_SEGMENT, size - SHORTEST_SEGMENT + 1):
+            before, after = float(at), float(size - at)
+            left, right = total[row, at], all_of_it - total[row, at]
+            # The sum of t y(t), t counted from the middle of either side.
+            along = moment - (before - 1.0) / 2.0 * left - (before + size - 1.0) / 2.0 * right
+            weight = (before * (before * before - 1.0) + after * (after * after - 1.0)) / 12.0
+            rest = squares[row, size] - left * left / before - right * right / after - along * along / weight
+            if rest < least[row]:
+                split[row], least[row] = at, rest
 
 
 @compiled

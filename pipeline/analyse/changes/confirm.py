@@ -51,16 +51,17 @@ class Measured:
 
 
 def confirm(
-    packed: Floats, size: Ints, found: FoundSplits, min_change_pct: Floats
+    packed: Floats, size: Ints, found: FoundSplits, min_change_pct: Floats, slope: Floats
 ) -> Iterator[tuple[FoundSplits, Measured]]:
     """The changes that the raw values bear out, with their measures, each series in one piece.
 
-    ``packed`` (rows, width) holds ``size`` points a row, ``min_change_pct`` (rows,) is what a change must reach. Of a
-    series with changes that fail the weakest of those goes, and the others are measured anew: without it, its
-    neighbours have longer segments to show for themselves.
+    ``packed`` (rows, width) holds ``size`` points a row, ``min_change_pct`` (rows,) is what a change must reach, and
+    ``slope`` (rows,) by how much a series drifts a point beside its changes. Of a series with changes that fail the
+    weakest of those goes, and the others are measured anew: without it, its neighbours have longer segments to show for
+    themselves.
     """
     while len(found.row):
-        measured = measure(packed, size, found.row, found.position)
+        measured = measure(packed, size, found.row, found.position, slope[found.row])
         fails = _fails(measured, min_change_pct[found.row])
         unsettled = np.isin(found.row, found.row[fails])
         yield found.take(~unsettled), measured.take(~unsettled)
@@ -77,11 +78,16 @@ def _fails(measured: Measured, min_change_pct: Floats) -> Mask:
     return np.asarray(~(apart & large & (measured.beyond >= MIN_SHARE_BEYOND)))
 
 
-def measure(packed: Floats, size: Ints, row: Ints, position: Ints) -> Measured:
-    """Measure changes, ordered by row and position, each on its own segment and the one before it."""
+def measure(packed: Floats, size: Ints, row: Ints, position: Ints, slope: Floats) -> Measured:
+    """Measure changes, ordered by row and position, each on its own segment and the one before it.
+
+    Where the series drifts, by ``slope`` (changes,) a point, levels are those it has at the change.
+    """
     # Powers of two keep every digit, and differences finite.
     exponent = np.frexp(np.max(np.abs(packed[row]), axis=1))[1]
-    x, at = np.ldexp(packed[row], -exponent[:, None]), np.arange(packed.shape[1])
+    at = np.arange(packed.shape[1])
+    drift = np.ldexp(slope, -exponent)[:, None] * (at - position[:, None])
+    x = np.ldexp(packed[row], -exponent[:, None]) - drift
     starts = np.concatenate([[True], row[1:] != row[:-1]])
     begin = np.where(starts, 0, np.roll(position, 1))
     end = np.where(np.roll(starts, -1), size[row], np.roll(position, -1))

@@ -4,7 +4,8 @@
 percent and in spreads of the series' own noise, and with a p-value that holds for independent noise, for
 noise with autocorrelation up to 0.6 and under outliers, at the one setting there is. It does not report one or two
 outliers, of whatever size; a constant series, ties and gaps are fine. A level needs five points. ``examine`` also tells
-drifts (steps must beat a straight line) and, given times, takes daily and weekly cycles out before it looks.
+drifts (steps must beat a straight line, alone or beside fewer steps) and, given times, takes daily and weekly cycles
+out before it looks.
 
 How: ``series`` cleans and scales, ``search`` proposes and chooses, ``drift`` weighs steps against lines, and
 ``confirm`` looks at the values as they came. A series of more than ``LONGEST`` points is searched in overlapping
@@ -18,15 +19,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pipeline.analyse.changes.confirm import confirm
-from pipeline.analyse.changes.drift import CERTAIN, DEGREES, Lines, fit_lines, weigh, without_trend
+from pipeline.analyse.changes.drift import CERTAIN, DEGREES, Lines, fit_lines, weigh
 from pipeline.analyse.changes.models import SHORTEST_SEGMENT
-from pipeline.analyse.changes.search import search
+from pipeline.analyse.changes.search import FoundSplits, search
 from pipeline.analyse.changes.series import NOISE_FLOOR, Floats, Ints, pack, prepare
 from pipeline.analyse.cycles import Cycles, find_cycles, without
 
@@ -74,7 +76,8 @@ _PIECE, _PIECE_STEP = 1200, 600
 
 _ERROR_OF_FIFTHS = float(np.sqrt(5 * np.pi / 0.64 / 12))
 """Times the error of the least squares slope is that of the slope between the medians of the outer fifths: their
-variances are 12 and 2 * (pi / 2) * 5 / 0.8^2, each times that of the noise over n^3."""
+variances are 12 and 2 * (pi / 2) * 5 / 0.8^2, each times that of the noise over n^3. Of several segments either is the
+mean with weights of n^3."""
 
 _BLOCK_ROWS = 256
 """What is worked on at once stays in the processor's cache; measured from 64 to 512."""
@@ -109,8 +112,9 @@ class Changes:
     ``series`` and ``position`` index into what was searched: ``position`` is the first point of the new level.
     ``level_before`` and ``level_after`` are medians up to the neighbouring changes, over ``points_before`` and
     ``points_after`` points; ``change_pct`` is their difference in percent of the first, ``effect_spreads`` in spreads
-    (1.4826 median absolute deviations around the two levels; at least 0.05 % of the level). ``p_value`` is the chance
-    that a series of this length without any change shows one as strong anywhere. ``confidence`` is one minus the share
+    (1.4826 median absolute deviations around the two levels; at least 0.05 % of the level). Of a series that drifts the
+    levels are those at the change. ``p_value`` is the chance that a series of this length without any change shows one
+    as strong anywhere. ``confidence`` is one minus the share
     of false changes to expect among this one and the stronger ones, given how many series were searched.
     """
 
@@ -146,7 +150,8 @@ class Drifts:
     """Slow, lasting climbs and falls, one row each, ordered by series; all arrays are (drifts,).
 
     A drift runs from the first to the last point of its series. ``level_before`` and ``level_after`` are the ends of
-    its line; ``slope_pct`` is percent of the first a point, ``slope_low`` and ``slope_high`` its 95 % bounds.
+    its line, as if the series had not stepped; ``slope_pct`` is percent of the first a point, ``slope_low`` and
+    ``slope_high`` its 95 % bounds.
     """
 
     series: Ints
@@ -161,6 +166,10 @@ class Drifts:
 
     def __len__(self) -> int:
         return len(self.series)
+
+    def take(self, which: ArrayLike) -> Drifts:
+        """The drifts at these indices, or where this mask is true."""
+        return Drifts(*(getattr(self, column.name)[which] for column in fields(self)))
 
     @classmethod
     def joined(cls, parts: list[Drifts]) -> Drifts:
@@ -300,20 +309,22 @@ def _search_block(values: Floats, rows: Ints, min_change_pct: Floats) -> tuple[C
     packed = np.ascontiguousarray(packed[:, : size.max()])
     block = prepare(packed, size)
     found = search(block, np.full(len(rows), PENALTY))
-    lines = fit_lines(block)
-    degree, is_drift = weigh(block, found, lines)
-    if degree.any():
-        found = found.take(degree[found.row] == 0)
-        for one in DEGREES:
-            # Steps on a slope: what is left around the trend is searched like any series.
-            there = np.flatnonzero(degree == one)
-            if not len(there):
-                continue
-            flat = block.with_values(there, without_trend(block, there, one))
+    trends = weigh(block, found)
+    found = found.take(trends.degree[found.row] == 0)
+    for degree in DEGREES:
+        # Steps on a slope: what is left around the trend is searched like any series.
+        there = np.flatnonzero(trends.degree == degree)
+        if len(there):
+            flat = block.with_values(there, trends.without(block, there, degree))
             more = search(flat, np.full(len(there), PENALTY), walks=True)
             found = found.joined(replace(more, row=there[more.row]))
+    lines = trends.lines
+    for there, cuts in found.take(trends.degree[found.row] == 1).by_count():
+        lines = lines.replaced(there, fit_lines(block, there, cuts))
+    raw = _raw_lines(packed, size, found, np.flatnonzero(trends.is_drift | (trends.degree == 1)))
+    slopes = np.where(trends.degree == 1, raw[:, 1], 0.0)
     parts = []
-    for confirmed, measured in confirm(packed, size, found, min_change_pct):
+    for confirmed, measured in confirm(packed, size, found, min_change_pct, slopes):
         row, points_so_far = confirmed.row, np.cumsum(np.isfinite(values[rows[confirmed.row]]), axis=1)
         p = p_value(confirmed.evidence, size[row], confirmed.autocorrelation)
         parts.append(
@@ -330,32 +341,53 @@ def _search_block(values: Floats, rows: Ints, min_change_pct: Floats) -> tuple[C
                 points_after=measured.points_after,
             )
         )
-    return Changes.joined(parts), _drifts(packed, size, lines, rows, np.flatnonzero(is_drift), min_change_pct)
+    drifts = _drifts(raw, size, lines, np.flatnonzero(trends.is_drift), min_change_pct)
+    return Changes.joined(parts), replace(drifts, series=rows[drifts.series])
 
 
-def _drifts(packed: Floats, size: Ints, lines: Lines, rows: Ints, which: Ints, min_change_pct: Floats) -> Drifts:
-    """The drifts among the rows ``which``, in the units of the values as they came."""
-    parts = []
+def _raw_lines(packed: Floats, size: Ints, found: FoundSplits, which: Ints) -> Floats:
+    """Of the rows ``which`` the level at the first point and the slope a point, (rows, 2), in the units of the values.
+
+    Between the steps the slope is that between the medians of the outer fifths: no outlier moves it.
+    """
+    raw = np.zeros((len(packed), 2))
     for row in which:
         x = packed[row, : size[row]]
-        # The line's ends are the medians of its outer fifths, carried on by its slope: no outlier moves them.
-        at = np.arange(len(x)) - (len(x) - 1) / 2
-        fifth = max(len(x) // 5, 3)
-        low, high = np.median(x[:fifth]), np.median(x[-fifth:])
-        slope = (high - low) / (at[-fifth:].mean() - at[:fifth].mean())
-        middle = float(np.median(x - slope * at))
-        before, after = middle + slope * at[0], middle + slope * at[-1]
-        base = max(abs(before), NOISE_FLOOR * float(np.abs(x).max()))
-        rise = 100.0 * (after - before) / base if base else 0.0
-        if abs(rise) < min_change_pct[row] or slope * lines.slope[row] <= 0:
-            continue
-        share = CERTAIN * _ERROR_OF_FIFTHS * lines.error[row] / abs(lines.slope[row])
-        per_point = rise / (len(x) - 1)
-        bounds = sorted((per_point * (1.0 - share), per_point * (1.0 + share)))
-        spreads = abs(lines.slope[row]) * (len(x) - 1) / lines.spread[row]
-        figures = (before, after, rise, per_point, *bounds, spreads)
-        parts.append(Drifts(*(np.array([one]) for one in (rows[row], *figures, len(x)))))
-    return Drifts.joined(parts)
+        edges = [0, *found.position[found.row == row], len(x)]
+        at = np.arange(len(x), dtype=np.float64)
+        slopes, weights = [], []
+        for begin, end in pairwise(edges):
+            fifth = max((end - begin) // 5, 3)
+            first, last = slice(begin, begin + fifth), slice(end - fifth, end)
+            rise = np.median(x[last]) - np.median(x[first])
+            slopes.append(rise / (at[last].mean() - at[first].mean()))
+            weights.append(float(end - begin) ** 3)
+        slope = np.average(slopes, weights=weights)
+        raw[row] = np.median((x - slope * at)[: edges[1]]), slope
+    return raw
+
+
+def _drifts(raw: Floats, size: Ints, lines: Lines, which: Ints, min_change_pct: Floats) -> Drifts:
+    """The drifts among the rows ``which``, in the units of the values as they came."""
+    which = which[raw[which, 1] * lines.slope[which] > 0]
+    before, rise = raw[which, 0], raw[which, 1] * (size[which] - 1)
+    fitted = np.abs(lines.slope[which])
+    base = np.maximum(np.abs(before), NOISE_FLOOR * (np.abs(before) + np.abs(rise)))
+    change_pct = 100.0 * rise / np.where(base > 0, base, 1.0)
+    per_point = change_pct / (size[which] - 1)
+    margin = np.abs(per_point) * CERTAIN * _ERROR_OF_FIFTHS * lines.error[which] / fitted
+    drifts = Drifts(
+        series=which,
+        level_before=before,
+        level_after=before + rise,
+        change_pct=change_pct,
+        slope_pct=per_point,
+        slope_low=per_point - margin,
+        slope_high=per_point + margin,
+        effect_spreads=fitted * (size[which] - 1) / lines.spread[which],
+        points=size[which],
+    )
+    return drifts.take(np.abs(change_pct) >= min_change_pct[which])
 
 
 def _search_long(values: Floats, row: int, min_change_pct: float) -> tuple[Changes, Drifts]:

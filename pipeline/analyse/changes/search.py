@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,13 @@ class FoundSplits:
     def take(self, which: Ints | NDArray[np.bool_]) -> FoundSplits:
         """Some of the changes."""
         return FoundSplits(self.row[which], self.position[which], self.evidence[which], self.autocorrelation[which])
+
+    def by_count(self) -> Iterator[tuple[Ints, Ints]]:
+        """Rows that have as many changes, and the places of these, (rows, count), for every count there is."""
+        rows, of_row = np.unique(self.row, return_counts=True)
+        for count in np.unique(of_row):
+            here = rows[of_row == count]
+            yield here, self.position[np.isin(self.row, here)].reshape(len(here), count)
 
     def joined(self, more: FoundSplits) -> FoundSplits:
         """These and more, in order."""

@@ -154,7 +154,7 @@ def _read(stream: IO[bytes], context: Context, format: str) -> Report:
     if not content.strip():
         raise ReportRefused("the file is empty")
     try:
-        report = Node(parsed(content), context)
+        report = Node(parsed(content, context.warnings), context)
     except ReportRefused as refused:
         raise (ReportBroken if _REPORT_MEMBERS.search(head) else ReportRefused)(str(refused)) from None
     known = next((one for one in JSON_FORMATS if format in ("", one.name) and one.recognises(report.value)), None)

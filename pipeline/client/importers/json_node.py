@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.client.failures import Failure, failure, typed_by, whole_characters
 from pipeline.client.importers.numbers import LONGEST_S
-from pipeline.client.importers.report import Context, ReportRefused
+from pipeline.client.importers.report import Context, ReportRefused, Warnings
 from pipeline.client.importers.times import when
 from pipeline.status_words import SYNONYMS, status_word
 
@@ -133,14 +133,15 @@ def lines_of(content: bytes, context: Context) -> Iterator[Node]:
             yield Node(value, context, f"line {number}")
 
 
-def parsed(content: bytes) -> Any:
+def parsed(content: bytes, warnings: Warnings) -> Any:
     """The JSON value of a file. Raises ``ReportRefused`` with line and column."""
     try:
         return json.loads(content)
     except json.JSONDecodeError as error:
         raise ReportRefused(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except UnicodeDecodeError as error:
-        raise ReportRefused(f"byte {error.start}: not {error.encoding}") from None
+        warnings.add(f"bytes that are not {error.encoding} are replaced", f"byte {error.start}")
+        return parsed(content.decode(error.encoding, "replace").encode(), warnings)
     except RecursionError:
         raise ReportRefused("nested too deeply for a report") from None
     except ValueError as error:  # a number of more than 4,300 digits

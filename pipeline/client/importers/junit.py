@@ -329,9 +329,11 @@ class _Reader:
 
     def _merged(self) -> list[Case]:
         """pytest writes an element for each attempt that it repeats, and a second one for a failed teardown."""
-        found: dict[tuple[str, str], Case] = {}
-        for case in self._cases:
-            first = found.setdefault((case.classname, case.name), case)
+        found: dict[tuple[str, ...], Case] = {}
+        for place, case in enumerate(self._cases):
+            # What has no name, as a test in which a worker died, is no attempt of another one.
+            key = (case.classname, case.name) if case.name else (str(place),)
+            first = found.setdefault(key, case)
             if first is case:
                 continue
             last = first.later[-1] if first.later else first.attempt
