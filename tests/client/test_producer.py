@@ -74,7 +74,10 @@ def test_a_metric_arrives_as_one_json_object_in_the_schema_s_database(redis_url:
     assert (third["value"], third["timestamp"], third["shard"]) == (0.25, 1_736_596_800_000, 3)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, None, "5", b"5", True, np.True_, [1], 1j], ids=repr)
+NO_NUMBERS = [math.nan, math.inf, -math.inf, 10**400, None, "5", b"5", True, np.True_, [1], 1j]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
 def test_a_value_that_is_no_finite_number_is_refused_at_the_call(value: Any) -> None:
     """ValueError, counted as refused, nothing queued."""
     with MetricsClient("redis://127.0.0.1:1") as client:
@@ -243,7 +246,8 @@ class _Word(enum.StrEnum):
 
 
 ODD_FIELDS = [
-    *({"value": value} for value in (True, np.False_, math.nan, -math.inf, 2**53, -(2**53), 2**53 - 1, "5", None, 10**400, -0.0)),
+    *({"value": value} for value in (True, np.False_, math.nan, -math.inf, "5", None, -0.0)),
+    *({"value": value} for value in (2**53, -(2**53), 2**53 - 1, 10**400)),
     *({"value": value} for value in (np.float64(1.5), np.int64(7), np.float32(0.1), 1e308)),
     *({"metric_type": name} for name in ("", None, 5, "\ud83d", "größe", "x" * 300)),
     *({"test_id": text} for text in (None, 5, "", "\ud83d", "tab\tline\n", "x" * 3000, _Word.CHROMIUM, b"x", ["a"])),
