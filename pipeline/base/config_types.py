@@ -104,13 +104,9 @@ def shown(field: FieldInfo | None, value: Any) -> str:
     if value is None or isinstance(value, bool | int | float):
         # A password of digits, without quotes, is a number; so is one that stands in the place of a whole section.
         may_be_secret = field is not None and (is_text(field) or section_of(field) is not None)
-        return (
-            HIDDEN
-            if may_be_secret and (declared is None or declared.as_url)
-            else repr(value)
-            if isinstance(value, float)
-            else json.dumps(value)
-        )
+        if may_be_secret and (declared is None or declared.as_url):
+            return HIDDEN
+        return repr(value) if isinstance(value, float) else json.dumps(value)
     if isinstance(value, Path | Enum):
         value, declared = str(value), Shown()
     if isinstance(value, list) and declared and all(isinstance(one, str) for one in value):
