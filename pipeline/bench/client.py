@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,41 +29,11 @@ def run(settings: config.Settings, rows: int, say: Callable[[str], None]) -> dic
         say(f"pushing {rows:,} metrics through one client")
         single = _throughput(url, rows, _push_each)
         say(f"pushing {rows:,} metrics in lists of {MANY_ITEMS:,}")
-        many = _named("many", _throughput(url, rows, _push_lists))
-        with _a_core_each(link) as is_possible:
-            pinned: dict[str, float] = {}
-            if is_possible:
-                say("the same with a core for the client and another one for Redis")
-                pinned = _named("pinned", _throughput(url, rows, _push_each))
-                pinned |= _named("pinned_many", _throughput(url, rows, _push_lists))
-        return {"rows": rows, **caller_us, **single, **many, **pinned, "buffered": _buffered(link)}
+        many = {f"many_{name}": figure for name, figure in _throughput(url, rows, _push_lists).items()}
+        return {"rows": rows, **caller_us, **single, **many, "buffered": _buffered(link)}
     finally:
         link.close(stop_embedded=True)
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _named(kind: str, figures: dict[str, float]) -> dict[str, float]:
-    return {f"{kind}_{name}": figure for name, figure in figures.items()}
-
-
-@contextmanager
-def _a_core_each(link: RedisLink) -> Iterator[bool]:
-    """This process on one core, Redis on another, if this system can do that.
-
-    Caller and sender take turns. On two cores what one wrote has to travel to the other one, which costs a third.
-    """
-    mine = os.sched_getaffinity(0) if sys.platform == "linux" else set()
-    if len(mine) < 2:
-        yield False
-        return
-    server = int(link.database("metrics").info("server")["process_id"])
-    first, *rest = sorted(mine)
-    os.sched_setaffinity(0, {first})
-    os.sched_setaffinity(server, rest)
-    try:
-        yield True
-    finally:
-        os.sched_setaffinity(0, mine)
 
 
 def _caller_us(url: str) -> dict[str, float]:
