@@ -110,11 +110,11 @@ FROM
 );
 
 -- flakiest
--- Tests that passed only after a retry or went back and forth on one commit, as the query flakiest_tests finds them. Single executions are looked through from since on (figure newest_executions); before it only executions marked flaky count.
+-- Tests that passed only after a retry or went back and forth on one commit, as the query flakiest_tests finds them. Single executions are looked through from since on (figure newest_executions); before it only executions marked flaky count, by test (figure flakiest_before).
 WITH
-    -- Of an execution numbers are kept, and one text of all names, with a byte between that no UTF-8 has: to hold a
-    -- text for each, and to compare words and (timestamp, segment, position), costs more than to read them. Planning
-    -- this statement takes longer than running it, and each level of nesting adds to that.
+    -- Of an execution numbers are kept, and one text of all names, with a byte between that no UTF-8 has: to hold a text
+    -- for each, and to compare words and (timestamp, segment, position), costs more than to read them. ClickHouse takes
+    -- longer to plan this than to run it, and much longer in one statement with flakiest_before; so that is added later.
     attempts AS
     (
         WITH
@@ -134,36 +134,30 @@ WITH
             AND ({suite:String} = '' OR m.test_suite = {suite:String})
         GROUP BY if(m.run_id = '', cityHash64(m.segment, m.position), cityHash64(m.run_id, m.job, test))
     ),
-    -- The single executions of each commit in the order of their starts, and the changes from one to the next.
-    arraySort(groupArrayIf((u.line, u.started, u.has_failed, u.of_no_commit), u.is_single)) AS in_order,
-    arrayFilter((one, before) -> one.1 = before.1 AND one.3 != before.3, arrayPopFront(in_order), arrayPopBack(in_order)) AS changes,
-    arrayCount(one -> one.4, changes) AS changes_of_no_commit
-SELECT test_suite, test_id, any(u.name) AS name, browser, sum(u.executed) AS executions, sum(u.failed) AS failures,
-    sum(u.saved) AS passed_after_retry, sum(u.retried) AS retried_attempts,
+    -- The executions of each commit in the order of their starts, and the changes from one to the next.
+    arraySort(groupArrayIf((line, started, verdict = 3, of_no_commit), decided)) AS in_order,
+    arrayFilter((one, before) -> one.1 = before.1 AND one.3 != before.3, arrayPopFront(in_order), arrayPopBack(in_order)) AS changes
+SELECT names[1] AS test_suite, names[2] AS test_id, any(names[4]) AS name, names[3] AS browser, countIf(decided) AS executions,
+    countIf(verdict = 3) AS failures,
+    countIf(if(decided, verdict != 3 AND (tried_again > 0 OR verdict = 2), alone)) AS passed_after_retry,
+    sumIf(tried_again, decided OR alone) AS retried_attempts,
     -- Without a commit two changes may be a defect and its fix.
-    length(changes) - least(changes_of_no_commit, 2) AS changes_on_one_commit,
-    round(least(1, passed_after_retry / greatest(executions, 1) + changes_on_one_commit / greatest(sum(u.is_single), 1)), 4) AS flakiness
-FROM
-(
-    -- What lies before the single executions is counted by windows.
-    SELECT test_suite, test_id, test_name AS name, browser, w.passed + w.failed AS executed, w.failed AS failed,
-        w.flaky AS saved, w.retried AS retried, 0 AS is_single, 0 AS has_failed, 0 AS line, 0 AS started, 0 AS of_no_commit
-    FROM windows_of(from_s = {from:UInt32}, to_s = {since:UInt32} - 1, step_s = 86400) AS w
-    WHERE lower(metric_type) = 'duration'
-        AND ({environment:String} = '' OR environment = {environment:String})
-        AND ({browser:String} = '' OR browser = {browser:String})
-        AND ({suite:String} = '' OR test_suite = {suite:String})
-    UNION ALL
-    SELECT names[1], names[2], names[4], names[3], decided, decided AND verdict = 3,
-        if(decided, verdict != 3 AND (tried_again > 0 OR verdict = 2), alone), if(decided OR alone, tried_again, 0),
-        decided, verdict = 3, line, started, of_no_commit
-    FROM attempts AS a
-    WHERE verdict > 0 OR NOT decided
-) AS u
-GROUP BY test_suite, test_id, browser
-HAVING passed_after_retry + changes_on_one_commit > 0
-ORDER BY flakiness DESC, executions DESC, test_suite, test_id, browser
-LIMIT 25;
+    length(changes) - least(arrayCount(one -> one.4, changes), 2) AS changes_on_one_commit, executions AS looked_through
+FROM attempts
+WHERE verdict > 0 OR NOT decided
+GROUP BY test_suite, test_id, browser;
+
+-- flakiest_before
+-- Executions before since by test, as their windows count them: the other part of the figure flakiest.
+SELECT test_suite, test_id, any(w.test_name) AS name, browser, sum(w.passed + w.failed) AS executions,
+    sum(w.failed) AS failures, sum(w.flaky) AS passed_after_retry, sum(w.retried) AS retried_attempts,
+    toInt64(0) AS changes_on_one_commit, toUInt64(0) AS looked_through
+FROM windows_of(from_s = {from:UInt32}, to_s = {since:UInt32} - 1, step_s = 86400) AS w
+WHERE lower(metric_type) = 'duration'
+    AND ({environment:String} = '' OR environment = {environment:String})
+    AND ({browser:String} = '' OR browser = {browser:String})
+    AND ({suite:String} = '' OR test_suite = {suite:String})
+GROUP BY test_suite, test_id, browser;
 
 -- test_windows
 -- One test over time, window by window.

@@ -18,6 +18,7 @@ from pipeline.base import resources
 from pipeline.base.errors import PipelineError
 from pipeline.jobs.coarser import DAY_S, HOUR_S
 from pipeline.store.client import Store
+from pipeline.web.flakiest import flakiest
 from pipeline.web.spans import MergedSpans, written_out
 
 FILE = "sql/page.sql"
@@ -25,6 +26,8 @@ ASKED_BEFORE = {"since": "newest_executions", "hours": "hours_of_attempts"}
 """Parameters that another query of the file gives, out of windows, so that few raw rows are read."""
 ASKED_BEFORE_S = 60.0
 """How long such an answer is remembered: a page that shows a span, or shows it again, needs it only roughly."""
+ADDED = {"flakiest": ("flakiest_before", flakiest)}
+"""Figures to whose answer that of another one is added, and how."""
 _MOST_REMEMBERED = 256
 HANDLES = 2
 MAX_SHOWN_ROWS = 2_000
@@ -147,11 +150,16 @@ def figure(handles: ReaderPool, name: str, values: Mapping[str, Any]) -> dict[st
             if "{" + parameter + ":" in known[name].sql:
                 values = {**values, parameter: handles.asked_before.of(handles, store, parameter, values)}
         used, table = _answer(handles, store, name, values)
+        sql = known[name].sql
+        if name in ADDED:
+            part, added = ADDED[name]
+            table = added(table, _answer(handles, store, part, values)[1])
+            sql += f"\n\n-- {part}\n{known[part].sql}"
         took_ms = (time.perf_counter() - began) * 1000
     return {
         **as_json(table),
         "source": known[name].sentence,
-        "sql": known[name].sql,
+        "sql": sql,
         "parameters": used,
         "took_ms": round(took_ms, 1),
     }
