@@ -154,7 +154,7 @@ def ask_all(store: Store, end_s: int, say: Say) -> dict[str, dict[str, dict[str,
                     key: round(statistics.median(cost[key] for cost in costs), 1)
                     for key in ("ms", "cpu_ms", "read_rows")
                 }
-                if "{from:" not in query.sql:
+                if "{from:" not in query.sql and "{since:" not in query.sql:
                     break
     finally:
         handles.close()
