@@ -1,8 +1,11 @@
 """TLS to Redis and ClickHouse: certificates by settings, and what is said when they do not fit."""
 
+import contextlib
 import socket
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +182,56 @@ def test_clickhouse_over_tls(store: Store, settings: Settings, certificates: Cer
         ):
             with tls_door(inner, wrong) as port, pytest.raises(StoreOutage, match=said):
                 Store.open(over_tls(settings, port, ca_file=certificates.ca))
+
+
+@contextmanager
+def tunnel() -> Iterator[tuple[int, list[bytes]]]:
+    """The port of a proxy that joins its clients to whatever they CONNECT to, and what they asked for."""
+    asked: list[bytes] = []
+
+    class Joined(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.rfile.readline())
+            while self.rfile.readline().strip():
+                pass
+            host, _, port = asked[-1].split()[1].decode().partition(":")
+            with socket.create_connection((host, int(port))) as there:
+                self.wfile.write(b"HTTP/1.1 200 joined\r\n\r\n")
+                back = threading.Thread(target=_copied, args=(there, self.connection), daemon=True)
+                back.start()
+                _copied(self.connection, there)
+                back.join()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Joined) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server.server_address[1], asked
+        server.shutdown()
+
+
+def _copied(one: socket.socket, other: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while piece := one.recv(65_536):
+            other.sendall(piece)
+        other.shutdown(socket.SHUT_WR)
+
+
+def test_clickhouse_over_tls_through_a_proxy(
+    store: Store, settings: Settings, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HTTPS_PROXY is used as everywhere; an answer is believed, and a row written, as without it."""
+    web = settings.web.model_copy(update={"names": ["127.0.0.1"]})
+    with (
+        ClickHouseHttp(store, limits=web, writable=True) as server,
+        tls_door(server.port, certificates.server) as port,
+        tunnel() as (proxy, asked),
+    ):
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy}")
+        with Store.open(over_tls(settings, port, ca_file=certificates.ca)) as through:
+            through.command("CREATE TABLE p (n UInt64) ENGINE = MergeTree ORDER BY n")
+            through.insert("p", pa.table({"n": pa.array([1, 2], pa.uint64())}))
+            assert through.rows("SELECT sum(n) FROM p") == [(3,)]
+        assert asked and asked[0].startswith(f"CONNECT 127.0.0.1:{port} ".encode())
 
 
 def test_no_password_goes_out_unencrypted(settings: Settings) -> None:

@@ -13,7 +13,7 @@ def parse_ms(text: str) -> int:
     units = [unit for _, unit in parts]
     whole = "".join(number + unit for number, unit in parts) == text
     if not parts or not whole or units != sorted(set(units), key=_order):
-        raise ValueError(f"{text!r:.60} is no duration; write 30s, 5m, 1h30m or 7d")
+        raise ValueError(f"{text!r:.60} is not a duration; write 30s, 5m, 1h30m or 7d")
     return sum(int(number) * _UNITS_MS[unit] for number, unit in parts)
 
 

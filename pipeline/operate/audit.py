@@ -140,7 +140,7 @@ def _since(store: Store, buffers: Sequence[Buffer], now_ms: int) -> tuple[int, s
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return 0, "what the last audit noted cannot be read"
         if at_ms > now_ms:
-            return 0, "the last audit is noted for a time to come"
+            return 0, "the time of the last audit lies in the future"
         if mutations != _mutations(store):
             return 0, "the table was altered by a statement since the last audit"
         last_ms.append(at_ms)

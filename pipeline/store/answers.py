@@ -8,6 +8,7 @@ for the next byte; here the whole request is bounded too, so that no server can 
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
 import threading
@@ -89,6 +90,10 @@ class _Watchdog:
     _LOOK_S = 0.5
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Start with nothing; also in a forked child, whose requests under way, thread and lock are the parent's."""
         self._ends_s: dict[Answers, float] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -96,7 +101,7 @@ class _Watchdog:
     def watch(self, asking: Answers, ends_s: float) -> None:
         with self._lock:
             self._ends_s[asking] = ends_s
-            if self._thread is None or not self._thread.is_alive():  # it does not live on in a fork
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="clickhouse-deadline", daemon=True)
                 self._thread.start()
 
@@ -115,6 +120,8 @@ class _Watchdog:
 
 
 _watchdog = _Watchdog()
+# Else a child would cut off what its parent asks: they share the socket.
+os.register_at_fork(after_in_child=_watchdog.begin)
 
 
 def _watched(kind: type[HTTPConnectionPool], hold: Callable[[Any], None]) -> type[HTTPConnectionPool]:

@@ -29,7 +29,7 @@ ASKED_BEFORE_S = 60.0
 ADDED = {"flakiest": ("flakiest_before", flakiest)}
 """Figures to whose answer that of another one is added, and how."""
 _NOT_COMPILED = "\nSETTINGS compile_expressions = 0, compile_aggregate_expressions = 0, compile_sort_description = 0"
-"""ClickHouse compiles what it is asked for the fourth time, which took up to half a second on top of a tenth."""
+"""ClickHouse compiles a statement that comes for the fourth time; that answer took up to half a second longer."""
 _MOST_REMEMBERED = 256
 HANDLES = 2
 MAX_SHOWN_ROWS = 2_000

@@ -198,7 +198,7 @@ HOOK = {"name": "hook", "kind": "webhook", "url": "http://x/"}
         ([{**HOOK, "kind": "email", "url": "smtp://x"}], "an email channel needs 'sender' and 'to'"),
         ([{**HOOK, "only": ["severity"]}], "'severity' is no matcher"),
         ([{**HOOK, "mute": ["Someday"]}], "'Someday' is no time of the week"),
-        ([{**HOOK, "group_wait": "soon"}], "'alerts.channels.hook.group_wait': 'soon' is no duration"),
+        ([{**HOOK, "group_wait": "soon"}], "'alerts.channels.hook.group_wait': 'soon' is not a duration"),
         ([{**HOOK, "group_interval": 0}], "group_interval must be longer than 0"),
         ([HOOK, HOOK], "two channels are named 'hook'"),
         ([{"kind": "webhook", "url": "http://x/"}], "'alerts.channels.0.name': Field required"),

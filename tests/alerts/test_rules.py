@@ -109,7 +109,7 @@ MISTAKES = [
     ("metric: Duration", "metric: []", 4, "metric: expected at least one metric"),
     ("statistic: p99.9", "statistic: p955", 5, "'p955' is not known; did you mean 'p95'?"),
     ("statistic: p99.9", "statistic: p0", 5, "'p0' is not known; did you mean"),
-    ("window: 5m", "window: 5 minutes", 6, "'5 minutes' is no duration; write 30s, 5m, 1h30m or 7d"),
+    ("window: 5m", "window: 5 minutes", 6, "'5 minutes' is not a duration; write 30s, 5m, 1h30m or 7d"),
     ("window: 5m", "window: 5", 6, "5 has no unit; write 30s, 5m, 1h30m or 7d"),
     ("window: 5m", "window: 90s", 6, "window must be a multiple of 1m, the length of the stored windows"),
     ("window: 5m", "window: 2d", 6, "window may be 1d at most"),
@@ -217,7 +217,7 @@ def test_durations_are_shown_as_they_are_read(milliseconds: int) -> None:
 @pytest.mark.parametrize("text", ["", "5", "m", "5m5m", "30s5m", "1.5h", "-5m", "5 m"])
 def test_what_is_no_duration(text: str) -> None:
     """Units go from large to small, once each, with whole numbers."""
-    with pytest.raises(ValueError, match="is no duration"):
+    with pytest.raises(ValueError, match="is not a duration"):
         durations.parse_ms(text)
 
 

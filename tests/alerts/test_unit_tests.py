@@ -237,7 +237,7 @@ def test_mistakes_in_cycles_and_drifts_are_told(tmp_path: Path, right: str, wron
     ("right", "wrong", "said"),
     [
         ("alertname: slow", "alertname: slwo", "no rule is named 'slwo'; did you mean 'slow'?"),
-        ("eval_time: 10m", "eval_time: ten", "'ten' is no duration"),
+        ("eval_time: 10m", "eval_time: ten", "'ten' is not a duration"),
         ('values: "1000x9', 'values: "1000y9', "'1000y9' is not a value"),
         ('browser="x"', 'brwoser="x"', "'brwoser' is not a dimension of a series; did you mean 'browser'?"),
         ("input_series:", "input_serie:", "unknown key 'input_serie'; did you mean 'input_series'?"),

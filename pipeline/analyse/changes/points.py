@@ -114,8 +114,8 @@ class Changes:
     ``points_after`` points; ``change_pct`` is their difference in percent of the first, ``effect_spreads`` in spreads
     (1.4826 median absolute deviations around the two levels; at least 0.05 % of the level). Of a series that drifts the
     levels are those at the change. ``p_value`` is the chance that a series of this length without any change shows one
-    as strong anywhere. ``confidence`` is one minus the share
-    of false changes to expect among this one and the stronger ones, given how many series were searched.
+    as strong anywhere. ``confidence`` is one minus the share of false changes to expect among this one and the stronger
+    ones, given how many series were searched.
     """
 
     series: Ints

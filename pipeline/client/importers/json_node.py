@@ -88,7 +88,7 @@ class Node:
             self.context.warnings.add("a negative duration is taken as 0", self.place, number)
             number = 0.0
         if number is not None and number * factor > LONGEST_S * 1000:
-            self.context.warnings.add("no duration is longer than ten years; stored without one", self.place, number)
+            self.context.warnings.add("longer than ten years; stored without a duration", self.place, number)
             number = None
         return None if number is None else number * factor
 

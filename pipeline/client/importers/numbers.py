@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 LONGEST_S = 10 * 366 * 86_400.0
-"""What is longer is no duration but a slip, a time for one, and would move the starts of what comes after it."""
+"""A longer time is a mistake, perhaps a point in time. The tests after it would seem to start years later."""
 
 _GROUPING = str.maketrans("", "", " \u00a0\u202f'_")
 _CLOCK = re.compile(r"(?:(\d+)\.)?(\d+):(\d{2}):(\d{2}(?:\.\d+)?)")

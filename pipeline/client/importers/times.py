@@ -58,7 +58,7 @@ def when(text: str, place: str, context: Context) -> int | None:
     # Not by timestamp(): its float lands below the millisecond it means.
     found = (moment - _EPOCH) // timedelta(milliseconds=1)
     if found < 0 or found > context.now_ms + context.future_ms:
-        context.warnings.add("no test ran at this time; the time of import is used", place, text)
+        context.warnings.add("this time lies ahead or before 1970; the time of import is used", place, text)
         return None
     return found
 
