@@ -562,7 +562,7 @@ def test_trx() -> None:
         ("<robot/>", "this is Robot Framework's output; `robot --xunit FILE` writes JUnit"),
         ("<testng-results/>", "this is TestNG's own results; push the JUnit reports beside them"),
         ('{"version": "3.13.0", "examples": [], "summary": {}}', "this is RSpec's JSON"),
-        ('{"Time": "x", "Action": "run", "Package": "shop"}\n{"Action": "pass"}', "the output of go test -json"),
+        ('{"Time": "x", "Action": "run", "Package": "shop"}\n{"Action": "pass"}', "the output of go test; gotestsum"),
         ("TAP version 13\n1..1\nok 1 - a\n", "this is TAP"),
         ('{"uuid": "u", "children": [], "befores": []}', "an Allure container; push the directory"),
         ("just words", "line 1"),
@@ -780,6 +780,29 @@ def test_a_scenario_has_the_same_identity_in_cucumber_s_json_and_messages() -> N
     found = identities("cucumber-12.9.json")
     assert found == identities("cucumber-messages-12.9.ndjson")
     assert ("Cart::Adds 3", "Adds 3", "Cart") in found
+
+
+def test_behave_s_json_names_tests_as_its_junit_report_does() -> None:
+    """Seconds, a status of the scenario, which a hook can fail; a file before the feature's name."""
+    passed, failed = (
+        {"status": status, "duration": 0.25, "error_message": ["ASSERT FAILED: no way", "x"]}
+        for status in ("passed", "failed")
+    )
+    elements = [
+        {"type": "background", "name": "", "steps": [{"name": "a cart"}]},
+        {"type": "scenario", "name": "passes", "status": "passed", "steps": [{"result": passed}, {"result": passed}]},
+        {"type": "scenario", "name": "fails", "status": "failed", "steps": [{"result": failed}]},
+        {"type": "scenario", "name": "hook", "status": "hook_error", "steps": [{}]},
+        {"type": "scenario", "name": "waits", "status": "skipped", "steps": [{}]},
+    ]
+    feature = {"keyword": "Feature", "name": "Cart", "location": "features/shop/a.feature:1", "elements": elements}
+    assert shown([feature], "test_id", "test_suite", "status", "value") == [
+        ("shop.a.Cart::passes", "shop.a.Cart", "passed", 500.0),
+        ("shop.a.Cart::fails", "shop.a.Cart", "failed", 250.0),
+        ("shop.a.Cart::hook", "shop.a.Cart", "failed", 0),
+        ("shop.a.Cart::waits", "shop.a.Cart", "skipped", 0),
+    ]
+    assert rows([feature])[1]["tags"]["error_message"] == "ASSERT FAILED: no way"
 
 
 def test_java_s_hooks_and_backgrounds_are_parts_of_a_scenario() -> None:

@@ -16,7 +16,7 @@ from typing import IO, Any
 from pipeline.client.importers import allure as allure_format
 from pipeline.client.importers import other_formats
 from pipeline.client.importers.ctrf import ctrf
-from pipeline.client.importers.cucumber import cucumber, cucumber_messages, is_messages
+from pipeline.client.importers.cucumber import cucumber, cucumber_messages, is_behave, is_messages
 from pipeline.client.importers.jest_json import jest
 from pipeline.client.importers.json_node import Node, parsed
 from pipeline.client.importers.junit import ROOTS as JUNIT_ROOTS
@@ -103,7 +103,9 @@ def _is_allure(value: Any) -> bool:
 
 
 def _is_cucumber(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_has("uri", "elements")(one) for one in value)
+    if not isinstance(value, list) or not value:
+        return False
+    return all(_has("elements")(one) and ("uri" in one or is_behave(one)) for one in value)
 
 
 def _one_allure(report: Node) -> Report:

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+_GO = "the output of go test; gotestsum --junitfile, or go-junit-report, makes JUnit"
 ROOTS = {
     "testng-results": "TestNG's own results; push the JUnit reports beside them (junitreports/, Surefire's TEST-*.xml)",
     "robot": "Robot Framework's output; `robot --xunit FILE` writes JUnit, `rebot --xunit FILE` makes it of this",
@@ -31,8 +32,8 @@ _MEMBERS = (
     ({"children", "afters"}, "an Allure container; push the directory it is in"),
 )
 _LINES = (
-    ({"Action", "Package"}, "the output of go test -json; gotestsum --junitfile, or go-junit-report, makes JUnit"),
-    ({"Action", "ImportPath"}, "the output of go test -json; gotestsum --junitfile, or go-junit-report, makes JUnit"),
+    ({"Action", "Package"}, _GO),
+    ({"Action", "ImportPath"}, _GO),
     ({"protocolVersion", "runnerVersion"}, "the machine output of Dart or Flutter; tojunit of junitreport makes JUnit"),
     ({"type", "event", "test_count"}, "the JSON of Rust's libtest; cargo nextest writes JUnit"),
 )
@@ -46,6 +47,8 @@ def named_by_members(value: Any) -> str:
 
 def named_by_beginning(head: bytes) -> str:
     """What a file is that holds lines; empty where it is not known."""
+    if head.startswith(b"=== RUN "):
+        return _GO
     if _TAP.match(head):
         return "TAP; `node --test-reporter=junit`, `prove --formatter TAP::Formatter::JUnit` and others write JUnit"
     try:
