@@ -75,9 +75,11 @@ def _scenarios(feature: Node) -> Iterable[tuple[Node, Attempt]]:
             background = results
             continue
         results, background = [*background, *results], []
-        unit_ms = 1000.0 if is_behave(feature.value) else _NS_TO_MS
+        unit_ms = _NS_TO_MS
+        if is_behave(feature.value):  # a step that did not run has no result there, and that is no failure
+            unit_ms, results = 1000.0, [result for result in results if result]
         durations = [result.get("duration").duration_ms(unit_ms) or 0.0 for result in results]
-        errors = [(result.get("status").text(), _error(result)) for result in results if result]
+        errors = [(result.get("status").text(), _error(result)) for result in results]
         if status_word(own := element.get("status").text()) != PASSED and own:  # of behave: its hooks are no steps
             errors.append((own, NO_FAILURE))
         yield element, Attempt(*_judged(errors, sum(durations), element.get("start_timestamp").time_ms()))
