@@ -596,6 +596,77 @@ def test_a_report_without_a_test_is_told_of(report: str | dict[str, Any]) -> Non
     assert warnings == ["this report holds no test"]
 
 
+PASSED_JEST = {"name": "a.js", "status": "passed", "assertionResults": [{"title": "x", "status": "passed"}]}
+PASSED_PYTEST = {"collectors": [], "summary": {"passed": 1}, "tests": [{"nodeid": "a.py::t", "outcome": "passed"}]}
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ({"numFailedTests": 2, "testResults": [PASSED_JEST]}, "the report counts failures"),
+        ({"numFailedTests": 0, "success": False, "testResults": [PASSED_JEST]}, "the report says success: false"),
+        ({"stats": {"failures": 2}, "tests": [], "passes": [], "failures": []}, "the report counts failures"),
+        ({"stats": {"suites": 1, "failures": 2}, "results": []}, "the report counts failures"),
+        ({"totalTests": 3, "totalFailed": 2, "runs": []}, "the report counts failures"),
+        ({"status": "failed", "failures": 1, "message": "no browser found"}, "no browser found"),
+        ({"results": {"tool": {"name": "x"}, "summary": {"failed": 2}, "tests": []}}, "the report counts failures"),
+        ({"config": {}, "suites": [], "stats": {"unexpected": 2}}, "the report counts failures"),
+        (PASSED_PYTEST | {"exitcode": 3}, "the session ended with exit code <n>"),
+        (PASSED_PYTEST | {"exitcode": 1, "summary": {"error": 1}}, "the report counts failures"),
+    ],
+    ids=range(10),
+)
+def test_failures_that_are_only_counted_are_one_failure(report: dict[str, Any], message: str) -> None:
+    """A failed run never looks green, and never like one without tests."""
+    found, warnings = read_and_warn(report)
+    first = found.rows(NOW_MS)[0]
+    assert (first["test_id"], first["status"]) == ("(run)", "failed")
+    assert first["tags"]["error_message"].startswith(message)
+    assert warnings == ["the report tells of failures, and no test failed: stored as one of the run"]
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"numFailedTests": 0, "numPendingTests": 1, "success": True, "testResults": [PASSED_JEST]},
+        PASSED_PYTEST | {"exitcode": 0},
+        PASSED_PYTEST,
+    ],
+    ids=range(3),
+)
+def test_a_report_that_counts_no_failure_has_none_of_its_run(report: dict[str, Any]) -> None:
+    """Nothing is added."""
+    assert [row["status"] for row in rows(report)] == ["passed"]
+
+
+def test_what_jest_gives_its_own_reporters_is_read() -> None:
+    """As jest-stare keeps it: other names than in the JSON that jest writes; a file that was not even compiled."""
+    tests = [
+        {"ancestorTitles": ["cart"], "title": title, "status": status, "duration": 5, "failureMessages": ["Error: no"]}
+        for title, status in (("pays", "passed"), ("fails", "failed"))
+    ]
+    given = {"testFilePath": "/home/ci/shop/a.test.ts", "perfStats": {"start": NOW_MS - 1000}, "testResults": tests}
+    broken = {"testFilePath": "/home/ci/shop/b.test.ts", "testResults": [], "testExecError": {"message": "TS2305"}}
+    report = {
+        "numFailedTests": 1,
+        "testResults": [given, broken | {"failureMessage": "● Test suite failed to run\n\nTS2305"}],
+    }
+    tests[0]["failureMessages"] = []
+    assert shown(report, "test_id", "status", "timestamp", root=ROOT) == [
+        ("a.test.ts::cart pays", "passed", NOW_MS - 1000),
+        ("a.test.ts::cart fails", "failed", NOW_MS - 1000),
+        ("(suite)", "failed", NOW_MS),
+    ]
+
+
+def test_a_spec_that_cypress_could_not_load_failed() -> None:
+    """Its tests are null."""
+    run = {"spec": {"relative": "a.cy.js"}, "error": "Webpack Compilation Error", "tests": None}
+    assert shown({"totalTests": 0, "totalFailed": 1, "runs": [run]}, "test_id", "test_suite", "status") == [
+        ("(suite)", "a.cy.js", "failed")
+    ]
+
+
 def test_bytes_that_are_not_of_the_encoding_cost_nothing_else() -> None:
     """As in the message of a test that printed what it received."""
     test = b'{"title": "caf\xe9", "status": "passed"}'

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from pipeline.client.importers import allure as allure_format
 from pipeline.client.importers import other_formats
+from pipeline.client.importers.counted_failures import add_counted_failures
 from pipeline.client.importers.ctrf import ctrf
 from pipeline.client.importers.cucumber import cucumber, cucumber_messages, is_behave, is_messages
 from pipeline.client.importers.jest_json import jest
@@ -80,7 +81,9 @@ def _is_playwright(value: Any) -> bool:
 
 
 def _is_cypress(value: Any) -> bool:
-    """SARIF, the format of code scanners, has ``runs`` too."""
+    """SARIF, the format of code scanners, has ``runs`` too. A run that could not begin has a message alone."""
+    if _has("status", "failures", "message")(value):
+        return True
     if not _has("runs")(value) or not isinstance(value["runs"], list):
         return False
     return "totalTests" in value or any(map(_has("tests"), value["runs"]))
@@ -171,7 +174,9 @@ def _read(stream: IO[bytes], context: Context, format: str) -> Report:
     known = next((one for one in JSON_FORMATS if format in ("", one.name) and one.recognises(report.value)), None)
     if known is None:
         raise ReportRefused(f"this is not a report of the format {format}" if format else _unknown(report.value))
-    return known.read(report)
+    found = known.read(report)
+    add_counted_failures(report, found)
+    return found
 
 
 def _read_xml(xml: XmlFormat, stream: IO[bytes], context: Context) -> Report:
