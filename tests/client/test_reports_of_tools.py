@@ -596,7 +596,8 @@ def test_a_report_without_a_test_is_told_of(report: str | dict[str, Any]) -> Non
     assert warnings == ["this report holds no test"]
 
 
-PASSED_JEST = {"name": "a.js", "status": "passed", "assertionResults": [{"title": "x", "status": "passed"}]}
+PASSED_TESTS = [{"title": "x", "status": "passed"}]
+PASSED_JEST = {"name": "a.js", "status": "passed", "assertionResults": PASSED_TESTS}
 PASSED_PYTEST = {"collectors": [], "summary": {"passed": 1}, "tests": [{"nodeid": "a.py::t", "outcome": "passed"}]}
 
 
@@ -629,10 +630,11 @@ def test_failures_that_are_only_counted_are_one_failure(report: dict[str, Any], 
     "report",
     [
         {"numFailedTests": 0, "numPendingTests": 1, "success": True, "testResults": [PASSED_JEST]},
+        {"numFailedTests": 0, "success": False, "testResults": [{"testFilePath": "a.js", "testResults": PASSED_TESTS}]},
         PASSED_PYTEST | {"exitcode": 0},
         PASSED_PYTEST,
     ],
-    ids=range(3),
+    ids=range(4),
 )
 def test_a_report_that_counts_no_failure_has_none_of_its_run(report: dict[str, Any]) -> None:
     """Nothing is added."""

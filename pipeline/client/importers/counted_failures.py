@@ -40,10 +40,15 @@ def add_counted_failures(report: Node, found: Report) -> None:
 def _reason(report: Node, format: str) -> str:
     if any(report.get(*path).count() for path in _COUNTS.get(format, ())):
         return report.get("message").text() or "the report counts failures, and holds no test that failed"
-    if format == "jest" and report.get("success").value is False:
+    if format == "jest" and report.get("success").value is False and not _is_given_to_reporters(report):
         return "the report says success: false, and holds no test that failed"
     exit_code = report.get("exitcode").text() if format == "pytest-json" else ""
     is_failed_cypress = format == "cypress" and status_word(report.get("status").text()) == FAILED
     if is_failed_cypress or exit_code not in _HARMLESS_EXITS:
         return report.get("message").text() or f"the session ended with exit code {exit_code}"
     return ""
+
+
+def _is_given_to_reporters(report: Node) -> bool:
+    """Jest gives its results to reporters before it decides whether they are a success."""
+    return any("testFilePath" in file.value for file in report.get("testResults").items())
