@@ -740,3 +740,25 @@ def test_node_tap_says_in_a_property_what_it_skipped() -> None:
     assert [row["status"] for row in rows(suite(case).replace("<testsuites", '<testsuites name="TAP Tests"'))] == [
         "skipped"
     ]
+
+
+def test_karma_s_browser_and_its_version_are_no_part_of_a_test_s_name() -> None:
+    """Else each update of a browser began a new history of every test."""
+    report = """<testsuite name="Chrome Headless 156.0.0.0 (Linux 0.0.0)" tests="1">
+    <properties><property name="browser.fullName" value="Mozilla/5.0"/></properties>
+    <testcase name="cart pays" classname="Chrome_Headless_156_0_0_0_(Linux_0_0_0).cart" time="1"/>%s</testsuite>"""
+    expected = ("cart::cart pays", "cart pays", "cart", "Chrome Headless")
+    fields = ("test_id", "test_name", "test_suite", "browser")
+    assert shown(report % "", *fields) == [expected]
+    assert shown((report % "").replace("156", "157"), *fields) == [expected]
+    broken = shown(report.replace("<testsuite ", '<testsuite errors="1" ') % "", "test_id", "test_suite", "browser")
+    assert broken[0] == ("(suite)", "", "Chrome Headless")
+
+
+def test_testcafe_s_browsers_and_their_versions_are_no_part_of_a_suite_s_name() -> None:
+    """A fixture is the suite."""
+    named = "TestCafe Tests: Chrome 41.0.2227 / macOS 10.10.1, Firefox 47 / macOS 10.10.1"
+    case = '<testcase classname="Cart" file="a.js" name="Cart - pays" time="1"/>'
+    expected = ("Cart::Cart - pays", "Cart", "Chrome, Firefox")
+    report = f'<testsuite name="{named}" tests="1">{case}</testsuite>'
+    assert shown(report, "test_id", "test_suite", "browser") == [expected]

@@ -14,7 +14,7 @@ from typing import IO
 from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import NO_FAILURE, Failure, failure
 from pipeline.client.identity import RUN, SUITE
-from pipeline.client.importers import jest_titles, mocha_junit, node_titles
+from pipeline.client.importers import browser_suites, jest_titles, mocha_junit, node_titles
 from pipeline.client.importers.cucumber_names import CUCUMBER, Titles, junit_title
 from pipeline.client.importers.identities import identity, relative
 from pipeline.client.importers.junit_case import Case
@@ -48,6 +48,7 @@ _TIME_IN_NAME = re.compile(r"(?<=.)-20\d{12}$", re.ASCII)
 """unittest-xml-reporting puts the time of the run behind a suite's name: a suite of its own each time."""
 
 _NODE_TAP = "node-tap"
+_OF_BROWSERS = (browser_suites.KARMA, browser_suites.TESTCAFE)
 _PRODUCERS = (
     # What <testsuites>, or else the first <testsuite>, is called.
     (re.compile(r"pytest tests|pytest"), "pytest"),
@@ -58,6 +59,7 @@ _PRODUCERS = (
     (re.compile(r"Cucumber"), CUCUMBER),
     (re.compile(r"AllTests"), "googletest"),
     (re.compile(r"TAP Tests"), _NODE_TAP),
+    (browser_suites.TESTCAFE_SUITE, browser_suites.TESTCAFE),
 )
 
 
@@ -238,7 +240,10 @@ class _Reader:
         own = RUN if suite.is_run else SUITE
         tags = dict(suite.properties)
         fields = {name: tags.pop(name, "") for name in _FIELDS}
-        return Execution(own, own, suite.name, [attempt], tags=tags, **fields)
+        name = suite.name
+        if self._producer in _OF_BROWSERS:
+            name, fields["browser"] = "", browser_suites.browser_of(name)
+        return Execution(own, own, name, [attempt], tags=tags, **fields)
 
     # Tests
 
@@ -323,6 +328,9 @@ class _Reader:
                 return SUITE, SUITE, relative(file, self._context.root)
         elif producer == jest_titles.VITEST_JUNIT:
             name, file = jest_titles.vitest_title(name), file or case.classname
+        elif producer in _OF_BROWSERS:
+            case.browser = browser_suites.browser_of(case.suite)
+            case.classname = case.suite = browser_suites.class_of(case.classname, case.suite)
         elif case.browser:
             producer, file = "playwright", case.classname
         return identity(
@@ -363,6 +371,8 @@ class _Reader:
         properties = self._suites[-1].properties if self._case is None else self._case.properties
         if self._case and self._producer == _NODE_TAP and name in _SKIPS and self._case.attempt.status == PASSED:
             self._case.attempt.status = SKIPPED  # it writes no element for that
+        if self._case is None and name == browser_suites.KARMA_PROPERTY:
+            self._producer = self._producer or browser_suites.KARMA
         if self._case is None and name in mocha_junit.WDIO_PROPERTIES:
             self._suites[-1].told[name] = value[:_LONGEST_TEXT]
             self._producer = self._producer or (mocha_junit.WDIO if name == "specId" else "")
