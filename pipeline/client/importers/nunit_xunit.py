@@ -30,6 +30,8 @@ _OUTCOMES = {"notrunnable": SKIPPED, "warning": PASSED, "cancelled": INTERRUPTED
 _FAILED_GROUP = re.compile(r"fail|error|invalid", re.IGNORECASE)
 _CLASS = re.compile(r"(.+?)\.([^.(]+(?:\(.*)?)", re.DOTALL)
 """NUnit 2 names a test with its class before it; values in parentheses may have dots."""
+_ASSEMBLY = re.compile(r"^.*[\\/](?=[^\\/]+\.(?:dll|exe)$)", re.IGNORECASE)
+"""The path before an assembly, in which machines differ."""
 _LONGEST_TEXT = 4_000
 
 
@@ -115,8 +117,8 @@ class _Reader:
             time_ms = when(f"{day} {hour}", place, self._context)
         counted = any(seconds(said.get(name, "0")) for name in ("failed", "failures", "errors"))
         is_failed = element == "error" or counted or bool(_FAILED_GROUP.match(said.get("result", "")))
-        site = said.get("site", "")
-        return _Group(said.get("name", ""), time_ms, is_failed and site != "Parent", site == "TearDown")
+        site, name = said.get("site", ""), _ASSEMBLY.sub("", said.get("name", ""))
+        return _Group(name, time_ms, is_failed and site != "Parent", site == "TearDown")
 
     def _end_group(self, group: _Group) -> None:
         if group.is_failed and (not group.holds_failure or group.is_of_teardown):
