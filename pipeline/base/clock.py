@@ -5,7 +5,7 @@ half an hour of simulated platform with a ``ManualClock`` before it goes on live
 """
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Protocol
 
 from pipeline.base import durations
@@ -43,11 +43,11 @@ def iso_seconds(moment_ms: int) -> str:
     return iso(moment_ms // 1000 * 1000).replace(".000Z", "Z")
 
 
-def from_iso(text: str) -> int:
-    """Milliseconds since the epoch of an ISO-8601 time, UTC unless it names a zone. Raises ``ValueError``."""
+def from_iso(text: str, zone: tzinfo = UTC) -> int:
+    """Milliseconds since the epoch of an ISO-8601 time, in ``zone`` unless it names one. Raises ``ValueError``."""
     moment = datetime.fromisoformat(text.strip())
     # Not by timestamp(): its float lands below the millisecond it means.
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=zone)) - _EPOCH) // timedelta(milliseconds=1)
 
 
 def moment_ms(text: str, now_ms: int) -> int:

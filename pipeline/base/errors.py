@@ -55,7 +55,14 @@ class KeyDamaged(RedisOutage):
 
 
 class StoreOutage(Outage):
-    """ClickHouse cannot be reached, timed out, or answered with a code that is worth a retry."""
+    """ClickHouse cannot be reached, timed out, or answered with a code that is worth a retry.
+
+    ``code`` is ClickHouse's error number, 0 when it gave none.
+    """
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class StoreRefused(PipelineError):

@@ -92,6 +92,9 @@ class Query:
         values = {**self.defaults, **given}
         if self.sentence and (missing := [name for name in wanted if name not in values]):
             raise UsageError(f"the query needs the parameter {missing[0]!r} ({wanted[missing[0]].type})")
+        for name, text in values.items():
+            if wanted[name].is_time and not text:
+                raise UsageError(f"the parameter {name!r} is a time: ISO-8601, or a span back from now such as 6h")
         return {name: _epoch_s(text, now_ms) if wanted[name].is_time else text for name, text in values.items()}
 
 

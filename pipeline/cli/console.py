@@ -18,8 +18,8 @@ from rich.text import Text
 
 from pipeline.base.text import printable
 from pipeline.buffer.books import UNKNOWN
-from pipeline.cli.results import QueryResult
 from pipeline.collect.told import quiet
+from pipeline.store.results import QueryResult
 
 if TYPE_CHECKING:
     from pipeline.base.resources import Query

@@ -203,8 +203,8 @@ def query(
 ) -> None:
     """Ask ClickHouse: SQL, or a named query (--list shows them). Read-only."""
     from pipeline.base import resources
-    from pipeline.cli import results
     from pipeline.cli.console import print_queries, print_result
+    from pipeline.store import results
 
     named = resources.queries()
     if list_them:

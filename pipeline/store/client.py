@@ -200,17 +200,27 @@ class Store:
         query_settings: dict[str, Any] = {"deduplicate_insert": "enable" if token else "disable"} if known else {}
         return query_settings | {"insert_deduplicate": int(bool(token)), "insert_deduplication_token": token}
 
-    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
-        """The result of ``sql``, whole; ClickHouse fills ``{name:Type}`` in it from ``parameters``."""
-        with as_asked("ArrowStream"), self._speaking(), unreadable_answers():
-            body = self._client.raw_query(self._allowed(sql), dict(parameters or {}), fmt="ArrowStream")
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, tag: str = "") -> pa.Table:
+        """The result of ``sql``, whole; ClickHouse fills ``{name:Type}`` in it from ``parameters``.
+
+        What carries a ``tag`` (letters, digits, - and blanks) can be ended by ``end``.
+        """
+        with as_asked("ArrowStream", tag), self._speaking(), unreadable_answers():
+            body = self._client.raw_query(self._allowed(sql) + _tagged(tag), dict(parameters or {}), fmt="ArrowStream")
             return whole_stream(body)
 
-    def raw(self, sql: str, parameters: Mapping[str, Any] | None, output_format: str) -> bytes:
+    def raw(self, sql: str, parameters: Mapping[str, Any] | None, output_format: str, *, tag: str = "") -> bytes:
         """The result of ``sql`` in one of ClickHouse's formats, as it comes; for people who ask for CSV and its kin."""
-        with as_asked(output_format), self._speaking():
-            body: bytes = self._client.raw_query(self._allowed(sql), dict(parameters or {}), fmt=output_format)
+        with as_asked(output_format, tag), self._speaking():
+            body: bytes = self._client.raw_query(
+                self._allowed(sql) + _tagged(tag), dict(parameters or {}), fmt=output_format
+            )
         return body
+
+    def end(self, tag: str) -> None:
+        """End what other handles run under this tag, if it has begun; a writer's handle does it."""
+        find = literal(_tagged(tag).strip())
+        self.command(f"KILL QUERY WHERE position(query, {find}) > 0 AND query NOT LIKE 'KILL%' ASYNC")
 
     @contextmanager
     def _speaking(self) -> Iterator[None]:
@@ -403,6 +413,11 @@ def _server_profile(settings: Settings, role: engine.Role) -> dict[str, Any]:
 
 def _connect_http(settings: Settings, dsn: str, profile: Mapping[str, Any], token: str = "") -> Client:
     return http_connection.connect(settings.clickhouse, dsn, profile, token)
+
+
+def _tagged(tag: str) -> str:
+    """What is written behind a statement; on a line of its own, since a comment may stand on the last."""
+    return f"\n/* {tag} */" if tag else ""
 
 
 def _read_once(body: pa.Buffer) -> Generator[Any, None, None]:

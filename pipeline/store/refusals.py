@@ -88,14 +88,16 @@ def translated(role: Role) -> Iterator[None]:
 
 
 @contextmanager
-def as_asked(output_format: str) -> Iterator[None]:
-    """A refusal without the FORMAT that the driver writes behind a statement."""
+def as_asked(output_format: str, tag: str = "") -> Iterator[None]:
+    """A refusal without what is written behind a statement: the tag, and the driver's FORMAT."""
+    comment = re.escape(f"/* {tag} */")
     added = re.escape(f"FORMAT {output_format}")
     try:
         yield
     except StoreRefused as error:
+        text = re.sub(rf"\s*{comment}", "", str(error)) if tag else str(error)
         text = re.sub(
-            rf"failed at position \d+ \(FORMAT\)(?: \(line \d+, col \d+\))?: {added}", "failed at the end", str(error)
+            rf"failed at position \d+ \(FORMAT\)(?: \(line \d+, col \d+\))?: {added}", "failed at the end", text
         )
         if f"FORMAT AS {output_format}" in text:  # it was taken for what the statement lacks
             text = f"ClickHouse, code {error.code}: the statement ends too early"
@@ -119,7 +121,7 @@ def _classified(error: DriverError, role: Role) -> StoreOutage | StoreRefused | 
             code == _TOO_MANY_PARTS and _TOO_MANY_PARTITIONS in text
         )
         if code in _RETRY_CODES and not refused_for_ever:
-            return StoreOutage(f"ClickHouse, code {code}: {sentence}")
+            return StoreOutage(f"ClickHouse, code {code}: {sentence}", code)
         return StoreRefused(f"ClickHouse, code {code}: {sentence}", code)
     if isinstance(error, ProgrammingError | NotSupportedError | DataError):
         return StoreRefused(f"the ClickHouse driver: {sentence}")  # it never left this process

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -12,8 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from pipeline.base import resources
-from pipeline.base.errors import Outage, PipelineError, UsageError
+from pipeline.base import log, resources
+from pipeline.base.errors import Outage, PipelineError, StoreOutage, UsageError
 from pipeline.serve.access import COOKIE, Credentials, ShownCredentials
 from pipeline.serve.bodies import BodyRefused, Budget, read_body
 from pipeline.serve.workers import Workers
@@ -23,11 +25,16 @@ from pipeline.web.now import history, now
 from pipeline.web.parts import Parts
 from pipeline.web.pulse import Pulse
 
+_log = log.get(__name__)
+
 _MAX_BODY_BYTES = 256 << 10
 _PATIENCE_S = 15.0
 _KEEP_ALIVE_S = 15.0
 _MAX_STREAMS = 32
 _COOKIE_AGE_S = 30 * 86_400
+_KILL_AGAIN_S = 0.5
+_TOO_MUCH = frozenset({159, 160, 241})
+"""ClickHouse's codes for what takes too long, or too much memory: of a person's question they say something."""
 
 Answer = Callable[[Request], Awaitable[Response]]
 
@@ -208,17 +215,45 @@ class Desk:
         if not isinstance(given, dict):
             raise BadRequest("'parameters' has to be an object")
         values = figures.filled(sql, given)
-        return JSONResponse(await self._run(lambda: figures.asked(self._analysts, sql, values)))
+        return JSONResponse(
+            await self._for_as_long(request, lambda tag: figures.asked(self._analysts, sql, values, tag))
+        )
 
     async def _download(self, request: Request) -> Response:
         sql, output = request.query_params.get("sql", ""), request.query_params.get("format", "CSVWithNames")
         given = {name[6:]: text for name, text in request.query_params.items() if name.startswith("param_")}
         values = figures.filled(sql, given)
-        body = await self._run(lambda: figures.download(self._analysts, sql, output, values))
+        body = await self._for_as_long(request, lambda tag: figures.download(self._analysts, sql, output, values, tag))
         kind, ending = figures.DOWNLOADS[output]
         return Response(
             body, media_type=kind, headers={"Content-Disposition": f'attachment; filename="answer.{ending}"'}
         )
+
+    async def _for_as_long(self, request: Request, work: Callable[[str], Any]) -> Any:
+        """What a question's ``work`` gives, under a tag by which ClickHouse ends it once its reader has gone."""
+        tag = f"page {uuid.uuid4()}"
+        running = asyncio.ensure_future(self._run(lambda: work(tag)))
+        gone = asyncio.ensure_future(_gone(request))
+        await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        if not running.done():
+            threading.Thread(target=self._end, args=(tag, running), name="page-kill", daemon=True).start()
+        try:
+            return await running
+        except StoreOutage as outage:
+            if outage.code in _TOO_MUCH:
+                raise PipelineError(f"{outage}. Ask for a shorter span or fewer rows.") from None
+            raise
+
+    def _end(self, tag: str, running: asyncio.Future[Any]) -> None:
+        """End a question; it may not have begun yet, so this is said until it is over."""
+        try:
+            with self._parts.store() as store:
+                while not running.done():
+                    store.end(tag)
+                    threading.Event().wait(_KILL_AGAIN_S)
+        except PipelineError as error:
+            _log.warning("question without a reader could not be ended", trouble=str(error))
 
     # Acting
 
@@ -255,6 +290,12 @@ class Desk:
         if not asked.get("preview"):
             self._demand_act(request)
         return JSONResponse(await self._run(with_store(lambda store: acts.act_on_letters(self._parts, store, asked))))
+
+
+async def _gone(request: Request) -> None:
+    """Until the reader has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _event(told: dict[str, Any]) -> bytes:

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
-from pipeline.base import resources
+from pipeline.base import clock, resources
 from pipeline.base.errors import PipelineError
 from pipeline.jobs.coarser import DAY_S, HOUR_S
+from pipeline.store import results
 from pipeline.store.client import Store
 from pipeline.web.flakiest import flakiest
 from pipeline.web.spans import MergedSpans, written_out
@@ -36,8 +38,15 @@ MAX_SHOWN_ROWS = 2_000
 """Of an answer to a question; downloads have all rows."""
 
 _TEXT_PARAMETERS = ("environment", "browser", "suite", "test", "run", "other", "vital", "alert")
+_WRAPPED = r"(?:Nullable\(|LowCardinality\()*"
+_TIME = re.compile(_WRAPPED + r"DateTime(?:64)?\b(?:[^']*'(?P<zone>[^']+)')?")
+_DAY = re.compile(_WRAPPED + r"Date(?:32)?\b")
 _MAX_TEXT = 500
 _MAX_SPAN_S = 400 * 86_400
+_LAST_S = (1 << 32) - 1
+"""ClickHouse's DateTime ends in 2106."""
+_EXACT = 1 << 53
+"""Integers beyond it are other ones once a browser has read them: they are sent as text."""
 _POINTS = 180
 _WINDOW_S = 300
 _WHOLE_DAYS_FROM_S = 3 * DAY_S
@@ -120,7 +129,7 @@ class _AskedBefore:
 def parameters(given: Mapping[str, str], now_s: int) -> dict[str, Any]:
     """What fills the placeholders: the span in whole windows, the filters. Raises ``BadRequest``."""
     until_s = _whole("to", given.get("to"), now_s)
-    from_s = _whole("from", given.get("from"), until_s - 3 * 3600)
+    from_s = _whole("from", given.get("from"), max(until_s - 3 * 3600, 0))
     if not 0 < until_s - from_s <= _MAX_SPAN_S:
         raise BadRequest(f"'from' has to lie before 'to', by at most {_MAX_SPAN_S // 86_400} days")
     texts = {name: given.get(name, "") for name in _TEXT_PARAMETERS}
@@ -182,42 +191,46 @@ def _named(values: Mapping[str, Any], sql: str) -> dict[str, Any]:
 
 def filled(sql: str, given: Mapping[str, Any]) -> dict[str, str]:
     """What fills the parameters of a question of a person's own. Raises ``UsageError``."""
-    return resources.Query("", sql).values(
-        {name: str(text) for name, text in given.items()}, time.time_ns() // 1_000_000
-    )
+    texts = {name: str(text) for name, text in given.items()}
+    try:
+        "".join((sql, *texts, *texts.values())).encode()
+    except UnicodeEncodeError:
+        raise BadRequest("the question holds half a character") from None
+    return resources.Query("", sql).values(texts, time.time_ns() // 1_000_000)
 
 
-def asked(handles: ReaderPool, sql: str, values: Mapping[str, str]) -> dict[str, Any]:
-    """The answer to a question of a person's own, its first rows."""
+def asked(handles: ReaderPool, sql: str, values: Mapping[str, str], tag: str = "") -> dict[str, Any]:
+    """The answer to a question of a person's own, its first rows. Raises ``UsageError`` for several statements."""
+    text = results.one_statement(sql)
     with handles.take() as store:
         began = time.perf_counter()
-        table = store.query(sql, values)
+        body = store.raw(text, values, results.FORMAT, tag=tag)
         took_ms = (time.perf_counter() - began) * 1000
-        shown = _with_times(store, sql, values, table.slice(0, MAX_SHOWN_ROWS))
-    return {**as_json(shown), "row_count": table.num_rows, "took_ms": round(took_ms, 1)}
+    shown = results.parse(body, most=MAX_SHOWN_ROWS)
+    readers = [_reader(kind) for kind in shown.types]
+    return {
+        "columns": shown.names,
+        "kinds": [kind for kind, _ in readers],
+        "rows": [[read(value) for (_, read), value in zip(readers, row, strict=True)] for row in shown.rows],
+        "row_count": results.count(body),
+        "took_ms": round(took_ms, 1),
+    }
 
 
-def _with_times(store: Store, sql: str, values: Mapping[str, str], table: pa.Table) -> pa.Table:
-    """Times as times: in Arrow, ClickHouse's DateTime is a number like any other."""
-    if pa.uint32() not in table.schema.types:
-        return table
-    try:
-        kinds = store.rows("DESCRIBE (" + sql.rstrip("; \n") + "\n)", values)
-    except PipelineError:
-        return table  # SHOW, DESCRIBE and their like
-    for place, (_, kind, *_) in enumerate(kinds):
-        if re.match(r"(Nullable\(|LowCardinality\()*DateTime\b", kind) and table.schema.types[place] == pa.uint32():
-            column = table.column(place).cast(pa.int64()).cast(pa.timestamp("s", "UTC"))
-            table = table.set_column(place, table.schema.names[place], column)
-    return table
+def _reader(kind: str) -> tuple[str, Callable[[Any], Any]]:
+    """What a type of ClickHouse's is to the page, and how its values are told."""
+    if found := _TIME.match(kind):
+        zone = ZoneInfo(found["zone"] or "UTC")
+        return "time", lambda text: text and clock.from_iso(text, zone)
+    return "day" if _DAY.match(kind) else "number" if results.is_number(kind) else "text", _plain
 
 
-def download(handles: ReaderPool, sql: str, output: str, values: Mapping[str, str]) -> bytes:
+def download(handles: ReaderPool, sql: str, output: str, values: Mapping[str, str], tag: str = "") -> bytes:
     """The whole answer in one of ClickHouse's formats."""
     if output not in DOWNLOADS:
         raise BadRequest(f"'format' is one of {', '.join(DOWNLOADS)}")
     with handles.take() as store:
-        return store.raw(sql, values, output)
+        return store.raw(results.one_statement(sql), values, output, tag=tag)
 
 
 def schema(handles: ReaderPool, database: str) -> list[dict[str, Any]]:
@@ -240,7 +253,7 @@ def schema(handles: ReaderPool, database: str) -> list[dict[str, Any]]:
 
 
 def as_json(table: pa.Table) -> dict[str, Any]:
-    """Columns and rows as JSON can carry them: times as epoch milliseconds, what is no number as null."""
+    """Columns and rows as a browser reads them: times as epoch milliseconds, what is no number as null."""
     columns = [column.to_pylist(maps_as_pydicts="lossy") for column in table.columns]
     kinds = [_kind(field.type) for field in table.schema]
     rows = [[_plain(value) for value in row] for row in zip(*columns, strict=True)]
@@ -262,6 +275,8 @@ def _plain(value: Any) -> Any:
         return round(value.timestamp() * 1000)
     if isinstance(value, date):
         return value.isoformat()
+    if isinstance(value, int) and abs(value) > _EXACT:
+        return str(value)
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, dict):
@@ -276,6 +291,6 @@ def _plain(value: Any) -> Any:
 def _whole(name: str, text: str | None, default: int) -> int:
     if text is None or text == "":
         return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= _LAST_S):
         raise BadRequest(f"{name!r} is in whole epoch seconds")
     return int(text)

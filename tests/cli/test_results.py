@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.base.config import Settings
 from pipeline.base.errors import UsageError
-from pipeline.cli import console, group, results
+from pipeline.cli import console, group
+from pipeline.store import results
 from pipeline.store.client import Store
 
 

@@ -262,6 +262,98 @@ def test_fields_for_the_parameters_of_a_question(browser: Any, world: World) -> 
     reader.close()
 
 
+def test_names_of_any_length_leave_room(browser: Any, world: World) -> None:
+    """A suite of 300 letters hides no figure, and a test without a suite has a history, opened by click or by link."""
+    columns = (
+        "window_start, metric_type, test_suite, test_id, samples, total, passed, failed, flaky, sum, avg, "
+        "min, max, histogram, revision"
+    )
+    world.store.command(
+        f"INSERT INTO metrics_5min ({columns}) SELECT toStartOfFiveMinutes(now('UTC')) - 300, 'duration', "
+        "if(number = 0, repeat('x', 300), ''), if(number = 0, 'long', 'lone'), 1, 1, 1, 0, 0, 1e12, 1e12, 1e12, 1e12, "
+        "map(toInt32(36000), toUInt64(1)), 1 FROM numbers(2)"
+    )
+    reader = Reader(browser, world, **LAPTOP)
+    reader.open("view=tests")
+    suites = reader.page.locator("section[aria-label=Suites] .scroll")
+    assert suites.evaluate("box => box.scrollWidth <= box.clientWidth")
+    link = reader.page.locator("section[aria-label='Slowest tests'] a", has_text="lone")
+    address = link.evaluate("one => one.search")
+    link.click()
+    reader.page.get_by_text("← All tests").wait_for()
+    assert reader.page.evaluate("location.search") == address
+    reader.open(address[1:])
+    assert reader.page.locator("section[aria-label='Duration over time'] canvas").count() == 1
+    back = reader.page.get_by_text("← All tests").evaluate("one => one.search")
+    assert "test=" not in back
+    assert reader.complaints == []
+    reader.close()
+
+
+def test_what_chooses_a_vital_stands_above_what_it_chooses(browser: Any, world: World) -> None:
+    """On a phone, too, where the links to the views go below the name of the page."""
+    reader = Reader(browser, world, **PHONE)
+    reader.open("view=vitals")
+    top = "box => box.getBoundingClientRect().top"
+    chooser = reader.page.locator("nav.pick").evaluate(top)
+    assert chooser < reader.page.locator("section[aria-label='LCP over time']").evaluate(top)
+    reader.close()
+
+
+BY_DAY = "SELECT toDate('2024-01-01') + number AS day, toDecimal32(number, 1) AS n FROM numbers(4)"
+DRAWN = """(() => { const { data, axes } = document.querySelector('.chart').plot;
+  return { at: data[0].map((at) => new Date(at * 1000).toString().slice(4, 21)), values: data[1],
+    ticks: axes[0]._values }; })()"""
+
+
+def test_days_are_drawn_as_days(browser: Any, world: World) -> None:
+    """A result by day is a chart whose points stand below the names of their days, also west of Greenwich."""
+    reader = Reader(browser, world, **LAPTOP, timezone_id="America/New_York", locale="en-US")
+    reader.open("view=ask")
+    reader.page.fill("#sql", BY_DAY)
+    reader.page.press("#sql", "Control+Enter")
+    reader.page.wait_for_selector(".chart canvas")
+    drawn = reader.page.evaluate(DRAWN)
+    assert (drawn["at"][0], drawn["values"]) == ("Jan 01 2024 00:00", [0, 1, 2, 3])
+    assert "2024-01-01" in reader.page.locator("[aria-label^=Answer] tbody").inner_text()
+    # Within minutes labels neither repeat nor run into each other.
+    reader.page.fill(
+        "#sql", "SELECT toDateTime('2024-01-01 12:00:00', 'UTC') + 20 * number AS t, number FROM numbers(20)"
+    )
+    reader.page.press("#sql", "Control+Enter")
+    reader.page.get_by_text("20 rows").wait_for()
+    reader.page.wait_for_selector(".chart canvas")
+    ticks = [one for one in reader.page.evaluate(DRAWN)["ticks"] if one]
+    assert len(set(ticks)) == len(ticks) <= 1360 // 84
+    assert reader.complaints == []
+    reader.close()
+
+
+def test_a_question_can_be_stopped_and_saved(browser: Any, world: World) -> None:
+    """A later question is not overwritten by an earlier one; files are saved; a wrong question keeps the page."""
+    reader = Reader(browser, world)
+    reader.open("view=ask")
+    endless = "SELECT count() FROM numbers(100000000000) WHERE cityHash64(number) = 1"
+    reader.page.fill("#sql", endless)
+    reader.page.press("#sql", "Control+Enter")
+    reader.page.get_by_role("button", name="Stop").click()
+    reader.page.get_by_text("Stopped").wait_for()
+    reader.page.press("#sql", "Control+Enter")
+    reader.page.fill("#sql", "SELECT 'later' AS it")
+    reader.page.press("#sql", "Control+Enter")
+    reader.page.get_by_role("cell", name="later").wait_for()
+    with reader.page.expect_download() as download:
+        reader.page.get_by_role("button", name="CSV").click()
+    assert download.value.suggested_filename == "answer.csv"
+    assert Path(download.value.path()).read_text() == '"it"\n"later"\n'
+    assert reader.complaints == []
+    reader.page.fill("#sql", "SELECT nonsense")
+    reader.page.get_by_role("button", name="Parquet").click()
+    reader.page.locator("pre.error", has_text="nonsense").wait_for()
+    assert reader.page.input_value("#sql") == "SELECT nonsense"
+    reader.close()
+
+
 def test_an_address_that_names_no_view_shows_one(browser: Any, world: World) -> None:
     """A view, a span or a vital that is not there, also by a name that every object has: the usual one is shown."""
     reader = Reader(browser, world)

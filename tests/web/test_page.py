@@ -6,8 +6,10 @@ import re
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+import urllib3
 
 from pipeline.alerts.judge.facts import FACTS
 from pipeline.base import resources
@@ -181,6 +183,8 @@ def test_parameters_are_bound_and_bounded(world: World) -> None:
         {"from": "99999999999"},
         {"from": "9", "to": "8"},
         {"from": "0"},
+        {"to": "0"},
+        {"from": "4294967296", "to": "4294967297"},
     ):
         with pytest.raises(BadRequest):
             parameters(wrong, 1_800_000_000)
@@ -223,12 +227,60 @@ def test_questions_of_ones_own(world: World) -> None:
     assert abs(told["rows"][0][1] / 1000 - (time.time() - 7 * 86_400)) < 120
     asked["parameters"] = {"n": 3, "since": "soon"}
     assert world.post("/api/ask", json.dumps(asked)).status == 400
+    asked["parameters"] = {"n": "\ud800", "since": "1d"}
+    assert world.post("/api/ask", json.dumps(asked)).status == 400
+    asked["parameters"] = {"n": 3, "since": ""}
+    assert "'since'" in json.loads(world.post("/api/ask", json.dumps(asked)).data)["error"]
     filled = world.get("/api/download?format=CSVWithNames&sql=SELECT%20%7Bn%3AUInt8%7D%20AS%20n&param_n=4")
     assert filled.data == b'"n"\n4\n'
     csv = world.get("/api/download?format=CSVWithNames&sql=SELECT%201%20AS%20a")
     assert (csv.data, csv.headers["Content-Disposition"]) == (b'"a"\n1\n', 'attachment; filename="answer.csv"')
     assert world.get("/api/download?format=Parquet&sql=SELECT%201%20AS%20a").data[:4] == b"PAR1"
     assert world.get("/api/download?format=Null&sql=SELECT%201").status == 400
+
+
+ENDLESS = "SELECT count() FROM numbers(100000000000) WHERE cityHash64(number) = 1"
+EVERY_TYPE = """
+SELECT toDate('2026-01-02') AS day, toDateTime('2026-01-02 03:04:05', 'Asia/Tokyo') AS tokyo,
+    toDateTime64('1950-01-01 00:00:00.5', 3, 'UTC') AS old, CAST(NULL AS Nullable(DateTime)) AS never,
+    toUInt64(18446744073709551615) AS large, toInt256('-99') AS wide, nan AS nothing, unhex('ff00') AS bytes,
+    CAST('a', 'Enum8(''a'' = 1)') AS word, toIPv4('1.2.3.4') AS address, [1, 2] AS many, true AS yes -- every one
+"""
+
+
+def test_answers_of_any_type_are_what_clickhouse_writes(world: World) -> None:
+    """Days stay days, times are moments, integers keep their digits, and bytes that are no text are told."""
+    told = json.loads(world.post("/api/ask", json.dumps({"sql": EVERY_TYPE + ";"})).data)
+    tokyo_ms, old_ms = 1_767_290_645_000, -631_151_999_500
+    assert told["rows"][0] == ["2026-01-02", tokyo_ms, old_ms, None, "18446744073709551615", -99, None, "\\xff\0",
+                               "a", "1.2.3.4", [1, 2], True]  # fmt: skip
+    assert told["kinds"][:5] == ["day", "time", "time", "time", "number"]
+    many = json.loads(world.post("/api/ask", json.dumps({"sql": "SELECT number FROM numbers(5000)"})).data)
+    assert (len(many["rows"]), many["row_count"]) == (2000, 5000)
+
+
+def test_a_question_that_is_too_much_says_so(open_site: OpenSite) -> None:
+    """Its own limit is no outage: nothing is tried again, and the answer says what may be asked instead."""
+    world = open_site(web={"query_max_s": 1})
+    answer = world.post("/api/ask", json.dumps({"sql": ENDLESS}))
+    assert answer.status == 422
+    assert "shorter span" in json.loads(answer.data)["error"]
+
+
+def test_a_question_whose_reader_has_gone_is_ended(world: World) -> None:
+    """More of them than there are handles, as answers and as files, and the next question is answered at once."""
+    quick = urllib3.PoolManager(retries=False, timeout=1.0)
+    file = "/api/download?" + urlencode({"format": "CSVWithNames", "sql": ENDLESS})
+    for number in range(4):
+        with pytest.raises(urllib3.exceptions.ReadTimeoutError), contextlib.ExitStack() as leaving:
+            leaving.callback(quick.clear)
+            if number % 2:
+                quick.request("GET", world.site.url + file)
+            else:
+                quick.request("POST", world.site.url + "/api/ask", body=json.dumps({"sql": ENDLESS}))
+    began = time.monotonic()
+    assert world.post("/api/ask", json.dumps({"sql": "SELECT 1"})).status == 200
+    assert time.monotonic() - began < 20, "the questions would have run for query_max_s"
 
 
 def test_links_of_notifications_lead_to_the_alert(world: World) -> None:

@@ -4,6 +4,14 @@ export class ApiError extends Error {
 }
 
 export async function call(path, options = {}) {
+  const answer = await fetched(path, options);
+  return json(answer);
+}
+
+const json = (answer) => answer.json().catch((error) => { if (error.name === 'AbortError') throw error; return {}; });
+
+// The answer itself, of any kind, once it is known to be one.
+export async function fetched(path, options = {}) {
   let answer;
   try {
     answer = await (asked_before(path, options) || fetch(path, { headers: { 'content-type': 'application/json' }, ...options }));
@@ -11,9 +19,9 @@ export async function call(path, options = {}) {
     if (error.name === 'AbortError') throw error;
     throw new ApiError('The service does not answer. Is it still running?', 0, 'away');
   }
-  const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new ApiError(told.error || `The server answered ${answer.status}.`, answer.status, told.kind);
-  return told;
+  if (answer.ok) return answer;
+  const told = await json(answer);
+  throw new ApiError(told.error || `The server answered ${answer.status}.`, answer.status, told.kind);
 }
 
 // What early.js asked while the page still loaded; given out once.
@@ -23,7 +31,7 @@ function asked_before(path, options) {
   return answer;
 }
 
-export const post = (path, body) => call(path, { method: 'POST', body: JSON.stringify(body) });
+export const post = (path, body, signal) => call(path, { method: 'POST', body: JSON.stringify(body), signal });
 
 // Rows as objects by column name, with where they come from.
 export async function figure(name, values, signal) {

@@ -19,10 +19,16 @@ let leaving = null;
 const address = () => new URLSearchParams(location.search);
 const current = () => (Object.hasOwn(LINKS, address().get('view')) ? address().get('view') : 'now');
 
-// Change the address and show what it says; an empty value leaves it out.
-export function go(changes, { replace = false } = {}) {
+// The address with some of it changed; an empty value leaves it out.
+function changed(changes) {
   const to = changes.view && changes.view !== current() ? keep(address()) : address();
   for (const [name, value] of Object.entries(changes)) { if (value === '' || value === null || value === undefined) to.delete(name); else to.set(name, value); }
+  return to;
+}
+
+// Change the address and show what it says.
+export function go(changes, { replace = false } = {}) {
+  const to = changed(changes);
   history[replace ? 'replaceState' : 'pushState'](null, '', `?${to}`);
   show();
 }
@@ -34,11 +40,7 @@ function keep(from) {
   return to;
 }
 
-export const linked = (changes, ...children) => {
-  const to = changes.view && changes.view !== current() ? keep(address()) : address();
-  for (const [name, value] of Object.entries(changes)) to.set(name, value);
-  return h('a', { href: `?${to}`, onclick: (event) => { if (!event.metaKey && !event.ctrlKey) { event.preventDefault(); go(changes); } } }, children);
-};
+export const linked = (changes, ...children) => h('a', { href: `?${changed(changes)}`, onclick: (event) => { if (!event.metaKey && !event.ctrlKey && !event.shiftKey) { event.preventDefault(); go(changes); } } }, children);
 
 function context() {
   const asked = address();

@@ -1,15 +1,16 @@
 // uPlot, dressed in the page's colours.
 import { h } from './dom.js';
+import { dated } from './format.js';
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const watch = new ResizeObserver((entries) => {
   for (const { target, contentRect } of entries) if (target.plot && contentRect.width > 20) target.plot.setSize({ width: contentRect.width, height: target.plotHeight() });
 });
 // In the reader's language and zone; the day stands below its first point.
-const day = (at) => new Date(at * 1000).toLocaleDateString(undefined, { month: 'short', day: 'numeric' });
-const clock = (at) => new Date(at * 1000).toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit' });
-const times = (_, splits, __, ___, step) => splits.map((at, index) => (step >= 86400 ? day(at) : index === 0 || day(at) !== day(splits[index - 1]) ? `${clock(at)}\n${day(at)}` : clock(at)));
-const moment = (at) => (at === null || at === undefined ? '–' : `${day(at)} ${clock(at)} · ${new Date(at * 1000).toISOString().slice(11, 16)} UTC`);
+const day = (at) => new Date(at * 1000).toLocaleDateString(undefined, dated(new Date(at * 1000)));
+const clock = (at, step = 60) => new Date(at * 1000).toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit', ...(step < 60 ? { second: '2-digit' } : {}) });
+const times = (_, splits, __, ___, step) => splits.map((at, index) => (step >= 86400 ? day(at) : index === 0 || day(at) !== day(splits[index - 1]) ? `${clock(at, step)}\n${day(at)}` : clock(at, step)));
+const moment = (at) => (at === null || at === undefined ? '–' : `${day(at)} ${clock(at)} · ${new Date(at * 1000).toISOString().slice(-13, -8)} UTC`);
 const drawn = new Set();
 export function redraw() { for (const box of [...drawn]) { if (box.isConnected) box.draw(); else { box.plot?.destroy(); drawn.delete(box); watch.unobserve(box); } } }
 
@@ -37,7 +38,7 @@ export function lines(at, series, { label, format, height = 190, low, high, band
     legend: { live: true },
     scales: { x: { time: true }, y: { range: (_, min, max) => [low ?? Math.min(0, min), high ?? (max > 0 ? max * 1.08 : 1)] }, ...(scale2 ? { z: { range: () => scale2.range } } : {}) },
     padding: [8, scale2 ? 0 : 36, 0, 0],
-    axes: [{ ...axis(), size: 40, values: times }, axis(format), ...(scale2 ? [{ ...axis(scale2.format), scale: 'z', side: 1, grid: { show: false } }] : [])],
+    axes: [{ ...axis(), size: 40, space: 84, values: times }, axis(format), ...(scale2 ? [{ ...axis(scale2.format), scale: 'z', side: 1, grid: { show: false } }] : [])],
     series: [{ label: 'time', value: (_, at) => moment(at) }, ...series.map((one) => ({
       label: one.name, stroke: colour(one.colour || '--accent'), width: one.width ?? 2, scale: one.scale || 'y', dash: one.dash, spanGaps: one.gaps ?? false,
       fill: one.fill ? `${colour(one.colour || '--accent')}22` : undefined, points: { show: one.points ?? at.length < 3, size: one.size ?? 5, fill: colour(one.colour || '--accent') }, paths: one.points === true && one.width === 0 ? () => null : undefined,

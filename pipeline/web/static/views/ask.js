@@ -1,8 +1,8 @@
 // A question in SQL, its answer as table and chart, to download and to share.
-import { call, post } from '../api.js';
+import { call, fetched, post } from '../api.js';
 import { lines } from '../charts.js';
 import { fill, h } from '../dom.js';
-import { decimal, number } from '../format.js';
+import { decimal, number, plain } from '../format.js';
 import { empty, failed, loading, panel, table, when } from '../parts.js';
 
 const PARAMETER = /\{(\w+):[^{}]+\}/g;
@@ -32,16 +32,35 @@ export function render(about) {
   };
   const named = h('select', { 'aria-label': 'A ready question', onchange: choose }, h('option', { value: '' }, 'A ready question…'), about.session.queries.map((one) => h('option', { value: one.name, title: one.sentence }, one.name.replaceAll('_', ' '))));
   const asked = (prefix) => Object.entries(given()).map(([name, value]) => [`${prefix}${name}`, value]);
-  const link = (format, name) => h('button', { type: 'button', onclick: () => { location.href = `/api/download?${new URLSearchParams([['sql', box.value], ['format', format], ...asked('param_')])}`; } }, name);
+  const refused = (error) => (error.status === 422 || error.status === 400 ? h('pre', { class: 'error', tabindex: 0 }, error.message) : failed(error));
+  // Fetched, not gone to: what is wrong with the question is said here, and the question stays.
+  const save = async (format, signal) => {
+    const file = await fetched(`/api/download?${new URLSearchParams([['sql', box.value], ['format', format], ...asked('param_')])}`, { signal });
+    const address = URL.createObjectURL(await file.blob());
+    h('a', { href: address, download: /filename="(.+)"/.exec(file.headers.get('content-disposition'))[1] }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60000);
+    return empty('Saved', 'The browser has the file.');
+  };
+  const link = (format, name) => h('button', { type: 'button', onclick: () => attempt((signal) => save(format, signal)) }, name);
   const keep = () => history.replaceState(null, '', `?${new URLSearchParams([['view', 'ask'], ['sql', box.value], ...asked('param_')])}`);
   const share = h('button', { type: 'button', onclick: async () => { keep(); try { await navigator.clipboard.writeText(location.href); share.textContent = 'Link copied'; } catch { share.textContent = 'The link is in the address bar'; } } }, 'Link to share');
   box.addEventListener('input', () => draw({}));
   draw(Object.fromEntries([...about.asked].filter(([name]) => name.startsWith('param_')).map(([name, value]) => [name.slice(6), value])));
 
-  async function run() {
-    fill(answer, loading());
+  // One at a time: what is asked next ends what runs, here and in ClickHouse, and so does leaving.
+  let running = null;
+  about.signal.addEventListener('abort', () => running?.abort());
+  async function attempt(work) {
+    running?.abort();
+    const mine = (running = new AbortController());
+    fill(answer, loading(), h('p', { class: 'row' }, h('button', { type: 'button', onclick: () => { mine.abort(); fill(answer, empty('Stopped', 'ClickHouse was told to end it.')); } }, 'Stop')));
+    let shown;
+    try { shown = await work(mine.signal); } catch (error) { shown = refused(error); }
+    if (!mine.signal.aborted) fill(answer, shown);
+  }
+  function run() {
     keep();
-    try { const told = await post('/api/ask', { sql: box.value, parameters: given() }); fill(answer, result(told)); } catch (error) { fill(answer, error.status === 422 || error.status === 400 ? h('pre', { class: 'error', tabindex: 0 }, error.message) : failed(error)); }
+    return attempt(async (signal) => result(await post('/api/ask', { sql: box.value, parameters: given() }, signal)));
   }
 
   if (about.asked.get('sql')) run();
@@ -55,19 +74,24 @@ export function render(about) {
 
 function result(told) {
   if (!told.rows.length) return empty('No rows', `Asked in ${told.took_ms} ms.`);
-  const said = `${number(told.row_count)} rows in ${told.took_ms} ms${told.row_count > told.rows.length ? `, the first ${number(told.rows.length)} shown` : ''}`;
-  const cell = (index) => (row) => { const value = row[index]; if (value === null) return h('span', { class: 'hint' }, 'null'); if (told.kinds[index] === 'time') return when(value); if (typeof value === 'number') return decimal(value); return typeof value === 'object' ? JSON.stringify(value) : String(value); };
+  const said = `${told.row_count.toLocaleString('en')} row${told.row_count === 1 ? '' : 's'} in ${told.took_ms} ms${told.row_count > told.rows.length ? `, the first ${number(told.rows.length)} shown; CSV and Parquet have all` : ''}`;
+  const cell = (index) => (row) => { const value = row[index]; if (value === null) return h('span', { class: 'hint' }, 'null'); if (told.kinds[index] === 'time') return when(value); if (typeof value === 'number') return plain(value); return typeof value === 'object' ? JSON.stringify(value) : String(value); };
   return [h('p', { class: 'hint' }, said), chart(told), table(told.rows, told.columns.map((name, index) => [name, cell(index), { numeric: told.kinds[index] === 'number', wide: told.kinds[index] === 'text' }]), 'Answer', { tall: true })];
 }
 
 // A time and at least one number make a chart.
 function chart(told) {
-  const time = told.kinds.indexOf('time') >= 0 ? told.kinds.indexOf('time') : told.columns.findIndex((name) => /window_start|minute|hour|^at$/.test(name));
-  if (time < 0 || told.rows.length < 3) return null;
-  const seconds = (value) => (value > 1e11 ? value / 1000 : value);
-  const rows = told.rows.filter((row) => typeof row[time] === 'number').sort((a, b) => a[time] - b[time]);
+  const typed = told.kinds.findIndex((kind) => kind === 'time' || kind === 'day');
+  const time = typed >= 0 ? typed : told.columns.findIndex((name, index) => told.kinds[index] === 'number' && /window_start|minute|hour|^at$/.test(name));
+  if (time < 0) return null;
+  // A day begins at the reader's midnight, so that its point stands below its own name.
+  const seconds = (value) => (value === null ? null : told.kinds[time] === 'day' ? new Date(`${value}T00:00`) / 1000 : told.kinds[time] === 'time' || value > 1e11 ? value / 1000 : value);
+  const rows = told.rows.filter((row) => Number.isFinite(seconds(row[time]))).sort((a, b) => seconds(a[time]) - seconds(b[time]));
+  if (rows.length < 3) return null;
   const numbers = told.columns.map((_, index) => index).filter((index) => index !== time && told.kinds[index] === 'number').slice(0, 4);
   if (!numbers.length || new Set(rows.map((row) => row[time])).size !== rows.length) return null;
   const colours = ['--accent', '--good-fill', '--warn-fill', '--bad-fill'];
-  return lines(rows.map((row) => seconds(row[time])), numbers.map((index, at) => ({ name: told.columns[index], values: rows.map((row) => row[index]), colour: colours[at], format: decimal })), { label: `${numbers.map((index) => told.columns[index]).join(', ')} over time`, format: decimal });
+  // Decimals and large integers come as text, which keeps every digit.
+  const height = (value) => (value === null ? null : Number(value));
+  return lines(rows.map((row) => seconds(row[time])), numbers.map((index, at) => ({ name: told.columns[index], values: rows.map((row) => height(row[index])), colour: colours[at], format: decimal })), { label: `${numbers.map((index) => told.columns[index]).join(', ')} over time`, format: decimal });
 }

@@ -8,7 +8,7 @@ export const filters = ['span', 'environment', 'browser', 'suite'];
 const nothing = () => empty('No test ran in this span', 'Choose a longer span, or other filters. Tests come as metrics of type “duration”.');
 
 export function render(about) {
-  if (about.asked.get('test') !== null && about.values.suite) return one(about);
+  if (about.asked.get('test')) return one(about);
   const open = (row) => about.linked({ view: 'tests', suite: row.test_suite, test: row.test_id }, row.name || row.test_id || row.test_suite);
   return [
     panel('Pass rate and duration', 'all tests that the filters leave', async () => {
@@ -18,7 +18,7 @@ export function render(about) {
     panel('Suites', 'the lowest pass rate first', async () => {
       const told = await about.figure('suites');
       return { source: told, content: told.list.length ? table(told.list, [
-        ['Suite', (row) => about.linked({ suite: row.test_suite }, row.test_suite || '(no suite)')],
+        ['Suite', (row) => (row.test_suite ? about.linked({ suite: row.test_suite }, row.test_suite) : '(no suite)')],
         ['Passed', (row) => rate(row.pass_rate), { numeric: true, hint: 'passed ÷ executions; skipped and retried attempts do not count' }],
         ['Executions', (row) => number(row.executions), { numeric: true }],
         ['Failed', (row) => number(row.failures), { numeric: true }],
@@ -68,7 +68,7 @@ function one(about) {
   const test = about.asked.get('test');
   const values = { test, suite: about.values.suite };
   return [
-    h('p', {}, about.linked({ view: 'tests', test: '' }, '← All tests'), ` · ${about.values.suite} · ${test}`),
+    h('p', {}, about.linked({ view: 'tests', test: '' }, '← All tests'), ` · ${about.values.suite || '(no suite)'} · ${test}`),
     panel('Duration over time', 'the band is what is normal; dashed lines are changes of level; choose environment and browser to compare like with like', async () => {
       const [told, normal, changes] = await Promise.all([about.figure('test_windows', values), about.figure('test_baseline', values), about.figure('test_changes', values)]);
       const list = told.list;

@@ -6,6 +6,8 @@ they are; what is not UTF-8 is shown as escapes, and NaN and infinities are null
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -35,7 +37,7 @@ class QueryResult:
 
     def is_number(self, column: int) -> bool:
         """Whether a column holds numbers."""
-        return _NUMBER.match(self.types[column]) is not None
+        return is_number(self.types[column])
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``: rows by the names of their columns; a name that comes again gets its number."""
@@ -54,13 +56,24 @@ def one_statement(sql: str) -> str:
     if len(statements) != 1:
         raise UsageError(f"a query is one statement, not {len(statements) or 'an empty text'}")
     if _FORMAT.search(statements[0]):
-        raise UsageError("a query is written without FORMAT; --format names another one, such as --format JSON")
+        raise UsageError("a query is written without FORMAT; --format JSON, or a button of the page, chooses one")
     return sql[: len(bare.rstrip("; \n\t"))]
 
 
-def parse(body: bytes) -> QueryResult:
-    """Read what ClickHouse answers in ``FORMAT``; a statement without a result answers nothing."""
-    lines = [json.loads(line) for line in body.decode("utf-8", "surrogateescape").split("\n") if line]
+def is_number(kind: str) -> bool:
+    """Whether a type of ClickHouse's is one of numbers."""
+    return _NUMBER.match(kind) is not None
+
+
+def count(body: bytes) -> int:
+    """How many rows stand in an answer in ``FORMAT``."""
+    return max(body.count(b"\n") - 2, 0)
+
+
+def parse(body: bytes, most: int | None = None) -> QueryResult:
+    """Read what ClickHouse answers in ``FORMAT``, at ``most`` so many rows; without a result it answers nothing."""
+    found = itertools.islice(io.BytesIO(body), None if most is None else most + 2)
+    lines = [json.loads(line.decode("utf-8", "surrogateescape")) for line in found]
     if len(lines) < 2:
         return QueryResult([], [], [])
     names, types, *rows = (_readable(line) for line in lines)
