@@ -1,5 +1,6 @@
 """The change detector: what it finds, what it leaves alone, and its parts against dense linear algebra."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from pipeline.analyse.changes import search as changesearch
 from pipeline.analyse.changes.candidates import splits_beside_lines
 from pipeline.analyse.changes.confirm import measure
 from pipeline.analyse.changes.drift import fit_lines
-from pipeline.analyse.changes.models import AUTOCORRELATIONS, losses, move
+from pipeline.analyse.changes.models import AUTOCORRELATIONS, around, losses, move
 from pipeline.analyse.changes.noise import innovations
 from pipeline.analyse.changes.points import (
     LEAST_POINTS,
@@ -297,6 +298,23 @@ class TestShapes:
         assert [list(one.position) for one in found] == [list(found[0].position)] * 3
         assert [list(one.change_pct) for one in found] == [list(found[0].change_pct)] * 3
         assert abs(int(found[0].position[0]) - 900) <= 3
+
+    def test_length_does_not_hide_short_levels(self) -> None:
+        """The same 173 runs again and again, with a level of six runs in them: found at every length."""
+        motif = steps((25, 100.0), (39, 107.0), (6, 103.5), (44, 100.0), (59, 108.5))
+        places = np.cumsum([25, 39, 6, 44, 59])
+        rows, runs = 10, 7
+        noise = np.random.default_rng(8).normal(0.0, 0.9, (rows, len(motif)))
+        values = np.tile(motif + noise, (1, runs))
+        every = (places + len(motif) * np.arange(runs)[:, None]).ravel()
+        for points in (200, 346, 400, 692, 800, 1000, 1200):
+            found = find_changes(values[:, :points])
+            expected = set(every[every <= points - 5].tolist())
+            for row in range(rows):
+                at = found.position[found.series == row]
+                missed = [place for place in expected if np.abs(at - place).min() > 2]
+                assert len(missed) <= 1, (points, row, missed)
+                assert len(at) <= 1.05 * len(expected)
 
     def test_constant_series_has_no_change(self) -> None:
         """Equal values have no spread at all."""
@@ -605,6 +623,24 @@ class TestParts:
                 left[place] = self._dense(y[row, :size], 0.0, design)[0]
             assert split[row] == min(left, key=left.__getitem__)
             assert rest[row] == pytest.approx(left[split[row]])
+
+    def test_a_short_level_hides_behind_a_cut_in_its_middle(self) -> None:
+        """Both ends of it are those where dense least squares leave least; a plain step keeps its one cut."""
+        random = np.random.default_rng(6)
+        at = np.arange(60)
+        for short in (False, True):
+            y = random.standard_normal(60) + 8.0 * (at >= 30) + (8.0 * (at >= 37) if short else 0.0)
+            block = Block.of(y[None, :], np.array([60]), np.zeros(1))
+            cut = np.array([[33 if short else 30]])
+            _, best = losses(block, np.array([0]), cut)
+            rho = float(AUTOCORRELATIONS[best[0, 0]])
+            left = {}
+            for first, last in product(range(24, 33), range(34, 43)):
+                if 5 <= last - first <= 9:
+                    parts = [(0, first), (first, last), (last, 60)]
+                    left[first, last] = sum(self._dense(y[a:b], rho, np.ones((b - a, 1)))[0] for a, b in parts)
+            found = around(block, np.array([0]), cut, np.array([9.7]))
+            assert found.tolist() == ([list(min(left, key=left.__getitem__))] if short else [[30, 60]])
 
     def test_a_cut_goes_to_its_best_place(self) -> None:
         """Among all places between its neighbours, the one where dense least squares leave least."""

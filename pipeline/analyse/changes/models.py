@@ -167,6 +167,57 @@ def best_splits(block: Block, rows: Ints, cuts: Ints) -> Ints:
     return found
 
 
+def around(block: Block, rows: Ints, cuts: Ints, worth: Floats) -> Ints:
+    """The cuts, (rows, 2 k), with two in the place of one where these gain at least ``worth`` (rows,).
+
+    A level between two others that is too short to be split off on either side hides behind a cut in its middle.
+    """
+    rho, size = autocorrelation(block, rows, cuts), block.size[rows]
+    edges = np.concatenate([np.zeros((len(rows), 1), np.int64), cuts, size[:, None]], axis=1)
+    edges = np.minimum(edges, size[:, None])
+    least = block.floor[rows] * size
+    rest = np.maximum(_residuals(block, rows, edges, rho), least)
+    freedom = size - (cuts < block.width).sum(axis=1) - 1
+    both = np.stack([cuts, np.full_like(cuts, block.width)], axis=2)
+    for column in range(cuts.shape[1]):
+        here = np.flatnonzero(cuts[:, column] < block.width)
+        ends, saved = _best_short_level(block, rows[here], edges[here, column : column + 3], rho[here])
+        gain = freedom[here] * (np.log(rest[here]) - np.log(np.maximum(rest[here] - saved, least[here])))
+        gains = gain > worth[here]
+        both[here[gains], column] = ends[gains]
+        edges[here[gains], column + 1] = ends[gains, 1]
+    return np.sort(both.reshape(len(rows), 2 * cuts.shape[1]), axis=1)
+
+
+def _best_short_level(block: Block, rows: Ints, edges: Ints, rho: Floats) -> tuple[Ints, Floats]:
+    """Both ends (rows, 2) of the best short level around the cut in the middle of ``edges`` (rows, 3).
+
+    Also by how much what is left of the squares falls; not at all where there is no room.
+    """
+    begin, cut, end = edges.T
+    longest = 2 * SHORTEST_SEGMENT - 1
+    before, points = np.meshgrid(np.arange(1, longest), np.arange(SHORTEST_SEGMENT, longest + 1))
+    before, points = before[before < points], points[before < points]
+    first = cut[:, None] - before
+    fits = (first >= begin[:, None] + SHORTEST_SEGMENT) & (first + points <= end[:, None] - SHORTEST_SEGMENT)
+    each, which = np.nonzero(fits)
+    first = first[each, which]
+    levels = np.stack([begin[each], first, first + points[which], end[each]], axis=1)
+    saved = np.zeros(fits.shape)
+    saved[each, which] = _residuals(block, rows, edges, rho)[each] - _residuals(block, rows[each], levels, rho[each])
+    best = saved.argmax(axis=1)
+    first = cut - before[best]
+    return np.stack([first, first + points[best]], axis=1), saved[np.arange(len(rows)), best]
+
+
+def _residuals(block: Block, rows: Ints, edges: Ints, rho: Floats) -> Floats:
+    """What levels between ``edges`` (rows, k + 1) leave of the squares, (rows,)."""
+    # An edge that repeats the end of the series has no level.
+    begin = np.minimum(edges[:, :-1], block.size[rows, None] - 1)
+    rest = fit_level(block, rows[:, None], begin, np.maximum(edges[:, 1:], begin + 1), rho[:, None, None]).residual
+    return np.asarray(np.where(edges[:, 1:] > edges[:, :-1], rest[..., 0], 0.0).sum(axis=1))
+
+
 def _grouped(cuts: Ints, none: int) -> list[tuple[int, Ints]]:
     """Rows by their number of cuts."""
     count = (cuts < none).sum(axis=1)

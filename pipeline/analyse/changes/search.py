@@ -2,9 +2,10 @@
 
 1. *Candidates* (``candidates``): the places where two neighbouring windows of the same length, from 6 points to the
    whole series, differ most.
-2. *Thinning* (``changemodels.thin``): the candidate whose removal costs least likelihood goes, until none is
+2. *Thinning* (``models.thin``): the candidate whose removal costs least likelihood goes, until none is
    left; the best stage of this path is kept.
-3. What remains is moved to its best place, and each segment offers its best split; then thinning again.
+3. What remains is moved to its best place, split where a short level hides behind it, and each segment offers its best
+   split; then thinning again.
 4. *Choice*: of the stages along the path the one that wins against noise that is AR(1) seen through white noise,
    so that a slow wander under jitter counts as noise too.
 """
@@ -23,6 +24,7 @@ from pipeline.analyse.changes.models import (
     PRIOR,
     PRIOR_CENTRE,
     PRIOR_SPREAD,
+    around,
     autocorrelation,
     best_splits,
     fitted_steps,
@@ -32,6 +34,8 @@ from pipeline.analyse.changes.models import (
 from pipeline.analyse.changes.noise import innovations
 from pipeline.analyse.changes.series import Block, Floats, Ints, fit_level
 
+_ROUNDS = 3
+"""Times that segments are split further and thinned; a short level shows once the others stand."""
 _LENIENCE = 2.5
 """By how much cheaper a change is while thinning: the choice comes later."""
 
@@ -88,22 +92,44 @@ def search(block: Block, penalty: Floats, *, walks: bool = False) -> FoundSplits
 
     ``walks``: the noise may also be as good as a random walk.
     """
-    cuts = candidates(block)
-    rows = np.flatnonzero((cuts < block.width).any(axis=1))
-    for repeat in range(2):
-        path = thin(block, rows, cuts[rows], penalty[rows] - _LENIENCE)
-        kept = path.cuts_of_best()
-        rows, kept = rows[path.best > 0], kept[path.best > 0]
+    worth = penalty - _LENIENCE
+    proposed = candidates(block)
+    rows = np.flatnonzero((proposed < block.width).any(axis=1))
+    cuts, proposed = np.full((block.rows, 1), block.width), proposed[rows]
+    for number in range(_ROUNDS):
+        if number > 0:
+            proposed = best_splits(block, rows, cuts[rows])
+        known = cuts[rows]
+        kept = _refined(block, rows, np.sort(np.concatenate([known, proposed], axis=1), axis=1), worth[rows])
+        most = max(cuts.shape[1], kept.shape[1])
+        cuts = _padded(cuts, most, block.width)
+        cuts[rows] = kept = _padded(kept, most, block.width)
+        is_new = (kept != _padded(known, most, block.width)).any(axis=1)
+        rows = rows[is_new & (kept < block.width).any(axis=1)]
         if not len(rows):
-            return FoundSplits(rows, rows, np.zeros(0), np.zeros(0))
-        kept = move(block, rows, kept)
-        cuts = np.full((block.rows, kept.shape[1]), block.width)
-        cuts[rows] = kept
-        if repeat == 0:
-            proposed = best_splits(block, rows, kept)
-            cuts = np.full((block.rows, kept.shape[1] + proposed.shape[1]), block.width)
-            cuts[rows] = np.sort(np.concatenate([kept, proposed], axis=1), axis=1)
+            break
+    rows = np.flatnonzero((cuts < block.width).any(axis=1))
+    if not len(rows):
+        return FoundSplits(rows, rows, np.zeros(0), np.zeros(0))
     return _choose(block, rows, cuts[rows], penalty[rows], walks=walks)
+
+
+def _refined(block: Block, rows: Ints, cuts: Ints, worth: Floats) -> Ints:
+    """The cuts (rows, k) worth keeping, each at its best place."""
+    path = thin(block, rows, cuts, worth)
+    kept = path.cuts_of_best()
+    some = np.flatnonzero(path.best > 0)
+    kept[some] = move(block, rows[some], kept[some])
+    split = around(block, rows[some], kept[some], worth[some])
+    kept = _padded(kept, split.shape[1], block.width)
+    more = (split < block.width).sum(axis=1) > path.best[some]
+    split[more] = move(block, rows[some[more]], split[more])
+    kept[some] = split
+    return kept[:, : max((kept < block.width).sum(axis=1).max(initial=0), 1)]
+
+
+def _padded(cuts: Ints, columns: int, none: int) -> Ints:
+    return np.pad(cuts, ((0, 0), (0, columns - cuts.shape[1])), constant_values=none)
 
 
 def _choose(block: Block, rows: Ints, cuts: Ints, penalty: Floats, *, walks: bool) -> FoundSplits:
