@@ -762,3 +762,15 @@ def test_testcafe_s_browsers_and_their_versions_are_no_part_of_a_suite_s_name() 
     expected = ("Cart::Cart - pays", "Cart", "Chrome, Firefox")
     report = f'<testsuite name="{named}" tests="1">{case}</testsuite>'
     assert shown(report, "test_id", "test_suite", "browser") == [expected]
+
+
+def test_tests_of_bun_have_their_file_and_the_titles_around_them() -> None:
+    """Blocks of one name in two files are no tests of each other."""
+    file = 'file="a.test.ts"'
+    inner = f'<testsuite name="inner" {file}><testcase name="deep" classname="inner" {file}/></testsuite>'
+    outer = f'<testsuite name="outer" {file}>{inner}</testsuite><testcase name="alone" {file}/>'
+    report = f'<testsuites name="bun test"><testsuite name="a.test.ts" {file}>{outer}</testsuite></testsuites>'
+    assert shown(report, "test_id", "test_name", "test_suite") == [
+        ("a.test.ts::outer inner deep", "outer inner deep", "a.test.ts"),
+        ("a.test.ts::alone", "alone", "a.test.ts"),
+    ]

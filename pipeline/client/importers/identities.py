@@ -36,6 +36,7 @@ RULES: dict[str, Mapping[str, str]] = {
     "vitest": _BY_FILE,
     "vitest-junit": _BY_FILE,
     "node-test": _BY_FILE,
+    "bun": _BY_FILE,
     "trx": _DOTNET,
     "nunit": _DOTNET,
     "xunit": _DOTNET,

@@ -48,6 +48,7 @@ _TIME_IN_NAME = re.compile(r"(?<=.)-20\d{12}$", re.ASCII)
 """unittest-xml-reporting puts the time of the run behind a suite's name: a suite of its own each time."""
 
 _NODE_TAP = "node-tap"
+_BUN = "bun"
 _OF_BROWSERS = (browser_suites.KARMA, browser_suites.TESTCAFE)
 _PRODUCERS = (
     # What <testsuites>, or else the first <testsuite>, is called.
@@ -59,6 +60,7 @@ _PRODUCERS = (
     (re.compile(r"Cucumber"), CUCUMBER),
     (re.compile(r"AllTests"), "googletest"),
     (re.compile(r"TAP Tests"), _NODE_TAP),
+    (re.compile(r"bun test"), _BUN),
     (browser_suites.TESTCAFE_SUITE, browser_suites.TESTCAFE),
 )
 
@@ -266,6 +268,8 @@ class _Reader:
             self._producer = node_titles.NODE
         if self._producer == node_titles.NODE:
             name, file = node_titles.names(name, file, titles)
+        elif self._producer == _BUN:
+            name = " ".join([*titles[1:], name])  # its outermost suite is the file
         self._case = Case(name, classname, file, suite.name, browser, attempt, properties, suite.told, place)
 
     def _duration_ms(self, attributes: dict[str, str], place: str) -> float | None:
