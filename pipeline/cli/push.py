@@ -22,8 +22,8 @@ from pipeline.base.text import masked, printable
 from pipeline.cli.group import JSON, command, print_json, say
 
 _FORMATS = (
-    *("ndjson", "junit", "trx", "ctrf", "lighthouse", "playwright", "jest", "cypress", "mochawesome", "mocha"),
-    *("pytest-json", "allure", "playwright-blob", "cucumber", "cucumber-messages"),
+    *("ndjson", "junit", "trx", "nunit", "xunit", "ctrf", "lighthouse", "playwright", "jest", "cypress"),
+    *("mochawesome", "mocha", "pytest-json", "allure", "playwright-blob", "cucumber", "cucumber-messages"),
 )
 
 
@@ -143,6 +143,10 @@ class _Push:
             for number, one in enumerate(inputs):
                 advance(number, len(inputs))
                 self._push_one(one, asked, sender)
+        if not self.has_trouble and not any(told["format"] for told in self.files):
+            # All were passed over. What should have written a report did not.
+            self.has_trouble = True
+            say("pipeline: nothing of this is a report that is known", err=True)
 
     def _push_one(self, one: Any, asked: Any, sender: Any) -> None:
         from pipeline.client.importers.report import ReportBroken, ReportRefused

@@ -102,6 +102,20 @@ class _System:
     leg: tuple[str, ...] = ()
 
 
+_JENKINS = _System(
+    *("jenkins", "JENKINS_URL"),
+    run_id=("jenkins-{JOB_NAME}-{BUILD_NUMBER}", "{BUILD_TAG}"),
+    job=("{STAGE_NAME}",),
+    commit=("{GIT_COMMIT}",),
+    branch=("{CHANGE_BRANCH}", "{BRANCH_NAME}", "{GIT_LOCAL_BRANCH}", "{GIT_BRANCH}"),
+    base_branch=("{CHANGE_TARGET}",),
+    pull_request=("{CHANGE_ID}",),
+    link=("{BUILD_URL}",),
+    fork=("{CHANGE_FORK}", ""),
+    leg=("{NODE_NAME}:{WORKSPACE}", "{WORKSPACE}"),
+)
+"""Its URL is known where its administrator set it; the cookie always is."""
+
 SYSTEMS = (
     _System(
         *("github", "GITHUB_ACTIONS"),
@@ -142,6 +156,7 @@ SYSTEMS = (
         base_branch=("{SYSTEM_PULLREQUEST_TARGETBRANCHNAME}", "{SYSTEM_PULLREQUEST_TARGETBRANCH}"),
         pull_request=("{SYSTEM_PULLREQUEST_PULLREQUESTNUMBER}", "{SYSTEM_PULLREQUEST_PULLREQUESTID}"),
         link=("{SYSTEM_COLLECTIONURI}{SYSTEM_TEAMPROJECT}/_build/results?buildId={BUILD_BUILDID}",),
+        fork=("fork/{SYSTEM_PULLREQUEST_ISFORK}", ""),  # it does not say whose
         leg=("{SYSTEM_JOBPOSITIONINPHASE}",),
     ),
     _System(
@@ -154,24 +169,14 @@ SYSTEMS = (
         pull_request=("{BUILDKITE_PULL_REQUEST}",),
         link=("{BUILDKITE_BUILD_URL}",),
     ),
-    _System(
-        *("jenkins", "JENKINS_URL"),
-        run_id=("jenkins-{JOB_NAME}-{BUILD_NUMBER}", "{BUILD_TAG}"),
-        job=("{STAGE_NAME}",),
-        commit=("{GIT_COMMIT}",),
-        branch=("{CHANGE_BRANCH}", "{BRANCH_NAME}", "{GIT_LOCAL_BRANCH}", "{GIT_BRANCH}"),
-        base_branch=("{CHANGE_TARGET}",),
-        pull_request=("{CHANGE_ID}",),
-        link=("{BUILD_URL}",),
-        fork=("{CHANGE_FORK}", ""),
-        leg=("{NODE_NAME}:{WORKSPACE}", "{WORKSPACE}"),
-    ),
+    _JENKINS,
+    replace(_JENKINS, marker="JENKINS_SERVER_COOKIE"),
     _System(
         *("bitbucket", "BITBUCKET_BUILD_NUMBER"),
         run_id=("bitbucket-{BITBUCKET_PIPELINE_UUID}", "bitbucket-{BITBUCKET_BUILD_NUMBER}"),
         job=("{BITBUCKET_STEP_UUID}",),
         commit=("{BITBUCKET_COMMIT}",),
-        branch=("{BITBUCKET_BRANCH}",),
+        branch=("{BITBUCKET_BRANCH}", "{BITBUCKET_TAG}"),
         base_branch=("{BITBUCKET_PR_DESTINATION_BRANCH}",),
         pull_request=("{BITBUCKET_PR_ID}",),
     ),
@@ -271,10 +276,12 @@ def _of_github_event(found: RunContext, environ: Mapping[str, str], read_file: R
 def _of_request(found: RunContext, event: Any) -> RunContext:
     request = event["pull_request"]
     head, base = request["head"], request.get("base")
+    # Of a review GitHub names no branch, but what the request would become.
+    branch = _branch(str(head.get("ref", ""))) or found.branch
     return replace(
         found,
         commit=_clean(str(head["sha"])),
-        branch=_of_fork(found.branch, _repository(head, "repo"), _repository(base, "repo")),
+        branch=_of_fork(branch, _repository(head, "repo"), _repository(base, "repo")),
         pull_request=found.pull_request or _text(str(request.get("number", ""))),
     )
 
@@ -318,8 +325,8 @@ _OF_FILES = {"github": _of_github_event, "teamcity": _of_teamcity_properties}
 def _filled(template: str, environ: Mapping[str, str]) -> str:
     names = re.findall(r"\{(\w+)\}", template)
     values = {name: environ.get(name, "").strip() for name in names}
-    # Travis and Buildkite write "false" where there is no pull request.
-    if any(value in ("", "false") for value in values.values()):
+    # Travis and Buildkite write "false" where there is no pull request, Azure "False" where there is no fork.
+    if any(value.lower() in ("", "false") for value in values.values()):
         return ""
     return template.format_map(values)
 
@@ -347,7 +354,7 @@ def ask_git() -> tuple[str, str]:
     """Commit and branch of the checkout in the current directory; empty where there is none."""
     try:
         asked = subprocess.run(
-            ["git", "rev-parse", "HEAD", "--abbrev-ref", "HEAD"],
+            ["git", "rev-parse", "HEAD", "--symbolic-full-name", "HEAD"],  # a tag may have the branch's name
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -663,3 +663,102 @@ def test_a_damaged_report_is_read_or_refused_but_never_a_crash(seed: int) -> Non
     except ReportRefused:
         return
     assert all(row["metric_type"] == "duration" for row in found)
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/usr/lib/python3.11/unittest/case.py", line 57, in testPartExecutor
+    yield
+
+  File "/home/ci/test_shop.py", line 5, in test_pays
+    raise ValueError("no cart\\nof 3")
+ValueError: no cart
+of 3"""
+
+
+@pytest.mark.parametrize(
+    ("failed", "error_type", "message"),
+    [
+        (f'<failure message="test failure">{TRACEBACK}</failure>', "ValueError", "no cart"),
+        (f'<error type="failure">{TRACEBACK}</error>', "ValueError", "no cart"),
+        (f"<failure>{TRACEBACK.replace('yield', 'y' * 9_000)}</failure>", "ValueError", "no cart"),
+        (
+            f'<failure type="testtools.testresult.real._StringException">_StringException: {TRACEBACK}</failure>',
+            *("ValueError", "no cart"),
+        ),
+        (
+            '<failure message="cart.cc:7&#10;Expected equality of these values:&#10;  1&#10;  2"/>',
+            *("", "Expected equality of these values: <n>"),
+        ),
+        ('<failure type="failure">(in test file t.bats, line 2)\n  `false\' failed</failure>', "", "`false' failed"),
+        (
+            '<failure message="Failed">=== RUN   TestPays\n    a_test.go:3: no cart\n--- FAIL: TestPays</failure>',
+            *("", "a_test.go:<n>: no cart"),
+        ),
+        (
+            '<failure type="PHPUnit\\Failed">CartTest::testPays with data set "two" (2)\nFailed asserting</failure>',
+            *("PHPUnit\\Failed", "Failed asserting"),
+        ),
+        (
+            '<failure message="Parent suite setup failed:&#10;no database"/>',
+            "",
+            "Parent suite setup failed: no database",
+        ),
+        ('<error type="NoneType" message="None">\nStep is undefined</error>', "", "Step is undefined"),
+        ('<failure message="cart.cc:7"/>', "", "cart.cc:<n>"),
+    ],
+    ids=range(11),
+)
+def test_the_line_that_tells_one_failure_from_another(failed: str, error_type: str, message: str) -> None:
+    """Whatever a runner writes before it; otherwise all its failures were one pattern."""
+    (row,) = rows(suite(f'<testcase name="n" time="1">{failed}</testcase>'))
+    assert (row["status"], row.get("error_type", ""), row["tags"]["error_message"]) == ("failed", error_type, message)
+
+
+def test_a_failure_is_told_where_an_attribute_says_failed_too() -> None:
+    """As behave writes it; a word that is not known is nothing to warn of where an element says how it ended."""
+    cases = (
+        '<testcase name="a" status="failed"><failure type="AssertionError" message="no way"/></testcase>'
+        '<testcase name="b" status="hook_error"><error type="RuntimeError" message="hook"/></testcase>'
+    )
+    report, warnings = read_and_warn(suite(cases))
+    found = [(row["status"], row["error_type"], row["tags"]["error_message"]) for row in report.rows(NOW_MS)]
+    assert found == [("failed", "AssertionError", "no way"), ("failed", "RuntimeError", "hook")]
+    assert warnings == []
+
+
+@pytest.mark.parametrize("message", ["Unable to find executable", "Fixture dependency failed"])
+def test_what_ctest_could_not_run_failed(message: str) -> None:
+    """It writes <skipped>, prints the test among those that failed, and fails."""
+    case = f'<testcase name="a" status="notrun"><skipped message="{message}"/></testcase>'
+    assert [(row["status"], row["tags"]["error_message"]) for row in rows(suite(case))] == [("failed", message)]
+
+
+def test_node_tap_says_in_a_property_what_it_skipped() -> None:
+    """And no other producer does: a property is no verdict."""
+    case = '<testcase name="a"><properties><property name="skip" value="later"/></properties></testcase>'
+    assert [row["status"] for row in rows(suite(case))] == ["passed"]
+    assert [row["status"] for row in rows(suite(case).replace("<testsuites", '<testsuites name="TAP Tests"'))] == [
+        "skipped"
+    ]
+
+
+def test_karma_s_browser_and_its_version_are_no_part_of_a_test_s_name() -> None:
+    """Else each update of a browser began a new history of every test."""
+    report = """<testsuite name="Chrome Headless 156.0.0.0 (Linux 0.0.0)" tests="1">
+    <properties><property name="browser.fullName" value="Mozilla/5.0"/></properties>
+    <testcase name="cart pays" classname="Chrome_Headless_156_0_0_0_(Linux_0_0_0).cart" time="1"/>%s</testsuite>"""
+    expected = ("cart::cart pays", "cart pays", "cart", "Chrome Headless")
+    fields = ("test_id", "test_name", "test_suite", "browser")
+    assert shown(report % "", *fields) == [expected]
+    assert shown((report % "").replace("156", "157"), *fields) == [expected]
+    broken = shown(report.replace("<testsuite ", '<testsuite errors="1" ') % "", "test_id", "test_suite", "browser")
+    assert broken[0] == ("(suite)", "", "Chrome Headless")
+
+
+def test_testcafe_s_browsers_and_their_versions_are_no_part_of_a_suite_s_name() -> None:
+    """A fixture is the suite."""
+    named = "TestCafe Tests: Chrome 41.0.2227 / macOS 10.10.1, Firefox 47 / macOS 10.10.1"
+    case = '<testcase classname="Cart" file="a.js" name="Cart - pays" time="1"/>'
+    expected = ("Cart::Cart - pays", "Cart", "Chrome, Firefox")
+    report = f'<testsuite name="{named}" tests="1">{case}</testsuite>'
+    assert shown(report, "test_id", "test_suite", "browser") == [expected]

@@ -103,7 +103,17 @@ def test_a_report_that_was_cut_off_is_trouble_in_a_directory_too(tmp_path: Path)
     assert push(".", "--dry-run", cwd=tmp_path).exit_code == 1
     (tmp_path / "cut.xml").unlink()
     (tmp_path / "tsconfig.json").write_text('{ // a comment\n "compilerOptions": {}}')
+    (tmp_path / "whole.xml").write_text(junit(3))
     assert push(".", "--dry-run", cwd=tmp_path).exit_code == 0
+
+
+def test_a_directory_without_any_report_is_no_empty_success(tmp_path: Path) -> None:
+    """What should have written one did not, or writes what is not known."""
+    (tmp_path / "package.json").write_text('{"name": "shop"}')
+    (tmp_path / "output.xml").write_text('<robot generator="Robot 7.1"/>')
+    found = push(".", "--dry-run", cwd=tmp_path)
+    assert (found.exit_code, "nothing of this is a report that is known" in found.stderr) == (1, True)
+    assert "output.xml: passed over: <robot>: this is Robot Framework's output; `robot --xunit" in found.stderr
 
 
 @ONE_REDIS

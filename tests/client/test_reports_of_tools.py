@@ -317,6 +317,15 @@ def test_old_versions_lists_flows_and_pagespeed() -> None:
     assert [m["metric_type"] for m in rows(flow)] == [*(m["metric_type"] for m in single), "inp"]
 
 
+def test_parts_of_a_user_flow_that_load_no_page_have_no_score() -> None:
+    """Lighthouse counts audits that passed there; a snapshot measures no vital, and that is no trouble."""
+    snapshot = lighthouse_result(gatherMode="snapshot", audits={"aria-roles": {"score": 1}})
+    flow = {"steps": [{"lhr": lighthouse_result(gatherMode="timespan")}, {"lhr": snapshot}]}
+    report = read(flow)
+    assert {m["metric_type"] for m in report.rows(NOW_MS)} == {"lcp", "cls", "ttfb"}
+    assert report.troubles == []
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -408,6 +417,113 @@ TRX_2010 = """<?xml version="1.0" encoding="utf-8"?>
 </TestRun>"""
 
 
+NUNIT_3 = """<test-run id="0" result="Failed" total="5" failed="2">
+<test-suite type="Assembly" name="Shop.dll" result="Failed" site="Child">
+<failure><message>One or more child tests</message></failure>
+<test-suite type="TestFixture" name="Cart" fullname="Shop.Cart" result="Failed" site="TearDown">
+<failure><message><![CDATA[TearDown : System.Exception : not closed]]></message></failure>
+<test-case name="Pays(1.5)" fullname="Shop.Cart.Pays(1.5)" classname="Shop.Cart" result="Passed" duration="0.25"
+ end-time="2026-11-27 22:56:10Z"/>
+<test-case name="Fails" classname="Shop.Cart" result="Failed" label="Error" duration="0,5">
+<failure><message>System.Exception : no</message></failure>
+<assertions><assertion result="Failed"><message>no</message></assertion></assertions></test-case>
+<test-case name="Waits" classname="Shop.Cart" result="Skipped" label="Ignored"/>
+<test-case name="Warns" classname="Shop.Cart" result="Warning"/>
+</test-suite>
+<test-suite type="TestFixture" name="Torn" result="Failed" site="SetUp">
+<failure><message>no database</message></failure>
+<test-suite type="ParameterizedMethod" name="A" result="Failed" site="Parent">
+<failure><message>OneTimeSetUp</message></failure>
+</test-suite></test-suite></test-suite></test-run>"""
+NUNIT_2 = """<test-results name="Pester" total="5" failures="1" date="2026-11-27" time="22:56:10">
+<test-suite type="TestFixture" name="Cart" executed="True" result="Failure" time="0.4"><results>
+<test-case description="pays 1.5" name="Cart.pays 1.5" time="0.25" executed="True" success="True" result="Success"/>
+<test-case name="Shop.Cart.Fails(&quot;a.b&quot;)" executed="True" success="False" time="0.1">
+<failure><message>no</message></failure></test-case>
+<test-case name="Shop.Cart.Waits" executed="False"/>
+<test-case name="Shop.Cart.Breaks" executed="True"><failure><message>no</message></failure></test-case>
+<test-case name="Shop.Cart.Listed"/>
+</results></test-suite></test-results>"""
+XUNIT = """<assemblies timestamp="11/27/2026 22:56:10">
+<assembly name="Shop.dll" run-date="2026-11-27" run-time="22:56:10" total="4" failed="1" errors="1">
+<errors><error type="assembly-cleanup">
+<failure exception-type="System.IOException"><message>locked</message></failure></error></errors>
+<collection name="Cart" total="4" passed="1" failed="1" skipped="1">
+<test name="Shop.Cart.Pays(n: 1)" type="Shop.Cart" method="Pays" time="0.25" result="Pass"/>
+<test name="Shop.Cart.Fails" type="Shop.Cart" method="Fails" time="0.1" result="Fail"><failure
+ exception-type="Xunit.Sdk.EqualException"><message>Assert.Equal() Failure</message></failure></test>
+<test name="Shop.Cart.Waits" type="Shop.Cart" time="0" result="Skip"><reason>later</reason></test>
+<test name="a title" type="Shop.Cart" time-rtf="00:00:01.5" result="NotRun"/>
+</collection></assembly></assemblies>"""
+
+
+def test_nunit_3() -> None:
+    """A fixture's teardown and setup are failures of suites; a suite that its parent failed is none of its own."""
+    assert shown(NUNIT_3, "test_id", "test_suite", "status", "value") == [
+        ("Shop.Cart::Pays(1.5)", "Shop.Cart", "passed", 250.0),
+        ("Shop.Cart::Fails", "Shop.Cart", "failed", 500.0),
+        ("Shop.Cart::Waits", "Shop.Cart", "skipped", 0),
+        ("Shop.Cart::Warns", "Shop.Cart", "passed", 0),
+        ("(suite)", "Cart", "failed", 0),
+        ("(suite)", "Torn", "failed", 0),
+    ]
+    found = rows(NUNIT_3)
+    assert found[0]["timestamp"] == 1_795_820_170_000
+    assert [row["tags"].get("error_message") for row in found] == [
+        *(None, "no", None, None),
+        *("TearDown : System.Exception : not closed", "no database"),
+    ]
+
+
+def test_nunit_2_as_pester_writes_it_too() -> None:
+    """Classes stand in the names; before version 2.5 no word says how a test ended."""
+    report, warnings = read_and_warn(NUNIT_2)
+    found = report.rows(NOW_MS)
+    assert [(row["test_id"], row["status"], row["timestamp"]) for row in found] == [
+        ("Cart::pays 1.5", "passed", 1_795_820_170_000),
+        ('Shop.Cart::Fails("a.b")', "failed", 1_795_820_170_000),
+        ("Shop.Cart::Waits", "skipped", 1_795_820_170_000),
+        ("Shop.Cart::Breaks", "failed", 1_795_820_170_000),
+    ]
+    assert warnings == ["line 8: this test has no result, as in a list of tests; left out"]
+
+
+def test_xunit_net() -> None:
+    """An error outside of any test is a failure of its suite; what was not run is skipped."""
+    assert shown(XUNIT, "test_id", "test_name", "status", "value", "error_type") == [
+        ("(suite)", "(suite)", "failed", 0, "System.IOException"),
+        ("Shop.Cart::Pays(n: 1)", "Pays(n: 1)", "passed", 250.0, ""),
+        ("Shop.Cart::Fails", "Fails", "failed", 100.0, "Xunit.Sdk.EqualException"),
+        ("Shop.Cart::Waits", "Waits", "skipped", 0, ""),
+        ("Shop.Cart::a title", "a title", "skipped", 1500.0, ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        '<test-run result="Failed" failed="2"/>',
+        '<test-run result="Failed"><test-suite name="Shop.dll" result="Failed" label="Invalid"/></test-run>',
+        '<test-results errors="1"/>',
+        '<assemblies><assembly name="C:\\ci\\Shop.DLL" failed="1"/></assemblies>',
+    ],
+)
+def test_a_dotnet_run_that_failed_before_its_tests_is_no_empty_success(report: str) -> None:
+    """As where an assembly cannot be loaded; the path before it differs from machine to machine."""
+    ((status, suite),) = shown(report, "status", "test_suite")
+    assert (status, suite in ("", "Shop.dll", "Shop.DLL")) == ("failed", True)
+
+
+def test_trx_of_an_ordered_test_and_of_a_web_test() -> None:
+    """The first is a list, whose tests count; the second is a result of another name."""
+    said = 'testName="{0}" outcome="{1}"'.format
+    inner = f"<UnitTestResult {said('Login', 'Failed')}/><UnitTestResult {said('Buys', 'Passed')}/>"
+    inside = f"<InnerResults>{inner}</InnerResults>"
+    listed = f"<TestResultAggregation {said('All', 'Failed')}>{inside}</TestResultAggregation>"
+    run = f"<TestRun><Results>{listed}<WebTestResult {said('Opens', 'Passed')}/></Results></TestRun>"
+    assert shown(run, "test_name", "status") == [("Login", "failed"), ("Buys", "passed"), ("Opens", "passed")]
+
+
 def test_trx() -> None:
     """The file of ``dotnet test --logger trx``: class, method, outcome, error; rows of data count with their test."""
     assert shown(TRX_2010, "test_id", "status", "value", "error_type") == [
@@ -443,7 +559,13 @@ def test_trx() -> None:
         ("1" * 5000, "digit"),
         ("", "the file is empty"),
         (b"PK\x03\x04junk", "not a zip file"),
-        ("<?xml version='1.0'?><test-run/>", "<test-run> is not the root"),
+        ("<?xml version='1.0'?><coverage/>", "<coverage> is not the root"),
+        ("<robot/>", "this is Robot Framework's output; `robot --xunit FILE` writes JUnit"),
+        ("<testng-results/>", "this is TestNG's own results; push the JUnit reports beside them"),
+        ('{"version": "3.13.0", "examples": [], "summary": {}}', "this is RSpec's JSON"),
+        ('{"Time": "x", "Action": "run", "Package": "shop"}\n{"Action": "pass"}', "the output of go test; gotestsum"),
+        ("TAP version 13\n1..1\nok 1 - a\n", "this is TAP"),
+        ('{"uuid": "u", "children": [], "befores": []}', "an Allure container; push the directory"),
         ("just words", "line 1"),
         (
             '{"$schema": "sarif-2.1.0", "version": "2.1.0", "runs": [{"tool": {}, "results": []}]}',
@@ -452,7 +574,7 @@ def test_trx() -> None:
         ('{"title": "shop", "suites": [{"title": "a", "tests": []}], "tests": []}', "it holds title, suites, tests"),
         ('{"suites": "unit,e2e"}', "it holds suites"),
     ],
-    ids=range(15),
+    ids=range(21),
 )
 def test_what_is_no_report_is_refused_with_a_sentence(content: str | bytes, words: str) -> None:
     """One sentence that says where, or what it holds instead."""
@@ -473,6 +595,79 @@ def test_a_report_without_a_test_is_told_of(report: str | dict[str, Any]) -> Non
     """In every format alike: a filter that matches nothing passes in many runners."""
     _, warnings = read_and_warn(report)
     assert warnings == ["this report holds no test"]
+
+
+PASSED_TESTS = [{"title": "x", "status": "passed"}]
+PASSED_JEST = {"name": "a.js", "status": "passed", "assertionResults": PASSED_TESTS}
+PASSED_PYTEST = {"collectors": [], "summary": {"passed": 1}, "tests": [{"nodeid": "a.py::t", "outcome": "passed"}]}
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ({"numFailedTests": 2, "testResults": [PASSED_JEST]}, "the report counts failures"),
+        ({"numFailedTests": 0, "success": False, "testResults": [PASSED_JEST]}, "the report says success: false"),
+        ({"stats": {"failures": 2}, "tests": [], "passes": [], "failures": []}, "the report counts failures"),
+        ({"stats": {"suites": 1, "failures": 2}, "results": []}, "the report counts failures"),
+        ({"totalTests": 3, "totalFailed": 2, "runs": []}, "the report counts failures"),
+        ({"status": "failed", "failures": 1, "message": "no browser found"}, "no browser found"),
+        ({"results": {"tool": {"name": "x"}, "summary": {"failed": 2}, "tests": []}}, "the report counts failures"),
+        ({"config": {}, "suites": [], "stats": {"unexpected": 2}}, "the report counts failures"),
+        (PASSED_PYTEST | {"exitcode": 3}, "the session ended with exit code <n>"),
+        (PASSED_PYTEST | {"exitcode": 1, "summary": {"error": 1}}, "the report counts failures"),
+    ],
+    ids=range(10),
+)
+def test_failures_that_are_only_counted_are_one_failure(report: dict[str, Any], message: str) -> None:
+    """A failed run never looks green, and never like one without tests."""
+    found, warnings = read_and_warn(report)
+    first = found.rows(NOW_MS)[0]
+    assert (first["test_id"], first["status"]) == ("(run)", "failed")
+    assert first["tags"]["error_message"].startswith(message)
+    assert warnings == ["the report tells of failures, and no test failed: stored as one of the run"]
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"numFailedTests": 0, "numPendingTests": 1, "success": True, "testResults": [PASSED_JEST]},
+        {"numFailedTests": 0, "success": False, "testResults": [{"testFilePath": "a.js", "testResults": PASSED_TESTS}]},
+        PASSED_PYTEST | {"exitcode": 0},
+        PASSED_PYTEST,
+    ],
+    ids=range(4),
+)
+def test_a_report_that_counts_no_failure_has_none_of_its_run(report: dict[str, Any]) -> None:
+    """Nothing is added."""
+    assert [row["status"] for row in rows(report)] == ["passed"]
+
+
+def test_what_jest_gives_its_own_reporters_is_read() -> None:
+    """As jest-stare keeps it: other names than in the JSON that jest writes; a file that was not even compiled."""
+    tests = [
+        {"ancestorTitles": ["cart"], "title": title, "status": status, "duration": 5, "failureMessages": ["Error: no"]}
+        for title, status in (("pays", "passed"), ("fails", "failed"))
+    ]
+    given = {"testFilePath": "/home/ci/shop/a.test.ts", "perfStats": {"start": NOW_MS - 1000}, "testResults": tests}
+    broken = {"testFilePath": "/home/ci/shop/b.test.ts", "testResults": [], "testExecError": {"message": "TS2305"}}
+    report = {
+        "numFailedTests": 1,
+        "testResults": [given, broken | {"failureMessage": "● Test suite failed to run\n\nTS2305"}],
+    }
+    tests[0]["failureMessages"] = []
+    assert shown(report, "test_id", "status", "timestamp", root=ROOT) == [
+        ("a.test.ts::cart pays", "passed", NOW_MS - 1000),
+        ("a.test.ts::cart fails", "failed", NOW_MS - 1000),
+        ("(suite)", "failed", NOW_MS),
+    ]
+
+
+def test_a_spec_that_cypress_could_not_load_failed() -> None:
+    """Its tests are null."""
+    run = {"spec": {"relative": "a.cy.js"}, "error": "Webpack Compilation Error", "tests": None}
+    assert shown({"totalTests": 0, "totalFailed": 1, "runs": [run]}, "test_id", "test_suite", "status") == [
+        ("(suite)", "a.cy.js", "failed")
+    ]
 
 
 def test_bytes_that_are_not_of_the_encoding_cost_nothing_else() -> None:
@@ -659,6 +854,29 @@ def test_a_scenario_has_the_same_identity_in_cucumber_s_json_and_messages() -> N
     found = identities("cucumber-12.9.json")
     assert found == identities("cucumber-messages-12.9.ndjson")
     assert ("Cart::Adds 3", "Adds 3", "Cart") in found
+
+
+def test_behave_s_json_names_tests_as_its_junit_report_does() -> None:
+    """Seconds, a status of the scenario, which a hook can fail; a file before the feature's name."""
+    passed, failed = (
+        {"status": status, "duration": 0.25, "error_message": ["ASSERT FAILED: no way", "x"]}
+        for status in ("passed", "failed")
+    )
+    elements = [
+        {"type": "background", "name": "", "steps": [{"name": "a cart"}]},
+        {"type": "scenario", "name": "passes", "status": "passed", "steps": [{"result": passed}, {"result": passed}]},
+        {"type": "scenario", "name": "fails", "status": "failed", "steps": [{"result": failed}]},
+        {"type": "scenario", "name": "hook", "status": "hook_error", "steps": [{}]},
+        {"type": "scenario", "name": "waits", "status": "skipped", "steps": [{}]},
+    ]
+    feature = {"keyword": "Feature", "name": "Cart", "location": "features/shop/a.feature:1", "elements": elements}
+    assert shown([feature], "test_id", "test_suite", "status", "value") == [
+        ("shop.a.Cart::passes", "shop.a.Cart", "passed", 500.0),
+        ("shop.a.Cart::fails", "shop.a.Cart", "failed", 250.0),
+        ("shop.a.Cart::hook", "shop.a.Cart", "failed", 0),
+        ("shop.a.Cart::waits", "shop.a.Cart", "skipped", 0),
+    ]
+    assert rows([feature])[1]["tags"]["error_message"] == "ASSERT FAILED: no way"
 
 
 def test_java_s_hooks_and_backgrounds_are_parts_of_a_scenario() -> None:

@@ -125,6 +125,7 @@ OTHER_RUN = {"head_sha": "h", "head_branch": "main", "pull_requests": [{"number"
 OWN_REPOSITORY = {"repository": {"full_name": "acme/shop"}, "head_repository": {"full_name": "acme/shop"}}
 FORKED = OWN_REPOSITORY | {"head_repository": {"full_name": "eve/shop"}}
 REQUEST = {"GITHUB_REF": "refs/pull/7/merge", "GITHUB_HEAD_REF": "main"}
+REVIEW = {"GITHUB_EVENT_NAME": "pull_request_review", "GITHUB_REF": "refs/pull/7/merge", "GITHUB_REF_NAME": "7/merge"}
 
 
 @pytest.mark.parametrize(
@@ -132,6 +133,7 @@ REQUEST = {"GITHUB_REF": "refs/pull/7/merge", "GITHUB_HEAD_REF": "main"}
     [
         (REQUEST, {"pull_request": FORK}, ("h", "eve:main", "7")),
         (REQUEST, {"pull_request": FORK | {"base": FORK["head"]}}, ("h", "main", "7")),
+        (REVIEW, {"pull_request": FORK | {"head": FORK["head"] | {"ref": "side"}}}, ("h", "eve:side", "7")),
         (REQUEST, {"pull_request": FORK | {"head": {"sha": "h", "repo": None}}}, ("h", "main", "7")),
         ({"GITHUB_EVENT_NAME": "workflow_run"}, {"workflow_run": OTHER_RUN | OWN_REPOSITORY}, ("h", "main", "7")),
         ({"GITHUB_EVENT_NAME": "workflow_run"}, {"workflow_run": OTHER_RUN | FORKED}, ("h", "eve:main", "7")),
@@ -148,13 +150,24 @@ def test_a_fork_s_main_is_not_main(
 
 
 def test_other_systems_name_forks_too() -> None:
-    """GitLab by the project, Jenkins by the fork."""
+    """GitLab by the project, Jenkins by the fork; Azure says only that it is one."""
+    azure = SYSTEMS["azure"][0] | {"SYSTEM_PULLREQUEST_SOURCEBRANCH": "refs/heads/main"}
+    forked = {said: detect(azure | {"SYSTEM_PULLREQUEST_ISFORK": said}).branch for said in ("True", "False", "")}
+    assert forked == {"True": "fork:main", "False": "main", "": "main"}
     projects = {"CI_MERGE_REQUEST_SOURCE_PROJECT_PATH": "eve/shop", "CI_MERGE_REQUEST_PROJECT_PATH": "acme/shop"}
     gitlab = SYSTEMS["gitlab"][0] | {"CI_MERGE_REQUEST_SOURCE_BRANCH_NAME": "main"}
     assert detect(gitlab | projects).branch == "eve:main"
     assert detect(gitlab | projects | {"CI_MERGE_REQUEST_SOURCE_PROJECT_PATH": "acme/shop"}).branch == "main"
     jenkins = SYSTEMS["jenkins"][0] | {"CHANGE_BRANCH": "main", "CHANGE_ID": "7"}
     assert (detect(jenkins).branch, detect(jenkins | {"CHANGE_FORK": "eve"}).branch) == ("main", "eve:main")
+
+
+def test_a_jenkins_whose_address_nobody_set_is_known_too() -> None:
+    """Else each of its builds' sessions were a run of its own."""
+    environ, expected = SYSTEMS["jenkins"]
+    bare = {name: text for name, text in environ.items() if name not in ("JENKINS_URL", "BUILD_URL")}
+    found = detect(bare | {"JENKINS_SERVER_COOKIE": "durable-1"}, git=NO_GIT)
+    assert (found.run_id, found.ci, found.run_link) == (expected.run_id, "jenkins", "")
 
 
 def test_a_merge_queue_s_branch_tells_request_and_base() -> None:
@@ -227,3 +240,7 @@ def test_git_is_asked_where_nothing_else_says(tmp_path: Path, monkeypatch: pytes
     subprocess.run(["git", *who, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
     found = detect({})
     assert (found.branch, len(found.commit), found.run_id) == ("trunk", 40, "")
+    subprocess.run(["git", "tag", "trunk"], check=True)
+    assert detect({}).branch == "trunk"
+    subprocess.run(["git", "checkout", "-q", "--detach"], check=True)
+    assert detect({}).branch == ""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
 
 from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import NO_FAILURE, Failure, failure, typed_by
@@ -18,7 +20,7 @@ from pipeline.client.importers.identities import identity
 from pipeline.client.importers.json_node import Node, lines_of
 from pipeline.client.importers.report import Context, Report
 from pipeline.client.importers.times import when
-from pipeline.status_words import FAILED, INTERRUPTED, PASSED, SKIPPED
+from pipeline.status_words import FAILED, INTERRUPTED, PASSED, SKIPPED, status_word
 
 _NS_TO_MS = 1e-6
 _MESSAGES = frozenset({"meta", "source", "gherkinDocument", "pickle", "parseError", "testRunStarted", "attachment"})
@@ -44,11 +46,25 @@ def cucumber(report: Node) -> Report:
     """Executions of the features of a JSON report, which keeps the last attempt alone."""
     titles = Titles()
     found = [
-        _named(titles, feature.get("name").text(), element.get("name").text(), [attempt], report.context)
+        _named(titles, _suite(feature), element.get("name").text(), [attempt], report.context)
         for feature in report.items()
         for element, attempt in _scenarios(feature)
     ]
     return Report("cucumber", CUCUMBER, found)
+
+
+def is_behave(feature: Any) -> bool:
+    """Whether a feature is one of Python's behave, which writes seconds, and the status of a scenario too."""
+    return isinstance(feature, dict) and "location" in feature and "uri" not in feature
+
+
+def _suite(feature: Node) -> str:
+    """The feature's name; of behave with the file before it, as its JUnit report has it."""
+    name = feature.get("name").text()
+    if not is_behave(feature.value):
+        return name
+    path = PurePosixPath(feature.get("location").text().rpartition(":")[0].replace("\\", "/"))
+    return ".".join([*(part for part in path.with_suffix("").parts if part != "features"), name])
 
 
 def _scenarios(feature: Node) -> Iterable[tuple[Node, Attempt]]:
@@ -59,8 +75,13 @@ def _scenarios(feature: Node) -> Iterable[tuple[Node, Attempt]]:
             background = results
             continue
         results, background = [*background, *results], []
-        durations = [result.get("duration").duration_ms(_NS_TO_MS) or 0.0 for result in results]
-        errors = ((result.get("status").text(), failure(result.get("error_message").text())) for result in results)
+        unit_ms = _NS_TO_MS
+        if is_behave(feature.value):  # a step that did not run has no result there, and that is no failure
+            unit_ms, results = 1000.0, [result for result in results if result]
+        durations = [result.get("duration").duration_ms(unit_ms) or 0.0 for result in results]
+        errors = [(result.get("status").text(), _error(result)) for result in results]
+        if status_word(own := element.get("status").text()) != PASSED and own:  # of behave: its hooks are no steps
+            errors.append((own, NO_FAILURE))
         yield element, Attempt(*_judged(errors, sum(durations), element.get("start_timestamp").time_ms()))
 
 
@@ -69,6 +90,12 @@ def _results(element: Node) -> list[Node]:
     steps = element.get("steps").items()
     inside = [one for step in steps for one in (*step.get("before").items(), step, *step.get("after").items())]
     return [one.get("result") for one in (*element.get("before").items(), *inside, *element.get("after").items())]
+
+
+def _error(result: Node) -> Failure:
+    """Of behave a list of lines."""
+    told = result.get("error_message")
+    return failure("\n".join(told.texts()) or told.text()) if isinstance(told.value, list) else failure(told.text())
 
 
 # Messages

@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from pipeline.client.importers import allure as allure_format
+from pipeline.client.importers import other_formats
+from pipeline.client.importers.counted_failures import add_counted_failures
 from pipeline.client.importers.ctrf import ctrf
-from pipeline.client.importers.cucumber import cucumber, cucumber_messages, is_messages
+from pipeline.client.importers.cucumber import cucumber, cucumber_messages, is_behave, is_messages
 from pipeline.client.importers.jest_json import jest
 from pipeline.client.importers.json_node import Node, parsed
 from pipeline.client.importers.junit import ROOTS as JUNIT_ROOTS
 from pipeline.client.importers.junit import junit
 from pipeline.client.importers.lighthouse import lighthouse
 from pipeline.client.importers.mocha_json import cypress, mocha, mochawesome
+from pipeline.client.importers.nunit_xunit import NUNIT_ROOTS, XUNIT_ROOTS, nunit, xunit
 from pipeline.client.importers.playwright import playwright
 from pipeline.client.importers.playwright_blob import blob
 from pipeline.client.importers.pytest_json import pytest_json
@@ -78,7 +81,9 @@ def _is_playwright(value: Any) -> bool:
 
 
 def _is_cypress(value: Any) -> bool:
-    """SARIF, the format of code scanners, has ``runs`` too."""
+    """SARIF, the format of code scanners, has ``runs`` too. A run that could not begin has a message alone."""
+    if _has("status", "failures", "message")(value):
+        return True
     if not _has("runs")(value) or not isinstance(value["runs"], list):
         return False
     return "totalTests" in value or any(map(_has("tests"), value["runs"]))
@@ -101,14 +106,21 @@ def _is_allure(value: Any) -> bool:
 
 
 def _is_cucumber(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_has("uri", "elements")(one) for one in value)
+    if not isinstance(value, list) or not value:
+        return False
+    return all(_has("elements")(one) and ("uri" in one or is_behave(one)) for one in value)
 
 
 def _one_allure(report: Node) -> Report:
     return allure_format.allure([report])
 
 
-XML_FORMATS = (XmlFormat("junit", JUNIT_ROOTS, junit), XmlFormat("trx", TRX_ROOTS, trx))
+XML_FORMATS = (
+    XmlFormat("junit", JUNIT_ROOTS, junit),
+    XmlFormat("trx", TRX_ROOTS, trx),
+    XmlFormat("nunit", NUNIT_ROOTS, nunit),
+    XmlFormat("xunit", XUNIT_ROOTS, xunit),
+)
 # The first that recognises a report reads it.
 JSON_FORMATS = (
     JsonFormat("ctrf", _is_ctrf, ctrf),
@@ -150,6 +162,8 @@ def _read(stream: IO[bytes], context: Context, format: str) -> Report:
         return blob(stream.read(), context)
     if format == MESSAGES or (not format and is_messages(head)):
         return cucumber_messages(stream.read(), context)
+    if not format and (named := other_formats.named_by_beginning(head)):
+        raise ReportRefused(f"this is {named}")
     content = stream.read()
     if not content.strip():
         raise ReportRefused("the file is empty")
@@ -160,7 +174,9 @@ def _read(stream: IO[bytes], context: Context, format: str) -> Report:
     known = next((one for one in JSON_FORMATS if format in ("", one.name) and one.recognises(report.value)), None)
     if known is None:
         raise ReportRefused(f"this is not a report of the format {format}" if format else _unknown(report.value))
-    return known.read(report)
+    found = known.read(report)
+    add_counted_failures(report, found)
+    return found
 
 
 def _read_xml(xml: XmlFormat, stream: IO[bytes], context: Context) -> Report:
@@ -236,6 +252,8 @@ def _recognised_xml(head: bytes) -> XmlFormat | None:
             return one
     if not name:
         return XML_FORMATS[0]  # whatever is wrong with it, its reader says
+    if name in other_formats.ROOTS:
+        raise ReportRefused(f"<{name}>: this is {other_formats.ROOTS[name]}")
     roots = ", ".join(f"<{root}>" for one in XML_FORMATS for root in sorted(one.roots))
     raise ReportRefused(f"<{name}> is not the root of a report that is known ({roots})")
 
@@ -243,5 +261,7 @@ def _recognised_xml(head: bytes) -> XmlFormat | None:
 def _unknown(value: Any) -> str:
     if isinstance(value, list) and value and all(_has("jsonPath")(one) for one in value):
         return "this is Lighthouse CI's manifest; push the reports that it names"
+    if named := other_formats.named_by_members(value):
+        return f"this is {named}"
     shown = ", ".join(map(str, list(value)[:6])) if isinstance(value, dict) else type(value).__name__
     return f"not a report that is known (it holds {shown}); known are {', '.join(FORMATS)}"

@@ -14,6 +14,7 @@ from pipeline.client.importers.report import Context
 
 FIELDS = ("test_id", "test_name", "test_suite")
 _PYTEST = {"test_id": "{nodeid}", "test_name": "{nodename}", "test_suite": "{module}"}
+_DOTNET = {"test_id": "{classname}::{name}", "test_name": "{name}", "test_suite": "{classname}"}
 _BY_FILE = {"test_id": "{file}::{name}", "test_name": "{name}", "test_suite": "{file}"}
 
 _NAMES = ("classname", "name", "suite", "file", "fullname", "nodeid", "nodename", "module")
@@ -35,7 +36,9 @@ RULES: dict[str, Mapping[str, str]] = {
     "vitest": _BY_FILE,
     "vitest-junit": _BY_FILE,
     "node-test": _BY_FILE,
-    "trx": {"test_id": "{classname}::{name}", "test_name": "{name}", "test_suite": "{classname}"},
+    "trx": _DOTNET,
+    "nunit": _DOTNET,
+    "xunit": _DOTNET,
     "allure": {"test_id": "{fullname}", "test_name": "{name}", "test_suite": "{suite}"},
 }
 """Producer to templates; a producer that is not here follows its format."""

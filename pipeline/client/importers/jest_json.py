@@ -1,4 +1,4 @@
-"""Jest's JSON (``jest --json``), which vitest's json reporter writes too."""
+"""Jest's JSON (``jest --json``), which vitest's json reporter writes too, and what jest gives its own reporters."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ def jest(report: Node) -> Report:
     of them, is a failed execution of its suite."""
     found: list[Execution] = []
     for suite in report.get("testResults").items():
-        file = relative(suite.get("name").text(), report.context.root)
-        started = suite.get("startTime").time_ms()
-        tests = [_test(test, file, started) for test in suite.get("assertionResults").items()]
+        # Reporters such as jest-stare keep what jest gives them, which has other names than what jest writes.
+        given = suite.get("testResults")
+        file = relative(suite.get("testFilePath" if given.value is not None else "name").text(), report.context.root)
+        started = suite.get("startTime").time_ms() or suite.get("perfStats", "start").time_ms()
+        tests = [_test(test, file, started) for test in (given or suite.get("assertionResults")).items()]
         found += tests
         has_failed = any(test.attempts[-1].status == FAILED for test in tests)
-        if not has_failed and status_word(suite.get("status").text()) == FAILED:
-            attempt = Attempt(FAILED, 0.0, started, failure(_message(suite.get("message").text())))
-            found.append(Execution(SUITE, SUITE, file, [attempt]))
+        message = suite.get("message").text() or suite.get("failureMessage").text()
+        if not has_failed and (status_word(suite.get("status").text()) == FAILED or suite.get("testExecError")):
+            found.append(Execution(SUITE, SUITE, file, [Attempt(FAILED, 0.0, started, failure(_message(message)))]))
     return Report("jest", "jest", found)
 
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from pipeline.client.attempts import Attempt, Execution
-from pipeline.client.failures import Failure, failure
+from pipeline.client.failures import NO_FAILURE, Failure, failure
 from pipeline.client.identity import RUN, SUITE
-from pipeline.client.importers import jest_titles, mocha_junit, node_titles
+from pipeline.client.importers import browser_suites, jest_titles, mocha_junit, node_titles
 from pipeline.client.importers.cucumber_names import CUCUMBER, Titles, junit_title
 from pipeline.client.importers.identities import identity, relative
 from pipeline.client.importers.junit_case import Case
+from pipeline.client.importers.junit_messages import is_failed_skip, message_of, type_of
 from pipeline.client.importers.numbers import seconds
 from pipeline.client.importers.report import Context, Report, ReportRefused
 from pipeline.client.importers.times import when
@@ -30,6 +31,8 @@ _FAILURES = frozenset({"failure", "error"})
 _SKIPS = frozenset({"skipped", "disabled", "ignored", "skip", "todo", "pending"})
 _REPEATS = frozenset({"flakyFailure", "flakyError", "rerunFailure", "rerunError"})
 _LONGEST_TEXT = 4_000
+_LONGEST_END = 1_000
+"""Of a longer text, whose end is kept too: what a traceback ends with."""
 _LONGEST_PROPERTY = 256
 
 RUN_PROPERTIES = re.compile(
@@ -44,6 +47,8 @@ _FIELDS = ("browser", "environment")
 _TIME_IN_NAME = re.compile(r"(?<=.)-20\d{12}$", re.ASCII)
 """unittest-xml-reporting puts the time of the run behind a suite's name: a suite of its own each time."""
 
+_NODE_TAP = "node-tap"
+_OF_BROWSERS = (browser_suites.KARMA, browser_suites.TESTCAFE)
 _PRODUCERS = (
     # What <testsuites>, or else the first <testsuite>, is called.
     (re.compile(r"pytest tests|pytest"), "pytest"),
@@ -53,6 +58,8 @@ _PRODUCERS = (
     (re.compile(r"Mocha Tests|Root Suite"), mocha_junit.MOCHA),
     (re.compile(r"Cucumber"), CUCUMBER),
     (re.compile(r"AllTests"), "googletest"),
+    (re.compile(r"TAP Tests"), _NODE_TAP),
+    (browser_suites.TESTCAFE_SUITE, browser_suites.TESTCAFE),
 )
 
 
@@ -94,6 +101,7 @@ class _Reader:
         self._failed_suites: list[_Suite] = []
         self._text: list[str] | None = None
         self._text_length = 0
+        self._text_end = ""
         self._failing: tuple[str, dict[str, str]] | None = None
         self._property = ""
         self._file = ""
@@ -128,6 +136,8 @@ class _Reader:
             self._listen()
         elif element in _SKIPS and self._case is not None and self._case.attempt.status != FAILED:
             self._case.attempt.status = SKIPPED
+            if is_failed_skip(attributes):
+                self._case.attempt.status, self._case.attempt.failure = FAILED, failure(attributes["message"])
             # node --test writes of a test that is still to be written how it failed too, and passes its run.
             self._case.is_todo = "todo" in (element, attributes.get("type"))
 
@@ -136,6 +146,9 @@ class _Reader:
             self._end_suite()
         elif element == "testcase" and self._case is not None:
             case, self._case = self._case, None
+            if case.attempt.status not in SYNONYMS:
+                word = case.attempt.status
+                self._context.warnings.add("this status is not known; counted in the total only", case.place, word)
             self._cases.append(case)
             self._suites[-1].failed += bool(
                 case.attempt.status == FAILED or case.earlier or case.later or case.error_output or case.is_todo
@@ -153,13 +166,16 @@ class _Reader:
         if self._text is not None and self._text_length < _LONGEST_TEXT:
             self._text.append(text[:_LONGEST_TEXT])
             self._text_length += len(text)
+            text = text[_LONGEST_TEXT:]
+        if self._text is not None and text and self._text_length >= _LONGEST_TEXT:
+            self._text_end = (self._text_end + text[-_LONGEST_END:])[-_LONGEST_END:]
 
     def _listen(self) -> None:
-        self._text, self._text_length = [], 0
+        self._text, self._text_length, self._text_end = [], 0, ""
 
     def _heard(self) -> str:
         heard, self._text = "".join(self._text or ()), None
-        return heard.strip()
+        return f"{heard}\n{self._text_end}".strip() if self._text_end else heard.strip()
 
     def _start_root(self, element: str, attributes: dict[str, str], place: str) -> None:
         if element not in ROOTS:
@@ -224,7 +240,10 @@ class _Reader:
         own = RUN if suite.is_run else SUITE
         tags = dict(suite.properties)
         fields = {name: tags.pop(name, "") for name in _FIELDS}
-        return Execution(own, own, suite.name, [attempt], tags=tags, **fields)
+        name = suite.name
+        if self._producer in _OF_BROWSERS:
+            name, fields["browser"] = "", browser_suites.browser_of(name)
+        return Execution(own, own, name, [attempt], tags=tags, **fields)
 
     # Tests
 
@@ -235,9 +254,7 @@ class _Reader:
         if attributes.get("timestamp"):
             start_ms = when(attributes["timestamp"], place, self._context)
         status = _attribute_status(attributes)
-        if status not in SYNONYMS:
-            self._context.warnings.add("this status is not known; counted in the total only", place, status)
-        elif self._producer == "pytest" and status == PASSED and not name:
+        if self._producer == "pytest" and status == PASSED and not name:
             status = INTERRUPTED  # pytest leaves this of the test in which the run was broken off
         attempt = Attempt(status, self._duration_ms(attributes, place), start_ms)
         browser = suite.hostname if self._is_playwright and classname == suite.name else ""
@@ -249,7 +266,7 @@ class _Reader:
             self._producer = node_titles.NODE
         if self._producer == node_titles.NODE:
             name, file = node_titles.names(name, file, titles)
-        self._case = Case(name, classname, file, suite.name, browser, attempt, properties, suite.told)
+        self._case = Case(name, classname, file, suite.name, browser, attempt, properties, suite.told, place)
 
     def _duration_ms(self, attributes: dict[str, str], place: str) -> float | None:
         text = attributes.get("time", attributes.get("duration", "")).strip()
@@ -264,7 +281,7 @@ class _Reader:
         return None if found is None else found * 1000
 
     def _failed(self, element: str, attributes: dict[str, str], text: str) -> None:
-        error = failure(_message(self._producer, attributes, text), attributes.get("type", ""))
+        error = failure(message_of(self._producer, attributes, text), type_of(attributes))
         case = self._case
         if case is None:
             suite = self._suites[-1]
@@ -272,7 +289,7 @@ class _Reader:
         elif element in _REPEATS:
             attempts = case.earlier if element.startswith("flaky") else case.later
             attempts[-1].failure = error
-        elif case.attempt.status != FAILED and not case.is_todo:
+        elif case.attempt.failure == NO_FAILURE and not case.is_todo:
             case.attempt.status, case.attempt.failure = FAILED, error
 
     def _repeated(self, element: str, attributes: dict[str, str], place: str) -> None:
@@ -311,6 +328,9 @@ class _Reader:
                 return SUITE, SUITE, relative(file, self._context.root)
         elif producer == jest_titles.VITEST_JUNIT:
             name, file = jest_titles.vitest_title(name), file or case.classname
+        elif producer in _OF_BROWSERS:
+            case.browser = browser_suites.browser_of(case.suite)
+            case.classname = case.suite = browser_suites.class_of(case.classname, case.suite)
         elif case.browser:
             producer, file = "playwright", case.classname
         return identity(
@@ -349,6 +369,10 @@ class _Reader:
 
     def _take_property(self, name: str, value: str) -> None:
         properties = self._suites[-1].properties if self._case is None else self._case.properties
+        if self._case and self._producer == _NODE_TAP and name in _SKIPS and self._case.attempt.status == PASSED:
+            self._case.attempt.status = SKIPPED  # it writes no element for that
+        if self._case is None and name == browser_suites.KARMA_PROPERTY:
+            self._producer = self._producer or browser_suites.KARMA
         if self._case is None and name in mocha_junit.WDIO_PROPERTIES:
             self._suites[-1].told[name] = value[:_LONGEST_TEXT]
             self._producer = self._producer or (mocha_junit.WDIO if name == "specId" else "")
@@ -377,18 +401,3 @@ def _attribute_status(attributes: dict[str, str]) -> str:
     if any(attributes.get(name, "").lower() == "false" for name in ("success", "passed")):
         return FAILED
     return next((word for word in words if word not in SYNONYMS and word not in _SAYS_NOTHING), PASSED)
-
-
-_PYTEST_PHASE = re.compile(r'failed on (?:setup|teardown) with "(.*)"', re.DOTALL)
-
-
-def _message(producer: str, attributes: dict[str, str], text: str) -> str:
-    message = attributes.get("message", "").strip()
-    if producer == "pytest":
-        wrapped = _PYTEST_PHASE.fullmatch(message)
-        if wrapped:
-            return wrapped[1]
-        if message == "collection failure":
-            errors = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
-            return errors[-1] if errors else text
-    return message or text

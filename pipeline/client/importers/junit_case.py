@@ -20,6 +20,7 @@ class Case:
     properties: dict[str, str]
     told: dict[str, str]
     """Properties of the suite that name the test rather than the run."""
+    place: str = ""
     error_output: str = ""
     is_todo: bool = False
     earlier: list[Attempt] = field(default_factory=list)

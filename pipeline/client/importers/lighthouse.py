@@ -29,6 +29,8 @@ AUDITS = {
     "first-meaningful-paint": "fmp",
 }
 _NO_ERROR = ("", "NO_ERROR")
+_PARTS_OF_FLOWS = ("timespan", "snapshot")
+"""Steps of a user flow that load no page: a timespan has vitals and no score, a snapshot has neither."""
 
 
 def lighthouse(report: Node) -> Report:
@@ -66,6 +68,11 @@ def _take(result: Node, found: Report) -> None:
         found.metrics.append(_metric(result, address, "lighthouse_error", 1, {"error": code}))
         return
     values = _values(result)
+    mode = result.get("gatherMode").text()
+    if mode in _PARTS_OF_FLOWS:
+        values.pop("performance_score", None)  # here the category counts audits that passed
+    if not values and mode == "snapshot":
+        return
     if not values:
         found.troubles.append(f"{name}: no audit that is known; was the performance category left out?")
         found.metrics.append(_metric(result, address, "lighthouse_error", 1, {"error": "NO_AUDITS"}))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pipeline.client.attempts import Attempt, Execution
 from pipeline.client.failures import NO_FAILURE
+from pipeline.client.identity import SUITE
 from pipeline.client.importers.identities import identity, relative
 from pipeline.client.importers.json_node import Node
 from pipeline.client.importers.report import Report
@@ -101,6 +102,9 @@ def cypress(report: Node) -> Report:
             name = " ".join(test.get("title").texts())
             test_id, test_name, suite = identity("cypress", "cypress", test.context, file=file, name=name)
             found.append(Execution(test_id, test_name, suite, _cypress_attempts(test, started), browser))
+        if run.get("error"):  # the spec could not be loaded
+            attempt = Attempt(FAILED, 0.0, started, run.get("error").failure())
+            found.append(Execution(SUITE, SUITE, relative(file, report.context.root), [attempt], browser))
     return Report("cypress", "cypress", found)
 
 

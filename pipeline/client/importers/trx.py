@@ -16,6 +16,8 @@ from pipeline.client.importers.xml_events import parse
 from pipeline.status_words import FAILED, INTERRUPTED, PASSED, SKIPPED, SYNONYMS, status_word
 
 ROOTS = frozenset({"TestRun"})
+_RESULTS = frozenset({"UnitTestResult", "TestResult", "WebTestResult", "GenericTestResult", "ManualTestResult"})
+"""Not a <TestResultAggregation>: an ordered test is a list, whose tests count themselves."""
 _OUTCOMES = {
     "inconclusive": SKIPPED,
     "notrunnable": SKIPPED,
@@ -65,9 +67,9 @@ class _Reader:
     def start(self, element: str, attributes: dict[str, str], place: str) -> None:
         if not self._path and element not in ROOTS:
             raise ReportRefused(f"{place}: <{element}> is not the root of a TRX file")
-        if element == "UnitTestResult" and not self._open:
+        if element in _RESULTS and not self._open:
             self._open.append(self._result(attributes, place))
-        elif element == "UnitTestResult":
+        elif element in _RESULTS:
             self._open.append(self._open[-1])  # rows of a data-driven test: their parent counts
         elif element == "UnitTest":
             self._unit = attributes.get("id", "")
@@ -79,7 +81,7 @@ class _Reader:
 
     def end(self, element: str) -> None:
         self._path.pop()
-        if element == "UnitTestResult" and self._open:
+        if element in _RESULTS and self._open:
             result = self._open.pop()
             if not self._open:
                 if result.attempt.status == FAILED:

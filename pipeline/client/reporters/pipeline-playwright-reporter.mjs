@@ -342,7 +342,7 @@ function ofGithubEvent(found, environ) {
 
 function ofRequest(found, request) {
   found.commit = clean(request.head.sha) || found.commit;
-  found.branch = ofFork(found.branch, request.head.repo?.full_name, request.base?.repo?.full_name);
+  found.branch = ofFork(branchOf(request.head.ref) || found.branch, request.head.repo?.full_name, request.base?.repo?.full_name);
   found.pull_request ||= plain(String(request.number ?? ''));
 }
 
@@ -365,13 +365,13 @@ function ofTeamcityProperties(found, environ) {
 
 function filled(template, environ) {
   const names = [...template.matchAll(/\{(\w+)\}/g)].map(([, name]) => name);
-  if (names.some((name) => ['', 'false'].includes((environ[name] || '').trim()))) return '';
+  if (names.some((name) => ['', 'false'].includes((environ[name] || '').trim().toLowerCase()))) return '';
   return template.replace(/\{(\w+)\}/g, (_, name) => environ[name].trim());
 }
 
 function askGit() {
   try {
-    const told = execFileSync('git', ['rev-parse', 'HEAD', '--abbrev-ref', 'HEAD'],
+    const told = execFileSync('git', ['rev-parse', 'HEAD', '--symbolic-full-name', 'HEAD'],
       { encoding: 'utf8', timeout: 5000, stdio: ['ignore', 'pipe', 'ignore'] });
     const [commit, branch] = told.trim().split('\n');
     return [clean(commit), branchOf(branch)];
