@@ -178,14 +178,15 @@ def around(block: Block, rows: Ints, cuts: Ints, worth: Floats) -> Ints:
     least = block.floor[rows] * size
     rest = np.maximum(_residuals(block, rows, edges, rho), least)
     freedom = size - (cuts < block.width).sum(axis=1) - 1
+    each, column = np.nonzero(cuts < block.width)
+    ends, saved = _best_short_level(block, rows[each], edges[each[:, None], column[:, None] + np.arange(3)], rho[each])
+    gain = freedom[each] * (np.log(rest[each]) - np.log(np.maximum(rest[each] - saved, least[each])))
+    gains = gain > worth[each]
+    # Of two neighbours that would cross the first one is split.
+    crosses = (each[1:] == each[:-1]) & gains[:-1] & (ends[1:, 0] < ends[:-1, 1] + SHORTEST_SEGMENT)
+    gains[1:] &= ~crosses
     both = np.stack([cuts, np.full_like(cuts, block.width)], axis=2)
-    for column in range(cuts.shape[1]):
-        here = np.flatnonzero(cuts[:, column] < block.width)
-        ends, saved = _best_short_level(block, rows[here], edges[here, column : column + 3], rho[here])
-        gain = freedom[here] * (np.log(rest[here]) - np.log(np.maximum(rest[here] - saved, least[here])))
-        gains = gain > worth[here]
-        both[here[gains], column] = ends[gains]
-        edges[here[gains], column + 1] = ends[gains, 1]
+    both[each[gains], column[gains]] = ends[gains]
     return np.sort(both.reshape(len(rows), 2 * cuts.shape[1]), axis=1)
 
 
