@@ -56,6 +56,8 @@ def shapes(generator: np.random.Generator, count: int) -> dict[str, Floats]:
         "spread doubles": 100.0 * (1.0 + NOISE * plain * np.where(share < 0.5, 0.7, 1.4)),
         "two peaks": base + 20.0 * (generator.random(plain.shape) < 0.3),
         "autocorrelated": 100.0 * (1.0 + NOISE * wandering),
+        # Shared machines are at times slower, for some runs in a row.
+        "two states": base + 20.0 * (wandering > 0.6),
     }
 
 
