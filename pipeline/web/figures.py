@@ -8,10 +8,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import UTC, date, datetime, tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pyarrow as pa
 
@@ -89,6 +90,20 @@ class ReaderPool:
         finally:
             self._free.put(store)
 
+    @contextmanager
+    def take_free(self) -> Iterator[Store | None]:
+        """One more handle, where one is free now: who holds a handle must not wait for another."""
+        try:
+            store = self._free.get_nowait()
+        except queue.Empty:
+            yield None
+            return
+        try:
+            store = store or self._open()
+            yield store
+        finally:
+            self._free.put(store)
+
     def close(self) -> None:
         """Close those that are not in use."""
         while True:
@@ -160,12 +175,14 @@ def figure(handles: ReaderPool, name: str, values: Mapping[str, Any]) -> dict[st
         for parameter in ASKED_BEFORE:
             if "{" + parameter + ":" in known[name].sql:
                 values = {**values, parameter: handles.asked_before.of(handles, store, parameter, values)}
-        used, table = _answer(handles, store, name, values)
         sql = known[name].sql
         if name in ADDED:
             part, added = ADDED[name]
-            table = added(table, _answer(handles, store, part, values)[1])
+            (used, table), (_, more) = _answers(handles, store, (name, part), values)
+            table = added(table, more)
             sql += f"\n\n-- {part}\n{known[part].sql}"
+        else:
+            used, table = _answer(handles, store, name, values)
         took_ms = (time.perf_counter() - began) * 1000
     return {
         **as_json(table),
@@ -176,8 +193,23 @@ def figure(handles: ReaderPool, name: str, values: Mapping[str, Any]) -> dict[st
     }
 
 
-def _answer(handles: ReaderPool, store: Store, name: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], pa.Table]:
-    """What a named query was asked, and its answer."""
+_Answer = tuple[dict[str, Any], pa.Table]
+"""What a named query was asked, and its answer."""
+
+
+def _answers(
+    handles: ReaderPool, store: Store, names: tuple[str, str], values: Mapping[str, Any]
+) -> tuple[_Answer, _Answer]:
+    """The answers to two named queries, side by side where a second handle is free."""
+    with handles.take_free() as other:
+        if other is None:
+            return _answer(handles, store, names[0], values), _answer(handles, store, names[1], values)
+        with ThreadPoolExecutor(1, "page-figure") as beside:
+            second = beside.submit(_answer, handles, other, names[1], values)
+            return _answer(handles, store, names[0], values), second.result()
+
+
+def _answer(handles: ReaderPool, store: Store, name: str, values: Mapping[str, Any]) -> _Answer:
     sql = resources.queries(FILE)[name].sql
     text = written_out(sql, values, handles.merged.of(store)).rstrip("; \n") + _NOT_COMPILED
     # Without a placeholder for one of them the client would look for % in the statement instead.
@@ -219,10 +251,17 @@ def asked(handles: ReaderPool, sql: str, values: Mapping[str, str], tag: str = "
 
 def _reader(kind: str) -> tuple[str, Callable[[Any], Any]]:
     """What a type of ClickHouse's is to the page, and how its values are told."""
-    if found := _TIME.match(kind):
-        zone = ZoneInfo(found["zone"] or "UTC")
+    if (found := _TIME.match(kind)) and (zone := _zone(found["zone"] or "UTC")):
         return "time", lambda text: text and clock.from_iso(text, zone)
     return "day" if _DAY.match(kind) else "number" if results.is_number(kind) else "text", _plain
+
+
+def _zone(name: str) -> tzinfo | None:
+    """The zone of this name; none for those that ClickHouse alone knows, such as ``Fixed/UTC+01:00:00``."""
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        return None
 
 
 def download(handles: ReaderPool, sql: str, output: str, values: Mapping[str, str], tag: str = "") -> bytes:
