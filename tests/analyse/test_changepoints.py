@@ -639,7 +639,7 @@ class TestParts:
                 if 5 <= last - first <= 9:
                     parts = [(0, first), (first, last), (last, 60)]
                     left[first, last] = sum(self._dense(y[a:b], rho, np.ones((b - a, 1)))[0] for a, b in parts)
-            found = around(block, np.array([0]), cut, np.array([9.7]))
+            found = around(block, np.array([0]), cut, np.array([rho]), np.array([9.7]))
             assert found.tolist() == ([list(min(left, key=left.__getitem__))] if short else [[30, 60]])
 
     def test_a_cut_goes_to_its_best_place(self) -> None:
@@ -655,7 +655,7 @@ class TestParts:
                 place: self._dense(y, rho, np.stack([np.ones(60), np.arange(60) >= place], axis=1))[0]
                 for place in range(5, 56)
             }
-            assert move(block, np.array([0]), cut).tolist() == [[min(left, key=left.__getitem__)]]
+            assert move(block, np.array([0]), cut, np.array([rho])).tolist() == [[min(left, key=left.__getitem__)]]
 
     def test_innovations_of_noise_seen_through_noise(self) -> None:
         """The recursion's sum of squares is the generalised one of the ARMA(1, 1) covariance, up to how it begins."""

@@ -31,22 +31,28 @@ steps where there is none."""
 class Path:
     """Thinning, from all cuts of a row to none.
 
-    ``cuts[:, k]`` (rows, k_max) are the k cuts left at one stage, ``removed[:, k]`` the one that went next, and
-    ``best`` (rows,) the number of cuts with the best penalised likelihood.
+    ``cuts[:, k]`` (rows, k_max) are the k cuts left at one stage, ``removed[:, k]`` the one that went next,
+    ``autocorrelation[:, k]`` what fits best with them, and ``best`` (rows,) the number of cuts with the best penalised
+    likelihood.
     """
 
     cuts: Ints
     removed: Ints
+    autocorrelation: Floats
     best: Ints
 
     def take(self, which: NDArray[np.bool_]) -> Path:
         """The paths of some rows."""
-        return Path(self.cuts[which], self.removed[which], self.best[which])
+        return Path(self.cuts[which], self.removed[which], self.autocorrelation[which], self.best[which])
 
     def cuts_of_best(self) -> Ints:
         """The cuts of the best stage, (rows, most of them), at least one column."""
         most = max(int(self.best.max(initial=0)), 1)
         return np.asarray(self.cuts[np.arange(len(self.best)), self.best][:, :most])
+
+    def autocorrelation_of_best(self) -> Floats:
+        """What fits best with the cuts of the best stage, (rows,)."""
+        return np.asarray(self.autocorrelation[np.arange(len(self.best)), self.best])
 
 
 def thin(block: Block, rows: Ints, cuts: Ints, penalty: Floats) -> Path:
@@ -55,6 +61,7 @@ def thin(block: Block, rows: Ints, cuts: Ints, penalty: Floats) -> Path:
     count, most = cuts.shape
     stages = np.full((count, most + 1, most), none)
     removed = np.full((count, most + 1), -1)
+    rho = np.zeros((count, most + 1))
     score = np.zeros((count, most + 1))
     left, now = (cuts < none).sum(axis=1), cuts.copy()
     for stage in range(most, 0, -1):
@@ -63,7 +70,8 @@ def thin(block: Block, rows: Ints, cuts: Ints, penalty: Floats) -> Path:
             continue
         at = now[here, :stage]
         stages[here, stage, :stage] = at
-        loss, _ = losses(block, rows[here], at)
+        loss, which_rho = losses(block, rows[here], at)
+        rho[here, stage] = AUTOCORRELATIONS[which_rho[:, 0]]
         weakest = loss.argmin(axis=1)
         each = np.arange(len(here))
         removed[here, stage] = at[each, weakest]
@@ -73,7 +81,7 @@ def thin(block: Block, rows: Ints, cuts: Ints, penalty: Floats) -> Path:
         left[here] -= 1
     total = np.cumsum(score[:, 1:] - penalty[:, None], axis=1)
     best = np.where(total.max(axis=1) > 0, total.argmax(axis=1) + 1, 0)
-    return Path(stages, removed, best)
+    return Path(stages, removed, rho, best)
 
 
 def _without(cuts: Ints, column: Ints) -> Ints:
@@ -141,9 +149,8 @@ def _best_split(block: Block, rows: Ints, begin: Ints, end: Ints, rho: Floats) -
     return np.where(fits.any(axis=1), gain.argmax(axis=1), block.width)
 
 
-def move(block: Block, rows: Ints, cuts: Ints) -> Ints:
-    """Each cut in turn goes to its best place between its neighbours."""
-    rho = autocorrelation(block, rows, cuts)
+def move(block: Block, rows: Ints, cuts: Ints, rho: Floats) -> Ints:
+    """Each cut in turn goes to its best place between its neighbours. ``rho`` (rows,): the noise's autocorrelation."""
     moved = cuts.copy()
     for column in range(cuts.shape[1]):
         here = np.flatnonzero(moved[:, column] < block.width)
@@ -167,12 +174,13 @@ def best_splits(block: Block, rows: Ints, cuts: Ints) -> Ints:
     return found
 
 
-def around(block: Block, rows: Ints, cuts: Ints, worth: Floats) -> Ints:
+def around(block: Block, rows: Ints, cuts: Ints, rho: Floats, worth: Floats) -> Ints:
     """The cuts, (rows, 2 k), with two in the place of one where these gain at least ``worth`` (rows,).
 
     A level between two others that is too short to be split off on either side hides behind a cut in its middle.
+    ``rho`` (rows,) is the noise's autocorrelation.
     """
-    rho, size = autocorrelation(block, rows, cuts), block.size[rows]
+    size = block.size[rows]
     edges = np.concatenate([np.zeros((len(rows), 1), np.int64), cuts, size[:, None]], axis=1)
     edges = np.minimum(edges, size[:, None])
     least = block.floor[rows] * size

@@ -119,11 +119,12 @@ def _refined(block: Block, rows: Ints, cuts: Ints, worth: Floats) -> Ints:
     path = thin(block, rows, cuts, worth)
     kept = path.cuts_of_best()
     some = np.flatnonzero(path.best > 0)
-    kept[some] = move(block, rows[some], kept[some])
-    split = around(block, rows[some], kept[some], worth[some])
+    rho = path.autocorrelation_of_best()[some]
+    kept[some] = move(block, rows[some], kept[some], rho)
+    split = around(block, rows[some], kept[some], rho, worth[some])
     kept = _padded(kept, split.shape[1], block.width)
     more = (split < block.width).sum(axis=1) > path.best[some]
-    split[more] = move(block, rows[some[more]], split[more])
+    split[more] = move(block, rows[some[more]], split[more], rho[more])
     kept[some] = split
     return kept[:, : max((kept < block.width).sum(axis=1).max(initial=0), 1)]
 
@@ -162,7 +163,7 @@ def _choose(block: Block, rows: Ints, cuts: Ints, penalty: Floats, *, walks: boo
     some = np.flatnonzero(best > 0)
     moved, rho = chosen.copy(), np.zeros(len(rows))
     if len(some):
-        moved[some] = move(block, rows[some], chosen[some])
+        moved[some] = move(block, rows[some], chosen[some], autocorrelation(block, rows[some], chosen[some]))
         rho[some] = autocorrelation(block, rows[some], moved[some])
     each, column = np.nonzero(chosen < block.width)
     return FoundSplits(rows[each], moved[each, column], strength[each, column], rho[each])
