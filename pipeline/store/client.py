@@ -200,17 +200,17 @@ class Store:
         query_settings: dict[str, Any] = {"deduplicate_insert": "enable" if token else "disable"} if known else {}
         return query_settings | {"insert_deduplicate": int(bool(token)), "insert_deduplication_token": token}
 
-    def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, tag: str = "") -> pa.Table:
-        """The result of ``sql``, whole; ClickHouse fills ``{name:Type}`` in it from ``parameters``.
-
-        What carries a ``tag`` (letters, digits, - and blanks) can be ended by ``end``.
-        """
-        with as_asked("ArrowStream", tag), self._speaking(), unreadable_answers():
-            body = self._client.raw_query(self._allowed(sql) + _tagged(tag), dict(parameters or {}), fmt="ArrowStream")
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """The result of ``sql``, whole; ClickHouse fills ``{name:Type}`` in it from ``parameters``."""
+        with as_asked("ArrowStream"), self._speaking(), unreadable_answers():
+            body = self._client.raw_query(self._allowed(sql), dict(parameters or {}), fmt="ArrowStream")
             return whole_stream(body)
 
     def raw(self, sql: str, parameters: Mapping[str, Any] | None, output_format: str, *, tag: str = "") -> bytes:
-        """The result of ``sql`` in one of ClickHouse's formats, as it comes; for people who ask for CSV and its kin."""
+        """The result of ``sql`` in one of ClickHouse's formats, as it comes; for people who ask for CSV and its kin.
+
+        What carries a ``tag`` (letters, digits, - and blanks) can be ended by ``end``.
+        """
         with as_asked(output_format, tag), self._speaking():
             body: bytes = self._client.raw_query(
                 self._allowed(sql) + _tagged(tag), dict(parameters or {}), fmt=output_format

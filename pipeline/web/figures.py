@@ -84,11 +84,8 @@ class ReaderPool:
             store = self._free.get(timeout=patience_s)
         except queue.Empty:
             raise PipelineError("all handles are busy; ask again in a moment") from None
-        try:
-            store = store or self._open()
-            yield store
-        finally:
-            self._free.put(store)
+        with self._lent(store) as opened:
+            yield opened
 
     @contextmanager
     def take_free(self) -> Iterator[Store | None]:
@@ -98,6 +95,11 @@ class ReaderPool:
         except queue.Empty:
             yield None
             return
+        with self._lent(store) as opened:
+            yield opened
+
+    @contextmanager
+    def _lent(self, store: Store | None) -> Iterator[Store]:
         try:
             store = store or self._open()
             yield store
@@ -292,7 +294,7 @@ def schema(handles: ReaderPool, database: str) -> list[dict[str, Any]]:
 
 
 def as_json(table: pa.Table) -> dict[str, Any]:
-    """Columns and rows as a browser reads them: times as epoch milliseconds, what is no number as null."""
+    """Columns and rows as a browser reads them: times as epoch milliseconds, NaN and infinity as null."""
     columns = [column.to_pylist(maps_as_pydicts="lossy") for column in table.columns]
     kinds = [_kind(field.type) for field in table.schema]
     rows = [[_plain(value) for value in row] for row in zip(*columns, strict=True)]

@@ -202,7 +202,7 @@ def test_one_unreadable_time_costs_one_duration() -> None:
     assert len(found) == 51
     (odd,) = [row for row in found if row["test_name"] == "odd"]
     assert (odd["value"], odd["tags"]) == (0, {"duration": "unknown"})
-    assert warnings == ["line 27: this time is no number of seconds; stored without a duration ('fast')"]
+    assert warnings == ["line 27: the time cannot be read as seconds; stored without a duration ('fast')"]
 
 
 def test_negative_times_are_zero_and_counted() -> None:

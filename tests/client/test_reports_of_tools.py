@@ -553,6 +553,7 @@ def test_trx() -> None:
         ('{"a":\n\n]}', "line 3, column 1"),
         (b'{"a":"\xff"}', "it holds a"),
         ("[]", "not a report that is known"),
+        ('{"status": "ok", "failures": 0, "message": "healthy"}', "not a report that is known"),
         ('[{"url": "u", "jsonPath": "lhr.json"}]', "Lighthouse CI's manifest"),
         ('{"name": "shop", "version": "1"}', "it holds name, version"),
         ("[" * 100_000, "nested too deeply"),
@@ -574,7 +575,7 @@ def test_trx() -> None:
         ('{"title": "shop", "suites": [{"title": "a", "tests": []}], "tests": []}', "it holds title, suites, tests"),
         ('{"suites": "unit,e2e"}', "it holds suites"),
     ],
-    ids=range(21),
+    ids=range(22),
 )
 def test_what_is_no_report_is_refused_with_a_sentence(content: str | bytes, words: str) -> None:
     """One sentence that says where, or what it holds instead."""

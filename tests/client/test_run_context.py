@@ -162,7 +162,7 @@ def test_other_systems_name_forks_too() -> None:
     assert (detect(jenkins).branch, detect(jenkins | {"CHANGE_FORK": "eve"}).branch) == ("main", "eve:main")
 
 
-def test_a_jenkins_whose_address_nobody_set_is_known_too() -> None:
+def test_a_jenkins_without_an_address_is_known_too() -> None:
     """Else each of its builds' sessions were a run of its own."""
     environ, expected = SYSTEMS["jenkins"]
     bare = {name: text for name, text in environ.items() if name not in ("JENKINS_URL", "BUILD_URL")}

@@ -83,7 +83,7 @@ def _is_playwright(value: Any) -> bool:
 def _is_cypress(value: Any) -> bool:
     """SARIF, the format of code scanners, has ``runs`` too. A run that could not begin has a message alone."""
     if _has("status", "failures", "message")(value):
-        return True
+        return bool(value["status"] == "failed")
     if not _has("runs")(value) or not isinstance(value["runs"], list):
         return False
     return "totalTests" in value or any(map(_has("tests"), value["runs"]))

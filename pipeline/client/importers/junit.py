@@ -278,7 +278,7 @@ class _Reader:
             return None
         found = seconds(text)
         if found is None:
-            self._context.warnings.add("this time is no number of seconds; stored without a duration", place, text)
+            self._context.warnings.add("the time cannot be read as seconds; stored without a duration", place, text)
         elif found < 0:
             self._context.warnings.add("a negative time is taken as 0", place, text)
             found = 0.0

@@ -157,7 +157,7 @@ class _Reader:
         text = said.get("time-rtf") or said.get("duration") or said.get("time", "")
         found = seconds(text) if text else None
         if text and found is None:
-            self._context.warnings.add("this time is no number of seconds; stored without a duration", place, text)
+            self._context.warnings.add("the time cannot be read as seconds; stored without a duration", place, text)
         return None if found is None else max(0.0, found * 1000)
 
     def _identity(self, said: Mapping[str, str]) -> tuple[str, str, str]:
